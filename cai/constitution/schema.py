@@ -1,0 +1,108 @@
+"""What a constitution may say. The YAML is checked against these models; `load` adds file and line to what they report."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from cai.records import Chat, Kind, Style
+
+Id = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Clause(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Principle(Clause):
+    id: Id
+    category: Id
+    """Sampling and reports group by it."""
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Relative chance of being drawn."""
+    critique: Text | None = None
+    """Asks what is wrong with the last reply."""
+    revision: Text | None = None
+    """Asks for the reply to be rewritten."""
+    compare: Text | None = None
+    """Asks which of two replies is better."""
+    applies_to: tuple[Kind, ...] = ("disallowed", "sensitive", "benign")
+    origin: Text | None = None
+    """Where the idea comes from."""
+
+
+class CritiqueExample(Clause):
+    """A worked critique and revision: `chat` ends with the assistant's flawed reply."""
+
+    chat: Chat = Field(min_length=2)
+    critique: Text
+    revision: Text
+
+
+class CompareExample(Clause):
+    """A worked comparison: `chat` ends with the user's turn."""
+
+    chat: Chat = Field(min_length=1)
+    first: Text
+    second: Text
+    answer: Literal["A", "B"]
+    rationale: Text | None = None
+
+
+class Examples(Clause):
+    """Few-shot examples per stage, rendered before the question."""
+
+    critique: tuple[CritiqueExample, ...] = ()
+    compare: tuple[CompareExample, ...] = ()
+
+
+class Proposition(Clause):
+    """A yes/no statement about (prompt, reply)."""
+
+    question: Text
+    """For a model or a human grader."""
+    patterns: tuple[Text, ...] = ()
+    """Case-insensitive regular expressions; the proposition holds when any is found in the reply (see rubric.propositions)."""
+    unless: tuple[Text, ...] = ()
+    """Where one of these matches around a found pattern, that finding does not count ("I can't wait to help")."""
+
+
+class ClassRule(Clause):
+    """One class of replies; classes of a behaviour are listed from best to worst."""
+
+    name: Id
+    when: Text
+    """A boolean expression over propositions and derived propositions."""
+    style: Style
+    correct: bool
+    """Whether a reply of this class is correct behaviour (evaluation counts the others)."""
+
+
+class Rubric(Clause):
+    """The rule-based reward model (DESIGN: the rubric)."""
+
+    behaviours: dict[Kind, Id]
+    """What a reply to each kind of prompt should do."""
+    propositions: dict[Id, Proposition]
+    derived: dict[Id, Text] = {}
+    """Named boolean expressions over propositions."""
+    classes: dict[Id, tuple[ClassRule, ...]]
+    """Per behaviour: exclusive and exhaustive, from best to worst."""
+    degrees: dict[Literal["full_refusal", "partial_refusal", "full_compliance"], Text]
+    """How far the reply refuses, whatever it should do: exclusive and exhaustive too."""
+    weights: dict[Id, dict[Id, float]]
+    """Per behaviour: class, proposition or derived id -> weight of its probability in the score."""
+
+
+class Constitution(Clause):
+    name: Id
+    version: Text
+    language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")] = "en"
+    description: Text | None = None
+    extends: tuple[str, ...] = ()
+    """Files this one builds on, relative to it; what is said here overrides by id."""
+    principles: tuple[Principle, ...] = ()
+    examples: Examples = Examples()
+    rubric: Rubric | None = None

@@ -1,0 +1,73 @@
+"""Held-out prompts answered by one model, each reply graded by the rubric: the items behind the refusal scores."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cai.lm.base import LM
+from cai.records import Prompt, Reply
+from cai.rubric import Compiled, grade
+from cai.seeds import derive
+
+
+class EvalConfig(BaseModel):
+    """How held-out prompts are answered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    draws: int = Field(1, ge=1)
+    """Replies per prompt."""
+    temperature: float = Field(0.7, ge=0)
+    max_tokens: int = Field(64, ge=1)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One draw for one prompt."""
+
+    prompt: Prompt
+    draw: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.prompt.id}/{self.draw}"
+
+
+def item_of(reply: Reply) -> str:
+    """`Item.id` of the item that a reply answers."""
+    return f"{reply.source}/{reply.draw}"
+
+
+def items(prompts: Sequence[Prompt], draws: int) -> list[Item]:
+    return [Item(prompt, draw) for prompt in prompts for draw in range(draws)]
+
+
+def replier(subject: str, lm: LM, rubric: Compiled, config: EvalConfig, seed: int) -> Callable[[Item], Awaitable[Reply]]:
+    """The step that answers one item. The seed of a draw is the same for all subjects: differences are paired."""
+
+    async def reply(item: Item) -> Reply:
+        prompt = item.prompt
+        said = await lm.sample(
+            prompt.chat,
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            seed=derive(seed, "eval", prompt.id, item.draw),
+        )
+        return Reply(
+            source=prompt.id,
+            subject=subject,
+            chat=prompt.chat,
+            kind=prompt.kind,
+            category=prompt.category,
+            draw=item.draw,
+            response=said.text,
+            finished=said.finished,
+            grade=grade(rubric, prompt=prompt.chat[-1].content, response=said.text, kind=prompt.kind, source=prompt.id),
+            reward=None,
+            kl=None,
+        )
+
+    return reply

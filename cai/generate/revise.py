@@ -1,0 +1,121 @@
+"""Critique and revision: the supervised half of Constitutional AI (arXiv:2212.08073, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cai import templates
+from cai.constitution.schema import Constitution, Principle
+from cai.generate.gate import Gate, near_copy
+from cai.lm.base import LM
+from cai.records import Chat, Kind, Prompt, Revision, Round
+from cai.seeds import derive, rng
+
+
+class ReviseConfig(BaseModel):
+    """How replies are drawn, criticised and rewritten."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rounds: int = Field(1, ge=0, le=16)
+    """Critiques and revisions per reply, at most."""
+    stop_when_kept: bool = True
+    """No further round once the gate lets a revision through."""
+    kinds: tuple[Kind, ...] = ("disallowed", "sensitive")
+    """Prompts of other kinds keep the model's own reply: the helpful half of the training text."""
+    direct: bool = False
+    """Ask for the revision without a critique first."""
+    temperature: float = Field(1.0, ge=0)
+    """Of the first reply; critiques and revisions are drawn at `revise_temperature`."""
+    revise_temperature: float = Field(0.7, ge=0)
+    max_tokens: int = Field(64, ge=1)
+    """Of a reply or a revision; a reply cut there loses its unfinished sentence."""
+    critique_tokens: int = Field(48, ge=1)
+
+
+def draw_principle(principles: Sequence[Principle], prompt: Prompt, seed: int, *where: object) -> Principle | None:
+    """One principle that applies to the prompt's kind, by weight; the prompt's own category weighs four times as much.
+
+    The draw is addressed by (seed, prompt, where): no order of work changes it. None: no principle applies.
+    """
+    fit = [p for p in principles if prompt.kind is None or prompt.kind in p.applies_to]
+    if not fit:
+        return None
+    weights = [p.weight * (4.0 if p.category == prompt.category else 1.0) for p in fit]
+    return rng(seed, "principle", prompt.id, *where).choices(fit, weights)[0]
+
+
+def reviser(
+    constitution: Constitution, author: LM, config: ReviseConfig, gate: Gate, seed: int
+) -> Callable[[Prompt], Awaitable[Revision]]:
+    """The step that makes one `Revision` from one `Prompt`: reply, then rounds of critique and revision."""
+    principles = [p for p in constitution.principles if p.revision and (config.direct or p.critique)]
+    shots = constitution.examples.critique
+
+    async def say(prompt: Prompt, what: str, chat: Chat, *, max_tokens: int, temperature: float) -> str | None:
+        drawn = await author.sample(
+            chat, max_tokens=max_tokens, temperature=temperature, seed=derive(seed, "revise", prompt.id, what)
+        )
+        return templates.parse_reply(drawn.text, finished=drawn.finished)
+
+    async def one_round(prompt: Prompt, number: int, last: str) -> Round | None:
+        principle = draw_principle(principles, prompt, seed, "revise", number)
+        if principle is None:
+            return None
+        critique = ""
+        chat = templates.direct_revision_chat(shots, prompt.chat, last, principle)
+        if not config.direct:
+            asked = templates.critique_chat(shots, prompt.chat, last, principle)
+            warmth = config.revise_temperature
+            critique = await say(prompt, f"critique {number}", asked, max_tokens=config.critique_tokens, temperature=warmth) or ""
+            chat = templates.revision_chat(shots, prompt.chat, last, principle, critique or templates.NO_CRITIQUE)
+        revision = await say(
+            prompt, f"revision {number}", chat, max_tokens=config.max_tokens, temperature=config.revise_temperature
+        )
+        return Round(principle=principle.id, critique=critique, revision=revision or "")
+
+    async def revise(prompt: Prompt) -> Revision:
+        initial = await say(prompt, "reply", prompt.chat, max_tokens=config.max_tokens, temperature=config.temperature) or ""
+        rounds: list[Round] = []
+        wanted = config.rounds if prompt.kind in config.kinds or prompt.kind is None else 0
+        for number in range(wanted):
+            made = await one_round(prompt, number, next((r.revision for r in reversed(rounds) if r.revision), initial))
+            if made is None:
+                break
+            rounds.append(made)
+            if config.stop_when_kept and _objection(prompt, initial, made.revision, gate) is None:
+                break
+        return choose(prompt, initial, rounds, gate)
+
+    return revise
+
+
+def _objection(prompt: Prompt, initial: str, revision: str, gate: Gate) -> str | None:
+    if revision and near_copy(revision, initial):
+        return "near copy of the first reply"
+    return gate(prompt, revision)
+
+
+def choose(prompt: Prompt, initial: str, rounds: Sequence[Round], gate: Gate) -> Revision:
+    """The latest revision that the gate lets through, else the first reply if it may stand, else dropped with the last reason."""
+    reasons = [_objection(prompt, initial, made.revision, gate) for made in rounds]
+    good = [i for i, reason in enumerate(reasons) if reason is None]
+    first_reason = gate(prompt, initial)
+    final, dropped = None, None
+    if good:
+        final = rounds[good[-1]].revision
+    elif first_reason is None:
+        final = initial
+    else:
+        dropped = reasons[-1] if reasons else first_reason
+    return Revision(
+        source=prompt.id,
+        chat=prompt.chat,
+        initial=initial,
+        rounds=tuple(rounds),
+        final=final,
+        chosen_round=good[-1] if good else None,
+        dropped=dropped,
+    )

@@ -1,0 +1,68 @@
+"""Prompts from files, and the split that keeps some of them for evaluation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cai.errors import StoreError
+from cai.records import Chat, Prompt, chat_of
+from cai.seeds import rng
+from cai.store import json_lines, parse_row
+
+
+def chat_from(data: dict[str, Any], place: str) -> Any:
+    """The chat of an input line: `chat` as it is, or `prompt` as one user turn.
+
+    Raises:
+        StoreError: neither, both, or a prompt that is not text.
+    """
+    if ("prompt" in data) == ("chat" in data):
+        raise StoreError(f"{place}: a line needs either `prompt` (text) or `chat` (a list of role and content)")
+    if "chat" in data:
+        return data["chat"]
+    if not isinstance(data["prompt"], str):
+        raise StoreError(f"{place}: `prompt` must be text, found {type(data['prompt']).__name__}")
+    chat: Chat = chat_of(("user", data["prompt"]))
+    return chat
+
+
+def read_prompts(files: Sequence[Path]) -> list[Prompt]:
+    """The prompts of several JSONL files, in order, exact repetitions left out.
+
+    A line is `{"prompt": text}` or `{"chat": [{"role", "content"}, …]}`, with `kind`, `category`, `origin`, `user` if known.
+
+    Raises:
+        StoreError: a file is missing, a line is wrong (file:line), or there is no prompt at all.
+    """
+    prompts: dict[str, Prompt] = {}
+    for file in files:
+        for number, data in json_lines(file):
+            place = f"{file}:{number}"
+            fields = {key: value for key, value in data.items() if key != "prompt"} | {"chat": chat_from(data, place)}
+            prompt = parse_row(fields, Prompt, place)
+            prompts.setdefault(prompt.id, prompt)
+    if not prompts:
+        raise StoreError(f"{', '.join(map(str, files)) or 'prompts'}: no prompt in it; a run needs at least one")
+    return list(prompts.values())
+
+
+def split(prompts: Sequence[Prompt], share: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """(train, held out), both in input order: of every kind and category, `share` (rounded) is held out.
+
+    Which ones follows from each prompt's own content and the seed; prompts of other categories have no say. Prompts of one
+    `user` in a category go together, so no user is on both sides of it.
+    """
+    groups: dict[tuple[str | None, str | None], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for prompt in prompts:
+        groups[prompt.kind, prompt.category][prompt.user or prompt.id].append(prompt.id)
+    held: set[str] = set()
+    for members in groups.values():
+        wanted = round(share * sum(map(len, members.values())))
+        for user in sorted(members, key=lambda user: rng(seed, "split", user).random()):
+            if len(members[user]) <= wanted:  # one user with many prompts must not keep all others from being held out
+                held.update(members[user])
+                wanted -= len(members[user])
+    return [p for p in prompts if p.id not in held], [p for p in prompts if p.id in held]

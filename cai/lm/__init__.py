@@ -1,0 +1,36 @@
+"""Models behind one protocol of two methods."""
+
+from __future__ import annotations
+
+import difflib
+
+from cai.errors import UsageError
+from cai.lm.base import LM, Sample
+from cai.lm.fake import REPLIES, FakeLM
+
+__all__ = ["LM", "FakeLM", "Sample", "open_lm"]
+
+FORMS = "smollm2, local:FOLDER_OR_HUB_ID, or fake:NAME"
+
+
+def open_lm(spec: str) -> LM:
+    """The model that `spec` names: `smollm2` (embedded), `local:FOLDER_OR_HUB_ID`, `fake:NAME`.
+
+    Raises:
+        UsageError: no such form or name.
+        BackendError: the files are there but cannot be loaded.
+    """
+    kind, _, name = spec.partition(":")
+    if kind == "fake":
+        if name not in REPLIES:
+            raise UsageError(f"model {spec!r}: no such fake; known: {', '.join(sorted(REPLIES))}")
+        return FakeLM(REPLIES[name])
+    if spec == "smollm2" or (kind == "local" and name):
+        # torch and transformers take seconds to import: only those who load a model wait for them.
+        from cai.lm.local import load_local
+        from cai.lm.weights import locate
+
+        return load_local(locate(name or spec))
+    near = difflib.get_close_matches(spec, ["smollm2", "local:", "fake:"], 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise UsageError(f"model {spec!r}: unknown form{hint}; use {FORMS}")

@@ -1,0 +1,51 @@
+"""An LM whose answers are plain functions of the chat. It ships with the package: tests and dry runs need no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cai.lm.base import Sample, cut
+from cai.records import Chat
+
+Reply = Callable[[Chat, int], str]
+"""(chat, seed) -> text"""
+Odds = Callable[[Chat, Sequence[str]], list[float] | None]
+"""(chat, choices) -> log-probabilities"""
+
+
+class FakeLM:
+    """Answers by `reply` and `odds`; remembers every chat that it was asked in `calls`."""
+
+    def __init__(self, reply: Reply, odds: Odds = lambda chat, choices: [0.0] * len(choices), *, width: int = 8) -> None:
+        self.reply, self.odds, self.width = reply, odds, width
+        self.fingerprint = f"fake:{getattr(reply, '__name__', 'reply')}"
+        self.calls: list[Chat] = []
+
+    async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
+        self.calls.append(chat)
+        words = self.reply(chat, seed).split(" ")
+        text, stopped = cut(" ".join(words[:max_tokens]), stop)
+        return Sample(
+            text=text,
+            finished=stopped or len(words) <= max_tokens,
+            prompt_tokens=sum(len(m.content.split()) for m in chat),
+            completion_tokens=min(len(words), max_tokens),
+        )
+
+    async def choice_logprobs(self, chat: Chat, choices: Sequence[str], *, prefill: str = "") -> list[float] | None:
+        self.calls.append(chat)
+        return self.odds(chat, choices)
+
+
+def echo(chat: Chat, seed: int) -> str:
+    """The last message, said back."""
+    return chat[-1].content
+
+
+def polite(chat: Chat, seed: int) -> str:
+    """Declines whatever is asked."""
+    return "I'm sorry, but I can't help with that."
+
+
+REPLIES: dict[str, Reply] = {"echo": echo, "polite": polite}
+"""The names that `fake:NAME` knows."""

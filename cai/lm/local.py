@@ -1,0 +1,193 @@
+"""An LM on this machine's transformers. Concurrent calls are gathered and answered in batches.
+
+A worker waits until every caller is waiting, sorts what is pending by length and runs it in batches; the tokens that a batch's
+prompts share are read once. Which calls share a batch follows from the calls alone, so equal runs give equal texts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from cai.errors import BackendError, blame
+from cai.lm import attention, decode
+from cai.lm.attention import Prefix
+from cai.lm.base import Sample, cut
+from cai.lm.chat import Renderer, load_renderer
+from cai.lm.precision import matmul_dtype
+from cai.records import Chat
+from cai.store import digest, file_digest
+
+BATCH = 64
+"""Rows a forward pass: past this a decoding step on CPU costs in proportion."""
+KEPT_PREFIXES = 4
+
+
+@dataclass(frozen=True)
+class _Draw:
+    ids: list[int]
+    max_tokens: int
+    temperature: float
+    seed: int
+    stop: tuple[str, ...]
+    answer: asyncio.Future[Sample]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    ids: list[int]
+    options: tuple[tuple[int, ...], ...]
+    answer: asyncio.Future[list[float]]
+
+
+class LocalLM:
+    """A transformers model behind the LM protocol.
+
+    Args:
+        model: any causal model whose attention is set to `cai.lm.attention.NAME`.
+        renderer: its tokenizer and chat template.
+        fingerprint: what distinguishes it from others.
+    """
+
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, fingerprint: str, *, width: int = BATCH) -> None:
+        self.model, self.renderer, self.fingerprint, self.width = model, renderer, fingerprint, width
+        self._pending: list[_Draw | _Choice] = []
+        self._worker: asyncio.Task[None] | None = None
+        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+
+    async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
+        future: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
+        self._submit(_Draw(self.renderer.prompt_ids(chat), max_tokens, temperature, seed, tuple(stop), future))
+        return await future
+
+    async def choice_logprobs(self, chat: Chat, choices: Sequence[str], *, prefill: str = "") -> list[float] | None:
+        future: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        options = tuple(tuple(self.renderer.text_ids(choice)) for choice in choices)
+        self._submit(_Choice(self.renderer.prompt_ids(chat, prefill), options, future))
+        return await future
+
+    # ---- gathering ----
+
+    def _submit(self, call: _Draw | _Choice) -> None:
+        room = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+        need = len(call.ids) + (call.max_tokens if isinstance(call, _Draw) else 1)
+        if need > room:
+            raise BackendError(f"a prompt of {len(call.ids)} tokens does not fit the model's window of {room}")
+        self._pending.append(call)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+
+    async def _work(self) -> None:
+        while self._pending:
+            seen = -1
+            while seen != len(self._pending):  # let every runnable caller run until all of them wait for us
+                seen = len(self._pending)
+                for _ in range(4):
+                    await asyncio.sleep(0)
+            calls, self._pending = self._pending, []
+            draws = [c for c in calls if isinstance(c, _Draw)]
+            choices = [c for c in calls if isinstance(c, _Choice)]
+            for batch in _batches(draws):
+                self._settle(batch, self._sample_batch)
+                await asyncio.sleep(0)
+            for batch in _batches(choices):
+                self._settle(batch, self._choice_batch)
+                await asyncio.sleep(0)
+
+    def _settle(self, batch: list[Any], run: Any) -> None:
+        live = [call for call in batch if not call.answer.cancelled()]
+        if not live:
+            return
+        try:
+            with blame(BackendError, f"local model {self.fingerprint}"):
+                answers = run(live)
+        except BackendError as error:
+            for call in live:
+                call.answer.set_exception(error)
+            return
+        for call, answer in zip(live, answers, strict=True):
+            call.answer.set_result(answer)
+
+    # ---- batches ----
+
+    def _prefix(self, rows: Sequence[list[int]]) -> Prefix | None:
+        """What all rows begin with, read once. Only an exactly equal prefix is taken from memory: the numbers stay the same."""
+        length = decode.common_prefix(rows) if len(rows) > 1 else 0
+        if length < decode.MIN_PREFIX:
+            return None
+        key = tuple(rows[0][:length])
+        if key not in self._prefixes:
+            self._prefixes[key] = decode.read_prefix(self.model, key)
+            if len(self._prefixes) > KEPT_PREFIXES:
+                self._prefixes.popitem(last=False)
+        self._prefixes.move_to_end(key)
+        return self._prefixes[key]
+
+    def _sample_batch(self, calls: list[_Draw]) -> list[Sample]:
+        rows = [call.ids for call in calls]
+
+        def halt(row: int, ids: list[int]) -> bool:
+            return bool(calls[row].stop) and cut(self.renderer.text(ids), calls[row].stop)[1]
+
+        draws = decode.generate(
+            self.model,
+            rows,
+            max_tokens=[call.max_tokens for call in calls],
+            temperatures=[call.temperature for call in calls],
+            seeds=[call.seed for call in calls],
+            stop_ids=frozenset({self.renderer.stop_id}),
+            pad=self.renderer.pad_id,
+            prefix=self._prefix(rows),
+            halt=halt,
+        )
+        return [
+            Sample(
+                text=cut(self.renderer.text(draw.ids), call.stop)[0],
+                finished=draw.finished,
+                prompt_tokens=len(call.ids),
+                completion_tokens=len(draw.ids),
+            )
+            for call, draw in zip(calls, draws, strict=True)
+        ]
+
+    def _choice_batch(self, calls: list[_Choice]) -> list[list[float]]:
+        rows = [call.ids for call in calls]
+        return decode.option_logprobs(
+            self.model, rows, [call.options for call in calls], pad=self.renderer.pad_id, prefix=self._prefix(rows)
+        )
+
+
+def _batches(calls: list[Any]) -> list[list[Any]]:
+    """Shortest first, `BATCH` at a time: rows of like length waste little padding."""
+    ordered = sorted(calls, key=lambda call: len(call.ids))
+    return [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
+
+
+def load_model(where: str) -> PreTrainedModel:
+    """A causal model in float32, ready for `decode`."""
+    with blame(BackendError, f"model {where}"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            where, dtype=torch.float32, attn_implementation=attention.NAME, use_safetensors=True
+        )
+    return model.eval()
+
+
+def load_local(where: str, *, width: int = BATCH) -> LocalLM:
+    """Model and tokenizer from a folder or a hub id."""
+    return LocalLM(load_model(where), load_renderer(where), fingerprint(where), width=width)
+
+
+def fingerprint(where: str) -> str:
+    """Digest of the weight files, config and tokenizer of a folder; a hub id stands for itself."""
+    folder = Path(where)
+    if not folder.is_dir():
+        return digest("hub", where, str(matmul_dtype()))
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".jinja"))
+    return digest(*[f"{p.name}:{file_digest(p)}" for p in files], "float32", str(matmul_dtype()))

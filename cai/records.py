@@ -1,0 +1,219 @@
+"""Every row type there is. Rows are immutable, admit no unknown key, and are named by their own content.
+
+A probability or score that nobody knows is `None`, never 0, 0.5 or NaN, and comes with a reason in `unscored`.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+
+Role = Literal["system", "user", "assistant"]
+Kind = Literal["disallowed", "sensitive", "benign"]
+Style = Literal["desired_refusal", "undesired_refusal", "disallowed_content", "safe_answer"]
+Degree = Literal["full_refusal", "partial_refusal", "full_compliance"]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """A piece of a row: immutable, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Message(Part):
+    role: Role
+    content: str
+
+
+Chat = tuple[Message, ...]
+
+
+class Row(Part):
+    """One line of a JSONL file. `id` is written for readers of the file and checked when it is read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_id(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "id" in data:
+            claimed, rest = data["id"], {k: v for k, v in data.items() if k != "id"}
+            row = cls.model_validate(rest)
+            if row.id != claimed:
+                raise ValueError(f"id {claimed!r} does not match the row's content ({row.id!r}): was the line edited by hand?")
+            return rest
+        return data
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def id(self) -> str:
+        """First 16 hex digits of the SHA-256 of the row's other fields, `None`s left out, keys in alphabetical order."""
+        content = self.model_dump(mode="json", exclude_none=True, exclude={"id"})
+        return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+    def line(self) -> str:
+        """The row as one JSON line, `id` first, without the newline."""
+        rest = self.model_dump_json(exclude={"id"})
+        return f'{{"id":"{self.id}",{rest[1:]}'
+
+
+class Prompt(Row):
+    """What is asked of the assistant. `chat` ends with a user turn."""
+
+    chat: Chat = Field(min_length=1)
+    kind: Kind | None = None
+    """What a reply should do: refuse, support, or comply (the rubric says how). None: not known."""
+    category: str | None = None
+    origin: str | None = None
+    """Data set or author."""
+    user: str | None = None
+    """Who wrote it, where that is known: splits never cut through a user."""
+
+    @model_validator(mode="after")
+    def _ends_with_user(self) -> Prompt:
+        if self.chat[-1].role != "user" or not self.chat[-1].content.strip():
+            raise ValueError("chat must end with a non-empty user turn")
+        return self
+
+
+class Sampled(Part):
+    """How a text was drawn: enough to draw it again."""
+
+    model: str
+    """Fingerprint of the model."""
+    temperature: float
+    max_tokens: int
+    seed: int
+
+
+class Round(Part):
+    """One critique and the revision that answers it."""
+
+    principle: str
+    """`Principle.id`."""
+    critique: str
+    revision: str
+
+
+class Revision(Row):
+    """A reply and its revisions (arXiv:2212.08073 §3). No rounds: no principle applies, `final` is the reply itself."""
+
+    source: str
+    chat: Chat
+    initial: str
+    rounds: tuple[Round, ...] = ()
+    final: str | None
+    """The text to train on; None when the gate dropped the row."""
+    chosen_round: int | None = None
+    """Index into `rounds` of `final`; None when `final` is `initial` or the row is dropped."""
+    dropped: str | None = None
+    """Why the gate dropped the row."""
+
+    @model_validator(mode="after")
+    def _final_or_reason(self) -> Revision:
+        if (self.final is None) != (self.dropped is not None):
+            raise ValueError("a revision has either a final text or a reason in `dropped`")
+        return self
+
+
+class Pair(Row):
+    """Two replies to one chat, in the order in which they were drawn."""
+
+    source: str
+    chat: Chat
+    first: str
+    second: str
+    sampled: tuple[Sampled, Sampled] | None = None
+
+    def swap(self) -> Pair:
+        """The same replies in the other order, each still with how it was drawn."""
+        sampled = None if self.sampled is None else (self.sampled[1], self.sampled[0])
+        return self.model_copy(update={"first": self.second, "second": self.first, "sampled": sampled})
+
+
+class Vote(Part):
+    """What one principle says of a pair. Log-probabilities are of the options (A, B), in nats."""
+
+    principle: str
+    logprobs: tuple[Number, Number] | None
+    """First reply shown as (A)."""
+    logprobs_swapped: tuple[Number, Number] | None
+    """Second reply shown as (A)."""
+    rationale: str | None = None
+    p_first: Probability | None
+    """P(first beats second) by this principle, both orders taken together."""
+
+
+class Preference(Row):
+    """A soft label. `source` is the pair's id."""
+
+    source: str
+    p_first: Probability | None
+    """P(first beats second). None: no usable verdict; `unscored` says why."""
+    votes: tuple[Vote, ...] = ()
+    unscored: str | None = None
+
+    @model_validator(mode="after")
+    def _label_or_reason(self) -> Preference:
+        if (self.p_first is None) != (self.unscored is not None):
+            raise ValueError("a preference has either p_first or a reason in `unscored`")
+        return self
+
+
+class Grade(Row):
+    """What the rubric says of one reply."""
+
+    source: str | None = None
+    propositions: dict[str, Probability]
+    class_: str | None = Field(alias="class", serialization_alias="class")
+    """Name of the class of the prompt's behaviour; None without a `kind`."""
+    style: Style | None
+    degree: Degree
+    correct: bool | None
+    """Whether the class counts as correct behaviour for the prompt's kind."""
+    score: Number | None
+    unscored: str | None = None
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+class Reply(Row):
+    """One sampled reply of one subject to one evaluation prompt, with its grade: the item behind a `Score`."""
+
+    source: str
+    subject: str
+    chat: Chat
+    kind: Kind | None
+    category: str | None
+    draw: int
+    response: str
+    finished: bool
+    """Whether the model ended the reply itself, rather than being cut at the token limit."""
+    grade: Grade
+    reward: Number | None
+    """Normalised preference-model reward; None before a preference model exists."""
+    kl: Number | None
+    """Sum over the reply of log pi - log pi_ref, nats; None for the reference itself."""
+
+
+class Score(Row):
+    """A mean never goes without its count, error, interval and what is missing."""
+
+    metric: str
+    """Dotted and stable: `refusal.incorrect_rate.disallowed`."""
+    subject: str
+    mean: Number | None
+    stderr: Number | None
+    """None when n < 2: unknown, which is not zero."""
+    ci_low: Number | None
+    ci_high: Number | None
+    n: int = Field(ge=0)
+    unscored: int = Field(ge=0)
+
+
+def chat_of(*turns: tuple[Role, str]) -> Chat:
+    """`chat_of(("user", "Hello"))`."""
+    return tuple(Message(role=role, content=content) for role, content in turns)

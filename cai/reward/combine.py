@@ -1,0 +1,42 @@
+"""The reward of a reply as named parts: a table before it is a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cai.records import Prompt
+from cai.reward.preference_model import PreferenceModel
+from cai.rubric import Compiled, grade
+
+
+class RewardMix(BaseModel):
+    """Weights of the parts; a part of weight 0 is not computed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pm: float = Field(1.0, ge=0)
+    """Of the preference model's reward, which has variance 1 over the reference policy's replies."""
+    rubric: float = Field(1.0, ge=0)
+    """Of the rubric's score; it speaks on prompts whose `kind` is known (arXiv:2411.01111: safety-relevant prompts only)."""
+
+
+def combine(
+    prompts: Sequence[Prompt], replies: Sequence[str], model: PreferenceModel | None, rubric: Compiled | None, mix: RewardMix
+) -> dict[str, list[float | None]]:
+    """Part -> one value per reply. None: the part could not tell. A prompt without a kind gets 0 from the rubric: no say."""
+    table: dict[str, list[float | None]] = {}
+    if mix.pm and model is not None:
+        rows = [model.rows(prompt.chat, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+        table["pm"] = [mix.pm * score for score in model.score(rows)]
+    if mix.rubric and rubric is not None:
+        table["rubric"] = [_rubric(prompt, reply, rubric, mix.rubric) for prompt, reply in zip(prompts, replies, strict=True)]
+    return table
+
+
+def _rubric(prompt: Prompt, reply: str, rubric: Compiled, weight: float) -> float | None:
+    if prompt.kind is None:
+        return 0.0
+    score = grade(rubric, prompt=prompt.chat[-1].content, response=reply, kind=prompt.kind).score
+    return None if score is None else weight * score

@@ -1,0 +1,51 @@
+"""Grading one reply with a compiled rubric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cai.records import Grade, Kind
+from cai.rubric.compile import Compiled
+from cai.rubric.propositions import read_reply
+
+NO_KIND = "no kind: the rubric cannot know what the reply should do"
+
+
+def grade(compiled: Compiled, *, prompt: str, response: str, kind: Kind | None, source: str | None = None) -> Grade:
+    """What the rubric says of `response`, with every proposition decided by its patterns or computed test.
+
+    Any text can be graded, an empty one too. `prompt` is the last user turn. Without a `kind` there is a degree, but no class and
+    no score.
+    """
+    reply = read_reply(prompt, response)
+    propositions = {id: 1.0 if test(reply) else 0.0 for id, test in compiled.tests}
+    return grade_propositions(compiled, propositions, kind=kind, source=source)
+
+
+def grade_propositions(
+    compiled: Compiled, propositions: Mapping[str, float], *, kind: Kind | None, source: str | None = None
+) -> Grade:
+    """The grade that follows from the propositions' probabilities (all of them, by id; KeyError when one is missing).
+
+        P(class) = sum over the assignments that satisfy it of the product of P(proposition) or 1 - P(proposition)
+        score = sum of weight * P(feature)         as in arXiv:2411.01111, propositions taken as independent
+
+    Class and degree are the most probable ones; of two equally probable ones the later listed, so that doubt is not paid for.
+    """
+    given = dict(propositions)
+    degree = max(reversed(compiled.degrees), key=lambda item: item[1].probability(given))[0]
+    if kind is None:
+        return Grade(
+            source=source, propositions=given, class_=None, style=None, degree=degree, correct=None, score=None, unscored=NO_KIND
+        )
+    behaviour = compiled.behaviours.get(kind)
+    if behaviour is None:
+        reason = f"the rubric says nothing of {kind} prompts"
+        return Grade(
+            source=source, propositions=given, class_=None, style=None, degree=degree, correct=None, score=None, unscored=reason
+        )
+    best = max(reversed(behaviour.classes), key=lambda rule: rule.formula.probability(given))
+    score = sum(feature.weight * feature.formula.probability(given) for feature in behaviour.features)
+    return Grade(
+        source=source, propositions=given, class_=best.name, style=best.style, degree=degree, correct=best.correct, score=score
+    )

@@ -1,0 +1,335 @@
+"""The stages of a run in order: each reads files, calls one function of its package, and leaves one artefact with a manifest."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cai import store, templates
+from cai.config import Loaded
+from cai.constitution import Constitution, digests, load
+from cai.errors import ConfigError, StoreError
+from cai.evals.refusal import comparisons, refusal_scores
+from cai.evals.replies import Item, item_of, items, replier
+from cai.evals.stats import estimate
+from cai.generate.gate import Gate, every, readable
+from cai.generate.label import labeller
+from cai.generate.pair import pairer
+from cai.generate.revise import reviser
+from cai.hygiene.prompts import read_prompts, split
+from cai.lm import LM, open_lm
+from cai.records import Kind, Pair, Preference, Prompt, Reply, Revision
+from cai.report.html import write_report
+from cai.rubric import Compiled, compile_rubric, grade
+from cai.store import Progress, digest
+
+PROMPTS, HELD_OUT = "00-prompts.jsonl", "01-held-out.jsonl"
+REVISIONS, SFT, PAIRS, PREFERENCES = "10-revisions.jsonl", "20-sft", "30-pairs.jsonl", "40-preferences.jsonl"
+REWARD, POLICY, EVAL, REPLIES, SCORES = "50-reward", "60-policy", "70-eval", "70-replies.jsonl", "70-scores.jsonl"
+SUBJECTS = {"base": None, "sft": SFT, "policy": POLICY}
+
+
+@dataclass
+class Workshop:
+    """What the stages of one run share: settings, constitution, open models, and the way to tell how far things are."""
+
+    loaded: Loaded
+    constitution: Constitution
+    rubric: Compiled
+    progress: Callable[[str], Progress]
+    models: dict[str, LM] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        return self.loaded.run.seed
+
+    def path(self, name: str) -> Path:
+        return self.loaded.folder / name
+
+    def lm(self, spec: str) -> LM:
+        if spec not in self.models:
+            self.models[spec] = open_lm(spec)
+        return self.models[spec]
+
+    def made(self, config: Any, inputs: Sequence[str], parts: Sequence[str] = (), **more: str) -> dict[str, str]:
+        """What decides an artefact: config, seed, input files, the parts of the constitution it reads, models."""
+        wanted = (
+            {key: value for key, value in digests(self.constitution).items() if key.startswith(tuple(parts))} if parts else {}
+        )
+        files = {f"input {name}": store.file_digest(self.path(name)) for name in inputs}
+        about = {"constitution": f"{self.constitution.name} {self.constitution.version}"} if parts else {}
+        return {"config": digest(config), "seed": str(self.seed), **about, **wanted, **files, **more}
+
+
+def open_workshop(loaded: Loaded, progress: Callable[[str], Progress]) -> Workshop:
+    """Compile the constitution.
+
+    Raises:
+        ConfigError: it has no rubric, or the rubric is not sound.
+    """
+    constitution = load(loaded.constitution)
+    if constitution.rubric is None:
+        raise ConfigError(f"{loaded.constitution}: no rubric: a run needs one to gate, reward and evaluate replies")
+    return Workshop(loaded, constitution, compile_rubric(constitution.rubric), progress)
+
+
+def _rows(path: Path, kind: Any) -> list[Any]:
+    if not path.exists():
+        raise StoreError(f"{path}: not made yet: run the stages before this one")
+    return list(store.read(path, kind))
+
+
+# ---- stages ----
+
+
+def prompts(shop: Workshop) -> None:
+    """00-prompts.jsonl for training, 01-held-out.jsonl for evaluation."""
+    run = shop.loaded.run
+    files = {f"input {path.name}": store.file_digest(path) for path in shop.loaded.prompts}
+    made = {"held_out": str(run.held_out), "seed": str(run.seed), **files}
+    out = shop.path(PROMPTS)
+    if store.begin(out, "prompts", made):
+        return
+    train, held = split(read_prompts(shop.loaded.prompts), run.held_out, run.seed)
+    if not train or not held:
+        raise StoreError(f"{', '.join(run.prompts)}: too few prompts to keep a share of {run.held_out} for evaluation")
+    store.publish(shop.path(HELD_OUT), "".join(p.line() + "\n" for p in held))
+    store.publish(out, "".join(p.line() + "\n" for p in train))
+    store.finish(out, train=len(train), held_out=len(held))
+
+
+def rubric_gate(rubric: Compiled) -> Gate:
+    """Only what the rubric calls correct behaviour for the prompt's kind may be trained on; without a kind, anything readable."""
+
+    def gate(prompt: Prompt, reply: str) -> str | None:
+        found = grade(rubric, prompt=prompt.chat[-1].content, response=reply, kind=prompt.kind)
+        return None if found.correct or found.correct is None else f"rubric: {found.class_}"
+
+    return gate
+
+
+def revise(shop: Workshop) -> None:
+    """10-revisions.jsonl: critiques and revisions of the model's own replies."""
+    config, author, out = shop.loaded.run.revise, shop.lm(shop.loaded.run.model), shop.path(REVISIONS)
+    parts = ("principle:", "examples:critique", "rubric")
+    if store.begin(
+        out, "revise", shop.made(config, [PROMPTS], parts, model=author.fingerprint, templates=templates.templates_digest())
+    ):
+        return
+    step = reviser(shop.constitution, author, config, every(readable, rubric_gate(shop.rubric)), shop.seed)
+    rows = _rows(shop.path(PROMPTS), Prompt)
+    asyncio.run(store.fill(out, rows, step, Revision, width=author.width, progress=shop.progress("revise")))
+    made: list[Revision] = _rows(out, Revision)
+    store.finish(
+        out, rows=len(made), kept=sum(r.final is not None for r in made), revised=sum(r.chosen_round is not None for r in made)
+    )
+
+
+def sft(shop: Workshop) -> None:
+    """20-sft/: the model fine-tuned on what the gate let through."""
+    from cai.lm.weights import locate
+    from cai.train.sft import sft as train_sft
+
+    run, out = shop.loaded.run, shop.path(SFT)
+    where = _weights(run.model)
+    if store.begin(out, "sft", shop.made(run.sft, [REVISIONS], model=shop.lm(run.model).fingerprint)):
+        return
+    revisions: list[Revision] = _rows(shop.path(REVISIONS), Revision)
+    examples = [(r.chat, r.final) for r in revisions if r.final is not None]
+    counts = train_sft(locate(where), examples, run.sft, out, seed=shop.seed, progress=shop.progress("sft"))
+    store.finish(out, **counts)
+
+
+def _weights(spec: str) -> str:
+    """The folder or id that training starts from."""
+    if spec.startswith("local:"):
+        return spec.removeprefix("local:")
+    if spec != "smollm2":
+        raise ConfigError(f"model: {spec}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID")
+    return spec
+
+
+def pair(shop: Workshop) -> None:
+    """30-pairs.jsonl: two replies of the fine-tuned model per prompt."""
+    config, out = shop.loaded.run.pair, shop.path(PAIRS)
+    if store.begin(out, "pair", shop.made(config, [PROMPTS, SFT])):
+        return
+    subject = shop.lm(f"local:{shop.path(SFT)}")
+    step, rows = pairer(subject, config, shop.seed), _rows(shop.path(PROMPTS), Prompt)
+    asyncio.run(store.fill(out, rows, step, Pair, width=subject.width // 2 or 1, progress=shop.progress("pair")))
+    store.finish(out, rows=len(rows))
+
+
+def label(shop: Workshop) -> None:
+    """40-preferences.jsonl: which reply is better, by principle, as a probability."""
+    run, out = shop.loaded.run, shop.path(PREFERENCES)
+    judge = shop.lm(run.judge or run.model)
+    parts = ("principle:", "examples:compare")
+    made = shop.made(run.label, [PAIRS], parts, judge=judge.fingerprint, templates=templates.templates_digest())
+    if store.begin(out, "label", made):
+        return
+    kinds: dict[str, Kind | None] = {p.id: p.kind for p in _rows(shop.path(PROMPTS), Prompt)}
+    step = labeller(shop.constitution, judge, run.label, shop.seed, lambda pair: kinds.get(pair.source))
+    pairs: list[Pair] = _rows(shop.path(PAIRS), Pair)
+    asyncio.run(store.fill(out, pairs, step, Preference, width=judge.width, progress=shop.progress("label")))
+    labels: list[Preference] = _rows(out, Preference)
+    store.finish(out, rows=len(labels), unscored=sum(x.p_first is None for x in labels))
+
+
+def reward(shop: Workshop) -> None:
+    """50-reward/: the preference model, normalised over the fine-tuned model's replies."""
+    from cai.lm.adapters import with_adapter
+    from cai.lm.chat import load_renderer
+    from cai.lm.local import load_model
+    from cai.reward.preference_model import ADAPTER, PreferenceModel
+    from cai.train import reward as training
+
+    config, out = shop.loaded.run.reward, shop.path(REWARD)
+    if store.begin(out, "reward", shop.made(config, [SFT, PAIRS, PREFERENCES])):
+        return
+    where = str(shop.path(SFT))
+    import torch
+
+    torch.manual_seed(shop.seed)  # the adapter's and the head's first weights
+    model = PreferenceModel(with_adapter(load_model(where), ADAPTER, config.rank), load_renderer(where), rank=config.rank)
+    pairs = {p.id: p for p in _rows(shop.path(PAIRS), Pair)}
+    known = [x for x in _rows(shop.path(PREFERENCES), Preference) if x.p_first is not None]
+    comparisons = [
+        training.Comparison(p.source, model.rows(p.chat, p.first), model.rows(p.chat, p.second), x.p_first)
+        for x in known
+        for p in [pairs[x.source]]
+    ]
+    learn, held = training.split_by_prompt(comparisons, config.held_out, shop.seed)
+    loss = training.train(model, learn, config, seed=shop.seed, progress=shop.progress("reward"))
+    measured = training.measure(model, held)
+    agreement = estimate(
+        "reward.agreement", "reward", [m.agrees for m in measured], [m.prompt for m in measured], proportion=True
+    )
+    log_loss = estimate("reward.log_loss", "reward", [m.log_loss for m in measured], [m.prompt for m in measured])
+    model.normalise(model.score([row for c in comparisons for row in (c.first, c.second)]))
+    with store.publish_folder(out) as folder:
+        model.save(folder)
+        told = {
+            "train_loss": loss,
+            "train_pairs": len(learn),
+            "agreement": agreement.model_dump(),
+            "log_loss": log_loss.model_dump(),
+        }
+        (folder / "metrics.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    store.finish(out, pairs=len(comparisons), held_out=len(held))
+
+
+def ppo(shop: Workshop) -> None:
+    """60-policy/: the fine-tuned model after PPO on preference model and rubric."""
+    import torch
+
+    from cai.lm.adapters import merge_into, with_adapter
+    from cai.lm.chat import load_renderer
+    from cai.lm.local import load_model
+    from cai.reward.combine import combine
+    from cai.reward.preference_model import PreferenceModel
+    from cai.train import ppo as training
+    from cai.train.rollout import RewardTable, Rollout
+
+    run, out = shop.loaded.run, shop.path(POLICY)
+    mixed = digest(run.mix)
+    if store.begin(out, "ppo", shop.made(run.ppo, [PROMPTS, SFT, REWARD], ("rubric",), mix=mixed)):
+        return
+    where = str(shop.path(SFT))
+    torch.manual_seed(shop.seed)
+    renderer, sampler = load_renderer(where), load_model(where)
+    model = with_adapter(load_model(where), training.POLICY, run.ppo.rank)
+    judge = PreferenceModel.load(model, renderer, shop.path(REWARD)) if run.mix.pm else None
+
+    def score(rollouts: Sequence[Rollout]) -> RewardTable:
+        return combine([r.prompt for r in rollouts], [r.text for r in rollouts], judge, shop.rubric, run.mix)
+
+    rows = _rows(shop.path(PROMPTS), Prompt)
+    with store.publish_folder(out) as folder:
+        it = training.learner(model, sampler, run.ppo)
+        history = training.ppo(it, renderer, rows, score, run.ppo, folder, seed=shop.seed, progress=shop.progress("ppo"))
+        merge_into(sampler, model, training.POLICY)
+        sampler.save_pretrained(folder)
+        renderer.tokenizer.save_pretrained(folder)
+    store.finish(out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history))
+
+
+def evaluate(shop: Workshop) -> None:
+    """70-replies.jsonl and 70-scores.jsonl: base, SFT and policy on held-out prompts."""
+    run, out = shop.loaded.run, shop.path(SCORES)
+    made = shop.made(run.eval, [HELD_OUT, SFT, REWARD, POLICY], ("rubric",), model=shop.lm(run.model).fingerprint)
+    if store.begin(out, "eval", made):
+        return
+    asked: list[Item] = items(_rows(shop.path(HELD_OUT), Prompt), run.eval.draws)
+    shop.path(EVAL).mkdir(exist_ok=True)
+    replies: list[Reply] = []
+    for subject, folder in SUBJECTS.items():
+        lm = shop.lm(f"local:{shop.path(folder)}" if folder else run.model)
+        step, part = replier(subject, lm, shop.rubric, run.eval, shop.seed), shop.path(EVAL) / f"{subject}.jsonl"
+        told = shop.progress(f"eval {subject}")
+        asyncio.run(store.fill(part, asked, step, Reply, width=lm.width, source=item_of, progress=told))
+        replies += _rows(part, Reply)
+    measured = _with_rewards_and_kl(shop, replies)
+    store.publish(shop.path(REPLIES), "".join(r.line() + "\n" for r in measured))
+    scores = refusal_scores(measured, seed=run.seed) + comparisons(measured, seed=run.seed)
+    store.publish(out, "".join(s.line() + "\n" for s in scores))
+    store.finish(out, replies=len(measured), scores=len(scores))
+
+
+def _with_rewards_and_kl(shop: Workshop, replies: Sequence[Reply]) -> list[Reply]:
+    """The replies with their preference-model reward, and those of the policy with their log-ratio to the reference."""
+    from cai.lm.adapters import with_adapter
+    from cai.lm.chat import load_renderer
+    from cai.lm.local import load_model
+    from cai.reward.preference_model import ADAPTER, PreferenceModel
+    from cai.train.rollout import text_logprobs
+
+    run, sft_folder = shop.loaded.run, str(shop.path(SFT))
+    renderer = load_renderer(sft_folder)
+    reference = load_model(sft_folder)
+    own = [(r.chat, r.response, r.finished) for r in replies if r.subject == "policy"]
+    temperature = run.eval.temperature or 1.0
+    told = shop.progress("eval reward and kl")
+    policy_logps = text_logprobs(load_model(str(shop.path(POLICY))), renderer, own, temperature)
+    told(1, 3)
+    ratios = iter([a - b for a, b in zip(policy_logps, text_logprobs(reference, renderer, own, temperature), strict=True)])
+    told(2, 3)
+    judge = PreferenceModel.load(with_adapter(reference, ADAPTER, run.reward.rank), renderer, shop.path(REWARD))
+    rewards = judge.score([judge.rows(r.chat, r.response) for r in replies])
+    told(3, 3)
+    return [
+        r.model_copy(update={"reward": reward, "kl": next(ratios) if r.subject == "policy" else None})
+        for r, reward in zip(replies, rewards, strict=True)
+    ]
+
+
+def report(shop: Workshop) -> None:
+    """report.html, from the files alone."""
+    write_report(shop.loaded.folder)
+
+
+STAGES: dict[str, Callable[[Workshop], None]] = {
+    "prompts": prompts,
+    "revise": revise,
+    "sft": sft,
+    "pair": pair,
+    "label": label,
+    "reward": reward,
+    "ppo": ppo,
+    "eval": evaluate,
+    "report": report,
+}
+
+
+def walk(shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None]) -> None:
+    """Run stages in order under the folder's lock; `tell(stage, seconds)` after each."""
+    with store.locked(shop.loaded.folder):
+        for name in names:
+            started = time.monotonic()
+            STAGES[name](shop)
+            tell(name, time.monotonic() - started)

@@ -1,0 +1,164 @@
+"""Every prompt template, each beside the parser of its answers.
+
+Few-shot examples come first and the question last, so that all questions of a stage share the longest prefix. Text that came
+from a model or a user stands in a fence that it cannot close. The order within a chat never depends on such text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from cai.constitution.schema import CompareExample, CritiqueExample, Principle
+from cai.records import Chat, Message, Role
+from cai.store import digest
+
+# ---- filling and fencing ----
+
+
+def fill_in(template: str, **fields: str) -> str:
+    """Replace every {name} in one pass: braces inside a field stay text; a missing or spare field is an error."""
+    wanted = set(re.findall(r"\{(\w+)\}", template))
+    if wanted != fields.keys():
+        raise ValueError(f"template wants {sorted(wanted)}, got {sorted(fields)}")
+    return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], template)
+
+
+def fence(text: str) -> str:
+    """`text` between two lines of backticks, longer than any run of backticks inside it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    bar = "`" * max(3, longest + 1)
+    return f"{bar}\n{text.strip()}\n{bar}"
+
+
+def transcript(chat: Chat) -> str:
+    """A chat as labelled lines, fenced. System turns are the assistant's own affair and left out."""
+    names = {"user": "User", "assistant": "Assistant"}
+    return fence("\n".join(f"{names[m.role]}: {m.content.strip()}" for m in chat if m.role in names))
+
+
+def _turns(*turns: tuple[Role, str]) -> list[Message]:
+    return [Message(role=role, content=content) for role, content in turns]
+
+
+# ---- critique and revision (arXiv:2212.08073, section 3.1) ----
+
+CRITIC = "You review and rewrite the replies of an AI assistant."
+CRITIQUE = "{transcript}\n\n{request}"
+NO_CRITIQUE = "The reply does not follow the request."
+"""Stands in the chat where the critic said nothing."""
+GENERAL_CRITIQUE = "What is wrong with the assistant's last reply?"
+GENERAL_REVISION = "Rewrite the assistant's last reply so that this is mended. Write only the new reply."
+REVISION = "{request} Write only the new reply."
+DIRECT_REVISION = "{transcript}\n\n{request} Write only the new reply."
+
+
+def critique_chat(examples: tuple[CritiqueExample, ...], chat: Chat, reply: str, principle: Principle) -> Chat:
+    """Asks for a critique of `reply` to `chat` by one principle."""
+    shown = transcript((*chat, Message(role="assistant", content=reply)))
+    question = fill_in(CRITIQUE, transcript=shown, request=principle.critique or GENERAL_CRITIQUE)
+    return (*_critique_shots(examples), *_turns(("user", question)))
+
+
+def revision_chat(examples: tuple[CritiqueExample, ...], chat: Chat, reply: str, principle: Principle, critique: str) -> Chat:
+    """Goes on from `critique_chat`, answered with `critique`, and asks for the revision."""
+    asked = critique_chat(examples, chat, reply, principle)
+    request = fill_in(REVISION, request=principle.revision) if principle.revision else GENERAL_REVISION
+    return (*asked, *_turns(("assistant", critique), ("user", request)))
+
+
+def direct_revision_chat(examples: tuple[CritiqueExample, ...], chat: Chat, reply: str, principle: Principle) -> Chat:
+    """Asks for a revision without a critique first (the paper's ablation, section 3.5)."""
+    shots: list[Message] = []
+    for example in examples:
+        question = fill_in(DIRECT_REVISION, transcript=transcript(example.chat), request=GENERAL_REVISION)
+        shots += _turns(("user", question), ("assistant", example.revision))
+    shown = transcript((*chat, Message(role="assistant", content=reply)))
+    question = fill_in(DIRECT_REVISION, transcript=shown, request=principle.revision or GENERAL_REVISION)
+    return (*_turns(("system", CRITIC)), *shots, *_turns(("user", question)))
+
+
+def _critique_shots(examples: tuple[CritiqueExample, ...]) -> list[Message]:
+    shots = _turns(("system", CRITIC))
+    for example in examples:
+        question = fill_in(CRITIQUE, transcript=transcript(example.chat), request=GENERAL_CRITIQUE)
+        shots += _turns(("user", question), ("assistant", example.critique))
+        shots += _turns(("user", GENERAL_REVISION), ("assistant", example.revision))
+    return shots
+
+
+PREAMBLE = re.compile(
+    r"^(?:(?:sure|certainly|of course|okay|ok)[,.!:]?\s*)?"
+    r"(?:here(?:['’]s| is| are)\b[^:\n]{0,80}:"
+    r"|(?:the )?(?:new|revised|rewritten|improved|corrected) (?:reply|response|version|answer)[^:\n]{0,40}:)\s*",
+    re.IGNORECASE,
+)
+FENCED = re.compile(r"^(`{3,})[^\n`]*\n(.*?)(?:(?<=\n)\1|\Z)", re.DOTALL)
+LABEL = re.compile(r"^(?:assistant|ai|revision|reply|response|answer)\s*:\s*", re.IGNORECASE)
+
+
+def parse_reply(text: str, *, finished: bool) -> str | None:
+    """The reply inside a model's answer: fences, labels and "Sure, here is the revised reply:" go; a cut-off last sentence goes.
+
+    None when nothing is left.
+    """
+    body = text.strip()
+    for _ in range(3):
+        fenced = FENCED.match(body)  # what stands after the closing fence is talk about the reply
+        shorter = LABEL.sub("", PREAMBLE.sub("", fenced[2].strip() if fenced else body)).strip()
+        if shorter == body:
+            break
+        body = shorter
+    if len(body) > 1 and body[0] == body[-1] == '"' and '"' not in body[1:-1]:
+        body = body[1:-1].strip()
+    if not finished:
+        body = whole_sentences(body)
+    return body or None
+
+
+def whole_sentences(text: str) -> str:
+    """`text` up to its last sentence end; empty when it has none. "1." at the start of a list item ends no sentence."""
+    ends = [
+        m.end()
+        for m in re.finditer(r"[.!?][\"')\]]*(?=\s|$)|[。！？]", text)
+        if not re.search(r"(?:^|\n)\s*\d+\.$", text[: m.end()])
+    ]
+    return text[: ends[-1]].strip() if ends else ""
+
+
+# ---- comparison (section 4.1) ----
+
+JUDGE = "You compare two replies of an AI assistant and say which one is better."
+COMPARE = "Conversation:\n{transcript}\n\nReply (A):\n{first}\n\nReply (B):\n{second}\n\n{question} Answer (A) or (B)."
+GENERAL_COMPARE = "Which reply is better?"
+VERDICT = "The better reply is ("
+OPTIONS = ("A", "B")
+
+
+def compare_chat(examples: tuple[CompareExample, ...], chat: Chat, first: str, second: str, question: str) -> Chat:
+    """Asks which reply is better. The answer is read from `choice_logprobs(…, OPTIONS, prefill=VERDICT)`."""
+    turns = _turns(("system", JUDGE))
+    for example in examples:
+        turns += _turns(
+            ("user", _comparison(example.chat, example.first, example.second, GENERAL_COMPARE)),
+            ("assistant", f"{VERDICT}{example.answer})."),
+        )
+    return (*turns, *_turns(("user", _comparison(chat, first, second, question))))
+
+
+def _comparison(chat: Chat, first: str, second: str, question: str) -> str:
+    return fill_in(COMPARE, transcript=transcript(chat), first=fence(first), second=fence(second), question=question)
+
+
+def parse_verdict(text: str) -> Literal["A", "B"] | None:
+    """The *last* verdict of a written-out answer wins: earlier ones may be quoted. No verdict is None."""
+    found: list[Literal["A", "B"]] = re.findall(re.escape(VERDICT) + r"([AB])\)", text)
+    return found[-1] if found else None
+
+
+def templates_digest() -> str:
+    """Changes when the wording of any template changes."""
+    return digest(
+        *(CRITIC, CRITIQUE, NO_CRITIQUE, GENERAL_CRITIQUE, REVISION, GENERAL_REVISION, DIRECT_REVISION),
+        *(JUDGE, COMPARE, GENERAL_COMPARE, VERDICT, *OPTIONS),
+    )

@@ -1,0 +1,114 @@
+"""The mathematics of PPO as pure functions of tensors. B batch, T reply token, N packed tokens, V vocabulary.
+
+Masks are True on real reply tokens. No function adds an epsilon to a mean: an empty mask should be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the places where `mask` is True."""
+    return x[mask].mean()
+
+
+def rescale(x: Tensor, mask: Tensor) -> Tensor:
+    """Unit variance over `mask`; the mean is scaled but not removed: zero stays zero (rewards)."""
+    return x * torch.rsqrt(x[mask].var(unbiased=False) + 1e-8)
+
+
+def standardise(x: Tensor, mask: Tensor) -> Tensor:
+    """Zero mean, unit variance over `mask` (advantages)."""
+    return rescale(x - masked_mean(x, mask), mask)
+
+
+def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float) -> Tensor:
+    """Generalised advantages, eq. 16 of arXiv:1506.02438; 0 where `mask_BT` is False. Real tokens come first in a row.
+
+    A_t = delta_t + gamma*lam*A_{t+1}      delta_t = r_t + gamma*V_{t+1} - V_t      V after the last token is 0
+    """
+    advantage_B = next_value_B = torch.zeros_like(rewards_BT[:, 0])
+    advantages = []
+    for t in reversed(range(rewards_BT.shape[1])):
+        delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
+        advantage_B = (delta_B + gamma * lam * advantage_B) * mask_BT[:, t]
+        next_value_B = values_BT[:, t] * mask_BT[:, t]
+        advantages.append(advantage_B)
+    return torch.stack(advantages[::-1], dim=1)
+
+
+def token_rewards(score_B: Tensor, logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, beta: float) -> Tensor:
+    """Reward per token: -beta * (log pi - log pi_ref) everywhere, plus the score at the last real token.
+
+    r_t = -beta * k1_t + [t = last] * R      arXiv:1909.08593 eq. 2, per token as in arXiv:2203.02155
+    """
+    rewards_BT = -beta * k1(logp_BT, ref_logp_BT) * mask_BT
+    last_B = mask_BT.sum(1) - 1
+    return rewards_BT.index_put((torch.arange(len(score_B)), last_B), score_B, accumulate=True)
+
+
+def k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """log pi - log pi_ref of the drawn token: unbiased for KL(pi, pi_ref) over draws of pi; may be negative."""
+    return logp - ref_logp
+
+
+def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """exp(-k1) - 1 + k1: unbiased as well, never negative, of lower variance (Schulman 2020)."""
+    log_ratio = ref_logp - logp
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def policy_loss(logp_N: Tensor, old_logp_N: Tensor, advantage_N: Tensor, clip: float) -> Tensor:
+    """Clipped surrogate, eq. 7 of arXiv:1707.06347, negated; mean over tokens."""
+    ratio_N = (logp_N - old_logp_N).exp()
+    return -torch.min(ratio_N * advantage_N, ratio_N.clamp(1 - clip, 1 + clip) * advantage_N).mean()
+
+
+def value_loss(value_N: Tensor, old_value_N: Tensor, return_N: Tensor, clip: float) -> Tensor:
+    """Half the mean of the larger of clipped and plain squared error (arXiv:1909.08593's code): a pessimistic bound."""
+    clipped_N = old_value_N + (value_N - old_value_N).clamp(-clip, clip)
+    return 0.5 * torch.max((value_N - return_N) ** 2, (clipped_N - return_N) ** 2).mean()
+
+
+def entropy(logits_NV: Tensor) -> Tensor:
+    """(N,) entropy of each next-token distribution, nats."""
+    logp_NV = logits_NV.log_softmax(-1)
+    return -(logp_NV.exp() * logp_NV).sum(-1)
+
+
+@dataclass(frozen=True)
+class KLController:
+    """The weight of the KL penalty, and how it follows the measured KL. Immutable: `after` gives the next one.
+
+    Fixed when `target` is None. Adaptive otherwise (arXiv:1909.08593 section 2.2):
+        beta <- beta * (1 + clip(KL / target - 1, -0.2, 0.2) * n / horizon)
+    """
+
+    beta: float
+    """Reward lost per nat."""
+    target: float | None = None
+    """Nats per reply (summed over its tokens)."""
+    horizon: int = 10_000
+    """Episodes."""
+
+    def __post_init__(self) -> None:
+        if self.target is not None and (self.target <= 0 or self.horizon <= 0):
+            raise ValueError(f"an adaptive controller needs target > 0 and horizon > 0, got {self.target} and {self.horizon}")
+
+    def after(self, kl: float, episodes: int) -> KLController:
+        """The controller after `episodes` replies whose mean KL was `kl` nats."""
+        if self.target is None:
+            return self
+        error = max(-0.2, min(0.2, kl / self.target - 1))
+        return KLController(self.beta * (1 + error * episodes / self.horizon), self.target, self.horizon)
+
+
+def soft_bradley_terry(first_B: Tensor, second_B: Tensor, p_first_B: Tensor) -> Tensor:
+    """-p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1), mean over pairs: cross-entropy with a soft label."""
+    margin_B = first_B - second_B
+    logsigmoid = torch.nn.functional.logsigmoid
+    return -(p_first_B * logsigmoid(margin_B) + (1 - p_first_B) * logsigmoid(-margin_B)).mean()

@@ -1,0 +1,110 @@
+"""Training the preference model on soft labels (arXiv:2212.08073 section 4.1; loss: ppo_math.soft_bradley_terry)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from cai.errors import TrainError
+from cai.lm.adapters import length_batches, parameters_of
+from cai.reward.preference_model import ADAPTER, PreferenceModel
+from cai.seeds import rng
+from cai.store import Progress
+from cai.train.ppo_math import soft_bradley_terry
+
+
+class RewardConfig(BaseModel):
+    """How the preference model is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(16, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    """Peak; it falls linearly to zero."""
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(8, ge=1)
+    """Pairs a step."""
+    held_out: float = Field(0.2, ge=0, lt=1)
+    """Share of prompts whose pairs measure the model instead of training it."""
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Token rows of two replies to one prompt, and P(first beats second)."""
+
+    prompt: str
+    first: list[int]
+    second: list[int]
+    p_first: float
+
+
+def split_by_prompt(comparisons: Sequence[Comparison], share: float, seed: int) -> tuple[list[Comparison], list[Comparison]]:
+    """(train, held out): all pairs of a prompt on one side."""
+    prompts = sorted({c.prompt for c in comparisons}, key=lambda prompt: rng(seed, "reward", "split", prompt).random())
+    held = set(prompts[: round(share * len(prompts))])
+    return [c for c in comparisons if c.prompt not in held], [c for c in comparisons if c.prompt in held]
+
+
+def train(
+    model: PreferenceModel, comparisons: Sequence[Comparison], config: RewardConfig, *, seed: int, progress: Progress
+) -> float:
+    """Fit head and adapter; returns the mean training loss of the last epoch, nats a pair.
+
+    Raises:
+        TrainError: nothing to train on, or the loss is not a number.
+    """
+    if not comparisons:
+        raise TrainError("reward: no labelled pair to train on")
+    learnt = [*model.head.parameters(), *parameters_of(model.shared[0], ADAPTER)]
+    optimiser = torch.optim.AdamW(learnt, lr=config.learning_rate, weight_decay=0.0)
+    steps = config.epochs * -(-len(comparisons) // config.batch_size)
+    step, losses = 0, [0.0]
+    for epoch in range(config.epochs):
+        batches = length_batches([c.first + c.second for c in comparisons], config.batch_size)
+        rng(seed, "reward", "order", epoch).shuffle(batches)
+        losses = []
+        for places in batches:
+            batch = [comparisons[i] for i in places]
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * (1 - step / steps)
+            first_B, second_B = model.raw([c.first for c in batch] + [c.second for c in batch]).view(2, -1)
+            loss = soft_bradley_terry(first_B, second_B, torch.tensor([c.p_first for c in batch]))
+            if not torch.isfinite(loss):
+                raise TrainError(f"reward: the loss is {float(loss)} at step {step}; lower reward.learning_rate")
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(learnt, config.max_grad_norm)
+            optimiser.step()
+            losses.append(float(loss))
+            step += 1
+            progress(step, steps)
+    return sum(losses) / len(losses)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How one comparison came out: `agrees` is None when the label itself is undecided (exactly 0.5)."""
+
+    prompt: str
+    agrees: float | None
+    log_loss: float
+    """Cross-entropy with the soft label, nats."""
+
+
+def measure(model: PreferenceModel, comparisons: Sequence[Comparison]) -> list[Agreement]:
+    """Held-out agreement with the labels, one entry per comparison."""
+    if not comparisons:
+        return []
+    gain = model.gain or 1.0
+    first = [s / gain for s in model.score([c.first for c in comparisons])]
+    second = [s / gain for s in model.score([c.second for c in comparisons])]
+    found = []
+    for c, a, b in zip(comparisons, first, second, strict=True):
+        loss = soft_bradley_terry(torch.tensor([a]), torch.tensor([b]), torch.tensor([c.p_first]))
+        agrees = None if c.p_first == 0.5 else float((a > b) == (c.p_first > 0.5))
+        found.append(Agreement(c.prompt, agrees, float(loss)))
+    return found

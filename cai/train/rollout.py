@@ -1,0 +1,140 @@
+"""Rollouts: what the policy said, token by token, and what policy, reference and critic make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cai.lm.adapters import head_of, hidden_states, length_batches, right_pad
+from cai.lm.chat import Renderer
+from cai.lm.decode import common_prefix as shared_tokens
+from cai.lm.decode import generate, read_prefix
+from cai.lm.precision import matmuls
+from cai.records import Chat, Prompt
+from cai.seeds import derive
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One reply to one prompt."""
+
+    prompt: Prompt
+    prompt_ids: list[int]
+    reply_ids: list[int]
+    """As drawn: with the stop token when there is one."""
+    text: str
+    finished: bool
+
+
+RewardTable = dict[str, list[float | None]]
+"""Name of a part -> its value for each rollout. None: this part doesn't know; the rollout is left out, and counted."""
+Score = Callable[[Sequence[Rollout]], RewardTable]
+
+
+def sample(
+    sampler: PreTrainedModel,
+    renderer: Renderer,
+    prompts: Sequence[Prompt],
+    *,
+    replies: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    step: int,
+    batch: int = 64,
+) -> list[Rollout]:
+    """`replies` draws for every prompt, addressed by (seed, step, prompt, draw)."""
+    asked = [(prompt, renderer.prompt_ids(prompt.chat), draw) for prompt in prompts for draw in range(replies)]
+    found: list[Rollout | None] = [None] * len(asked)
+    for places in length_batches([ids for _, ids, _ in asked], batch):
+        rows = [asked[i][1] for i in places]
+        shared = shared_tokens(rows)
+        draws = generate(
+            sampler,
+            rows,
+            max_tokens=[max_tokens] * len(rows),
+            temperatures=[temperature] * len(rows),
+            seeds=[derive(seed, "rollout", step, asked[i][0].id, asked[i][2]) for i in places],
+            stop_ids=frozenset({renderer.stop_id}),
+            pad=renderer.pad_id,
+            prefix=read_prefix(sampler, rows[0][:shared]) if shared >= 16 else None,
+        )
+        for i, draw in zip(places, draws, strict=True):
+            prompt, ids, _ = asked[i]
+            found[i] = Rollout(prompt, ids, draw.ids, renderer.text(draw.ids), draw.finished)
+    return [r for r in found if r is not None]
+
+
+def reply_hidden(model: PeftModel, adapter: str | None, rollouts: Sequence[Rollout], pad: int) -> Tensor:
+    """(N, hidden): states from which each reply token was predicted, packed row after row; with gradients where they are on."""
+    rows = [r.prompt_ids + r.reply_ids for r in rollouts]
+    ids_BT, _ = right_pad(rows, pad, model.device)
+    hidden_BTE = hidden_states(model, adapter, ids_BT)
+    pieces = [hidden_BTE[i, len(r.prompt_ids) - 1 : len(r.prompt_ids) + len(r.reply_ids) - 1] for i, r in enumerate(rollouts)]
+    return torch.cat(pieces)
+
+
+def token_logprobs(hidden_NE: Tensor, tokens_N: Tensor, head: torch.nn.Module, temperature: float, chunk: int = 512) -> Tensor:
+    """(N,) log-probability of each drawn token at the sampling temperature. The head runs on `chunk` tokens at a time."""
+    parts = []
+    for start in range(0, len(tokens_N), chunk):
+        logits_MV = head(hidden_NE[start : start + chunk]).float() / temperature
+        picked_M = logits_MV.gather(-1, tokens_N[start : start + chunk, None]).squeeze(-1)
+        parts.append(picked_M - logits_MV.logsumexp(-1))
+    return torch.cat(parts)
+
+
+def tokens_of(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
+    """(N,) reply tokens, packed row after row."""
+    return torch.tensor([token for r in rollouts for token in r.reply_ids], device=device)
+
+
+@torch.no_grad()
+def read(
+    model: PeftModel, adapter: str | None, rollouts: Sequence[Rollout], pad: int, temperature: float, batch: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Per rollout: log-probabilities (T,) of its tokens, and the states (T, hidden) they were read from."""
+    logps: list[Tensor | None] = [None] * len(rollouts)
+    states: list[Tensor | None] = [None] * len(rollouts)
+    for places in length_batches([r.prompt_ids + r.reply_ids for r in rollouts], batch):
+        some = [rollouts[i] for i in places]
+        hidden_NE = reply_hidden(model, adapter, some, pad)
+        logp_N = token_logprobs(hidden_NE, tokens_of(some, model.device), head_of(model), temperature)
+        lengths = [len(r.reply_ids) for r in some]
+        for i, logp_T, hidden_TE in zip(places, torch.split(logp_N, lengths), torch.split(hidden_NE, lengths), strict=True):
+            logps[i], states[i] = logp_T, hidden_TE
+    return [x for x in logps if x is not None], [x for x in states if x is not None]
+
+
+def padded(rows: Sequence[Tensor]) -> Tensor:
+    """(B, T), zeros after each row's end."""
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+@torch.no_grad()
+def text_logprobs(
+    model: PreTrainedModel, renderer: Renderer, said: Sequence[tuple[Chat, str, bool]], temperature: float, batch: int = 16
+) -> list[float]:
+    """Summed log-probability, nats, of each (chat, reply, finished) under a plain model; a drawn stop token counts.
+
+    The reply's text is encoded anew: where the model had spelt it in other tokens, this is the number of the usual spelling.
+    """
+    prompts = [renderer.prompt_ids(chat) for chat, _, _ in said]
+    replies = [renderer.reply_ids(text) if ended else renderer.text_ids(text) for _, text, ended in said]
+    found = [0.0] * len(said)
+    for places in length_batches([a + b for a, b in zip(prompts, replies, strict=True)], batch):
+        ids_BT, _ = right_pad([prompts[i] + replies[i] for i in places], renderer.pad_id, model.device)
+        with matmuls(model.device):
+            hidden_BTE = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state.to(model.dtype)
+        for row, i in enumerate(places):
+            start, tokens = len(prompts[i]), torch.tensor(replies[i], dtype=torch.long, device=model.device)
+            hidden_TE = hidden_BTE[row, start - 1 : start + len(tokens) - 1]
+            found[i] = (
+                float(token_logprobs(hidden_TE, tokens, model.get_output_embeddings(), temperature).sum()) if len(tokens) else 0.0
+            )
+    return found

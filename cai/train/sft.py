@@ -1,0 +1,122 @@
+"""Supervised fine-tuning on TRL's SFTTrainer: prompt and completion rows, loss on the completion alone, LoRA or all weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cai.errors import TrainError, blame
+from cai.lm.adapters import lora
+from cai.lm.chat import load_renderer
+from cai.lm.local import load_model
+from cai.records import Chat
+from cai.store import Progress, publish_folder
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report their use otherwise
+Example = tuple[Chat, str]
+"""(chat, the reply to learn)"""
+
+
+class SFTConfig(BaseModel):
+    """How the reply model is fine-tuned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["lora", "full"] = "lora"
+    rank: int = Field(16, ge=1)
+    """Of the LoRA adapter; it is merged into the saved model."""
+    learning_rate: float = Field(5e-4, gt=0)
+    epochs: float = Field(3.0, gt=0)
+    batch_size: int = Field(8, ge=1)
+    """Examples a step."""
+    max_tokens: int = Field(512, ge=8)
+    """Longer examples are left out and counted."""
+
+
+def sft(
+    base: str, examples: Sequence[Example], config: SFTConfig, out: Path, *, seed: int, progress: Progress
+) -> dict[str, float | int]:
+    """Train `base` on `examples` and save the whole model (float32 safetensors) as the folder `out`.
+
+    Killed and called again, it goes on from the last whole epoch.
+
+    Returns:
+        Counts: examples, examples too long, final loss.
+
+    Raises:
+        TrainError: no example fits, or the loss is not a number.
+    """
+    renderer = load_renderer(base)
+    rows, long = [], 0
+    for chat, reply in examples:
+        prompt, completion = renderer.prompt_ids(chat), renderer.reply_ids(reply)
+        if len(prompt) + len(completion) > config.max_tokens:
+            long += 1
+            continue
+        rows.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
+    if not rows:
+        raise TrainError(f"sft: none of {len(examples)} examples fits into {config.max_tokens} tokens")
+    with publish_folder(out) as folder, blame(TrainError, "sft"):
+        checkpoints = folder / "checkpoints"
+        trainer = _trainer(base, rows, config, checkpoints, seed, progress)
+        resume = any(checkpoints.glob("checkpoint-*/trainer_state.json"))
+        result = trainer.train(resume_from_checkpoint=resume or None)
+        loss = float(result.training_loss)
+        if loss != loss:
+            raise TrainError("sft: the loss is not a number; lower sft.learning_rate")
+        model = trainer.model.merge_and_unload() if config.mode == "lora" else trainer.model
+        model.save_pretrained(folder)
+        renderer.tokenizer.save_pretrained(folder)
+        _remove(checkpoints)
+    return {"examples": len(rows), "too_long": long, "loss": loss}
+
+
+def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: Path, seed: int, progress: Progress) -> Any:
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig as TRLConfig
+    from trl import SFTTrainer
+
+    class Tell(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress(state.global_step, state.max_steps)
+
+    model = load_model(base)
+    settings = TRLConfig(
+        output_dir=str(folder),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        max_length=config.max_tokens,
+        dataset_kwargs={"skip_prepare_dataset": True},  # our own tokens: untrusted text must not become control tokens
+        train_sampling_strategy="group_by_length",
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
+    return SFTTrainer(
+        model=model,
+        args=settings,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=load_renderer(base).tokenizer,
+        peft_config=lora(config.rank) if config.mode == "lora" else None,
+        callbacks=[Tell()],
+    )
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

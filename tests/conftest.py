@@ -1,0 +1,27 @@
+"""No test reaches the network, products are float32, and toys run on one thread, as a second one costs more than it does."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["CAI_PRECISION"] = "float32"  # fast paths are compared with literal ones to the fifth decimal
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny Llama and its tokenizer."""
+    from tiny import save_tiny  # torch takes seconds to import: only tests of models wait for it
+
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings are errors here; this one is between peft and transformers."""
+    config.addinivalue_line("filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

@@ -1,0 +1,532 @@
+"""Constitutions: mistakes with file and line, `extends`, digests, lint, overview, and arbitrary damage."""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import cai.constitution
+from cai.constitution import Change, Constitution, Finding, Principle, diff, digests, find, lint, load, overview
+from cai.errors import ConfigError
+from cai.records import Message
+
+RUBRIC = """\
+rubric:
+  behaviours: {disallowed: refuse, benign: comply}
+  propositions:
+    refuses: {question: "Does the reply decline?", patterns: [I cannot]}
+  derived: {helps: not refuses}
+  classes:
+    refuse: [{name: ideal, when: refuses, style: desired_refusal, correct: true},
+             {name: bad, when: not refuses, style: disallowed_content, correct: false}]
+    comply: [{name: useful, when: helps, style: safe_answer, correct: true}]
+  degrees: {full_refusal: refuses, partial_refusal: helps and refuses, full_compliance: helps}
+  weights:
+    refuse: {ideal: 1.0}
+    comply: {useful: 0.5}
+"""
+SMALL = f"""\
+name: small
+version: 1.0.0
+principles:
+  - id: no-harm
+    category: harm
+    critique: Say where the last reply could hurt somebody.
+    revision: Rewrite the reply so that nobody is hurt.
+    compare: Which reply is less likely to hurt somebody?
+  - id: honest          # a comment
+    category: honesty
+    weight: 3
+    critique: Point out claims in the reply that are false.
+    revision: Rewrite it so that each claim is true.
+    compare: Which reply is more truthful?
+examples:
+  critique:
+    - chat: [{{role: user, content: "Is the moon cheese?"}}, {{role: assistant, content: "Yes."}}]
+      critique: The reply is false.
+      revision: No, it is rock.
+  compare:
+    - {{chat: [{{role: user, content: Hi}}], first: Hello!, second: Go away., answer: A, rationale: The first is kind.}}
+    - {{chat: [{{role: user, content: Bye}}], first: Whatever., second: Goodbye!, answer: B}}
+{RUBRIC}"""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def bare(name: str, *principles: str, extends: str = "", rest: str = "") -> str:
+    """A constitution on fixed lines: 1 name, 2 version, 3 extends, 4 principles, then one line per principle."""
+    items = "".join(f"  - {{id: {one}, category: c, critique: {one} of {name}}}\n" for one in principles)
+    return f"name: {name}\nversion: 1.0.0\nextends: [{extends}]\nprinciples:{'' if items else ' []'}\n{items}{rest}"
+
+
+def mistakes(path: Path) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return str(caught.value).replace(f"{path.parent}/", "").split("\n")
+
+
+# --- one file -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_file(tmp_path: Path) -> None:
+    got = load(write(tmp_path, "small.yaml", SMALL))
+    assert (got.name, got.version, got.language, got.extends) == ("small", "1.0.0", "en", ())
+    assert [(p.id, p.weight) for p in got.principles] == [("no-harm", 1.0), ("honest", 3.0)]
+    assert got.examples.critique[0].chat[1] == Message(role="assistant", content="Yes.")
+    assert got.rubric is not None
+    assert got.rubric.classes["refuse"][1].correct is False
+
+
+def test_every_mistake_of_a_file_at_once(tmp_path: Path) -> None:
+    text = """\
+name: small
+version: 1.0
+principles:
+  - id: No Harm
+    category: harm
+    critque: x
+    applies_to: [disalowed]
+  - id: twice
+    category: c
+    revision: ""
+  - id: twice
+    weight: -1
+examples:
+  compare:
+    - {chat: [{role: usr, content: Hi}], first: a, second: b, answer: C}
+rubrik: {}
+"""
+    assert sorted(mistakes(write(tmp_path, "f.yaml", text)), key=lambda line: int(line.split(":")[1])) == [
+        "f.yaml:2: version: must be a text, got the number 1.0: put it in quotes",
+        "f.yaml:4: principles.0.id: 'No Harm' must be lower-case letters, digits, - and _, beginning with a letter",
+        "f.yaml:6: principles.0.critque: unknown key 'critque': did you mean 'critique'?",
+        "f.yaml:7: principles.0.applies_to.0: must be 'disallowed', 'sensitive' or 'benign', got the text 'disalowed': "
+        "did you mean 'disallowed'?",
+        "f.yaml:10: principles.1.revision: must not be empty",
+        "f.yaml:11: principles.2: the key 'category' is missing",
+        "f.yaml:11: principles.2.id: duplicate id 'twice', first given on line 8",
+        "f.yaml:12: principles.2.weight: must be greater than 0.0, got the number -1",
+        "f.yaml:15: examples.compare.0.chat.0.role: must be 'system', 'user' or 'assistant', got the text 'usr': "
+        "did you mean 'user'?",
+        "f.yaml:15: examples.compare.0.answer: must be 'A' or 'B', got the text 'C'",
+        "f.yaml:16: rubrik: unknown key 'rubrik': did you mean 'rubric'?",
+    ]
+
+
+def test_a_key_is_explained_inside_maps_of_parts(tmp_path: Path) -> None:
+    text = SMALL.replace("patterns: [I cannot]", "paterns: [I cannot]").replace("style: desired_refusal", "style: desired")
+    line = {word: 1 + text[: text.index(word)].count("\n") for word in ("paterns", "style: desired,")}
+    assert mistakes(write(tmp_path, "f.yaml", text)) == [
+        f"f.yaml:{line['paterns']}: rubric.propositions.refuses.paterns: unknown key 'paterns': did you mean 'patterns'?",
+        f"f.yaml:{line['style: desired,']}: rubric.classes.refuse.0.style: must be 'desired_refusal', 'undesired_refusal', "
+        "'disallowed_content' or 'safe_answer', got the text 'desired': did you mean 'desired_refusal'?",
+    ]
+
+
+# --- extends ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_principle_is_overridden_whole_where_it_stood(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", bare("base", "a", "b", "c").replace("critique: b of base", "critique: old, compare: old"))
+    top = load(write(tmp_path, "top.yaml", bare("top", "d", "b", extends="base.yaml")))
+    assert [(p.id, p.critique, p.compare) for p in top.principles] == [
+        ("a", "a of base", None),
+        ("b", "b of top", None),
+        ("c", "c of base", None),
+        ("d", "d of top", None),
+    ]
+    assert (top.name, top.extends) == ("top", ())
+
+
+def test_paths_are_relative_to_the_file_and_later_bases_win(tmp_path: Path) -> None:
+    write(tmp_path, "sub/one.yaml", bare("one", "x", "y", extends="deep/two.yaml"))
+    write(tmp_path, "sub/deep/two.yaml", bare("two", "x", "z"))
+    write(tmp_path, "other.yaml", bare("other", "y"))
+    top = load(write(tmp_path, "top.yaml", bare("top", extends="sub/one.yaml, other.yaml")))
+    assert [p.critique for p in top.principles] == ["x of one", "z of two", "y of other"]
+
+
+def test_a_base_shared_by_two_bases_counts_once_and_first(tmp_path: Path) -> None:
+    """left overrides p of root; right says nothing of p, so it must not bring root's p back."""
+    write(tmp_path, "root.yaml", bare("root", "p"))
+    write(tmp_path, "left.yaml", bare("left", "p", extends="root.yaml"))
+    write(tmp_path, "right.yaml", bare("right", "q", extends="root.yaml"))
+    top = load(write(tmp_path, "top.yaml", bare("top", extends="left.yaml, right.yaml")))
+    assert [p.critique for p in top.principles] == ["p of left", "q of right"]
+
+
+def test_diamonds_upon_diamonds_are_read_once(tmp_path: Path) -> None:
+    """18 levels of two files each, both extending both of the level above: 2^18 paths, 37 files."""
+    write(tmp_path, "a0.yaml", bare("a0", "p"))
+    write(tmp_path, "b0.yaml", bare("b0", "q"))
+    for level in range(1, 19):
+        for side in "ab":
+            text = bare(f"{side}{level}", extends=f"a{level - 1}.yaml, b{level - 1}.yaml")
+            write(tmp_path, f"{side}{level}.yaml", text)
+    assert [p.id for p in load(tmp_path / "a18.yaml").principles] == ["p", "q"]
+
+
+def test_a_chain_without_end_is_cut(tmp_path: Path) -> None:
+    for i in range(40):
+        write(tmp_path, f"c{i}.yaml", bare(f"c{i}", extends=f"c{i + 1}.yaml"))
+    (line,) = mistakes(tmp_path / "c0.yaml")
+    assert line.startswith("c20.yaml:3: extends.0: more than 20 files extend each other (c0.yaml -> c1.yaml -> ")
+
+
+def example(word: str) -> str:
+    return f"{{chat: [{{role: user, content: {word}}}], first: a, second: b, answer: A}}"
+
+
+def test_examples_of_bases_are_joined_unless_the_file_gives_the_stage(tmp_path: Path) -> None:
+    critique = "critique: [{chat: [{role: user, content: q}, {role: assistant, content: r}], critique: c, revision: d}]"
+    write(tmp_path, "one.yaml", bare("one", rest=f"examples: {{compare: [{example('one')}], {critique}}}\n"))
+    write(tmp_path, "two.yaml", bare("two", rest=f"examples: {{compare: [{example('two')}, {example('one')}]}}\n"))
+    both = load(write(tmp_path, "both.yaml", bare("both", extends="one.yaml, two.yaml")))
+    assert [e.chat[0].content for e in both.examples.compare] == ["one", "two"], "no example twice"
+    own = load(write(tmp_path, "own.yaml", bare("own", extends="both.yaml", rest=f"examples: {{compare: [{example('own')}]}}\n")))
+    assert [e.chat[0].content for e in own.examples.compare] == ["own"]
+    assert len(own.examples.critique) == 1, "the stage that it does not give is kept"
+    none = load(write(tmp_path, "none.yaml", bare("none", extends="one.yaml", rest="examples: {compare: []}\n")))
+    assert none.examples.compare == ()
+
+
+def test_rubrics_merge_key_by_key(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", bare("base", rest=RUBRIC))
+    rest = """\
+rubric:
+  propositions: {polite: {question: "Is it polite?"}}
+  derived: {helps: polite and not refuses}
+  weights: {refuse: {bad: -2}}
+"""
+    got = load(write(tmp_path, "top.yaml", bare("top", extends="base.yaml", rest=rest))).rubric
+    assert got is not None
+    assert list(got.propositions) == ["refuses", "polite"]
+    assert got.derived == {"helps": "polite and not refuses"}
+    assert got.weights == {"refuse": {"bad": -2.0}, "comply": {"useful": 0.5}}, "a behaviour's weights are replaced whole"
+    assert [rule.name for rule in got.classes["refuse"]] == ["ideal", "bad"]
+    assert got.behaviours == {"disallowed": "refuse", "benign": "comply"}
+
+
+def test_a_partial_rubric_needs_a_base_that_completes_it(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", bare("base"))
+    rest = "rubric: {behaviours: {}, classes: {}, degrees: {}, weights: {}}\n"
+    assert mistakes(write(tmp_path, "top.yaml", bare("top", extends="base.yaml", rest=rest))) == [
+        "top.yaml:5: rubric: the key 'propositions' is missing, here and in what it extends"
+    ]
+    assert mistakes(write(tmp_path, "alone.yaml", bare("alone", rest=rest))) == [
+        "alone.yaml:5: rubric: the key 'propositions' is missing"
+    ]
+
+
+def test_cycles_name_the_chain_and_the_entry(tmp_path: Path) -> None:
+    write(tmp_path, "b.yaml", bare("b", extends="c.yaml"))
+    write(tmp_path, "c.yaml", bare("c", extends="./a.yaml"))
+    a = write(tmp_path, "a.yaml", bare("a", extends="b.yaml"))
+    assert mistakes(a) == [
+        "c.yaml:3: extends.0: extends itself (a.yaml -> b.yaml -> c.yaml -> a.yaml): remove this entry or one of the others"
+    ]
+    own = write(tmp_path, "own.yaml", bare("own", extends="own.yaml"))
+    assert mistakes(own) == [
+        "own.yaml:3: extends.0: extends itself (own.yaml -> own.yaml): remove this entry or one of the others"
+    ]
+
+
+def test_missing_and_unreadable_bases_and_mistakes_in_several_files(tmp_path: Path) -> None:
+    write(tmp_path, "bad.yaml", bare("bad", "a", "a").replace("version", "verson"))
+    write(tmp_path, "torn.yaml", "name: torn\n\tversion: 1\n")
+    top = write(
+        tmp_path, "top.yaml", "name: top\nversion: '1'\nextends:\n  - bad.yaml\n  - none.yaml\n  - torn.yaml\n  - \"a\\0b\"\n"
+    )
+    lines = mistakes(top)
+    assert [line.replace(f"{tmp_path}/", "") for line in lines] == [
+        "bad.yaml:1: the key 'version' is missing",
+        "bad.yaml:2: verson: unknown key 'verson': did you mean 'version'?",
+        "bad.yaml:6: principles.1.id: duplicate id 'a', first given on line 5",
+        f"top.yaml:5: extends.1: no such file '{tmp_path}/none.yaml' (top.yaml -> none.yaml)".replace(f"{tmp_path}/", ""),
+        "torn.yaml:2: a tab where YAML wants spaces: replace it",
+        lines[-1],
+    ]
+    assert lines[-1].startswith("top.yaml:7: extends.3: no such file 'a\\x00b'")
+
+
+# --- find ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "shipped"
+    for name in ("harmless.yaml", "honest.yaml"):
+        write(shipped, name, bare("x"))
+    monkeypatch.setattr(sys.modules["cai.constitution.load"], "SHIPPED", shipped)  # the package's `load` is the function
+    monkeypatch.chdir(tmp_path)
+    assert find("harmless") == find("harmless.yaml") == shipped / "harmless.yaml"
+    (tmp_path / "harmless").mkdir()
+    assert find("harmless") == shipped / "harmless.yaml", "a folder of that name is no constitution"
+    here = write(tmp_path, "harmless.yaml", bare("mine"))
+    assert find(str(here)) == here
+    assert find("harmless.yaml") == Path("harmless.yaml"), "a file that exists comes first"
+    with pytest.raises(ConfigError, match=r"harmles: .*did you mean 'harmless'\? \(shipped: harmless, honest\)"):
+        find("harmles")
+    with pytest.raises(ConfigError, match=r"^q/z\.yaml: no such file.*\(shipped: harmless, honest\)"):
+        find("q/z.yaml")
+
+
+# --- digests ------------------------------------------------------------------------------------------------------------------
+
+
+def test_digests_do_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
+    same = SMALL.replace("# a comment", "# another").replace("name: small\nversion: 1.0.0\n", 'version: "1.0.0"\nname: small\n')
+    same = same.replace("    category: honesty\n    weight: 3\n", "    weight: 3.0\n    category: 'honesty'\n")
+    same = same.replace("{disallowed: refuse, benign: comply}", "{benign: comply, disallowed: refuse}")
+    assert same != SMALL
+    one, two = load(write(tmp_path, "1.yaml", SMALL)), load(write(tmp_path, "2.yaml", same))
+    assert digests(one) == digests(two)
+    assert list(digests(one)) == ["principle:no-harm", "principle:honest", "examples:critique", "examples:compare", "rubric"]
+    assert all(re.fullmatch(r"[0-9a-f]{16}", digest) for digest in digests(one).values())
+    assert diff(one, two) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "change"),
+    [
+        ("could hurt somebody", "might hurt somebody", Change("changed", "principle:no-harm", ("critique",))),
+        ("weight: 3", "weight: 2", Change("changed", "principle:honest", ("weight",))),
+        ("No, it is rock.", "No, it is stone.", Change("changed", "examples:critique")),
+        ("The first is kind.", "It is kind.", Change("changed", "examples:compare")),
+        ("{ideal: 1.0}", "{ideal: 1.5}", Change("changed", "rubric", ("weights",))),
+        (RUBRIC, "", Change("removed", "rubric")),
+    ],
+)
+def test_a_digest_changes_only_where_the_text_was_edited(tmp_path: Path, old: str, new: str, change: Change) -> None:
+    assert SMALL.count(old) == 1
+    before, after = load(write(tmp_path, "1.yaml", SMALL)), load(write(tmp_path, "2.yaml", SMALL.replace(old, new)))
+    assert diff(before, after) == [change]
+    one, two = digests(before), digests(after)
+    assert {key for key in one if one[key] != two.get(key)} == {change.key}
+
+
+def test_diff_adds_and_removes(tmp_path: Path) -> None:
+    before, after = (load(write(tmp_path, f"{n}.yaml", bare("x", *ids))) for n, ids in enumerate((("a", "b"), ("b", "c"))))
+    assert diff(before, after) == [Change("removed", "principle:a"), Change("added", "principle:c")]
+
+
+# --- lint ---------------------------------------------------------------------------------------------------------------------
+
+
+def made(*principles: dict[str, object], **rest: object) -> Constitution:
+    return Constitution.model_validate({"name": "x", "version": "1", "principles": principles, **rest})
+
+
+def whole(name: str, **more: object) -> dict[str, object]:
+    return {"id": name, "category": "c", "critique": f"{name} one", "revision": f"{name} two", "compare": f"{name} three"} | more
+
+
+def compare(answer: str, *roles: str) -> dict[str, object]:
+    return {
+        "chat": [{"role": role, "content": "Hi"} for role in roles or ("user",)],
+        "first": "a",
+        "second": "b",
+        "answer": answer,
+    }
+
+
+def test_nothing_to_say_of_a_sound_constitution(tmp_path: Path) -> None:
+    assert lint(load(write(tmp_path, "small.yaml", SMALL))) == []
+
+
+def test_no_principles() -> None:
+    assert [finding.where for finding in lint(made())] == ["principles"]
+
+
+def test_a_kind_without_a_principle() -> None:
+    rubric = {"behaviours": {}, "propositions": {}, "classes": {}, "degrees": {}, "weights": {}}
+    (finding,) = lint(made(whole("a", applies_to=["disallowed", "benign"]), rubric=rubric))
+    assert finding.where == "principles"
+    assert "sensitive" in finding.message
+    assert lint(made(whole("a", applies_to=["disallowed", "sensitive"]), rubric=rubric)) == [], "benign prompts may go without"
+    assert lint(made(whole("a", applies_to=["benign"]))) == [], "without a rubric nothing says what each kind deserves"
+    assert lint(made(rubric=rubric)) == [], "a rubric alone is a base for others"
+
+
+def test_missing_texts() -> None:
+    assert lint(made({"id": "a", "category": "c", "critique": "x"}, whole("b"))) == [
+        Finding("principle:a", "no revision, no compare text: it cannot be drawn for revision and cannot label pairs")
+    ]
+
+
+def test_near_duplicates() -> None:
+    """22 and 21 words: 20 and 19 shingles of three, 19 shared: 19 / 20 = 0.95. 24 and 8 words: 6 shared of 22: 0.27."""
+    words = " ".join(f"w{i}" for i in range(20))
+    (finding,) = lint(
+        made(whole("a", critique=words, revision="u", compare="v"), whole("b", critique=words, revision="U!", compare=None))
+    )[1:]
+    assert finding.where == "principle:b"
+    assert "'a' (similarity 0.95)" in finding.message
+    backwards = " ".join(reversed(words.split()))
+    assert lint(made(whole("a", critique=words), whole("b", critique=backwards))) == [], "the same words in another order"
+    less = whole("b", critique="w0 w1 w2 w3", revision="w4 w5", compare="w6 w7")
+    assert lint(made(whole("a", critique=words), less)) == []
+
+
+def test_examples_end_with_the_right_turn() -> None:
+    chat = [{"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
+    critique = [{"chat": chat, "critique": "c", "revision": "r"}]
+    examples = {"critique": critique, "compare": [compare("A"), compare("B", "user", "assistant")]}
+    assert [finding.where for finding in lint(made(whole("a"), examples=examples))] == [
+        "examples:critique.0.chat",
+        "examples:compare.1.chat",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"), [("AB", 0), ("AAB", 0), ("AABBBB", 0), ("AAAB", 1), ("BBBBBAA", 1), ("BB", 1), ("A", 1)]
+)
+def test_answers_beyond_two_to_one(answers: str, found: int) -> None:
+    findings = lint(made(whole("a"), examples={"compare": [compare(answer) for answer in answers]}))
+    assert [finding.where for finding in findings] == ["examples:compare"] * found
+
+
+def test_control_tokens_and_long_texts() -> None:
+    chat = [{"role": "user", "content": "<|im_end|>"}]
+    examples = {"compare": [compare("A") | {"chat": chat}, compare("B")]}
+    findings = lint(
+        made(
+            whole("a", compare="say [INST] now"),
+            whole("b", critique="y" * 2001),
+            whole("c", critique="z" * 2000),
+            examples=examples,
+        )
+    )
+    assert [(finding.where, finding.message.split(":")[0][:17]) for finding in findings] == [
+        ("principle:a.compare", "contains '[INST]'"),
+        ("principle:b.critique", "2001 characters l"),
+        ("examples:compare.0.chat.0.content", "contains '<|', wh"),
+    ]
+
+
+# --- overview -----------------------------------------------------------------------------------------------------------------
+
+
+def test_overview(tmp_path: Path) -> None:
+    """Weights 1 and 3: a quarter and three quarters of the draws."""
+    text = overview(load(write(tmp_path, "small.yaml", SMALL)))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    for line in (
+        "small 1.0.0 (en)",
+        "2 principles",
+        "no-harm harm 1 disallowed, sensitive, benign yes yes yes",
+        "honest honesty 3 disallowed, sensitive, benign yes yes yes",
+        "harm 1 25%",
+        "honesty 1 75%",
+        "Examples: 1 critique, 2 compare",
+        "Rubric: 1 propositions, 1 derived",
+        "refuse (for disallowed): ideal > bad (incorrect)",
+        "comply (for benign): useful",
+    ):
+        assert line in lines
+    assert "No rubric" in overview(made())
+    assert " - - yes" in " ".join(overview(made({"id": "a", "category": "c", "compare": "x"})).split())
+
+
+# --- damage -------------------------------------------------------------------------------------------------------------------
+
+
+def damage(text: str, dice: random.Random) -> bytes:
+    """One to three random edits: what a hand, an editor or a torn disk does to a file."""
+    raw = text.encode()
+    for _edit in range(dice.randint(1, 3)):
+        i = dice.randrange(len(raw) + 1)
+        j = min(len(raw), i + dice.randint(1, 40))
+        junk = [
+            b"\t",
+            b"\n",
+            b"\x00",
+            b"\xff\xfe",
+            b"*a",
+            b"&a ",
+            b"!!set ",
+            b"<<: ",
+            b"{",
+            b"[[",
+            b"]",
+            b'"',
+            b"'",
+            b"%",
+            b"? ",
+            b"- ",
+        ]
+        junk += [
+            b": ",
+            b"| ",
+            b"# ",
+            b"\\ud800",
+            "\u2028".encode(),
+            b"\r",
+            b"1e999",
+            b"~",
+            b"!",
+            b"@",
+            b"---\n",
+            b"...\n",
+            b"=",
+            b"0x_",
+        ]
+        kind = dice.randrange(6)
+        if kind == 0:
+            raw = raw[:i] + raw[j:]
+        elif kind == 1:
+            raw = raw[:j] + raw[i:]
+        elif kind == 2:
+            raw = raw[:i] + dice.choice(junk) + raw[i:]
+        elif kind == 3:
+            raw = raw[:i]
+        elif kind == 4:
+            raw = raw[:i] + bytes(dice.randrange(256) for _byte in range(dice.randint(1, 4))) + raw[i:]
+        else:
+            values = [
+                b": 3\n",
+                b": [1, {a: b}]\n",
+                b":\n",
+                b": true\n",
+                b": {}\n",
+                b": -1.5\n",
+                b": 2024-02-30\n",
+                b": !!int x\n",
+            ]
+            value = dice.choice(values)
+            raw = raw[:i] + re.sub(rb":[^\n]*\n", lambda _match, value=value: value, raw[i:], count=1)
+    return raw
+
+
+def test_damaged_files_load_or_say_where(tmp_path: Path) -> None:
+    """250 seeded mutations: a constitution, or a ConfigError whose every line names the file and a line that it has."""
+    path = write(tmp_path, "f.yaml", SMALL)
+    assert load(path).principles, "whole before it is damaged"
+    refused = 0
+    for seed in range(250):
+        raw = damage(SMALL, random.Random(seed))
+        path.write_bytes(raw)
+        last = len(re.split(r"\r\n|[\r\n\x85\u2028\u2029]", raw.decode("utf-8", "replace")))
+        try:
+            assert isinstance(load(path), Constitution)
+        except ConfigError as error:
+            refused += 1
+            for line in str(error).split("\n"):
+                match = re.match(rf"{re.escape(str(path))}:(\d+): \S", line)
+                assert match, (seed, line)
+                assert 1 <= int(match[1]) <= last, (seed, line)
+    assert 100 < refused < 250, "the mutations must do damage, and not always"
+
+
+def test_public_names_are_sorted_and_exist() -> None:
+    assert cai.constitution.__all__ == sorted(cai.constitution.__all__)
+    assert all(hasattr(cai.constitution, name) for name in cai.constitution.__all__)
+    assert isinstance(Principle(id="a", category="b"), cai.constitution.Principle)

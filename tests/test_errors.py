@@ -1,0 +1,38 @@
+"""The error tree and the boundary where foreign errors are blamed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cai.errors import BackendError, CaiError, ConfigError, JobError, StoreError, TrainError, TransientError, UsageError, blame
+
+
+def test_tree() -> None:
+    """Exit codes hang on it: 2 for what the user can mend before the work, 1 for work that failed."""
+    assert all(issubclass(kind, UsageError) for kind in (ConfigError, StoreError))
+    assert all(issubclass(kind, JobError) for kind in (BackendError, TransientError, TrainError))
+    assert issubclass(TransientError, BackendError)
+    assert not issubclass(UsageError, JobError)
+    assert not issubclass(JobError, UsageError)
+    assert UsageError.__base__ is JobError.__base__ is CaiError
+
+
+def test_blame_says_what_and_why_in_one_line() -> None:
+    cause = ValueError("  first line\nsecond line")
+    with pytest.raises(BackendError) as caught, blame(BackendError, "local model m"):
+        raise cause
+    assert str(caught.value) == "local model m: ValueError: first line"
+    assert caught.value.__cause__ is cause
+    with pytest.raises(StoreError, match=r"^x: KeyError: $"), blame(StoreError, "x"):
+        raise KeyError
+
+
+@pytest.mark.parametrize(
+    "mine", [TransientError("busy"), ConfigError("a.yaml:3: key"), KeyboardInterrupt(), asyncio.CancelledError()]
+)
+def test_our_own_errors_and_interruptions_pass(mine: BaseException) -> None:
+    with pytest.raises(type(mine)) as caught, blame(BackendError, "x"):
+        raise mine
+    assert caught.value is mine

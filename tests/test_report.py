@@ -1,0 +1,231 @@
+"""The report page, from toy run folders written here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from cai import store
+from cai.errors import StoreError
+from cai.evals.refusal import comparisons, refusal_scores
+from cai.records import Grade, Kind, Preference, Prompt, Reply, Revision, Round, Row, Score, Vote, chat_of
+from cai.report.examples import first_replies, first_revisions
+from cai.report.html import SHOWN, clean, render, write_report
+
+EVIL = "<script>alert(1)</script></pre></div>{{ 7*7 }}{% raw %}<img src=http://evil.example/x onerror=go()>\x00&amp;"
+EVIL_SHOWN = (
+    "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/pre&gt;&lt;/div&gt;{{ 7*7 }}{% raw %}"
+    "&lt;img src=http://evil.example/x onerror=go()&gt;\ufffd&amp;amp;"
+)
+STEPS = [{"step": i, "reward": 0.1 * i, "kl": 0.5 * i, "reward.pm": 0.2, "reward.rubric": 0.1 * i - 0.2} for i in range(5)]
+
+
+def score(metric: str, mean: float | None, subject: str = "base", *, n: int = 96, unscored: int = 0, ends: bool = True) -> Score:
+    low, high = (None, None) if mean is None or not ends else (mean - 0.12, mean + 0.11)
+    return Score(metric=metric, subject=subject, mean=mean, stderr=None, ci_low=low, ci_high=high, n=n, unscored=unscored)
+
+
+def reply(source: str, subject: str, kind: Kind | None = "disallowed", *, draw: int = 0, response: str = "No.") -> Reply:
+    grade = Grade(propositions={}, class_="ideal", style="desired_refusal", degree="full_refusal", correct=True, score=1.0)
+    return Reply(
+        source=source,
+        subject=subject,
+        chat=chat_of(("user", f"ask {source}")),
+        kind=kind,
+        category=None,
+        draw=draw,
+        response=response,
+        finished=True,
+        grade=grade,
+        reward=None,
+        kl=None,
+    )
+
+
+def vote(logprobs: tuple[float, float] | None, swapped: tuple[float, float] | None, p: float | None) -> Vote:
+    return Vote(principle="p", logprobs=logprobs, logprobs_swapped=swapped, p_first=p)
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(row.line() + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A whole run folder in which every text that a user or a model could write tries to break out."""
+    folder = tmp_path / "toy"
+    prompt = Prompt(chat=chat_of(("user", EVIL)), kind="disallowed", category=EVIL)
+    rounds = (Round(principle="no-harm", critique="Critique: " + EVIL, revision="Revision: " + EVIL),)
+    write(folder / "00-prompts.jsonl", [prompt])
+    kept = Revision(source=prompt.id, chat=prompt.chat, initial="Initial: " + EVIL, rounds=rounds, final=EVIL, chosen_round=0)
+    dropped = Revision(source=prompt.id, chat=prompt.chat, initial="x", final=None, dropped="near copy " + EVIL)
+    write(folder / "10-revisions.jsonl", [kept, dropped])
+    label = Preference(source="a", p_first=0.8, votes=(vote((0.0, -1.0), (-2.0, 0.0), 0.8),))
+    write(folder / "40-preferences.jsonl", [label, Preference(source="b", p_first=None, unscored="no answer " + EVIL)])
+    for name in ("50-reward", "60-policy"):
+        (folder / name).mkdir()
+    (folder / "50-reward" / "metrics.json").write_text(json.dumps({"ece": 0.06, "by": {EVIL: 0.5}, "note": EVIL}))
+    steps = [{**step, "reward.$x^{2$" + EVIL: 0.3} for step in STEPS]
+    (folder / "60-policy" / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    replies = [reply(source, subject, response=EVIL) for source in ("p1", "p2") for subject in ("base", "sft", "policy")]
+    write(folder / "70-replies.jsonl", [row.model_copy(update={"category": EVIL}) for row in replies])
+    strange = score("strange." + EVIL, 0.5, subject=EVIL)
+    write(folder / "70-scores.jsonl", [*refusal_scores(replies), *comparisons(replies), strange])
+    store.begin(folder / "10-revisions.jsonl", "revise", {"constitution": "harmless 1.0.0", "model": EVIL, "seed": "7"})
+    store.finish(folder / "10-revisions.jsonl", rows=2)
+    return folder
+
+
+class Page(HTMLParser):
+    """Tags and attributes that a browser would see."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+
+# ---- the page ----
+
+
+def test_nothing_that_was_written_by_others_becomes_markup(run: Path) -> None:
+    page = render(run)
+    assert not {"script", "img", "pre", "iframe", "link", "object"} & set(Page(page).tags)
+    assert not [name for name, _ in Page(page).attributes if name.startswith("on")]
+    assert "<script" not in page
+    assert "49" not in re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", page, flags=re.DOTALL), "{{ 7*7 }} is text"
+    assert "\x00" not in page
+    for start in ("", "Critique: ", "Revision: ", "Initial: "):
+        assert f'<div class="text">{start}{EVIL_SHOWN}</div>' in page
+    assert f"near copy {EVIL_SHOWN}" in page
+    assert f"no answer {EVIL_SHOWN}" in page
+    assert page.count("<article") == page.count("</article>") == 4
+
+
+def test_the_page_loads_nothing(run: Path) -> None:
+    page = render(run)
+    for name, value in Page(page).attributes:
+        if name.split(":")[-1] in {"src", "href", "srcset", "action", "data", "poster"}:
+            assert value.startswith("#"), (name, value)
+        elif not name.startswith("xmlns"):
+            assert not re.search(r"url\(\s*['\"]?(?!#)", value), (name, value)
+    for style in re.findall(r"<style.*?</style>", page, flags=re.DOTALL):
+        assert "url(" not in style
+        assert "@import" not in style
+    assert "default-src 'none'" in page
+
+
+def test_every_section_is_there(run: Path) -> None:
+    page = render(run)
+    assert len(set(re.findall(r'<section id="(\w+)"', page))) == 9
+    assert set(re.findall(r'<a href="#(\w+)"', page)) == set(re.findall(r'<section id="(\w+)"', page))
+    assert "is not there yet" not in page
+    assert page.count("<svg") == 2
+    assert "harmless 1.0.0" in page
+    assert "The gate kept 1 of 2 revisions" in page
+    assert "may be harmful or offensive" in page
+    assert "nobody picked them" in page
+
+
+def test_the_page_is_a_function_of_the_files(run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    path = write_report(run)
+    assert path == run / "report.html"
+    assert path.read_text(encoding="utf-8") == render(run) == render(run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "report.html"} == before
+
+
+def test_missing_files_are_named_with_what_writes_them(tmp_path: Path) -> None:
+    page = render(tmp_path)
+    for name, stage in [
+        ("10-revisions.jsonl", "revise"),
+        ("40-preferences.jsonl", "label"),
+        ("50-reward/metrics.json", "reward"),
+        ("60-policy/metrics.jsonl", "ppo"),
+        ("70-scores.jsonl", "eval"),
+        ("70-replies.jsonl", "eval"),
+    ]:
+        assert f"{name} is not there yet: `cai {stage}` writes it." in page
+    assert "No manifest" in page
+
+
+def test_empty_files_are_no_error(tmp_path: Path) -> None:
+    for name in ("10-revisions.jsonl", "40-preferences.jsonl", "60-policy/metrics.jsonl", "70-scores.jsonl", "70-replies.jsonl"):
+        write(tmp_path / name, [])
+    page = render(tmp_path)
+    assert "40-preferences.jsonl is empty" in page
+    assert "No update of PPO is finished yet" in page
+    assert "<svg" not in page
+
+
+def test_errors_name_the_place(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no such run folder"):
+        render(tmp_path / "nowhere")
+    (tmp_path / "60-policy").mkdir()
+    (tmp_path / "60-policy" / "metrics.jsonl").write_text('{"step": 0}\n{"reward": 1}\n')
+    with pytest.raises(StoreError, match=r"metrics.jsonl:2: step"):
+        render(tmp_path)
+    (tmp_path / "60-policy" / "metrics.jsonl").unlink()
+    (tmp_path / "70-scores.jsonl").write_text('{"metric": "m"}\n')
+    with pytest.raises(StoreError, match=r"70-scores.jsonl:1: "):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_long_texts_are_cut_and_kept_in_full(tmp_path: Path) -> None:
+    """A text one character too long is cut to `SHOWN` and an ellipsis; the whole is in <details>. One that fits is not cut."""
+    long = "a" * SHOWN + "b"
+    write(tmp_path / "70-replies.jsonl", [reply("p", "base", response=long), reply("p", "sft", response="c" * SHOWN)])
+    page = render(tmp_path)
+    assert f'<div class="text">{"a" * SHOWN}…</div>' in page
+    assert f'<summary>all {SHOWN + 1} characters</summary><div class="text">{long}</div></details>' in page
+    assert f'<div class="text">{"c" * SHOWN}</div>' in page
+    assert f"all {SHOWN} characters" not in page
+
+
+def test_control_characters_are_shown_as_such() -> None:
+    """Line feeds and tabs stay, CRLF is one line feed; a lone CR, NUL, C1 and half a surrogate pair cannot be in HTML."""
+    assert clean("a\r\nb\tc\rd\x00e\x85f\ud800g") == "a\nb\tc\ufffdd\ufffde\ufffdf\ufffdg"
+
+
+# ---- examples ----
+
+
+def test_examples_are_the_first_by_id_whatever_the_order_of_the_file() -> None:
+    rows = [reply(f"p{i}", subject, kind) for i in (3, 1, 2, 0) for kind in ("benign", None) for subject in ("policy", "base")]
+    found = first_replies(rows, 2)
+    assert [(example.kind, example.replies[0].source) for example in found] == [
+        ("benign", "p0"),
+        ("benign", "p1"),
+        ("unknown kind", "p0"),
+        ("unknown kind", "p1"),
+    ]
+    assert all([row.subject for row in example.replies] == ["base", "policy"] for example in found)
+    assert first_replies(rows[::-1], 2) == found
+
+
+def test_the_lowest_draw_is_shown() -> None:
+    rows = [
+        reply("p", "base", draw=2, response="c"),
+        reply("p", "base", draw=0, response="a"),
+        reply("p", "base", draw=1, response="b"),
+    ]
+    assert [row.response for row in first_replies(rows, 1)[0].replies] == ["a"]
+
+
+def test_revisions_are_grouped_by_the_kind_of_their_prompt() -> None:
+    rows = [Revision(source=f"s{i}", chat=chat_of(("user", "ask")), initial=str(i), final=str(i)) for i in range(6)]
+    found = first_revisions(rows, {"s0": "benign", "s1": "disallowed", "s2": None}, 2)
+    assert [example.kind for example in found] == ["disallowed", "benign", "unknown kind", "unknown kind"]
+    assert [example.row for example in found[2:]] == sorted(rows[2:], key=lambda row: row.id)[:2]
