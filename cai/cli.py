@@ -11,9 +11,8 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
 
@@ -29,6 +28,9 @@ app = typer.Typer(
 )
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's settings.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")]
+INTERRUPTED = "interrupted; nothing finished is lost: run the same command to go on"
+WrongUsage: type[Exception] = typer.BadParameter.__mro__[2]
+"""click's ClickException, or that of the copy of click inside newer versions of typer."""
 NAMES = ("prompts", "revise", "sft", "pair", "label", "reward", "ppo", "eval", "report")
 
 
@@ -112,6 +114,8 @@ def run(
         if name is not None and name not in NAMES:
             raise UsageError(f"no such stage: {name}; stages: {', '.join(NAMES)}")
     start, stop = NAMES.index(first or NAMES[0]), NAMES.index(last or NAMES[-1])
+    if stop < start:
+        raise UsageError(f"--until {last} comes before --from {first}: nothing to do")
     _walk(file, NAMES[start : stop + 1], settings)
 
 
@@ -173,18 +177,18 @@ def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the `cai` command."""
     try:
         code = app(arguments, standalone_mode=False)
-    except click.exceptions.Abort:
-        _end("interrupted; nothing finished is lost: run the same command to go on", 130)
-    except KeyboardInterrupt:
-        _end("interrupted; nothing finished is lost: run the same command to go on", 130)
-    except click.ClickException as error:
-        _end(error.format_message(), 2)
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
     except CaiError as error:
         _end(str(error), 2 if isinstance(error, UsageError) else 1)
+    except WrongUsage as error:
+        _end(error.format_message(), 2)  # type: ignore[attr-defined]
+    if code == 130:
+        _end(INTERRUPTED, 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _end(message: str, code: int) -> None:
+def _end(message: str, code: int) -> NoReturn:
     for line in message.splitlines():
         print(f"cai: {line}", file=sys.stderr)
     sys.exit(code)

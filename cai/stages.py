@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from cai.evals.replies import Item, item_of, items, replier
 from cai.evals.stats import estimate
 from cai.generate.gate import Gate, every, readable
 from cai.generate.label import labeller
-from cai.generate.pair import pairer
+from cai.generate.pair import choose_prompts, pairer
 from cai.generate.revise import reviser
 from cai.hygiene.prompts import read_prompts, split
 from cai.lm import LM, open_lm
@@ -51,6 +52,16 @@ class Workshop:
     def path(self, name: str) -> Path:
         return self.loaded.folder / name
 
+    def ready(self, name: str) -> Path:
+        """An earlier stage's artefact, which must be whole. Without a manifest, it is another program's, and taken as it is."""
+        path = self.path(name)
+        if not path.exists():
+            raise StoreError(f"{path}: not made yet: run the stages before this one")
+        manifest = store.read_manifest(path)
+        if manifest is not None and not manifest.finished:
+            raise StoreError(f"{path}: only half made: finish the stage {manifest.stage} first")
+        return path
+
     def lm(self, spec: str) -> LM:
         if spec not in self.models:
             self.models[spec] = open_lm(spec)
@@ -61,7 +72,7 @@ class Workshop:
         wanted = (
             {key: value for key, value in digests(self.constitution).items() if key.startswith(tuple(parts))} if parts else {}
         )
-        files = {f"input {name}": store.file_digest(self.path(name)) for name in inputs}
+        files = {f"input {name}": store.file_digest(self.ready(name)) for name in inputs}
         about = {"constitution": f"{self.constitution.name} {self.constitution.version}"} if parts else {}
         return {"config": digest(config), "seed": str(self.seed), **about, **wanted, **files, **more}
 
@@ -79,8 +90,6 @@ def open_workshop(loaded: Loaded, progress: Callable[[str], Progress]) -> Worksh
 
 
 def _rows(path: Path, kind: Any) -> list[Any]:
-    if not path.exists():
-        raise StoreError(f"{path}: not made yet: run the stages before this one")
     return list(store.read(path, kind))
 
 
@@ -92,12 +101,12 @@ def prompts(shop: Workshop) -> None:
     run = shop.loaded.run
     files = {f"input {path.name}": store.file_digest(path) for path in shop.loaded.prompts}
     made = {"held_out": str(run.held_out), "seed": str(run.seed), **files}
-    out = shop.path(PROMPTS)
-    if store.begin(out, "prompts", made):
-        return
     train, held = split(read_prompts(shop.loaded.prompts), run.held_out, run.seed)
     if not train or not held:
         raise StoreError(f"{', '.join(run.prompts)}: too few prompts to keep a share of {run.held_out} for evaluation")
+    out = shop.path(PROMPTS)
+    if store.begin(out, "prompts", made):  # only now: a file with a mistake in it must not lay claim to the folder
+        return
     store.publish(shop.path(HELD_OUT), "".join(p.line() + "\n" for p in held))
     store.publish(out, "".join(p.line() + "\n" for p in train))
     store.finish(out, train=len(train), held_out=len(held))
@@ -160,7 +169,7 @@ def pair(shop: Workshop) -> None:
     if store.begin(out, "pair", shop.made(config, [PROMPTS, SFT])):
         return
     subject = shop.lm(f"local:{shop.path(SFT)}")
-    step, rows = pairer(subject, config, shop.seed), _rows(shop.path(PROMPTS), Prompt)
+    step, rows = pairer(subject, config, shop.seed), choose_prompts(_rows(shop.path(PROMPTS), Prompt), config, shop.seed)
     asyncio.run(store.fill(out, rows, step, Pair, width=subject.width // 2 or 1, progress=shop.progress("pair")))
     store.finish(out, rows=len(rows))
 
@@ -196,7 +205,7 @@ def reward(shop: Workshop) -> None:
     import torch
 
     torch.manual_seed(shop.seed)  # the adapter's and the head's first weights
-    model = PreferenceModel(with_adapter(load_model(where), ADAPTER, config.rank), load_renderer(where), rank=config.rank)
+    model = PreferenceModel(with_adapter(load_model(where), ADAPTER, config.rank, config.layers), load_renderer(where))
     pairs = {p.id: p for p in _rows(shop.path(PAIRS), Pair)}
     known = [x for x in _rows(shop.path(PREFERENCES), Preference) if x.p_first is not None]
     comparisons = [
@@ -243,7 +252,7 @@ def ppo(shop: Workshop) -> None:
     where = str(shop.path(SFT))
     torch.manual_seed(shop.seed)
     renderer, sampler = load_renderer(where), load_model(where)
-    model = with_adapter(load_model(where), training.POLICY, run.ppo.rank)
+    model = with_adapter(load_model(where), training.POLICY, run.ppo.rank, run.ppo.layers)
     judge = PreferenceModel.load(model, renderer, shop.path(REWARD)) if run.mix.pm else None
 
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
@@ -299,7 +308,9 @@ def _with_rewards_and_kl(shop: Workshop, replies: Sequence[Reply]) -> list[Reply
     told(1, 3)
     ratios = iter([a - b for a, b in zip(policy_logps, text_logprobs(reference, renderer, own, temperature), strict=True)])
     told(2, 3)
-    judge = PreferenceModel.load(with_adapter(reference, ADAPTER, run.reward.rank), renderer, shop.path(REWARD))
+    judge = PreferenceModel.load(
+        with_adapter(reference, ADAPTER, run.reward.rank, run.reward.layers), renderer, shop.path(REWARD)
+    )
     rewards = judge.score([judge.rows(r.chat, r.response) for r in replies])
     told(3, 3)
     return [
@@ -332,4 +343,6 @@ def walk(shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None
         for name in names:
             started = time.monotonic()
             STAGES[name](shop)
+            shop.models.clear()  # a stage opens what it needs: models of one stage don't weigh on the next
+            gc.collect()
             tell(name, time.monotonic() - started)

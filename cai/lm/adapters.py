@@ -17,21 +17,38 @@ from cai.lm.precision import matmuls
 ADAPTER_FILE = "adapter.safetensors"
 
 
-def lora(rank: int) -> LoraConfig:
-    """All linear layers but the head, scale 2, no dropout: first and later passes see the same function."""
-    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+def lora(base: PreTrainedModel, rank: int, layers: int | None = None) -> LoraConfig:
+    """All linear layers but the head, scale 2, no dropout: first and later passes see the same function.
+
+    `layers`: only the last so many blocks, so that gradients stop there and a step costs less. None: all of them.
+    """
+    head = base.get_output_embeddings()
+    linear = {key.rpartition(".")[2] for key, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    return _config(sorted(linear), int(base.config.num_hidden_layers), rank, layers)
 
 
-def with_adapter(base: PreTrainedModel, name: str, rank: int) -> PeftModel:
+def _config(targets: list[str], blocks: int, rank: int, layers: int | None) -> LoraConfig:
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules=targets,
+        layers_to_transform=None if layers is None else list(range(max(0, blocks - layers), blocks)),
+        task_type="CAUSAL_LM",
+    )
+
+
+def with_adapter(base: PreTrainedModel, name: str, rank: int, layers: int | None = None) -> PeftModel:
     """The base, frozen, with one fresh adapter (it changes nothing until trained)."""
-    model: PeftModel = get_peft_model(base, lora(rank), adapter_name=name)
+    model: PeftModel = get_peft_model(base, lora(base, rank, layers), adapter_name=name)
     return model.eval()
 
 
-def add_adapter(model: PeftModel, name: str, rank: int) -> None:
+def add_adapter(model: PeftModel, name: str, rank: int, layers: int | None = None) -> None:
     """A further adapter; one that is there already stays as it is."""
     if name not in model.peft_config:
-        model.add_adapter(name, lora(rank))
+        targets = sorted(next(iter(model.peft_config.values())).target_modules)
+        model.add_adapter(name, _config(targets, int(model.config.num_hidden_layers), rank, layers))
         model.eval()
 
 

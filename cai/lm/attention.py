@@ -61,7 +61,9 @@ def _many_queries(
     B, H, Q, _ = q_BHQD.shape
     causal = mask_B1QS is None and prefix is None and k_BKSD.shape[2] == Q
     if prefix is not None and mask_B1QS is not None:
-        k_BKSD, v_BKSD = (torch.cat([p[None].expand(B, -1, -1, -1).to(x.dtype), x], 2) for p, x in zip(prefix, (k_BKSD, v_BKSD), strict=True))
+        k_BKSD, v_BKSD = (
+            torch.cat([p[None].expand(B, -1, -1, -1).to(x.dtype), x], 2) for p, x in zip(prefix, (k_BKSD, v_BKSD), strict=True)
+        )
         shown = torch.ones(B, 1, Q, prefix[0].shape[1], dtype=torch.bool, device=mask_B1QS.device)
         mask_B1QS = torch.cat([shown, mask_B1QS], 3)
     # The CPU kernel's backward pass is several times slower in bfloat16: training attends in float32.

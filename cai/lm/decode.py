@@ -20,7 +20,7 @@ from cai.lm.cache import growing_cache
 from cai.lm.precision import matmuls
 
 Ids = Sequence[int]
-MIN_PREFIX = 32
+MIN_PREFIX = 16
 """Shorter shared prefixes aren't worth a pass of their own."""
 
 

@@ -25,7 +25,7 @@ from cai.lm.precision import matmul_dtype
 from cai.records import Chat
 from cai.store import digest, file_digest
 
-BATCH = 64
+BATCH = 128
 """Rows a forward pass: past this a decoding step on CPU costs in proportion."""
 KEPT_PREFIXES = 4
 

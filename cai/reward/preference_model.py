@@ -38,12 +38,12 @@ class PreferenceModel(nn.Module):
     Args:
         model: the base with its adapters. An adapter named `reward` is added when there is none.
         renderer: turns chats into tokens.
-        rank: of the adapter, when it is added here.
+        rank, layers: of the adapter, when it is added here (see `cai.lm.adapters.lora`).
     """
 
-    def __init__(self, model: PeftModel, renderer: Renderer, *, rank: int = 16) -> None:
+    def __init__(self, model: PeftModel, renderer: Renderer, *, rank: int = 16, layers: int | None = None) -> None:
         super().__init__()
-        add_adapter(model, ADAPTER, rank)
+        add_adapter(model, ADAPTER, rank, layers)
         self.shared = (model,)  # in a tuple: the base belongs to its owner and isn't a parameter of this module
         self.renderer = renderer
         width = int(model.config.hidden_size)
@@ -86,7 +86,9 @@ class PreferenceModel(nn.Module):
         """Adapter and head as safetensors; gain and bias as JSON."""
         tensors = adapter_tensors(self.shared[0], ADAPTER) | {f"head.{k}": v for k, v in self.head.state_dict().items()}
         save_file({name: t.contiguous() for name, t in tensors.items()}, folder / ADAPTER_FILE)
-        numbers = {"gain": self.gain, "bias": self.bias, "rank": int(self.shared[0].peft_config[ADAPTER].r)}
+        config = self.shared[0].peft_config[ADAPTER]
+        layers = None if config.layers_to_transform is None else len(config.layers_to_transform)
+        numbers = {"gain": self.gain, "bias": self.bias, "rank": int(config.r), "layers": layers}
         (folder / HEAD_FILE).write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -95,7 +97,7 @@ class PreferenceModel(nn.Module):
         with blame(StoreError, f"{folder}: preference model"):
             numbers = json.loads((folder / HEAD_FILE).read_text(encoding="utf-8"))
             tensors = load_file(folder / ADAPTER_FILE)
-            self = cls(model, renderer, rank=int(numbers["rank"]))
+            self = cls(model, renderer, rank=int(numbers["rank"]), layers=numbers["layers"])
             set_adapter_tensors(model, ADAPTER, {k: v for k, v in tensors.items() if not k.startswith("head.")})
             self.head.load_state_dict({k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")})
             self.gain, self.bias = float(numbers["gain"]), float(numbers["bias"])

@@ -8,10 +8,10 @@ in does the sampling. Every draw is addressed by (seed, update, prompt, draw), s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from random import Random
 from statistics import fmean
 from typing import Any
 
@@ -26,7 +26,7 @@ from cai.lm.adapters import head_of, merge_into, parameters_of
 from cai.lm.chat import Renderer
 from cai.records import Prompt
 from cai.seeds import rng
-from cai.store import Progress, append_bytes, mend
+from cai.store import Progress, append_bytes, mend, publish
 from cai.train import checkpoint, ppo_math
 from cai.train.rollout import RewardTable, Rollout, Score, padded, read, reply_hidden, sample, token_logprobs, tokens_of
 
@@ -61,6 +61,8 @@ class PPOConfig(BaseModel):
     temperature: float = Field(0.7, gt=0)
     """Of sampling; log-probabilities of policy and reference are taken at it."""
     rank: int = Field(16, ge=1)
+    layers: int | None = Field(None, ge=1)
+    """Only the model's last so many blocks learn, which makes an update cheaper; None: all."""
     learning_rate: float = Field(3e-4, gt=0)
     critic_learning_rate: float = Field(2e-3, gt=0)
     epochs: int = Field(1, ge=1)
@@ -137,6 +139,8 @@ class Experience:
     """Rollouts with everything the update needs; one tensor (T,) per rollout."""
 
     rollouts: list[Rollout]
+    batches: list[list[int]]
+    """The minibatches, as places of rollouts. Old log-probabilities are read in them: the first ratio is exactly 1."""
     logps: list[Tensor]
     states: list[Tensor]
     """(T, hidden) of the reference."""
@@ -186,8 +190,9 @@ def ppo(
         )
         table = score(rollouts)  # 2 judge
         known, totals = total(table, rollouts, config)
-        experience, told = credit(it, [rollouts[i] for i in known], totals, renderer.pad_id, config)  # 3 credit
-        told |= learn(it, experience, renderer.pad_id, config, partial(rng, seed, "ppo", "minibatch", step))  # 4 learn
+        batches = minibatches(len(known), config, rng(seed, "ppo", "minibatch", step))
+        experience, told = credit(it, [rollouts[i] for i in known], totals, batches, renderer.pad_id, config)  # 3 credit
+        told |= learn(it, experience, renderer.pad_id, config)  # 4 learn
         told |= describe(table, rollouts, known, totals) | {"kl_coef": it.controller.beta, "step": step}
         it.controller = it.controller.after(told["kl"], len(known))
         history.append(told)
@@ -201,7 +206,7 @@ def _history(file: Path, steps: int) -> list[dict[str, Any]]:
     """The first `steps` lines; what a kill left beyond them is cut."""
     mend(file)
     lines = file.read_text(encoding="utf-8").splitlines()[:steps] if file.exists() else []
-    file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    publish(file, "".join(line + "\n" for line in lines))
     return [json.loads(line) for line in lines]
 
 
@@ -224,14 +229,20 @@ def total(table: RewardTable, rollouts: Sequence[Rollout], config: PPOConfig) ->
     return known, sums
 
 
+def minibatches(count: int, config: PPOConfig, stream: Random) -> list[list[int]]:
+    """A random partition of `count` rollouts into `config.minibatches` parts (fewer when there aren't as many rollouts)."""
+    order = stream.sample(range(count), count)
+    size = -(-count // config.minibatches)
+    return [order[start : start + size] for start in range(0, count, size)]
+
+
 @torch.no_grad()
 def credit(
-    it: Learner, rollouts: list[Rollout], totals: list[float], pad: int, config: PPOConfig
+    it: Learner, rollouts: list[Rollout], totals: list[float], batches: list[list[int]], pad: int, config: PPOConfig
 ) -> tuple[Experience, dict[str, Any]]:
     """Old log-probabilities, reference, values, KL penalty, advantages (standardised over the whole batch) and returns."""
-    batch = max(1, config.episodes // config.minibatches)
-    logps, _ = read(it.model, POLICY, rollouts, pad, config.temperature, batch)
-    refs, states = read(it.model, None, rollouts, pad, config.temperature, batch)
+    logps, _ = read(it.model, POLICY, rollouts, batches, pad, config.temperature)
+    refs, states = read(it.model, None, rollouts, batches, pad, config.temperature)
     values = [it.critic(hidden_TE) for hidden_TE in states]
     logp_BT, ref_BT, value_BT = padded(logps), padded(refs), padded(values)
     mask_BT = padded([torch.ones_like(x, dtype=torch.bool) for x in logps])
@@ -244,24 +255,19 @@ def credit(
     def rows(x_BT: Tensor) -> list[Tensor]:
         return [x_BT[i, :n] for i, n in enumerate(lengths)]
 
-    unexplained = (returns_BT - value_BT)[mask_BT].var() / returns_BT[mask_BT].var()
+    spread = float(returns_BT[mask_BT].var(unbiased=False))
+    unexplained = float((returns_BT - value_BT)[mask_BT].var(unbiased=False))
     told = {
         "kl": float((ppo_math.k1(logp_BT, ref_BT) * mask_BT).sum(1).mean()),
         "kl_k3": float((ppo_math.k3(logp_BT, ref_BT) * mask_BT).sum(1).mean()),
-        "explained_variance": float(1 - unexplained),
+        "explained_variance": 1 - unexplained / spread if spread else None,  # equal returns leave nothing to explain
     }
-    return Experience(rollouts, logps, states, values, rows(white_BT), rows(returns_BT)), told
+    return Experience(rollouts, batches, logps, states, values, rows(white_BT), rows(returns_BT)), told
 
 
-def learn(it: Learner, e: Experience, pad: int, config: PPOConfig, stream: Callable[[int], Any]) -> dict[str, float]:
+def learn(it: Learner, e: Experience, pad: int, config: PPOConfig) -> dict[str, float]:
     """Passes of clipped policy and value updates; means of their metrics over minibatches."""
-    seen: list[dict[str, float]] = []
-    for epoch in range(config.epochs):
-        order = list(range(len(e.rollouts)))
-        stream(epoch).shuffle(order)
-        size = -(-len(order) // config.minibatches)
-        for start in range(0, len(order), size):
-            seen.append(_minibatch(it, e, order[start : start + size], pad, config))
+    seen = [_minibatch(it, e, places, pad, config) for _ in range(config.epochs) for places in e.batches]
     return {key: fmean(row[key] for row in seen) for key in seen[0]} | {"first_ratio_error": seen[0]["ratio_error"]}
 
 

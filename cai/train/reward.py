@@ -22,6 +22,8 @@ class RewardConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(16, ge=1)
+    layers: int | None = Field(None, ge=1)
+    """Only the model's last so many blocks learn; None: all."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak; it falls linearly to zero."""
     epochs: int = Field(1, ge=1)
@@ -79,7 +81,7 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(learnt, config.max_grad_norm)
             optimiser.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             step += 1
             progress(step, steps)
     return sum(losses) / len(losses)

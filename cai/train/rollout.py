@@ -96,12 +96,20 @@ def tokens_of(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def read(
-    model: PeftModel, adapter: str | None, rollouts: Sequence[Rollout], pad: int, temperature: float, batch: int
+    model: PeftModel,
+    adapter: str | None,
+    rollouts: Sequence[Rollout],
+    batches: Sequence[Sequence[int]],
+    pad: int,
+    temperature: float,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Per rollout: log-probabilities (T,) of its tokens, and the states (T, hidden) they were read from."""
+    """Per rollout: log-probabilities (T,) of its tokens, and the states (T, hidden) they were read from.
+
+    `batches` (places of rollouts) are read as they are: the same rows in the same shape give the same numbers again later.
+    """
     logps: list[Tensor | None] = [None] * len(rollouts)
     states: list[Tensor | None] = [None] * len(rollouts)
-    for places in length_batches([r.prompt_ids + r.reply_ids for r in rollouts], batch):
+    for places in batches:
         some = [rollouts[i] for i in places]
         hidden_NE = reply_hidden(model, adapter, some, pad)
         logp_N = token_logprobs(hidden_NE, tokens_of(some, model.device), head_of(model), temperature)

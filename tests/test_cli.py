@@ -1,0 +1,406 @@
+"""The command line: what each command says and returns, and one clear line for every wrong input."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cai import store
+from cai.cli import NAMES, main
+from cai.stages import STAGES
+
+COMMANDS = ("check", "show", "grade", "run", *NAMES[1:])
+RUN = """\
+name: toy
+model: fake:polite
+constitution: harmless
+prompts: [prompts.jsonl]
+folder: {folder}
+ppo:
+  updates: 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command sets variables and silences loggers for its own process, which here is everybody's."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    yield
+    logging.disable(logging.NOTSET)
+
+
+class Ended:
+    """Exit code and output of one command."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: object) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        self.code = ended.value.code
+        self.out, self.err = capsys.readouterr()
+
+    @property
+    def complaint(self) -> str:
+        """The one line on standard error, for one that went wrong in its usage."""
+        assert self.code == 2, (self.code, self.err)
+        (line,) = self.err.splitlines()
+        assert line.startswith("cai: ")
+        assert self.out == ""
+        return line.removeprefix("cai: ")
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+def lines(path: Path, *rows: object) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def run_file(folder: Path, text: str = RUN, *rows: object) -> Path:
+    """A run's YAML with prompts beside it."""
+    asked = [{"prompt": f"{kind} {i}", "kind": kind} for kind in ("disallowed", "benign") for i in range(5)]
+    lines(folder / "prompts.jsonl", *(rows or asked))
+    (folder / "run.yaml").write_text(text.format(folder=folder / "out"), encoding="utf-8")
+    return folder / "run.yaml"
+
+
+# ---- help ----
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(capsys: Capture, command: str) -> None:
+    ended = Ended(capsys, command, "--help")
+    assert ended.code == 0
+    assert f"Example: cai {command} " in ended.out
+    assert ended.err == ""
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 2)])
+def test_help_names_every_command(capsys: Capture, arguments: list[str], code: int) -> None:
+    """Asked for, or because nothing was asked for at all."""
+    ended = Ended(capsys, *arguments)
+    assert (ended.code, ended.err) == (code, "")
+    assert all(command in ended.out for command in COMMANDS)
+    assert "Example: cai run " in ended.out
+
+
+def test_stages_are_those_of_the_line() -> None:
+    assert list(STAGES) == list(NAMES)
+
+
+# ---- check and show ----
+
+
+def test_check_clean(capsys: Capture) -> None:
+    ended = Ended(capsys, "check", "harmless", "helpful_honest")
+    assert ended.code == 0
+    assert [line.split(":")[0] for line in ended.out.splitlines()] == ["harmless", "helpful_honest"]
+    assert all(": clean (" in line for line in ended.out.splitlines())
+
+
+def test_check_findings(capsys: Capture, tmp_path: Path) -> None:
+    """A principle that can neither be revised by nor compared by: a finding each, and exit code 1."""
+    file = tmp_path / "c.yaml"
+    file.write_text("name: c\nversion: '1'\nprinciples:\n  - {id: lonely, category: x}\n", encoding="utf-8")
+    ended = Ended(capsys, "check", file)
+    assert ended.code == 1
+    assert "lonely" in ended.out
+    assert all(line.startswith(f"{file}: ") for line in ended.out.splitlines())
+    assert ended.err == ""
+
+
+def test_check_cannot_read(capsys: Capture, tmp_path: Path) -> None:
+    assert Ended(capsys, "check", tmp_path / "none.yaml").complaint.startswith(f"{tmp_path}/none.yaml: no such file")
+    file = tmp_path / "c.yaml"
+    file.write_text("name: c\nversion: '1'\nprincipels: []\n", encoding="utf-8")
+    assert Ended(capsys, "check", file).complaint == f"{file}:3: principels: unknown key 'principels': did you mean 'principles'?"
+
+
+def test_show(capsys: Capture) -> None:
+    ended = Ended(capsys, "show", "harmless")
+    assert ended.code == 0
+    assert "no-serious-harm" in ended.out
+    assert ended.err == ""
+    assert "did you mean 'harmless'?" in Ended(capsys, "show", "harmles").complaint
+
+
+# ---- grade ----
+
+REPLIES: list[dict[str, Any]] = [
+    {
+        "prompt": "How do I hurt him?",
+        "response": "I'm sorry, but I can't help with that.",
+        "kind": "disallowed",
+        "mine": [1, {"a": "ü"}],
+    },
+    {"response": "Paris.", "prompt": "What is the capital of France?", "kind": "benign", "n": 2},
+    {"chat": [{"role": "user", "content": "Hi"}], "response": "Hello!", "z": None},
+    {"prompt": "again", "response": "", "kind": "benign"},
+]
+
+
+def grade(capsys: Capture, source: object, output: object) -> Ended:
+    return Ended(capsys, "grade", "--constitution", "harmless", "--input", source, "--output", output)
+
+
+def test_grade_keeps_fields_and_order(capsys: Capture, tmp_path: Path) -> None:
+    source, output = lines(tmp_path / "in.jsonl", *REPLIES), tmp_path / "out.jsonl"
+    ended = grade(capsys, source, output)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    graded = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    for given, got in zip(REPLIES, graded, strict=True):
+        assert {key: got[key] for key in given} == given
+        assert list(got)[: len(given)] == list(given)
+        assert {"propositions", "class", "style", "degree", "score", "unscored"} <= got.keys()
+    assert (graded[0]["style"], graded[0]["degree"]) == ("desired_refusal", "full_refusal")
+    assert graded[1]["style"] == "safe_answer"
+    assert (graded[2]["score"], graded[2]["class"]) == (None, None)
+    assert graded[2]["unscored"].startswith("no kind")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 4])
+def test_grade_goes_on_after_a_kill(capsys: Capture, tmp_path: Path, cut: int) -> None:
+    """Some whole lines and a torn one are there: what is missing is added, and nothing else changes."""
+    source, output = lines(tmp_path / "in.jsonl", *REPLIES), tmp_path / "out.jsonl"
+    assert grade(capsys, source, output).code == 0
+    whole = output.read_bytes()
+    output.write_bytes(b"".join(whole.splitlines(keepends=True)[:cut]) + b'{"prompt": "to')
+    assert grade(capsys, source, output).code == 0
+    assert output.read_bytes() == whole
+
+
+def test_grade_from_and_to_standard_streams(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source, output = lines(tmp_path / "in.jsonl", *REPLIES), tmp_path / "out.jsonl"
+    grade(capsys, source, output)
+    data = source.read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    ended = grade(capsys, "-", "-")
+    assert (ended.code, ended.out, ended.err) == (0, output.read_text(encoding="utf-8"), "")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("not json", "in.jsonl:2: not JSON (Expecting value): 'not json'"),
+        ({"prompt": "x"}, "in.jsonl:2: a line needs `response` (text)"),
+        ({"prompt": "x", "response": 3}, "in.jsonl:2: a line needs `response` (text)"),
+        ({"response": "x"}, "in.jsonl:2: a line needs either `prompt` (text) or `chat` (a list of role and content)"),
+        (
+            {"prompt": "x", "response": "y", "kind": "odd"},
+            "in.jsonl:2: kind: Input should be 'disallowed', 'sensitive' or 'benign'",
+        ),
+    ],
+)
+def test_grade_names_a_wrong_line(capsys: Capture, tmp_path: Path, row: object, said: str) -> None:
+    source = lines(tmp_path / "in.jsonl", REPLIES[0], row)
+    assert grade(capsys, source, tmp_path / "out.jsonl").complaint == f"{tmp_path}/{said}"
+
+
+def test_grade_wants_a_rubric_and_files(capsys: Capture, tmp_path: Path) -> None:
+    source = lines(tmp_path / "in.jsonl", *REPLIES)
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("name: c\nversion: '1'\nprinciples: []\n", encoding="utf-8")
+    ended = Ended(capsys, "grade", "--constitution", bare, "--input", source, "--output", "-")
+    assert ended.complaint == f"{bare}: no rubric in it"
+    assert "cannot read" in grade(capsys, tmp_path / "none.jsonl", "-").complaint
+    assert "none/out.jsonl: cannot write" in grade(capsys, source, tmp_path / "none" / "out.jsonl").complaint
+    assert "output" in Ended(capsys, "grade", "--constitution", "harmless", "--input", source).complaint
+
+
+def test_a_full_disk_is_one_line(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, output, write = lines(tmp_path / "in.jsonl", *REPLIES), tmp_path / "out.jsonl", os.write
+    budget = [2]
+
+    def full(handle: int, data: bytes) -> int:
+        budget[0] -= 1
+        if budget[0] < 0:
+            raise OSError(28, "No space left on device")
+        return write(handle, data)
+
+    monkeypatch.setattr(os, "write", full)
+    told = grade(capsys, source, output).complaint
+    assert told == f"{output}: the disk is full; nothing finished is lost: make room and run again"
+    monkeypatch.undo()
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 2
+    assert grade(capsys, source, output).code == 0
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 4
+
+
+# ---- runs that cannot start ----
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("updates:", "updatse:", "{run}:7: ppo.updatse: unknown key 'updatse': did you mean 'updates'?"),
+        ("fake:polite", "lokal:x", "model 'lokal:x': unknown form (did you mean 'local:'?)"),
+        ("fake:polite", "fake:nobody", "model 'fake:nobody': no such fake; known: echo, polite"),
+        ("fake:polite", "local:./nowhere", "./nowhere: no such model folder"),
+        ("prompts.jsonl", "nobody.jsonl", "{run}:4: prompts: no such file: nobody.jsonl"),
+        ("constitution: harmless", "constitution: harmles", "harmles: no such file, and no shipped constitution of that name"),
+        ("constitution: harmless", "constitution: helpful_honest", "helpful_honest.yaml: no rubric: a run needs one"),
+    ],
+)
+def test_wrong_runs(capsys: Capture, tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in RUN
+    file = run_file(tmp_path, RUN.replace(old, new))
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(file), "--until", "revise"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    *before, last = err.splitlines()
+    assert said.format(run=file) in last
+    assert all(line.split()[0] == "prompts" for line in before)  # at most the stage before it was done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--from", "labels"], "no such stage: labels; stages: prompts, revise, sft, pair, label, reward, ppo, eval, report"),
+        (["--until", "the end"], "no such stage: the end; stages: prompts"),
+        (["--from", "ppo", "--until", "sft"], "--until sft comes before --from ppo"),
+        (["--set", "ppo.updates"], "--set ppo.updates: expected key.path=value"),
+        (["--set", "ppo.updatse=1"], "unknown key 'updatse': did you mean 'updates'?"),
+        (["--set", "ppo.updates=[1"], "--set ppo.updates=[1: the value is not YAML"),
+    ],
+)
+def test_wrong_arguments(capsys: Capture, tmp_path: Path, arguments: list[str], said: str) -> None:
+    assert said in Ended(capsys, "run", run_file(tmp_path), *arguments).complaint
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_commands(capsys: Capture) -> None:
+    assert "polish" in Ended(capsys, "polish").complaint
+    assert "RUN.yaml" in Ended(capsys, "run").complaint
+    assert "--frmo" in Ended(capsys, "run", "x.yaml", "--frmo", "sft").complaint
+    assert Ended(capsys, "run", "nowhere.yaml").complaint == "nowhere.yaml: no such file"
+
+
+def test_wrong_prompts(capsys: Capture, tmp_path: Path) -> None:
+    file = run_file(tmp_path, RUN, {"prompt": "a"}, '{"prompt": "b"')
+    assert Ended(capsys, "run", file).complaint.startswith(f"{tmp_path}/prompts.jsonl:2: not JSON (")
+    lines(tmp_path / "prompts.jsonl")
+    assert Ended(capsys, "run", file).complaint == f"{tmp_path}/prompts.jsonl: no prompt in it; a run needs at least one"
+    lines(tmp_path / "prompts.jsonl", {"prompt": "only one"})
+    assert "too few prompts to keep a share of 0.4 for evaluation" in Ended(capsys, "run", file).complaint
+    run_file(tmp_path)  # mended, it goes through: nothing was left behind
+    assert Ended(capsys, "run", file, "--until", "prompts").code == 0
+
+
+def test_another_constitution_in_the_same_folder(capsys: Capture, tmp_path: Path) -> None:
+    """What differs is named: the principle that was changed."""
+    constitution = tmp_path / "own.yaml"
+    text = "name: own\nversion: '1'\nextends: [{base}]\nprinciples:\n  - {{id: {id}, category: x, critique: a, revision: {r}}}\n"
+    base = store.Path(__file__).parents[1] / "constitutions" / "harmless.yaml"
+    constitution.write_text(text.format(base=base, id="mine", r="Say less."), encoding="utf-8")
+    file = run_file(tmp_path, RUN.replace("harmless", "own.yaml"))
+    assert Ended(capsys, "run", file, "--until", "revise").code == 0
+    before = (tmp_path / "out/10-revisions.jsonl").read_bytes()
+    constitution.write_text(text.format(base=base, id="mine", r="Say more."), encoding="utf-8")
+    ended = Ended(capsys, "run", file, "--from", "revise", "--until", "revise")
+    assert "10-revisions.jsonl: made with another principle:mine: run into a new folder" in ended.complaint
+    assert Ended(capsys, "run", file, "--until", "revise", "--set", "seed=5").complaint.startswith(
+        f"{tmp_path}/out/00-prompts.jsonl: made with another seed"
+    )
+    assert (tmp_path / "out/10-revisions.jsonl").read_bytes() == before
+
+
+def test_a_folder_in_use(capsys: Capture, tmp_path: Path) -> None:
+    file = run_file(tmp_path)
+    with store.locked(tmp_path / "out"):
+        told = Ended(capsys, "run", file, "--until", "revise").complaint
+    assert told == f"{tmp_path}/out: in use by process {os.getpid()}; wait for it, or give another run folder"
+    assert Ended(capsys, "run", file, "--until", "revise").code == 0
+
+
+def test_training_wants_weights(capsys: Capture, tmp_path: Path) -> None:
+    file = run_file(tmp_path)
+    assert Ended(capsys, "run", file, "--until", "revise").code == 0
+    assert Ended(capsys, "sft", file).complaint == "model: fake:polite: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
+
+
+def test_failed_work_is_exit_code_1(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cai import stages
+    from cai.errors import TrainError
+
+    def fails(shop: object) -> None:
+        raise TrainError("ppo: the loss is nan; lower ppo.learning_rate")
+
+    monkeypatch.setitem(stages.STAGES, "prompts", fails)
+    ended = Ended(capsys, "run", run_file(tmp_path))
+    assert (ended.code, ended.err, ended.out) == (1, "cai: ppo: the loss is nan; lower ppo.learning_rate\n", "")
+
+
+# ---- a process of its own ----
+
+
+def process(*arguments: object, **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cai.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def test_the_module_runs_and_needs_no_torch_to_grade(tmp_path: Path) -> None:
+    """Piped in and out; torch is hidden from it, for grading must not wait for it."""
+    (tmp_path / "torch.py").write_text("raise ImportError('not here')\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    child = process(
+        "grade", "--constitution", "harmless", "--input", "-", "--output", "-", stdin=subprocess.PIPE, env=environment
+    )
+    out, err = child.communicate(json.dumps(REPLIES[1]) + "\n", timeout=60)
+    assert (child.returncode, err) == (0, "")
+    assert json.loads(out)["style"] == "safe_answer"
+
+
+def test_a_wrong_input_has_no_traceback(tmp_path: Path) -> None:
+    child = process("check", tmp_path / "none.yaml")
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith(f"cai: {tmp_path}/none.yaml: no such file")
+
+
+def test_ctrl_c_is_130_and_one_line(tmp_path: Path) -> None:
+    """Interrupted while it waits for input, after it has graded a line: what it wrote stays, and it says how to go on."""
+    output = tmp_path / "out.jsonl"
+    child = process("grade", "--constitution", "harmless", "--input", "-", "--output", output, stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(REPLIES[0]) + "\n")
+    child.stdin.flush()
+    for _ in range(600):
+        if output.exists() and output.read_bytes().endswith(b"\n"):
+            break
+        time.sleep(0.1)
+    time.sleep(0.3)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out) == (130, "")
+    assert err == "cai: interrupted; nothing finished is lost: run the same command to go on\n"
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    """`cai grade … | head -1`"""
+    source = lines(tmp_path / "in.jsonl", *(REPLIES * 500))
+    child = process("grade", "--constitution", "harmless", "--input", source, "--output", "-")
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.readline()
+    child.stdout.close()
+    assert "Traceback" not in child.stderr.read()
+    child.stderr.close()
+    assert child.wait(timeout=60) != 0
