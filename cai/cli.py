@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -128,7 +129,7 @@ def _walk(file: Path, names: tuple[str, ...], settings: list[str] | None) -> Non
     loaded = load_run(file, settings or [])
     started = time.monotonic()
     with teller() as progress:
-        walk(open_workshop(loaded, progress), names, lambda name, seconds: print(f"{name:>8}  {seconds:6.1f} s", file=sys.stderr))
+        walk(open_workshop(loaded, progress), names, _tell)
     scores = loaded.folder / SCORES
     if {"eval", "report"} & set(names) and scores.exists():
         from cai.records import Score
@@ -138,6 +139,12 @@ def _walk(file: Path, names: tuple[str, ...], settings: list[str] | None) -> Non
         Console(width=None if sys.stdout.isatty() else 120).print(headline(list(read(scores, Score))))
     if "report" in names:
         print(f"report: {loaded.folder / 'report.html'}   ({time.monotonic() - started:.0f} s)")
+
+
+def _tell(stage: str, seconds: float) -> None:
+    """One line per finished stage; the memory is the process's highest so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform != "darwin" else 1 << 30)
+    print(f"{stage:>8}  {seconds:6.1f} s   peak memory {peak:.1f} GiB", file=sys.stderr)
 
 
 def _quiet() -> None:

@@ -79,6 +79,17 @@ class Prompt(Row):
         return self
 
 
+class Item(Part):
+    """One draw for one prompt: what is worked on where a prompt gets several replies."""
+
+    prompt: Prompt
+    draw: int = Field(0, ge=0)
+
+    @property
+    def id(self) -> str:
+        return f"{self.prompt.id}/{self.draw}"
+
+
 class Sampled(Part):
     """How a text was drawn: enough to draw it again."""
 
@@ -102,6 +113,8 @@ class Revision(Row):
     """A reply and its revisions (arXiv:2212.08073 §3). No rounds: no principle applies, `final` is the reply itself."""
 
     source: str
+    draw: int = Field(0, ge=0)
+    """Number of this reply among those to the same prompt."""
     chat: Chat
     initial: str
     rounds: tuple[Round, ...] = ()

@@ -16,15 +16,15 @@ from cai.config import Loaded
 from cai.constitution import Constitution, digests, load
 from cai.errors import ConfigError, StoreError
 from cai.evals.refusal import comparisons, refusal_scores
-from cai.evals.replies import Item, item_of, items, replier
+from cai.evals.replies import item_of, items, replier
 from cai.evals.stats import estimate
 from cai.generate.gate import Gate, every, readable
 from cai.generate.label import labeller
 from cai.generate.pair import choose_prompts, pairer
-from cai.generate.revise import reviser
+from cai.generate.revise import revise_items, revised_item, reviser
 from cai.hygiene.prompts import read_prompts, split
 from cai.lm import LM, open_lm
-from cai.records import Kind, Pair, Preference, Prompt, Reply, Revision
+from cai.records import Item, Kind, Pair, Preference, Prompt, Reply, Revision
 from cai.report.html import write_report
 from cai.rubric import Compiled, compile_rubric, grade
 from cai.store import Progress, digest
@@ -99,7 +99,7 @@ def _rows(path: Path, kind: Any) -> list[Any]:
 def prompts(shop: Workshop) -> None:
     """00-prompts.jsonl for training, 01-held-out.jsonl for evaluation."""
     run = shop.loaded.run
-    files = {f"input {path.name}": store.file_digest(path) for path in shop.loaded.prompts}
+    files = {f"input {name}": store.file_digest(path) for name, path in zip(run.prompts, shop.loaded.prompts, strict=True)}
     made = {"held_out": str(run.held_out), "seed": str(run.seed), **files}
     train, held = split(read_prompts(shop.loaded.prompts), run.held_out, run.seed)
     if not train or not held:
@@ -131,8 +131,8 @@ def revise(shop: Workshop) -> None:
     ):
         return
     step = reviser(shop.constitution, author, config, every(readable, rubric_gate(shop.rubric)), shop.seed)
-    rows = _rows(shop.path(PROMPTS), Prompt)
-    asyncio.run(store.fill(out, rows, step, Revision, width=author.width, progress=shop.progress("revise")))
+    rows, told = revise_items(_rows(shop.path(PROMPTS), Prompt), config), shop.progress("revise")
+    asyncio.run(store.fill(out, rows, step, Revision, width=author.width, source=revised_item, progress=told))
     made: list[Revision] = _rows(out, Revision)
     store.finish(
         out, rows=len(made), kept=sum(r.final is not None for r in made), revised=sum(r.chosen_round is not None for r in made)

@@ -266,8 +266,8 @@ def begin(artefact: Path, stage: str, made: Mapping[str, str]) -> Manifest | Non
         differs = sorted(key for key in found.made.keys() | made.keys() if found.made.get(key) != made.get(key))
         if differs:
             raise StoreError(
-                f"{artefact}: made with another {', '.join(differs)}: run into a new folder, "
-                f"or delete this artefact and those after it to make them anew"
+                f"{artefact}: made with another {', '.join(differs)}: run into a new folder, or to make it anew "
+                f"delete {artefact.parent}/{artefact.name[:2]}* and everything numbered after it"
             )
         if found.finished and artefact.exists():
             return found

@@ -17,10 +17,10 @@ from cai.errors import BackendError
 from cai.generate.gate import every, near_copy, readable
 from cai.generate.label import LabelConfig, draw_principles, labeller, p_first
 from cai.generate.pair import PairConfig, pairer
-from cai.generate.revise import ReviseConfig, choose, draw_principle, reviser
+from cai.generate.revise import ReviseConfig, choose, draw_principle, revise_items, revised_item, reviser
 from cai.hygiene.prompts import read_prompts
 from cai.lm import FakeLM
-from cai.records import Chat, Kind, Pair, Preference, Prompt, Revision, Round, chat_of
+from cai.records import Item, Chat, Kind, Pair, Preference, Prompt, Revision, Round, chat_of
 from cai.store import fill, read
 from cai.templates import NO_CRITIQUE
 
@@ -71,7 +71,7 @@ def declines(prompt: Prompt, reply: str) -> str | None:
 
 def run(lm: FakeLM, what: Prompt | None = None, *, book: Constitution = ONE, seed: int = 0, **config: object) -> Revision:
     step = reviser(book, lm, ReviseConfig.model_validate(config), declines, seed)
-    return asyncio.run(step(what or prompt()))
+    return asyncio.run(step(Item(prompt=what or prompt())))
 
 
 # Revision
@@ -201,7 +201,7 @@ def test_revisions_do_not_depend_on_the_order_of_work() -> None:
 
     async def rows(order: Sequence[Prompt], seed: int) -> dict[str, Revision]:
         step = reviser(book, FakeLM(lambda chat, n: f"words {n} {n * 3} {n * 7}"), config, declines, seed)
-        made = await asyncio.gather(*map(step, order))
+        made = await asyncio.gather(*(step(Item(prompt=p)) for p in order))
         return {row.source: row for row in made}
 
     forwards = asyncio.run(rows(prompts, 0))
@@ -286,8 +286,20 @@ def test_gates_are_joined() -> None:
     assert every()(prompt(), "") is None
 
 
+def test_helpful_samples() -> None:
+    """Prompts to revise get one draw, the others two, each with an address and a reply of its own; resuming tells them apart."""
+    harmful, benign = prompt(), prompt("Say hi.", kind="benign")
+    config = ReviseConfig(helpful_samples=2)
+    items = revise_items([harmful, benign], config)
+    assert [(item.prompt.kind, item.draw) for item in items] == [("disallowed", 0), ("benign", 0), ("benign", 1)]
+    step = reviser(ONE, FakeLM(lambda chat, seed: f"sorry {seed}"), config, declines, 0)
+    rows = [asyncio.run(step(item)) for item in items]
+    assert [revised_item(row) for row in rows] == [item.id for item in items]
+    assert rows[1].initial != rows[2].initial
+
+
 def test_choose_without_rounds() -> None:
-    assert choose(prompt(), "Take this.", [], declines).dropped == "does not decline"
+    assert choose(Item(prompt=prompt()), "Take this.", [], declines).dropped == "does not decline"
 
 
 # Pairs

@@ -16,7 +16,7 @@ from cai.lm.chat import Renderer, load_renderer
 from cai.lm.local import load_model
 from cai.records import Prompt, chat_of
 from cai.seeds import rng
-from cai.train.ppo import POLICY, KLConfig, Learner, PPOConfig, credit, draw_prompts, learn, learner, minibatches, ppo, total
+from cai.train.ppo import POLICY, KLConfig, Learner, PPOConfig, credit, draw_prompts, learn, learner, minibatches, ppo, quotas, total
 from cai.train.ppo_math import KLController
 from cai.train.rollout import RewardTable, Rollout, read
 
@@ -345,6 +345,22 @@ def test_prompts_are_addressed_by_step() -> None:
     assert there == back[::-1]
     assert there != [[p.id for p in draw_prompts(PROMPTS, 3, 1, step)] for step in range(6)]
     assert len(draw_prompts(PROMPTS, 12, 0, 0)) == 12
+
+
+def test_quotas_by_largest_remainder() -> None:
+    """16 in the ratio 5:2:9 is exact; 7 in 1:1:1 is 2.33 each: the spare one goes to the first; 4 in 5:2:9 is 1.25, .5, 2.25."""
+    assert quotas({"disallowed": 5, "sensitive": 2, "benign": 9}, 16) == {"disallowed": 5, "sensitive": 2, "benign": 9}
+    assert quotas({"disallowed": 1, "sensitive": 1, "benign": 1}, 7) == {"disallowed": 3, "sensitive": 2, "benign": 2}
+    assert quotas({"disallowed": 5, "sensitive": 2, "benign": 9}, 4) == {"disallowed": 1, "sensitive": 1, "benign": 2}
+
+
+def test_shares_decide_on_kinds() -> None:
+    prompts = [Prompt(chat=chat_of(("user", f"{kind} {i}")), kind=kind) for kind in ("disallowed", "benign") for i in range(5)]
+    drawn = [draw_prompts(prompts, 4, 0, step, {"disallowed": 1, "benign": 3}) for step in range(5)]
+    assert all([p.kind for p in step] == ["disallowed"] + ["benign"] * 3 for step in drawn)
+    assert len({p.id for step in drawn for p in step if p.kind == "disallowed"}) == 5, "one pass sees every prompt once"
+    with pytest.raises(TrainError, match="sensitive"):
+        draw_prompts(prompts, 4, 0, 0, {"sensitive": 1})
 
 
 def test_rollouts_are_counted_in_whole_minibatches() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cai.lm.base import LM
-from cai.records import Prompt, Reply
+from cai.records import Item, Prompt, Reply
 from cai.rubric import Compiled, grade
 from cai.seeds import derive
 
@@ -24,25 +23,13 @@ class EvalConfig(BaseModel):
     max_tokens: int = Field(64, ge=1)
 
 
-@dataclass(frozen=True)
-class Item:
-    """One draw for one prompt."""
-
-    prompt: Prompt
-    draw: int
-
-    @property
-    def id(self) -> str:
-        return f"{self.prompt.id}/{self.draw}"
-
-
 def item_of(reply: Reply) -> str:
     """`Item.id` of the item that a reply answers."""
     return f"{reply.source}/{reply.draw}"
 
 
 def items(prompts: Sequence[Prompt], draws: int) -> list[Item]:
-    return [Item(prompt, draw) for prompt in prompts for draw in range(draws)]
+    return [Item(prompt=prompt, draw=draw) for prompt in prompts for draw in range(draws)]
 
 
 def replier(subject: str, lm: LM, rubric: Compiled, config: EvalConfig, seed: int) -> Callable[[Item], Awaitable[Reply]]:

@@ -10,7 +10,7 @@ from cai import templates
 from cai.constitution.schema import Constitution, Principle
 from cai.generate.gate import Gate, near_copy
 from cai.lm.base import LM
-from cai.records import Chat, Kind, Prompt, Revision, Round
+from cai.records import Chat, Item, Kind, Prompt, Revision, Round
 from cai.seeds import derive, rng
 
 
@@ -25,6 +25,8 @@ class ReviseConfig(BaseModel):
     """No further round once the gate lets a revision through."""
     kinds: tuple[Kind, ...] = ("disallowed", "sensitive")
     """Prompts of other kinds keep the model's own reply: the helpful half of the training text."""
+    helpful_samples: int = Field(1, ge=1)
+    """Replies to each prompt of those other kinds (the paper draws two): more of them, less refusing of harmless requests."""
     direct: bool = False
     """Ask for the revision without a critique first."""
     temperature: float = Field(1.0, ge=0)
@@ -33,6 +35,25 @@ class ReviseConfig(BaseModel):
     max_tokens: int = Field(64, ge=1)
     """Of a reply or a revision; a reply cut there loses its unfinished sentence."""
     critique_tokens: int = Field(48, ge=1)
+
+
+def revised(prompt: Prompt, config: ReviseConfig) -> bool:
+    """Whether replies to this prompt are criticised and rewritten, rather than kept as they are."""
+    return prompt.kind is None or prompt.kind in config.kinds
+
+
+def revise_items(prompts: Sequence[Prompt], config: ReviseConfig) -> list[Item]:
+    """What `reviser`'s step is called on: one draw per prompt to revise, `helpful_samples` per other prompt."""
+    return [
+        Item(prompt=prompt, draw=draw)
+        for prompt in prompts
+        for draw in range(1 if revised(prompt, config) else config.helpful_samples)
+    ]
+
+
+def revised_item(row: Revision) -> str:
+    """`Item.id` of the item that a row came from."""
+    return f"{row.source}/{row.draw}"
 
 
 def draw_principle(principles: Sequence[Principle], prompt: Prompt, seed: int, *where: object) -> Principle | None:
@@ -49,8 +70,8 @@ def draw_principle(principles: Sequence[Principle], prompt: Prompt, seed: int, *
 
 def reviser(
     constitution: Constitution, author: LM, config: ReviseConfig, gate: Gate, seed: int
-) -> Callable[[Prompt], Awaitable[Revision]]:
-    """The step that makes one `Revision` from one `Prompt`: reply, then rounds of critique and revision."""
+) -> Callable[[Item], Awaitable[Revision]]:
+    """The step that makes one `Revision` from one draw for one prompt: reply, then rounds of critique and revision."""
     principles = [p for p in constitution.principles if p.revision and (config.direct or p.critique)]
     shots = constitution.examples.critique
 
@@ -76,10 +97,12 @@ def reviser(
         )
         return Round(principle=principle.id, critique=critique, revision=revision or "")
 
-    async def revise(prompt: Prompt) -> Revision:
-        initial = await say(prompt, "reply", prompt.chat, max_tokens=config.max_tokens, temperature=config.temperature) or ""
+    async def revise(item: Item) -> Revision:
+        prompt = item.prompt
+        which = f"reply {item.draw}"
+        initial = await say(prompt, which, prompt.chat, max_tokens=config.max_tokens, temperature=config.temperature) or ""
         rounds: list[Round] = []
-        wanted = config.rounds if prompt.kind in config.kinds or prompt.kind is None else 0
+        wanted = config.rounds if revised(prompt, config) else 0
         for number in range(wanted):
             made = await one_round(prompt, number, next((r.revision for r in reversed(rounds) if r.revision), initial))
             if made is None:
@@ -87,7 +110,7 @@ def reviser(
             rounds.append(made)
             if config.stop_when_kept and _objection(prompt, initial, made.revision, gate) is None:
                 break
-        return choose(prompt, initial, rounds, gate)
+        return choose(item, initial, rounds, gate)
 
     return revise
 
@@ -98,8 +121,9 @@ def _objection(prompt: Prompt, initial: str, revision: str, gate: Gate) -> str |
     return gate(prompt, revision)
 
 
-def choose(prompt: Prompt, initial: str, rounds: Sequence[Round], gate: Gate) -> Revision:
+def choose(item: Item, initial: str, rounds: Sequence[Round], gate: Gate) -> Revision:
     """The latest revision that the gate lets through, else the first reply if it may stand, else dropped with the last reason."""
+    prompt = item.prompt
     reasons = [_objection(prompt, initial, made.revision, gate) for made in rounds]
     good = [i for i, reason in enumerate(reasons) if reason is None]
     first_reason = gate(prompt, initial)
@@ -112,6 +136,7 @@ def choose(prompt: Prompt, initial: str, rounds: Sequence[Round], gate: Gate) ->
         dropped = reasons[-1] if reasons else first_reason
     return Revision(
         source=prompt.id,
+        draw=item.draw,
         chat=prompt.chat,
         initial=initial,
         rounds=tuple(rounds),

@@ -66,8 +66,9 @@ def _many_queries(
         )
         shown = torch.ones(B, 1, Q, prefix[0].shape[1], dtype=torch.bool, device=mask_B1QS.device)
         mask_B1QS = torch.cat([shown, mask_B1QS], 3)
-    # The CPU kernel's backward pass is several times slower in bfloat16: training attends in float32.
-    in_float = q_BHQD.device.type == "cpu" and q_BHQD.requires_grad
+    # The CPU kernel's backward pass is several times slower in bfloat16. So plain causal rows, which are those of training and
+    # scoring, attend in float32, with gradients and without: both passes give the same numbers.
+    in_float = q_BHQD.device.type == "cpu" and causal
     half = torch.is_autocast_enabled(q_BHQD.device.type) and not in_float
     q, k, v = (x.to(torch.bfloat16 if half else torch.float32 if in_float else q_BHQD.dtype) for x in (q_BHQD, k_BKSD, v_BKSD))
     with torch.autocast(q.device.type, enabled=False):

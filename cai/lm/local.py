@@ -21,12 +21,15 @@ from cai.lm import attention, decode
 from cai.lm.attention import Prefix
 from cai.lm.base import Sample, cut
 from cai.lm.chat import Renderer, load_renderer
+from cai.lm.decode import common_prefix
 from cai.lm.precision import matmul_dtype
 from cai.records import Chat
 from cai.store import digest, file_digest
 
 BATCH = 128
 """Rows a forward pass: past this a decoding step on CPU costs in proportion."""
+TOKENS = 12_000
+"""Prompt tokens a forward pass, which bounds its memory: about 50 kB each for keys and values of a small model."""
 KEPT_PREFIXES = 4
 
 
@@ -119,7 +122,7 @@ class LocalLM:
 
     def _prefix(self, rows: Sequence[list[int]]) -> Prefix | None:
         """What all rows begin with, read once. Only an exactly equal prefix is taken from memory: the numbers stay the same."""
-        length = decode.common_prefix(rows) if len(rows) > 1 else 0
+        length = common_prefix(rows) if len(rows) > 1 else 0
         if length < decode.MIN_PREFIX:
             return None
         key = tuple(rows[0][:length])
@@ -165,9 +168,15 @@ class LocalLM:
 
 
 def _batches(calls: list[Any]) -> list[list[Any]]:
-    """Shortest first, `BATCH` at a time: rows of like length waste little padding."""
-    ordered = sorted(calls, key=lambda call: len(call.ids))
-    return [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
+    """Shortest first: like lengths waste little padding. At most `BATCH` rows and `TOKENS` tokens beyond what all share."""
+    shared = common_prefix([call.ids for call in calls]) if calls else 0
+    batches: list[list[Any]] = []
+    for call in sorted(calls, key=lambda call: len(call.ids)):
+        full = not batches or len(batches[-1]) == BATCH or (len(batches[-1]) + 1) * (len(call.ids) - shared) > TOKENS
+        if full:
+            batches.append([])
+        batches[-1].append(call)
+    return batches
 
 
 def load_model(where: str) -> PreTrainedModel:

@@ -8,12 +8,12 @@ in does the sampling. Every draw is addressed by (seed, update, prompt, draw), s
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from cai.errors import TrainError
 from cai.lm.adapters import head_of, merge_into, parameters_of
 from cai.lm.chat import Renderer
-from cai.records import Prompt
+from cai.records import Kind, Prompt
 from cai.seeds import rng
 from cai.store import Progress, append_bytes, mend, publish
 from cai.train import checkpoint, ppo_math
@@ -54,6 +54,8 @@ class PPOConfig(BaseModel):
     updates: int = Field(8, ge=0)
     prompts: int = Field(16, ge=1)
     """Prompts per update."""
+    shares: dict[Kind, Annotated[float, Field(gt=0)]] | None = None
+    """Relative share of each kind among them; None: as they come."""
     replies: int = Field(4, ge=1)
     """Replies per prompt."""
     max_tokens: int = Field(48, ge=1)
@@ -176,7 +178,7 @@ def ppo(
     history = _history(metrics_file, start)
     for step in range(start, config.updates):
         progress(step, config.updates)
-        chosen = draw_prompts(prompts, config.prompts, seed, step)
+        chosen = draw_prompts(prompts, config.prompts, seed, step, config.shares)
         merge_into(it.sampler, it.model, POLICY)
         rollouts = sample(  # 1 act
             it.sampler,
@@ -210,14 +212,42 @@ def _history(file: Path, steps: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def draw_prompts(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
-    """The next `count` prompts of an endless row of shuffled passes over all of them; addressed by step."""
+def draw_prompts(
+    prompts: Sequence[Prompt], count: int, seed: int, step: int, shares: Mapping[Kind, float] | None = None
+) -> list[Prompt]:
+    """The next `count` prompts of an endless row of shuffled passes over all of them; addressed by step.
+
+    With `shares`, each named kind has a row of its own and gets its part of `count`.
+
+    Raises:
+        TrainError: a kind with a share has no prompt.
+    """
+    if not shares:
+        return _passes(prompts, count, step, lambda epoch: rng(seed, "ppo", "prompts", epoch))
+    chosen = []
+    for kind, part in quotas(shares, count).items():
+        group = [prompt for prompt in prompts if prompt.kind == kind]
+        if not group:
+            raise TrainError(f"ppo.shares: no training prompt is of kind {kind!r}")
+        chosen += _passes(group, part, step, lambda epoch, kind=kind: rng(seed, "ppo", "prompts", kind, epoch))  # type: ignore[misc]
+    return chosen
+
+
+def _passes(prompts: Sequence[Prompt], count: int, step: int, stream: Callable[[int], Random]) -> list[Prompt]:
     chosen = []
     for place in range(step * count, (step + 1) * count):
         epoch, spot = divmod(place, len(prompts))
-        order = rng(seed, "ppo", "prompts", epoch).sample(range(len(prompts)), len(prompts))
-        chosen.append(prompts[order[spot]])
+        chosen.append(prompts[stream(epoch).sample(range(len(prompts)), len(prompts))[spot]])
     return chosen
+
+
+def quotas(shares: Mapping[Kind, float], count: int) -> dict[Kind, int]:
+    """`count` split in proportion to `shares` by largest remainder."""
+    exact = {kind: count * share / sum(shares.values()) for kind, share in shares.items()}
+    parts = {kind: int(number) for kind, number in exact.items()}
+    for kind in sorted(exact, key=lambda kind: parts[kind] - exact[kind])[: count - sum(parts.values())]:
+        parts[kind] += 1
+    return parts
 
 
 def total(table: RewardTable, rollouts: Sequence[Rollout], config: PPOConfig) -> tuple[list[int], list[float]]:
