@@ -20,7 +20,7 @@ from cai.generate.pair import PairConfig, pairer
 from cai.generate.revise import ReviseConfig, choose, draw_principle, revise_items, revised_item, reviser
 from cai.hygiene.prompts import read_prompts
 from cai.lm import FakeLM
-from cai.records import Item, Chat, Kind, Pair, Preference, Prompt, Revision, Round, chat_of
+from cai.records import Chat, Item, Kind, Pair, Preference, Prompt, Revision, Round, chat_of
 from cai.store import fill, read
 from cai.templates import NO_CRITIQUE
 

@@ -323,9 +323,15 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_concurrent_calls_share_a_batch(lm: LocalLM, batches: list[int]) -> None:
-    """70 callers at once: a batch of 64 and one of 6."""
-    assert len(sampled(lm, [ask("x" * i) for i in range(70)], max_tokens=1)) == 70
-    assert batches == [64, 6]
+    """140 callers at once: a batch of 128 and one of 12. Their prompts are short: 128 of them stay below 12,000 tokens."""
+    assert len(sampled(lm, [ask("x" * (i % 70)) for i in range(140)], max_tokens=1)) == 140
+    assert batches == [128, 12]
+
+
+def test_long_prompts_make_smaller_batches(lm: LocalLM, batches: list[int]) -> None:
+    """Ten prompts of some 2,000 byte tokens that differ from the first letter: five make 10,000 tokens, six pass 12,000."""
+    sampled(lm, [ask(chr(ord("a") + i) * 2000) for i in range(10)], max_tokens=1)
+    assert batches == [5, 5]
 
 
 def test_chained_calls_stay_together(lm: LocalLM, batches: list[int]) -> None:
