@@ -9,6 +9,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from cai.errors import BackendError, UsageError
 from cai.lm import FakeLM, Sample, decode, open_lm
 from cai.lm.decode import Batch, choose, common_prefix, generate, option_logprobs, pad_left, read_prefix
-from cai.lm.local import LocalLM, fingerprint, load_local
+from cai.lm.local import LocalLM, fingerprint, load_local, refuse_windows
 from cai.lm.precision import matmul_dtype
 from cai.lm.weights import EMBEDDED_HUB_ID, cache_folder, embedded, locate
 from cai.records import Chat, chat_of
@@ -520,3 +521,10 @@ def test_the_embedded_model_speaks() -> None:
     assert said.text.isprintable()
     assert odds is not None
     assert odds[0] > odds[1] + 5
+
+
+def test_sliding_windows_are_refused() -> None:
+    refuse_windows(SimpleNamespace(layer_types=["full_attention"]), "there")
+    refuse_windows(SimpleNamespace(), "there")
+    with pytest.raises(BackendError, match=r"there: .*sliding"):
+        refuse_windows(SimpleNamespace(layer_types=["full_attention", "sliding_attention"]), "there")

@@ -185,7 +185,14 @@ def load_model(where: str) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             where, dtype=torch.float32, attn_implementation=attention.NAME, use_safetensors=True
         )
+    refuse_windows(model.config, where)
     return model.eval()
+
+
+def refuse_windows(config: Any, where: str) -> None:
+    """Our attention looks at every earlier token: a model trained with sliding windows would quietly become another one."""
+    if any("sliding" in kind for kind in getattr(config, "layer_types", None) or ()):
+        raise BackendError(f"{where}: its layers attend in sliding windows, which the local back end does not do yet")
 
 
 def load_local(where: str, *, width: int = BATCH) -> LocalLM:
