@@ -243,6 +243,7 @@ def ppo(shop: Workshop) -> None:
     from cai.lm.adapters import merge_into, with_adapter
     from cai.lm.chat import load_renderer
     from cai.lm.local import load_model
+    from cai.lm.precision import matmul_dtype
     from cai.reward.combine import combine
     from cai.reward.preference_model import PreferenceModel
     from cai.train import ppo as training
@@ -254,7 +255,7 @@ def ppo(shop: Workshop) -> None:
         return
     where = str(shop.path(SFT))
     torch.manual_seed(shop.seed)
-    renderer, sampler = load_renderer(where), load_model(where)
+    renderer, sampler = load_renderer(where), load_model(where, matmul_dtype())
     model = with_adapter(load_model(where), training.POLICY, run.ppo.rank, run.ppo.layers)
     judge = PreferenceModel.load(model, renderer, shop.path(REWARD)) if run.mix.pm else None
 
@@ -265,8 +266,9 @@ def ppo(shop: Workshop) -> None:
     with store.publish_folder(out) as folder:
         it = training.learner(model, sampler, run.ppo)
         history = training.ppo(it, renderer, rows, score, run.ppo, folder, seed=shop.seed, progress=shop.progress("ppo"))
-        merge_into(sampler, model, training.POLICY)
-        sampler.save_pretrained(folder)
+        whole = load_model(where)  # the sampler has too few bits to be kept
+        merge_into(whole, model, training.POLICY)
+        whole.save_pretrained(folder)
         renderer.tokenizer.save_pretrained(folder)
     store.finish(out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history))
 

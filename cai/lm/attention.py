@@ -89,12 +89,12 @@ def _one_query(
     if mask_B1QS is not None:
         scores_BKGS = scores_BKGS.masked_fill(~mask_B1QS, torch.finfo(scores_BKGS.dtype).min)
     if prefix is None:
-        out_BKGD = scores_BKGS.softmax(-1) @ v_BKSD
+        out_BKGD = scores_BKGS.softmax(-1, dtype=torch.float32).to(v_BKSD.dtype) @ v_BKSD
     else:
         key_KPD, value_KPD = prefix
         q_KXD = q_BKGD.transpose(0, 1).reshape(K, -1, D)  # X = B * G
         scores_BKGP = (q_KXD @ key_KPD.transpose(1, 2)).view(K, B, H // K, -1).transpose(0, 1)
-        weights = torch.cat([scores_BKGP, scores_BKGS], -1).softmax(-1)
+        weights = torch.cat([scores_BKGP, scores_BKGS], -1).softmax(-1, dtype=torch.float32).to(v_BKSD.dtype)
         P = key_KPD.shape[1]
         weights_KXP = weights[..., :P].transpose(0, 1).reshape(K, -1, P)
         out_BKGD = (weights_KXP @ value_KPD).view(K, B, H // K, D).transpose(0, 1) + weights[..., P:] @ v_BKSD

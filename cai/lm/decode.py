@@ -97,7 +97,7 @@ class Batch:
         return hidden
 
     def step(self, ids_B: Tensor) -> None:
-        """Read one more token per row, in the model's own number format: a single step is bound by memory, not by products."""
+        """Read one more token per row, in the model's own format: converting weights would take longer than the step."""
         self.mask_BT = torch.cat([self.mask_BT, torch.ones(len(ids_B), 1, dtype=torch.bool, device=ids_B.device)], 1)
         self.hidden_BTE = self._forward(ids_B[:, None], self.next_position_B[:, None], self.mask_BT[:, None, None, :])
         self.next_position_B = self.next_position_B + 1
@@ -109,9 +109,17 @@ class Batch:
         self.hidden_BTE = self.hidden_BTE[rows]
 
     def logits(self) -> Tensor:
-        """(B, V), float32: what comes after the last token read."""
+        """(B, V), float32: what comes after the last token read. Good enough to draw from (see `float_head`)."""
         logits_BV: Tensor = self.model.get_output_embeddings()(self.hidden_BTE[:, -1]).float()
         return logits_BV
+
+
+def float_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """Hidden states -> logits with all bits: bfloat16 would round log-odds to steps of an eighth of a nat."""
+    head: Any = model.get_output_embeddings()
+    weight_VE = head.weight.float()
+    bias_V = None if head.bias is None else head.bias.float()
+    return lambda hidden_NE: torch.nn.functional.linear(hidden_NE.float(), weight_VE, bias_V)
 
 
 def choose(logits_BV: Tensor, temperatures: Sequence[float], streams: Sequence[random.Random]) -> list[int]:
@@ -172,15 +180,16 @@ def option_logprobs(
 
     An option of several tokens gets the sum of its tokens' log-probabilities; such rows are read once per option.
     """
+    head = float_head(model)
     single = all(len(option) == 1 for row in options for option in row)
     if single:
-        logp_BV = Batch(model, rows, prefix, pad).logits().log_softmax(-1)
+        logp_BV = head(Batch(model, rows, prefix, pad).hidden_BTE[:, -1]).log_softmax(-1)
         return [[float(logp_BV[i, option[0]]) for option in row] for i, row in enumerate(options)]
     flat = [(list(row), list(option)) for row, mine in zip(rows, options, strict=True) for option in mine]
     batch = Batch(model, [row + option[:-1] for row, option in flat], prefix, pad)
     scores = []
     for i, (_, option) in enumerate(flat):
-        logits_NV = model.get_output_embeddings()(batch.hidden_BTE[i, -len(option) :]).float()
+        logits_NV = head(batch.hidden_BTE[i, -len(option) :])
         logp_NV = logits_NV.log_softmax(-1)
         scores.append(float(logp_NV.gather(-1, torch.tensor(option, device=logp_NV.device)[:, None]).sum()))
     answers = iter(scores)

@@ -179,11 +179,11 @@ def _batches(calls: list[Any]) -> list[list[Any]]:
     return batches
 
 
-def load_model(where: str) -> PreTrainedModel:
-    """A causal model in float32, ready for `decode`."""
+def load_model(where: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A causal model, ready for `decode`: in float32 to be trained, in `matmul_dtype()` to be sampled from."""
     with blame(BackendError, f"model {where}"):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            where, dtype=torch.float32, attn_implementation=attention.NAME, use_safetensors=True
+            where, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True
         )
     refuse_windows(model.config, where)
     return model.eval()
@@ -197,7 +197,7 @@ def refuse_windows(config: Any, where: str) -> None:
 
 def load_local(where: str, *, width: int = BATCH) -> LocalLM:
     """Model and tokenizer from a folder or a hub id."""
-    return LocalLM(load_model(where), load_renderer(where), fingerprint(where), width=width)
+    return LocalLM(load_model(where, matmul_dtype()), load_renderer(where), fingerprint(where), width=width)
 
 
 def fingerprint(where: str) -> str:
@@ -206,4 +206,4 @@ def fingerprint(where: str) -> str:
     if not folder.is_dir():
         return digest("hub", where, str(matmul_dtype()))
     files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".jinja"))
-    return digest(*[f"{p.name}:{file_digest(p)}" for p in files], "float32", str(matmul_dtype()))
+    return digest(*[f"{p.name}:{file_digest(p)}" for p in files], str(matmul_dtype()))
