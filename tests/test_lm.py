@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from cai.errors import BackendError, UsageError
 from cai.lm import FakeLM, Sample, decode, open_lm
-from cai.lm.decode import Batch, choose, common_prefix, generate, option_logprobs, pad_left, read_prefix
+from cai.lm.decode import Batch, choose, common_prefix, generate, option_logprobs, pad_left, parts_of, read_prefix
 from cai.lm.local import LocalLM, fingerprint, load_local, refuse_windows
 from cai.lm.precision import matmul_dtype
 from cai.lm.weights import EMBEDDED_HUB_ID, cache_folder, embedded, locate
@@ -121,6 +121,23 @@ def test_shared_prefix_changes_nothing(lm: LocalLM, plain: Any) -> None:
     assert drawn(lm, rows, prefix=prefix) == drawn(lm, rows)
     assert drawn(lm, rows, prefix=prefix, temperatures=[1.0] * 3) == drawn(lm, rows, temperatures=[1.0] * 3)
     assert [draw.ids for draw in drawn(lm, rows, prefix=prefix)] == [greedy(plain, row, 12) for row in rows]
+
+
+def test_prompts_read_in_parts_are_the_same_prompts(lm: LocalLM, plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five rows of 3 to 30 tokens read in one pass, in parts of at most 40 tokens, and row by row: the same texts, and the
+    same log-probabilities of options within 1e-5."""
+    rows = rows_of(3, 30, 12, 9, 10, head=rows_of(20, seed=2)[0])
+    prefix, options = read_prefix(lm.model, rows[0][:20]), [[[5], [9, 4]]] * 5
+    want = drawn(lm, rows), option_logprobs(lm.model, rows, options, pad=END)
+    assert [draw.ids for draw in want[0]] == [greedy(plain, row, 12) for row in rows]
+    own = [row[20:] for row in rows]
+    for tokens, parts in ((40, [(0, 1), (1, 2), (2, 5)]), (1, [(i, i + 1) for i in range(5)])):
+        assert [(part.start, part.stop) for part in parts_of(own, tokens)] == parts
+        monkeypatch.setattr(decode, "READ_TOKENS", tokens)
+        for with_prefix in (None, prefix):
+            assert drawn(lm, rows, prefix=with_prefix) == want[0]
+            got = option_logprobs(lm.model, rows, options, pad=END, prefix=with_prefix)
+            torch.testing.assert_close(torch.tensor(got), torch.tensor(want[1]), atol=1e-5, rtol=0)
 
 
 def test_common_prefix() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,31 +16,43 @@ ROOM = 64
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values (B, K, S, D) as views of roomier buffers, kept in `dtype` whatever format they come in."""
+    """Keys and values (B, K, S, D) as views of roomier buffers, kept in `dtype` whatever format they come in.
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    Prompts are read a part of the batch at a time: while `reading` is set, what comes is the whole prompt of these rows, and it
+    ends in column `width`, where the first new token of every row follows.
+    """
+
+    def __init__(self, dtype: torch.dtype, rows: int, width: int) -> None:
         super().__init__()
-        self.kept = dtype
+        self.kept, self.rows, self.width = dtype, rows, width
+        self.reading: slice | None = None
         self.room: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append (B, K, Q, D); returns all keys and values."""
-        old = self.get_seq_length()
-        new = old + key_states.shape[2]
-        if self.room is None or self.room[0].shape[2] < new:
-            self.room = (self._bigger(key_states, old, 0, new), self._bigger(value_states, old, 1, new))
+        """Append (B, K, Q, D); returns all keys and values of the rows at hand."""
+        new = (key_states, value_states)
+        if self.room is None:
+            self.room = (self._empty(key_states, self.width), self._empty(value_states, self.width))
             self.is_initialized = True
-        self.room[0][:, :, old:new] = key_states
-        self.room[1][:, :, old:new] = value_states
-        self._look(new)
+            self._look(self.width)
+        if self.reading is not None:
+            for whole, part in zip(self.room, new, strict=True):
+                whole[self.reading, :, self.width - part.shape[2] : self.width] = part
+            return new
+        old = self.get_seq_length()
+        if old == self.room[0].shape[2]:
+            self.room = (self._bigger(self.room[0]), self._bigger(self.room[1]))
+        for whole, part in zip(self.room, new, strict=True):
+            whole[:, :, old : old + 1] = part
+        self._look(old + 1)
         return self.keys, self.values
 
-    def _bigger(self, like: Tensor, old: int, which: int, need: int) -> Tensor:
-        B, K, _, D = like.shape
-        made = torch.empty(B, K, need + ROOM, D, dtype=self.kept, device=like.device)
-        if self.room is not None:
-            made[:, :, :old] = self.room[which][:, :, :old]
-        return made
+    def _empty(self, like: Tensor, width: int) -> Tensor:
+        # zeros: left of a short prompt nothing is ever written, and a weight of 0 times whatever lay there must be 0
+        return torch.zeros(self.rows, like.shape[1], width + ROOM, like.shape[3], dtype=self.kept, device=like.device)
+
+    def _bigger(self, full: Tensor) -> Tensor:
+        return torch.cat([full, torch.empty_like(full[:, :, :1]).expand(-1, -1, ROOM, -1)], 2)
 
     def _look(self, length: int) -> None:
         if self.room is not None:
@@ -52,6 +66,18 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
             self._look(length)
 
 
-def growing_cache(config: PretrainedConfig, dtype: torch.dtype) -> Cache:
-    """An empty cache for a model of this configuration."""
-    return Cache(layers=[GrowingLayer(dtype) for _ in range(int(config.num_hidden_layers))])
+def growing_cache(config: PretrainedConfig, dtype: torch.dtype, rows: int, width: int) -> Cache:
+    """A cache for prompts of at most `width` tokens in `rows` rows."""
+    return Cache(layers=[GrowingLayer(dtype, rows, width) for _ in range(int(config.num_hidden_layers))])
+
+
+@contextlib.contextmanager
+def reading(cache: Cache, rows: slice) -> Iterator[None]:
+    """Inside, the prompts of these rows are read."""
+    for layer in cache.layers:
+        layer.reading = rows
+    try:
+        yield
+    finally:
+        for layer in cache.layers:
+            layer.reading = None

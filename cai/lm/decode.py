@@ -7,21 +7,24 @@ text depends on its seed and not on its neighbours.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from cai.lm.attention import Prefix
-from cai.lm.cache import growing_cache
+from cai.lm.cache import growing_cache, reading
 from cai.lm.precision import matmuls
 
 Ids = Sequence[int]
 MIN_PREFIX = 16
 """Shorter shared prefixes aren't worth a pass of their own."""
+READ_TOKENS = 4096
+"""Prompt tokens a forward pass, padding included: more makes a pass neither faster on CPU nor its memory smaller."""
 
 
 @dataclass(frozen=True)
@@ -71,46 +74,80 @@ def _seen(mask_BT: Tensor) -> Tensor:
     return ((mask_BT[:, None, :] & causal_TT) | torch.eye(T, dtype=torch.bool, device=mask_BT.device))[:, None]
 
 
+def parts_of(rows: Sequence[Ids], tokens: int) -> list[slice]:
+    """Neighbouring rows cut into parts of at most `tokens` tokens, padding included, and of at least one row."""
+    parts: list[slice] = []
+    start, widest = 0, 0
+    for i, row in enumerate(rows):
+        widest = max(widest, len(row))
+        if i > start and (i + 1 - start) * widest > tokens:
+            parts.append(slice(start, i))
+            start, widest = i, len(row)
+    return [*parts, slice(start, len(rows))]
+
+
+def forward(model: PreTrainedModel, ids_BT: Tensor, position_BT: Tensor, seen_B1QS: Tensor, **more: Any) -> Tensor:
+    """Hidden states (B, T, E) of tokens whose places and whose view of the row's own tokens are given."""
+    hidden_BTE: Tensor = trunk(model)(
+        input_ids=ids_BT, position_ids=position_BT, attention_mask=seen_B1QS, **more
+    ).last_hidden_state
+    return hidden_BTE
+
+
+def read(
+    model: PreTrainedModel, rows: Sequence[Ids], prefix: Prefix | None, pad: int, cache: Cache | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Read whole prompts: (rows, their hidden states (b, t, E), left-padded) a part at a time, which bounds memory.
+
+    `rows` come without what `prefix` holds. With a cache, keys and values are kept there.
+    """
+    start = prefix.length if prefix else 0
+    for part in parts_of(rows, READ_TOKENS):
+        ids_BT, mask_BT = pad_left(rows[part], pad, model.device)
+        position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0) + start
+        with matmuls(model.device), nullcontext() if cache is None else reading(cache, part):
+            hidden_BTE = forward(
+                model, ids_BT, position_BT, _seen(mask_BT), past_key_values=cache, use_cache=cache is not None, prefix=prefix
+            )
+        yield part, hidden_BTE.to(model.dtype)
+
+
 class Batch:
     """Rows in the middle of being read and continued by one model. Rows can be dropped as they finish."""
 
     def __init__(self, model: PreTrainedModel, rows: Sequence[Ids], prefix: Prefix | None, pad: int) -> None:
         self.model, self.prefix = model, prefix
-        self.start = prefix.length if prefix else 0
-        ids_BT, self.mask_BT = pad_left([row[self.start :] for row in rows], pad, model.device)
-        self.cache = growing_cache(model.config, model.dtype)
-        position_BT = (self.mask_BT.cumsum(1) - 1).clamp(min=0) + self.start
-        with matmuls(model.device):
-            self.hidden_BTE = self._forward(ids_BT, position_BT, _seen(self.mask_BT)).to(model.dtype)
-        self.next_position_B = position_BT[:, -1] + 1
-
-    def _forward(self, ids_BT: Tensor, position_BT: Tensor, seen_B1QS: Tensor) -> Tensor:
-        out = trunk(self.model)(
-            input_ids=ids_BT,
-            position_ids=position_BT,
-            attention_mask=seen_B1QS,
-            past_key_values=self.cache,
-            use_cache=True,
-            prefix=self.prefix,
-        )
-        hidden: Tensor = out.last_hidden_state
-        return hidden
+        start = prefix.length if prefix else 0
+        own = [row[start:] for row in rows]
+        self.mask_BT = pad_left(own, pad, model.device)[1]
+        self.cache = growing_cache(model.config, model.dtype, *self.mask_BT.shape)
+        self.hidden_BE = torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in read(model, own, prefix, pad, self.cache)])
+        self.next_position_B = self.mask_BT.sum(1) + start
 
     def step(self, ids_B: Tensor) -> None:
         """Read one more token per row, in the model's own format: converting weights would take longer than the step."""
         self.mask_BT = torch.cat([self.mask_BT, torch.ones(len(ids_B), 1, dtype=torch.bool, device=ids_B.device)], 1)
-        self.hidden_BTE = self._forward(ids_B[:, None], self.next_position_B[:, None], self.mask_BT[:, None, None, :])
+        hidden_B1E = forward(
+            self.model,
+            ids_B[:, None],
+            self.next_position_B[:, None],
+            self.mask_BT[:, None, None, :],
+            past_key_values=self.cache,
+            use_cache=True,
+            prefix=self.prefix,
+        )
+        self.hidden_BE = hidden_B1E[:, 0]
         self.next_position_B = self.next_position_B + 1
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these (indices)."""
         self.cache.batch_select_indices(rows)
         self.mask_BT, self.next_position_B = self.mask_BT[rows], self.next_position_B[rows]
-        self.hidden_BTE = self.hidden_BTE[rows]
+        self.hidden_BE = self.hidden_BE[rows]
 
     def logits(self) -> Tensor:
         """(B, V), float32: what comes after the last token read. Good enough to draw from (see `float_head`)."""
-        logits_BV: Tensor = self.model.get_output_embeddings()(self.hidden_BTE[:, -1]).float()
+        logits_BV: Tensor = self.model.get_output_embeddings()(self.hidden_BE).float()
         return logits_BV
 
 
@@ -180,17 +217,16 @@ def option_logprobs(
 
     An option of several tokens gets the sum of its tokens' log-probabilities; such rows are read once per option.
     """
-    head = float_head(model)
-    single = all(len(option) == 1 for row in options for option in row)
-    if single:
-        logp_BV = head(Batch(model, rows, prefix, pad).hidden_BTE[:, -1]).log_softmax(-1)
+    head, start = float_head(model), prefix.length if prefix else 0
+    own = [row[start:] for row in rows]
+    if all(len(option) == 1 for row in options for option in row):
+        logp_BV = head(torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in read(model, own, prefix, pad)])).log_softmax(-1)
         return [[float(logp_BV[i, option[0]]) for option in row] for i, row in enumerate(options)]
-    flat = [(list(row), list(option)) for row, mine in zip(rows, options, strict=True) for option in mine]
-    batch = Batch(model, [row + option[:-1] for row, option in flat], prefix, pad)
+    flat = [(list(row), list(option)) for row, mine in zip(own, options, strict=True) for option in mine]
     scores = []
-    for i, (_, option) in enumerate(flat):
-        logits_NV = head(batch.hidden_BTE[i, -len(option) :])
-        logp_NV = logits_NV.log_softmax(-1)
-        scores.append(float(logp_NV.gather(-1, torch.tensor(option, device=logp_NV.device)[:, None]).sum()))
+    for part, hidden_BTE in read(model, [row + option[:-1] for row, option in flat], prefix, pad):
+        for (_, option), hidden_TE in zip(flat[part], hidden_BTE, strict=True):
+            logp_NV = head(hidden_TE[-len(option) :]).log_softmax(-1)
+            scores.append(float(logp_NV.gather(-1, torch.tensor(option, device=logp_NV.device)[:, None]).sum()))
     answers = iter(scores)
     return [[next(answers) for _ in row] for row in options]
