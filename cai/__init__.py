@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from cai.constitution import Constitution, load
     from cai.errors import (
         BackendError,
+        BudgetError,
         CaiError,
         ConfigError,
         JobError,
         StoreError,
         TrainError,
         TransientError,
+        UnansweredError,
         UsageError,
     )
     from cai.lm import open_lm
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendError",
+    "BudgetError",
     "CaiError",
     "ConfigError",
     "Constitution",
@@ -41,6 +44,7 @@ __all__ = [
     "StoreError",
     "TrainError",
     "TransientError",
+    "UnansweredError",
     "UsageError",
     "__version__",
     "load",

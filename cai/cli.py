@@ -29,6 +29,9 @@ app = typer.Typer(
 )
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's settings.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")]
+MaxCost = Annotated[float | None, typer.Option(help="Stop before calls to endpoints cost more (by `prices` in RUN.yaml).")]
+MaxTokens = Annotated[int | None, typer.Option(help="Stop before calls to endpoints take more tokens.")]
+MaxHours = Annotated[float | None, typer.Option(help="Stop asking endpoints after so many hours.")]
 INTERRUPTED = "interrupted; nothing finished is lost: run the same command to go on"
 WrongUsage: type[Exception] = typer.BadParameter.__mro__[2]
 """click's ClickException, or that of the copy of click inside newer versions of typer."""
@@ -109,6 +112,9 @@ def run(
     first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help=f"First stage: {', '.join(NAMES)}.")] = None,
     last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Last stage.")] = None,
     settings: Settings = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
 ) -> None:
     """Walk all stages of a run. Finished ones are skipped, a half-finished one is gone on with."""
     for name in (first, last):
@@ -117,19 +123,26 @@ def run(
     start, stop = NAMES.index(first or NAMES[0]), NAMES.index(last or NAMES[-1])
     if stop < start:
         raise UsageError(f"--until {last} comes before --from {first}: nothing to do")
-    _walk(file, NAMES[start : stop + 1], settings)
+    _walk(file, NAMES[start : stop + 1], settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
 
 
-def _walk(file: Path, names: tuple[str, ...], settings: list[str] | None) -> None:
+def _walk(file: Path, names: tuple[str, ...], settings: list[str] | None, **limits: Any) -> None:
     _quiet()
     from cai.config import load_run
+    from cai.lm.metered import Budget
     from cai.progress import teller
-    from cai.stages import SCORES, open_workshop, walk
+    from cai.stages import walk
+    from cai.workshop import SCORES, open_workshop
 
     loaded = load_run(file, settings or [])
     started = time.monotonic()
     with teller() as progress:
-        walk(open_workshop(loaded, progress), names, _tell)
+        shop = open_workshop(loaded, progress, Budget(**limits))
+        try:
+            walk(shop, names, _tell)
+        finally:
+            if shop.budget.calls:
+                print(f"calls   {shop.budget.told()}", file=sys.stderr)
     scores = loaded.folder / SCORES
     if {"eval", "report"} & set(names) and scores.exists():
         from cai.records import Score
@@ -163,11 +176,62 @@ def _quiet() -> None:
 
 
 def _stage(name: str, doc: str) -> None:
-    def command(file: RunFile, settings: Settings = None) -> None:
-        _walk(file, (name,), settings)
+    def command(
+        file: RunFile,
+        settings: Settings = None,
+        max_cost: MaxCost = None,
+        max_tokens: MaxTokens = None,
+        max_hours: MaxHours = None,
+    ) -> None:
+        _walk(file, (name,), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
 
     command.__doc__ = doc
     app.command(name, epilog=f"Example: cai {name} examples/quickstart.yaml")(command)
+
+
+log = typer.Typer(
+    name="log",
+    help="The request log of a run: what endpoints were asked, and what they said.",
+    epilog="Example: cai log stats runs/mine/requests.sqlite",
+    no_args_is_help=True,
+)
+app.add_typer(log)
+LogFile = Annotated[Path, typer.Argument(metavar="LOG", help="A run's requests.sqlite.")]
+
+
+@log.command("stats", epilog="Example: cai log stats runs/mine/requests.sqlite")
+def log_stats(file: LogFile) -> None:
+    """Calls, tokens and seconds of waiting, by model and kind."""
+    from rich.table import Table
+
+    from cai.lm.cached import RequestLog
+
+    table = Table("model", "kind", *(f"{name}" for name in ("calls", "prompt tokens", "completion tokens", "s a call")))
+    for model, kind, calls, prompt, completion, seconds in RequestLog(file, create=False).stats():
+        table.add_row(model, kind, f"{calls:,}", f"{prompt:,}", f"{completion:,}", f"{seconds / calls:.3f}")
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+@log.command("export", epilog="Example: cai log export runs/mine/requests.sqlite > calls.jsonl")
+def log_export(file: LogFile) -> None:
+    """Every call as a JSON line on standard output: request, raw answer, tokens, time. It holds no keys."""
+    from cai.lm.cached import RequestLog
+
+    for row in RequestLog(file, create=False).rows():
+        print(json.dumps(row, ensure_ascii=False))
+
+
+@log.command("prune", epilog="Example: cai log prune runs/mine/requests.sqlite --older-than 30")
+def log_prune(
+    file: LogFile,
+    older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="Only calls made before so many days.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only calls of this model, as `cai log stats` names it.")] = None,
+) -> None:
+    """Forget calls. They are made again, and paid for again, when a stage needs them."""
+    from cai.lm.cached import RequestLog
+
+    before = None if older_than is None else time.time() - older_than * 86400
+    print(f"{RequestLog(file, create=False).prune(before=before, model=model)} calls forgotten")
 
 
 _stage("revise", "Stage of a run: critiques and revisions of the model's own replies (after: prompts).")

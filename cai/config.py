@@ -16,6 +16,8 @@ from cai.evals.replies import EvalConfig
 from cai.generate.label import LabelConfig
 from cai.generate.pair import PairConfig
 from cai.generate.revise import ReviseConfig
+from cai.lm.http import HttpConfig
+from cai.lm.metered import Prices
 from cai.reward.combine import RewardMix
 from cai.train.ppo import PPOConfig
 from cai.train.reward import RewardConfig
@@ -41,6 +43,9 @@ class Run(BaseModel):
     """Share of the prompts of each kind and category that only the evaluation sees."""
     folder: str | None = None
     """Where artefacts go; `runs/NAME` below the working directory by default."""
+    http: HttpConfig = HttpConfig()
+    """Limits of the endpoints that `model` and `judge` may name."""
+    prices: Prices = Prices()
     revise: ReviseConfig = ReviseConfig()
     sft: SFTConfig = SFTConfig()
     pair: PairConfig = PairConfig()

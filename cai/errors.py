@@ -6,7 +6,9 @@ CaiError                 one line for the user: what, where, what to do
 │   └── StoreError       a file is missing, torn, foreign or locked (names file:line or key)
 └── JobError             the input was fine, the work failed (exit code 1)
     ├── BackendError     a model call failed (names the back end and its status)
-    │   └── TransientError   worth retrying; nothing else is
+    │   ├── TransientError   worth retrying; nothing else is
+    │   ├── UnansweredError  this one call has no answer: its row becomes null with the reason, the others go on
+    │   └── BudgetError      the run's limit on tokens, money or hours is reached; run again to go on
     └── TrainError       training cannot go on (names the number that broke)
 """
 
@@ -35,7 +37,15 @@ class JobError(CaiError): ...
 class BackendError(JobError): ...
 
 
-class TransientError(BackendError): ...
+class TransientError(BackendError):
+    wait: float | None = None
+    """Seconds that the server asked for before the next try."""
+
+
+class UnansweredError(BackendError): ...
+
+
+class BudgetError(BackendError): ...
 
 
 class TrainError(JobError): ...

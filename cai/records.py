@@ -140,6 +140,8 @@ class Pair(Row):
     first: str
     second: str
     sampled: tuple[Sampled, Sampled] | None = None
+    unscored: str | None = None
+    """Why there is no pair of replies: a model call without an answer. The texts are then empty."""
 
     def swap(self) -> Pair:
         """The same replies in the other order, each still with how it was drawn."""

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import ctypes
-import gc
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from cai import store, templates
-from cai.config import Loaded
-from cai.constitution import Constitution, digests, load
 from cai.errors import ConfigError, StoreError
 from cai.evals.refusal import comparisons, refusal_scores
 from cai.evals.replies import item_of, items, replier
@@ -26,75 +16,26 @@ from cai.generate.label import labeller
 from cai.generate.pair import choose_prompts, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
 from cai.hygiene.prompts import read_prompts, split
-from cai.lm import LM, open_lm
 from cai.records import Item, Kind, Pair, Preference, Prompt, Reply, Revision
 from cai.report.html import write_report
-from cai.rubric import Compiled, compile_rubric, grade
-from cai.store import Progress, digest
-
-PROMPTS, HELD_OUT = "00-prompts.jsonl", "01-held-out.jsonl"
-REVISIONS, SFT, PAIRS, PREFERENCES = "10-revisions.jsonl", "20-sft", "30-pairs.jsonl", "40-preferences.jsonl"
-REWARD, POLICY, EVAL, REPLIES, SCORES = "50-reward", "60-policy", "70-eval", "70-replies.jsonl", "70-scores.jsonl"
-SUBJECTS = {"base": None, "sft": SFT, "policy": POLICY}
-
-
-@dataclass
-class Workshop:
-    """What the stages of one run share: settings, constitution, open models, and the way to tell how far things are."""
-
-    loaded: Loaded
-    constitution: Constitution
-    rubric: Compiled
-    progress: Callable[[str], Progress]
-    models: dict[str, LM] = field(default_factory=dict)
-
-    @property
-    def seed(self) -> int:
-        return self.loaded.run.seed
-
-    def path(self, name: str) -> Path:
-        return self.loaded.folder / name
-
-    def ready(self, name: str) -> Path:
-        """An earlier stage's artefact, which must be whole. Without a manifest, it is another program's, and taken as it is."""
-        path = self.path(name)
-        if not path.exists():
-            raise StoreError(f"{path}: not made yet: run the stages before this one")
-        manifest = store.read_manifest(path)
-        if manifest is not None and not manifest.finished:
-            raise StoreError(f"{path}: only half made: finish the stage {manifest.stage} first")
-        return path
-
-    def lm(self, spec: str) -> LM:
-        if spec not in self.models:
-            self.models[spec] = open_lm(spec)
-        return self.models[spec]
-
-    def made(self, config: Any, inputs: Sequence[str], parts: Sequence[str] = (), **more: str) -> dict[str, str]:
-        """What decides an artefact: config, seed, input files, the parts of the constitution it reads, models."""
-        wanted = (
-            {key: value for key, value in digests(self.constitution).items() if key.startswith(tuple(parts))} if parts else {}
-        )
-        files = {f"input {name}": store.file_digest(self.ready(name)) for name in inputs}
-        about = {"constitution": f"{self.constitution.name} {self.constitution.version}"} if parts else {}
-        return {"config": digest(config), "seed": str(self.seed), **about, **wanted, **files, **more}
-
-
-def open_workshop(loaded: Loaded, progress: Callable[[str], Progress]) -> Workshop:
-    """Compile the constitution.
-
-    Raises:
-        ConfigError: it has no rubric, or the rubric is not sound.
-    """
-    constitution = load(loaded.constitution)
-    if constitution.rubric is None:
-        raise ConfigError(f"{loaded.constitution}: no rubric: a run needs one to gate, reward and evaluate replies")
-    return Workshop(loaded, constitution, compile_rubric(constitution.rubric), progress)
-
-
-def _rows(path: Path, kind: Any) -> list[Any]:
-    return list(store.read(path, kind))
-
+from cai.rubric import Compiled, grade
+from cai.store import digest
+from cai.workshop import (
+    EVAL,
+    HELD_OUT,
+    PAIRS,
+    POLICY,
+    PREFERENCES,
+    PROMPTS,
+    REPLIES,
+    REVISIONS,
+    REWARD,
+    SCORES,
+    SFT,
+    SUBJECTS,
+    Workshop,
+    rows_of,
+)
 
 # ---- stages ----
 
@@ -134,9 +75,9 @@ def revise(shop: Workshop) -> None:
     ):
         return
     step = reviser(shop.constitution, author, config, every(readable, rubric_gate(shop.rubric)), shop.seed)
-    rows, told = revise_items(_rows(shop.path(PROMPTS), Prompt), config), shop.progress("revise")
-    asyncio.run(store.fill(out, rows, step, Revision, width=author.width, source=revised_item, progress=told))
-    made: list[Revision] = _rows(out, Revision)
+    rows = revise_items(rows_of(shop.path(PROMPTS), Prompt), config)
+    shop.fill(author, out, rows, step, Revision, "revise", source=revised_item)
+    made: list[Revision] = rows_of(out, Revision)
     store.finish(
         out, rows=len(made), kept=sum(r.final is not None for r in made), revised=sum(r.chosen_round is not None for r in made)
     )
@@ -151,7 +92,7 @@ def sft(shop: Workshop) -> None:
     where = _weights(run.model)
     if store.begin(out, "sft", shop.made(run.sft, [REVISIONS], model=shop.lm(run.model).fingerprint)):
         return
-    revisions: list[Revision] = _rows(shop.path(REVISIONS), Revision)
+    revisions: list[Revision] = rows_of(shop.path(REVISIONS), Revision)
     examples = [(r.chat, r.final) for r in revisions if r.final is not None]
     counts = train_sft(locate(where), examples, run.sft, out, seed=shop.seed, progress=shop.progress("sft"))
     store.finish(out, **counts)
@@ -172,8 +113,8 @@ def pair(shop: Workshop) -> None:
     if store.begin(out, "pair", shop.made(config, [PROMPTS, SFT])):
         return
     subject = shop.lm(f"local:{shop.path(SFT)}")
-    step, rows = pairer(subject, config, shop.seed), choose_prompts(_rows(shop.path(PROMPTS), Prompt), config, shop.seed)
-    asyncio.run(store.fill(out, rows, step, Pair, width=subject.width // 2 or 1, progress=shop.progress("pair")))
+    step, rows = pairer(subject, config, shop.seed), choose_prompts(rows_of(shop.path(PROMPTS), Prompt), config, shop.seed)
+    shop.fill(subject, out, rows, step, Pair, "pair", width=subject.width // 2 or 1)
     store.finish(out, rows=len(rows))
 
 
@@ -185,11 +126,11 @@ def label(shop: Workshop) -> None:
     made = shop.made(run.label, [PAIRS], parts, judge=judge.fingerprint, templates=templates.templates_digest())
     if store.begin(out, "label", made):
         return
-    kinds: dict[str, Kind | None] = {p.id: p.kind for p in _rows(shop.path(PROMPTS), Prompt)}
+    kinds: dict[str, Kind | None] = {p.id: p.kind for p in rows_of(shop.path(PROMPTS), Prompt)}
     step = labeller(shop.constitution, judge, run.label, shop.seed, lambda pair: kinds.get(pair.source))
-    pairs: list[Pair] = _rows(shop.path(PAIRS), Pair)
-    asyncio.run(store.fill(out, pairs, step, Preference, width=judge.width, progress=shop.progress("label")))
-    labels: list[Preference] = _rows(out, Preference)
+    pairs: list[Pair] = rows_of(shop.path(PAIRS), Pair)
+    shop.fill(judge, out, pairs, step, Preference, "label")
+    labels: list[Preference] = rows_of(out, Preference)
     store.finish(out, rows=len(labels), unscored=sum(x.p_first is None for x in labels))
 
 
@@ -209,8 +150,8 @@ def reward(shop: Workshop) -> None:
 
     torch.manual_seed(shop.seed)  # the adapter's and the head's first weights
     model = PreferenceModel(with_adapter(load_model(where), ADAPTER, config.rank, config.layers), load_renderer(where))
-    pairs = {p.id: p for p in _rows(shop.path(PAIRS), Pair)}
-    known = [x for x in _rows(shop.path(PREFERENCES), Preference) if x.p_first is not None]
+    pairs = {p.id: p for p in rows_of(shop.path(PAIRS), Pair)}
+    known = [x for x in rows_of(shop.path(PREFERENCES), Preference) if x.p_first is not None]
     comparisons = [
         training.Comparison(p.source, model.rows(p.chat, p.first), model.rows(p.chat, p.second), x.p_first)
         for x in known
@@ -262,7 +203,7 @@ def ppo(shop: Workshop) -> None:
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
         return combine([r.prompt for r in rollouts], [r.text for r in rollouts], judge, shop.rubric, run.mix)
 
-    rows = _rows(shop.path(PROMPTS), Prompt)
+    rows = rows_of(shop.path(PROMPTS), Prompt)
     with store.publish_folder(out) as folder:
         it = training.learner(model, sampler, run.ppo)
         history = training.ppo(it, renderer, rows, score, run.ppo, folder, seed=shop.seed, progress=shop.progress("ppo"))
@@ -279,23 +220,24 @@ def evaluate(shop: Workshop) -> None:
     made = shop.made(run.eval, [HELD_OUT, SFT, REWARD, POLICY], ("rubric",), model=shop.lm(run.model).fingerprint)
     if store.begin(out, "eval", made):
         return
-    asked: list[Item] = items(_rows(shop.path(HELD_OUT), Prompt), run.eval.draws)
+    asked: list[Item] = items(rows_of(shop.path(HELD_OUT), Prompt), run.eval.draws)
     shop.path(EVAL).mkdir(exist_ok=True)
     replies: list[Reply] = []
     for subject, folder in SUBJECTS.items():
         lm = shop.lm(f"local:{shop.path(folder)}" if folder else run.model)
         step, part = replier(subject, lm, shop.rubric, run.eval, shop.seed), shop.path(EVAL) / f"{subject}.jsonl"
-        told = shop.progress(f"eval {subject}")
-        asyncio.run(store.fill(part, asked, step, Reply, width=lm.width, source=item_of, progress=told))
-        replies += _rows(part, Reply)
-    measured = _with_rewards_and_kl(shop, replies)
+        shop.fill(lm, part, asked, step, Reply, f"eval {subject}", source=item_of)
+        replies += rows_of(part, Reply)
+        del lm, step
+        shop.close_models()  # one subject in memory at a time
+    measured = _rewarded(shop, replies)
     store.publish(shop.path(REPLIES), "".join(r.line() + "\n" for r in measured))
     scores = refusal_scores(measured, seed=run.seed) + comparisons(measured, seed=run.seed)
     store.publish(out, "".join(s.line() + "\n" for s in scores))
     store.finish(out, replies=len(measured), scores=len(scores))
 
 
-def _with_rewards_and_kl(shop: Workshop, replies: Sequence[Reply]) -> list[Reply]:
+def _rewarded(shop: Workshop, replies: Sequence[Reply]) -> list[Reply]:
     """The replies with their preference-model reward, and those of the policy with their log-ratio to the reference."""
     from cai.lm.adapters import with_adapter
     from cai.lm.chat import load_renderer
@@ -342,20 +284,11 @@ STAGES: dict[str, Callable[[Workshop], None]] = {
 }
 
 
-def _give_memory_back() -> None:
-    """Freed memory to the system, not only to the allocator, which would keep gigabytes of it for the rest of the run."""
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 def walk(shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None]) -> None:
     """Run stages in order under the folder's lock; `tell(stage, seconds)` after each."""
     with store.locked(shop.loaded.folder):
         for name in names:
             started = time.monotonic()
             STAGES[name](shop)
-            shop.models.clear()  # a stage opens what it needs: models of one stage don't weigh on the next
-            _give_memory_back()
+            shop.close_models()  # a stage opens what it needs: models of one stage don't weigh on the next
             tell(name, time.monotonic() - started)

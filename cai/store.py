@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
@@ -199,14 +200,17 @@ async def fill(
     mend(out)
     done = {source(row) for row in read(out, kind)} if out.exists() else set()
     ids = [row.id for row in rows]  # a hash each: taken once
-    progress(sum(name in done for name in ids), len(rows))
+    times = Counter(ids)
+    finished = sum(name in done for name in ids)
+    progress(finished, len(rows))
     for start in range(0, len(rows), width):
         here = slice(start, start + width)
         window = {name: row for name, row in zip(ids[here], rows[here], strict=True) if name not in done}
         if window:
             append(out, await together([step(row) for row in window.values()]))
+            finished += sum(times[name] for name in window)
             done.update(window)
-            progress(sum(name in done for name in ids), len(rows))
+            progress(finished, len(rows))
     if not out.exists():
         publish(out, "")
 

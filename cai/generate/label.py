@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -10,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cai import templates
 from cai.constitution.schema import Constitution, Principle
+from cai.errors import UnansweredError
 from cai.lm.base import LM
 from cai.records import Kind, Pair, Preference, Vote
 from cai.seeds import rng
+from cai.store import together
 
 
 class LabelConfig(BaseModel):
@@ -62,7 +63,7 @@ def labeller(
         return found if found is not None and all(map(math.isfinite, found)) else None
 
     async def vote(pair: Pair, principle: Principle) -> Vote:
-        there, back = await asyncio.gather(ask(pair, principle), ask(pair.swap(), principle))
+        there, back = await together([ask(pair, principle), ask(pair.swap(), principle)])
         return Vote(
             principle=principle.id,
             logprobs=None if there is None else (there[0], there[1]),
@@ -71,12 +72,17 @@ def labeller(
         )
 
     async def label(pair: Pair) -> Preference:
+        if pair.unscored is not None:
+            return Preference(source=pair.id, p_first=None, unscored=pair.unscored)
         if pair.first.strip() == pair.second.strip():
             return Preference(source=pair.id, p_first=None, unscored="the two replies are the same")
         drawn = draw_principles(principles, kind_of(pair), config.principles, seed, pair.id)
         if not drawn:
             return Preference(source=pair.id, p_first=None, unscored="no principle with a comparison applies")
-        votes = await asyncio.gather(*(vote(pair, principle) for principle in drawn))
+        try:  # all of them or none: a mean over fewer principles would be another label
+            votes = await together([vote(pair, principle) for principle in drawn])
+        except UnansweredError as error:
+            return Preference(source=pair.id, p_first=None, unscored=f"no answer: {error}")
         said = [v.p_first for v in votes if v.p_first is not None]
         if not said:
             return Preference(source=pair.id, p_first=None, votes=tuple(votes), unscored="the judge named none of the options")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cai.errors import UnansweredError
 from cai.lm.base import LM
 from cai.records import Pair, Prompt, Sampled
 from cai.seeds import derive, rng
+from cai.store import together
 
 
 class PairConfig(BaseModel):
@@ -45,9 +46,11 @@ def pairer(subject: LM, config: PairConfig, seed: int) -> Callable[[Prompt], Awa
             )
             for number in (0, 1)
         ]
-        first, second = await asyncio.gather(
-            *(subject.sample(prompt.chat, max_tokens=d.max_tokens, temperature=d.temperature, seed=d.seed) for d in draws)
-        )
+        asked = [subject.sample(prompt.chat, max_tokens=d.max_tokens, temperature=d.temperature, seed=d.seed) for d in draws]
+        try:
+            first, second = await together(asked)
+        except UnansweredError as error:
+            return Pair(source=prompt.id, chat=prompt.chat, first="", second="", unscored=f"no answer: {error}")
         return Pair(source=prompt.id, chat=prompt.chat, first=first.text, second=second.text, sampled=(draws[0], draws[1]))
 
     return pair

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cai import templates
 from cai.constitution.schema import Constitution, Principle
+from cai.errors import UnansweredError
 from cai.generate.gate import Gate, near_copy
 from cai.lm.base import LM
 from cai.records import Chat, Item, Kind, Prompt, Revision, Round
@@ -98,6 +99,14 @@ def reviser(
         return Round(principle=principle.id, critique=critique, revision=revision or "")
 
     async def revise(item: Item) -> Revision:
+        prompt = item.prompt
+        try:
+            return await rewritten(item)
+        except UnansweredError as error:
+            why = f"no answer: {error}"
+            return Revision(source=prompt.id, draw=item.draw, chat=prompt.chat, initial="", final=None, dropped=why)
+
+    async def rewritten(item: Item) -> Revision:
         prompt = item.prompt
         which = f"reply {item.draw}"
         initial = await say(prompt, which, prompt.chat, max_tokens=config.max_tokens, temperature=config.temperature) or ""

@@ -7,14 +7,15 @@ import difflib
 from cai.errors import UsageError
 from cai.lm.base import LM, Sample
 from cai.lm.fake import REPLIES, FakeLM
+from cai.lm.http import HttpConfig, HttpLM
 
 __all__ = ["LM", "FakeLM", "Sample", "open_lm"]
 
-FORMS = "smollm2, local:FOLDER_OR_HUB_ID, or fake:NAME"
+FORMS = "smollm2, local:FOLDER_OR_HUB_ID, http://HOST:PORT/v1#MODEL, or fake:NAME"
 
 
-def open_lm(spec: str) -> LM:
-    """The model that `spec` names: `smollm2` (embedded), `local:FOLDER_OR_HUB_ID`, `fake:NAME`.
+def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
+    """The model that `spec` names: `smollm2` (embedded), `local:FOLDER_OR_HUB_ID`, `http://HOST:PORT/v1#MODEL`, `fake:NAME`.
 
     Raises:
         UsageError: no such form or name.
@@ -25,12 +26,14 @@ def open_lm(spec: str) -> LM:
         if name not in REPLIES:
             raise UsageError(f"model {spec!r}: no such fake; known: {', '.join(sorted(REPLIES))}")
         return FakeLM(REPLIES[name])
+    if kind in ("http", "https"):
+        return HttpLM(spec, http)
     if spec == "smollm2" or (kind == "local" and name):
         # torch and transformers take seconds to import: only those who load a model wait for them.
         from cai.lm.local import load_local
         from cai.lm.weights import locate
 
         return load_local(locate(name or spec))
-    near = difflib.get_close_matches(spec, ["smollm2", "local:", "fake:"], 1)
+    near = difflib.get_close_matches(spec, ["smollm2", "local:", "http:", "fake:"], 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UsageError(f"model {spec!r}: unknown form{hint}; use {FORMS}")

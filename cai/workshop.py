@@ -1,0 +1,119 @@
+"""What the stages of one run share: where things are, the constitution, open models, and what decides an artefact."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cai import store
+from cai.config import Loaded
+from cai.constitution import Constitution, digests, load
+from cai.errors import ConfigError, StoreError
+from cai.lm import LM, open_lm
+from cai.lm.cached import LOG, CachedLM, RequestLog
+from cai.lm.http import HttpLM
+from cai.lm.metered import Budget, MeteredLM
+from cai.rubric import Compiled, compile_rubric
+from cai.store import Progress, digest
+
+PROMPTS, HELD_OUT = "00-prompts.jsonl", "01-held-out.jsonl"
+REVISIONS, SFT, PAIRS, PREFERENCES = "10-revisions.jsonl", "20-sft", "30-pairs.jsonl", "40-preferences.jsonl"
+REWARD, POLICY, EVAL, REPLIES, SCORES = "50-reward", "60-policy", "70-eval", "70-replies.jsonl", "70-scores.jsonl"
+SUBJECTS = {"base": None, "sft": SFT, "policy": POLICY}
+
+
+@dataclass
+class Workshop:
+    """What the stages of one run share: settings, constitution, open models, and the way to tell how far things are."""
+
+    loaded: Loaded
+    constitution: Constitution
+    rubric: Compiled
+    progress: Callable[[str], Progress]
+    budget: Budget = field(default_factory=Budget)
+    models: dict[str, LM] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        return self.loaded.run.seed
+
+    def path(self, name: str) -> Path:
+        return self.loaded.folder / name
+
+    def ready(self, name: str) -> Path:
+        """An earlier stage's artefact, which must be whole. Without a manifest, it is another program's, and taken as it is."""
+        path = self.path(name)
+        if not path.exists():
+            raise StoreError(f"{path}: not made yet: run the stages before this one")
+        manifest = store.read_manifest(path)
+        if manifest is not None and not manifest.finished:
+            raise StoreError(f"{path}: only half made: finish the stage {manifest.stage} first")
+        return path
+
+    def lm(self, spec: str) -> LM:
+        """The model that `spec` names. Calls to an endpoint go through the run's request log and budget."""
+        if spec not in self.models:
+            lm = open_lm(spec, self.loaded.run.http)
+            if isinstance(lm, HttpLM):
+                lm = CachedLM(MeteredLM(lm, self.budget, self.loaded.run.prices), RequestLog(self.path(LOG)))
+            self.models[spec] = lm
+        return self.models[spec]
+
+    def fill(
+        self, lm: LM, out: Path, rows: Sequence[Any], step: Callable[[Any], Awaitable[Any]], kind: Any, told: str, **more: Any
+    ) -> None:
+        """`store.fill` for a step that asks `lm`, with a bar, and connections closed at its end."""
+
+        async def work() -> None:
+            try:
+                await store.fill(out, rows, step, kind, progress=self.progress(told), **{"width": lm.width, **more})
+            finally:
+                if isinstance(lm, CachedLM):
+                    await lm.aclose()
+
+        asyncio.run(work())
+
+    def close_models(self) -> None:
+        """Forget the open models, and give their memory back to the system."""
+        self.models.clear()
+        _give_memory_back()
+
+    def made(self, config: Any, inputs: Sequence[str], parts: Sequence[str] = (), **more: str) -> dict[str, str]:
+        """What decides an artefact: config, seed, input files, the parts of the constitution it reads, models."""
+        wanted = (
+            {key: value for key, value in digests(self.constitution).items() if key.startswith(tuple(parts))} if parts else {}
+        )
+        files = {f"input {name}": store.file_digest(self.ready(name)) for name in inputs}
+        about = {"constitution": f"{self.constitution.name} {self.constitution.version}"} if parts else {}
+        return {"config": digest(config), "seed": str(self.seed), **about, **wanted, **files, **more}
+
+
+def open_workshop(loaded: Loaded, progress: Callable[[str], Progress], budget: Budget | None = None) -> Workshop:
+    """Compile the constitution.
+
+    Raises:
+        ConfigError: it has no rubric, or the rubric is not sound.
+    """
+    constitution = load(loaded.constitution)
+    if constitution.rubric is None:
+        raise ConfigError(f"{loaded.constitution}: no rubric: a run needs one to gate, reward and evaluate replies")
+    return Workshop(loaded, constitution, compile_rubric(constitution.rubric), progress, budget or Budget())
+
+
+def rows_of(path: Path, kind: Any) -> list[Any]:
+    return list(store.read(path, kind))
+
+
+def _give_memory_back() -> None:
+    """Freed memory to the system, not only to the allocator, which would keep gigabytes of it for the rest of the run."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,0 +1,54 @@
+"""What is killed in the tests of resuming: one stage against an endpoint, through the request log, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from cai.constitution import Constitution, Principle
+from cai.generate.label import LabelConfig, labeller
+from cai.generate.pair import PairConfig, pairer
+from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser
+from cai.lm.cached import CachedLM, RequestLog
+from cai.lm.http import HttpConfig, HttpLM
+from cai.records import Pair, Preference, Prompt, Revision, chat_of
+from cai.store import fill
+
+STAGES = ("revise", "pair", "label")
+SAID = {"critique": "What is wrong?", "revision": "Write it better.", "compare": "Which is safer?"}
+PRINCIPLE = Principle.model_validate({"id": "one", "category": "harm", "applies_to": ["disallowed"]} | SAID)
+TOY = Constitution(name="toy", version="1", principles=(PRINCIPLE,))
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(chat=chat_of(("user", f"Do harm number {i}.")), kind="disallowed") for i in range(count)]
+
+
+def pairs(count: int) -> list[Pair]:
+    return [Pair(source=p.id, chat=p.chat, first=f"First {i}.", second=f"Second {i}.") for i, p in enumerate(prompts(count))]
+
+
+def work(stage: str, spec: str, folder: Path, count: int, http: dict[str, Any]) -> None:
+    """One stage over `count` rows; its file and its request log are in `folder`."""
+    endpoint = HttpLM(spec, HttpConfig.model_validate(http))
+    endpoint.fingerprint = "toy"  # ports differ between servers that answer alike
+    lm = CachedLM(endpoint, RequestLog(folder / "requests.sqlite"))
+    out, asked = folder / f"{stage}.jsonl", prompts(count)
+    if stage == "revise":
+        config = ReviseConfig()
+        step: Any = reviser(TOY, lm, config, lambda prompt, reply: None, 0)
+        job = fill(out, revise_items(asked, config), step, Revision, width=64, source=revised_item)
+    elif stage == "pair":
+        job = fill(out, asked, pairer(lm, PairConfig(), 0), Pair, width=64)
+    else:
+        judge = labeller(TOY, lm, LabelConfig(), 0, lambda pair: "disallowed")
+        job = fill(out, pairs(count), judge, Preference, width=64)
+
+    async def all_of_it() -> None:
+        try:
+            await job
+        finally:
+            await lm.aclose()
+
+    asyncio.run(all_of_it())
