@@ -143,3 +143,20 @@ def test_a_killed_run_equals_an_uninterrupted_one(tiny_model: Path, tmp_path: Pa
     whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.parametrize("left", ["", "trainer_state.json"])
+def test_a_checkpoint_cut_off_in_writing_is_not_resumed_from(tiny_model: Path, tmp_path: Path, left: str) -> None:
+    """Killed while the second epoch's checkpoint was written, which left a folder or one file of it: on from the first."""
+    sft(str(tiny_model), EXAMPLES, CONFIG, tmp_path / "whole", seed=3, progress=quiet)
+    with pytest.raises(Killed):
+        sft(str(tiny_model), EXAMPLES, CONFIG, tmp_path / "killed", seed=3, progress=killer(3))
+    (home,) = tmp_path.glob("killed*/checkpoints")
+    (home / "checkpoint-6").mkdir()
+    if left:
+        (home / "checkpoint-6" / left).touch()
+    seen: list[int] = []
+    sft(str(tiny_model), EXAMPLES, CONFIG, tmp_path / "killed", seed=3, progress=lambda done, _: seen.append(done))
+    assert seen[0] == 4
+    whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], again[name]) for name in whole)

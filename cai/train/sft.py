@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from cai.store import Progress, publish_folder
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report their use otherwise
 Example = tuple[Chat, str]
 """(chat, the reply to learn)"""
+WHOLE = "whole"
+"""File that marks a checkpoint as written to its end."""
 
 
 class SFTConfig(BaseModel):
@@ -67,16 +70,30 @@ def sft(
     with publish_folder(out) as folder, blame(TrainError, "sft"):
         checkpoints = folder / "checkpoints"
         trainer = _trainer(base, rows, config, checkpoints, seed, progress)
-        resume = any(checkpoints.glob("checkpoint-*/trainer_state.json"))
-        result = trainer.train(resume_from_checkpoint=resume or None)
+        result = trainer.train(resume_from_checkpoint=_whole_checkpoint(checkpoints))
         loss = float(result.training_loss)
         if loss != loss:
             raise TrainError("sft: the loss is not a number; lower sft.learning_rate")
         model = trainer.model.merge_and_unload() if config.mode == "lora" else trainer.model
         model.save_pretrained(folder)
         renderer.tokenizer.save_pretrained(folder)
-        _remove(checkpoints)
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return {"examples": len(rows), "too_long": long, "loss": loss}
+
+
+def _whole_checkpoint(home: Path) -> str | None:
+    """The newest checkpoint that was written to its end; torn ones are dropped, for the trainer would load the newest of all."""
+    for torn in [p for p in home.glob("checkpoint-*") if not (p / WHOLE).exists()]:
+        shutil.rmtree(torn)
+    found = sorted(home.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    return str(found[-1]) if found else None
+
+
+def _keep_alone(newest: Path) -> None:
+    """Mark a checkpoint as whole, and only then drop the others: a kill leaves the old one or this one."""
+    (newest / WHOLE).touch()
+    for older in [p for p in newest.parent.glob("checkpoint-*") if p != newest]:
+        shutil.rmtree(older)
 
 
 def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: Path, seed: int, progress: Progress) -> Any:
@@ -104,6 +121,9 @@ def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: P
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress(state.global_step, state.max_steps)
 
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            _keep_alone(folder / f"checkpoint-{state.global_step}")
+
     model = load_model(base)
     settings = TRLConfig(
         output_dir=str(folder),
@@ -116,7 +136,6 @@ def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: P
         dataset_kwargs={"skip_prepare_dataset": True},  # our own tokens: untrusted text must not become control tokens
         train_sampling_strategy="group_by_length",
         save_strategy="epoch",
-        save_total_limit=1,
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -137,9 +156,3 @@ def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: P
     )
     trainer.remove_callback(PrinterCallback)  # it would print its numbers between our own output
     return trainer
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
