@@ -12,6 +12,7 @@ import torch
 
 from cai.errors import StoreError, TrainError
 from cai.lm.adapters import add_adapter, parameters_of, with_adapter
+from cai.lm.below import Below
 from cai.lm.chat import Renderer, load_renderer
 from cai.lm.local import load_model
 from cai.records import Prompt, chat_of
@@ -63,7 +64,7 @@ def readings(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """`read`, in batches of `size` neighbours padded with the tiny model's end token."""
     batches = [list(range(i, min(i + size, len(rollouts)))) for i in range(0, len(rollouts), size)]
-    return read(it.model, adapter, rollouts, batches, 257, temperature)
+    return read(it.model, adapter, rollouts, batches, [Below([]) for _ in batches], 257, temperature)
 
 
 def reply(ids: list[int], renderer: Renderer, prompt: Prompt = PROMPTS[0]) -> Rollout:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from cai.errors import TrainError
 from cai.lm.adapters import head_of, merge_into, parameters_of
+from cai.lm.below import Below, frozen_blocks
 from cai.lm.chat import Renderer
 from cai.records import Kind, Prompt
 from cai.seeds import rng
@@ -143,6 +144,8 @@ class Experience:
     rollouts: list[Rollout]
     batches: list[list[int]]
     """The minibatches, as places of rollouts. Old log-probabilities are read in them: the first ratio is exactly 1."""
+    below: list[Below]
+    """What the blocks that don't learn make of each minibatch."""
     logps: list[Tensor]
     states: list[Tensor]
     """(T, hidden) of the reference."""
@@ -271,8 +274,10 @@ def credit(
     it: Learner, rollouts: list[Rollout], totals: list[float], batches: list[list[int]], pad: int, config: PPOConfig
 ) -> tuple[Experience, dict[str, Any]]:
     """Old log-probabilities, reference, values, KL penalty, advantages (standardised over the whole batch) and returns."""
-    logps, _ = read(it.model, POLICY, rollouts, batches, pad, config.temperature)
-    refs, states = read(it.model, None, rollouts, batches, pad, config.temperature)
+    frozen = frozen_blocks(it.model.get_base_model(), config.layers)
+    below = [Below(frozen) for _ in batches]
+    refs, states = read(it.model, None, rollouts, batches, below, pad, config.temperature)
+    logps, _ = read(it.model, POLICY, rollouts, batches, below, pad, config.temperature)
     values = [it.critic(hidden_TE) for hidden_TE in states]
     logp_BT, ref_BT, value_BT = padded(logps), padded(refs), padded(values)
     mask_BT = padded([torch.ones_like(x, dtype=torch.bool) for x in logps])
@@ -292,23 +297,24 @@ def credit(
         "kl_k3": float((ppo_math.k3(logp_BT, ref_BT) * mask_BT).sum(1).mean()),
         "explained_variance": 1 - unexplained / spread if spread else None,  # equal returns leave nothing to explain
     }
-    return Experience(rollouts, batches, logps, states, values, rows(white_BT), rows(returns_BT)), told
+    return Experience(rollouts, batches, below, logps, states, values, rows(white_BT), rows(returns_BT)), told
 
 
 def learn(it: Learner, e: Experience, pad: int, config: PPOConfig) -> dict[str, float]:
     """Passes of clipped policy and value updates; means of their metrics over minibatches."""
-    seen = [_minibatch(it, e, places, pad, config) for _ in range(config.epochs) for places in e.batches]
+    seen = [_minibatch(it, e, place, pad, config) for _ in range(config.epochs) for place in range(len(e.batches))]
     return {key: fmean(row[key] for row in seen) for key in seen[0]} | {"first_ratio_error": seen[0]["ratio_error"]}
 
 
-def _minibatch(it: Learner, e: Experience, places: list[int], pad: int, config: PPOConfig) -> dict[str, float]:
+def _minibatch(it: Learner, e: Experience, place: int, pad: int, config: PPOConfig) -> dict[str, float]:
+    places = e.batches[place]
     rollouts = [e.rollouts[i] for i in places]
 
     def packed(rows: list[Tensor]) -> Tensor:
         return torch.cat([rows[i] for i in places])
 
     old_logp_N, advantage_N = packed(e.logps), packed(e.advantages)
-    hidden_NE = reply_hidden(it.model, POLICY, rollouts, pad)
+    hidden_NE = reply_hidden(it.model, POLICY, rollouts, pad, e.below[place])
     logp_N = token_logprobs(hidden_NE, tokens_of(rollouts, it.model.device), head_of(it.model), config.temperature)
     policy_loss = ppo_math.policy_loss(logp_N, old_logp_N, advantage_N, config.clip)
     value_loss = ppo_math.value_loss(it.critic(packed(e.states)), packed(e.values), packed(e.returns), config.clip)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cai.lm.adapters import head_of, hidden_states, length_batches, right_pad
+from cai.lm.below import Below
 from cai.lm.chat import Renderer
 from cai.lm.decode import common_prefix as shared_tokens
 from cai.lm.decode import generate, read_prefix
@@ -70,11 +71,12 @@ def sample(
     return [r for r in found if r is not None]
 
 
-def reply_hidden(model: PeftModel, adapter: str | None, rollouts: Sequence[Rollout], pad: int) -> Tensor:
+def reply_hidden(model: PeftModel, adapter: str | None, rollouts: Sequence[Rollout], pad: int, below: Below) -> Tensor:
     """(N, hidden): states from which each reply token was predicted, packed row after row; with gradients where they are on."""
     rows = [r.prompt_ids + r.reply_ids for r in rollouts]
     ids_BT, _ = right_pad(rows, pad, model.device)
-    hidden_BTE = hidden_states(model, adapter, ids_BT)
+    with below.once():
+        hidden_BTE = hidden_states(model, adapter, ids_BT)
     pieces = [hidden_BTE[i, len(r.prompt_ids) - 1 : len(r.prompt_ids) + len(r.reply_ids) - 1] for i, r in enumerate(rollouts)]
     return torch.cat(pieces)
 
@@ -100,18 +102,20 @@ def read(
     adapter: str | None,
     rollouts: Sequence[Rollout],
     batches: Sequence[Sequence[int]],
+    below: Sequence[Below],
     pad: int,
     temperature: float,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Per rollout: log-probabilities (T,) of its tokens, and the states (T, hidden) they were read from.
 
     `batches` (places of rollouts) are read as they are: the same rows in the same shape give the same numbers again later.
+    `below` has one entry for each batch.
     """
     logps: list[Tensor | None] = [None] * len(rollouts)
     states: list[Tensor | None] = [None] * len(rollouts)
-    for places in batches:
+    for places, lower in zip(batches, below, strict=True):
         some = [rollouts[i] for i in places]
-        hidden_NE = reply_hidden(model, adapter, some, pad)
+        hidden_NE = reply_hidden(model, adapter, some, pad, lower)
         logp_N = token_logprobs(hidden_NE, tokens_of(some, model.device), head_of(model), temperature)
         lengths = [len(r.reply_ids) for r in some]
         for i, logp_T, hidden_TE in zip(places, torch.split(logp_N, lengths), torch.split(hidden_NE, lengths), strict=True):
