@@ -137,7 +137,7 @@ def _walk(file: Path, names: tuple[str, ...], settings: list[str] | None, **limi
     loaded = load_run(file, settings or [])
     started = time.monotonic()
     with teller() as progress:
-        shop = open_workshop(loaded, progress, Budget(**limits))
+        shop = open_workshop(loaded, progress, Budget(**limits), lambda line: print(line, file=sys.stderr))
         try:
             walk(shop, names, _tell)
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cai import store, templates
 from cai.errors import ConfigError, StoreError
@@ -15,6 +15,7 @@ from cai.generate.gate import Gate, every, readable
 from cai.generate.label import labeller
 from cai.generate.pair import choose_prompts, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
+from cai.generate.stale import preference_stands, revision_stands
 from cai.hygiene.prompts import read_prompts, split
 from cai.records import Item, Kind, Pair, Preference, Prompt, Reply, Revision
 from cai.report.html import write_report
@@ -70,16 +71,20 @@ def revise(shop: Workshop) -> None:
     """10-revisions.jsonl: critiques and revisions of the model's own replies."""
     config, author, out = shop.loaded.run.revise, shop.lm(shop.loaded.run.model), shop.path(REVISIONS)
     parts = ("principle:", "examples:critique", "rubric")
-    if store.begin(
-        out, "revise", shop.made(config, [PROMPTS], parts, model=author.fingerprint, templates=templates.templates_digest())
-    ):
+    made = shop.made(config, [PROMPTS], parts, model=author.fingerprint, templates=templates.templates_digest())
+    prompts: dict[str, Prompt] = {p.id: p for p in rows_of(shop.path(PROMPTS), Prompt)}
+
+    def stands(row: Revision, edited: Collection[str]) -> bool:
+        return revision_stands(row, prompts[row.source], shop.constitution, config, shop.seed, edited)
+
+    if shop.begin_rows(out, "revise", made, Revision, stands):
         return
     step = reviser(shop.constitution, author, config, every(readable, rubric_gate(shop.rubric)), shop.seed)
-    rows = revise_items(rows_of(shop.path(PROMPTS), Prompt), config)
+    rows = revise_items(list(prompts.values()), config)
     shop.fill(author, out, rows, step, Revision, "revise", source=revised_item)
-    made: list[Revision] = rows_of(out, Revision)
+    done: list[Revision] = rows_of(out, Revision)
     store.finish(
-        out, rows=len(made), kept=sum(r.final is not None for r in made), revised=sum(r.chosen_round is not None for r in made)
+        out, rows=len(done), kept=sum(r.final is not None for r in done), revised=sum(r.chosen_round is not None for r in done)
     )
 
 
@@ -124,12 +129,17 @@ def label(shop: Workshop) -> None:
     judge = shop.lm(run.judge or run.model)
     parts = ("principle:", "examples:compare")
     made = shop.made(run.label, [PAIRS], parts, judge=judge.fingerprint, templates=templates.templates_digest())
-    if store.begin(out, "label", made):
-        return
     kinds: dict[str, Kind | None] = {p.id: p.kind for p in rows_of(shop.path(PROMPTS), Prompt)}
+    pairs: dict[str, Pair] = {p.id: p for p in rows_of(shop.path(PAIRS), Pair)}
+
+    def stands(row: Preference, edited: Collection[str]) -> bool:
+        pair = pairs[row.source]
+        return preference_stands(row, pair, kinds.get(pair.source), shop.constitution, run.label, shop.seed, edited)
+
+    if shop.begin_rows(out, "label", made, Preference, stands):
+        return
     step = labeller(shop.constitution, judge, run.label, shop.seed, lambda pair: kinds.get(pair.source))
-    pairs: list[Pair] = rows_of(shop.path(PAIRS), Pair)
-    shop.fill(judge, out, pairs, step, Preference, "label")
+    shop.fill(judge, out, list(pairs.values()), step, Preference, "label")
     labels: list[Preference] = rows_of(out, Preference)
     store.finish(out, rows=len(labels), unscored=sum(x.p_first is None for x in labels))
 

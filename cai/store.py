@@ -267,16 +267,25 @@ def begin(artefact: Path, stage: str, made: Mapping[str, str]) -> Manifest | Non
     """
     found = read_manifest(artefact)
     if found is not None:
-        differs = sorted(key for key in found.made.keys() | made.keys() if found.made.get(key) != made.get(key))
-        if differs:
+        if differs := differing(found, made):
             raise StoreError(
                 f"{artefact}: made with another {', '.join(differs)}: run into a new folder, or to make it anew "
                 f"delete {artefact.parent}/{artefact.name[:2]}* and everything numbered after it"
             )
         if found.finished and artefact.exists():
             return found
-    publish(manifest_path(artefact), Manifest(stage=stage, made=dict(made), versions=versions()).model_dump_json(indent=2) + "\n")
+    claim(artefact, stage, made)
     return None
+
+
+def differing(found: Manifest, made: Mapping[str, str]) -> list[str]:
+    """Keys in which what an artefact was made from differs from what it would be made from now."""
+    return sorted(key for key in found.made.keys() | made.keys() if found.made.get(key) != made.get(key))
+
+
+def claim(artefact: Path, stage: str, made: Mapping[str, str]) -> None:
+    """Write the manifest of an artefact yet to be made."""
+    publish(manifest_path(artefact), Manifest(stage=stage, made=dict(made), versions=versions()).model_dump_json(indent=2) + "\n")
 
 
 def finish(artefact: Path, **counts: float | int | str | None) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 import gc
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from cai import store
 from cai.config import Loaded
 from cai.constitution import Constitution, digests, load
 from cai.errors import ConfigError, StoreError
+from cai.generate.stale import kept_path, only_principles, set_aside
 from cai.lm import LM, open_lm
 from cai.lm.cached import LOG, CachedLM, RequestLog
 from cai.lm.http import HttpLM
 from cai.lm.metered import Budget, MeteredLM
 from cai.rubric import Compiled, compile_rubric
-from cai.store import Progress, digest
+from cai.store import Progress, RowT, digest
 
 PROMPTS, HELD_OUT = "00-prompts.jsonl", "01-held-out.jsonl"
 REVISIONS, SFT, PAIRS, PREFERENCES = "10-revisions.jsonl", "20-sft", "30-pairs.jsonl", "40-preferences.jsonl"
@@ -38,6 +39,8 @@ class Workshop:
     rubric: Compiled
     progress: Callable[[str], Progress]
     budget: Budget = field(default_factory=Budget)
+    say: Callable[[str], None] = lambda line: None
+    """One line for whoever watches."""
     models: dict[str, LM] = field(default_factory=dict)
 
     @property
@@ -71,14 +74,39 @@ class Workshop:
     ) -> None:
         """`store.fill` for a step that asks `lm`, with a bar, and connections closed at its end."""
 
+        source = more.get("source", lambda row: row.source)
+        stored = kept_path(out)
+        kept = {source(row): row for row in store.read(stored, kind)} if stored.exists() else {}
+
+        async def kept_or_made(row: Any) -> Any:
+            return kept[row.id] if row.id in kept else await step(row)
+
         async def work() -> None:
             try:
-                await store.fill(out, rows, step, kind, progress=self.progress(told), **{"width": lm.width, **more})
+                await store.fill(out, rows, kept_or_made, kind, progress=self.progress(told), **{"width": lm.width, **more})
             finally:
                 if isinstance(lm, CachedLM):
                     await lm.aclose()
 
         asyncio.run(work())
+        stored.unlink(missing_ok=True)
+
+    def begin_rows(
+        self, out: Path, stage: str, made: Mapping[str, str], kind: type[RowT], stands: Callable[[RowT, Collection[str]], bool]
+    ) -> bool:
+        """`store.begin` for rows that each drew some principles: where only principles were edited, the other rows are kept.
+
+        `stands(row, ids of what was edited)` says whether a row is what would be made now. Returns whether nothing is to do.
+        """
+        found = store.read_manifest(out)
+        edited = only_principles(store.differing(found, made)) if found else set()
+        if found and found.made != made and edited is not None:
+            kept, stale = set_aside(out, kind, lambda row: stands(row, edited))
+            store.claim(out, stage, made)
+            self.say(
+                f"{stage}: principles were edited ({', '.join(sorted(edited)) or 'none'}): {kept} rows kept, {stale} to make anew"
+            )
+        return store.begin(out, stage, made) is not None
 
     def close_models(self) -> None:
         """Forget the open models, and give their memory back to the system."""
@@ -95,7 +123,12 @@ class Workshop:
         return {"config": digest(config), "seed": str(self.seed), **about, **wanted, **files, **more}
 
 
-def open_workshop(loaded: Loaded, progress: Callable[[str], Progress], budget: Budget | None = None) -> Workshop:
+def open_workshop(
+    loaded: Loaded,
+    progress: Callable[[str], Progress],
+    budget: Budget | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Workshop:
     """Compile the constitution.
 
     Raises:
@@ -104,7 +137,7 @@ def open_workshop(loaded: Loaded, progress: Callable[[str], Progress], budget: B
     constitution = load(loaded.constitution)
     if constitution.rubric is None:
         raise ConfigError(f"{loaded.constitution}: no rubric: a run needs one to gate, reward and evaluate replies")
-    return Workshop(loaded, constitution, compile_rubric(constitution.rubric), progress, budget or Budget())
+    return Workshop(loaded, constitution, compile_rubric(constitution.rubric), progress, budget or Budget(), say)
 
 
 def rows_of(path: Path, kind: Any) -> list[Any]:

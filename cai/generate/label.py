@@ -25,6 +25,11 @@ class LabelConfig(BaseModel):
     """Principles drawn per pair, without repetition; their probabilities are averaged (the ensemble)."""
 
 
+def comparing(constitution: Constitution) -> list[Principle]:
+    """The principles that pairs may be judged by."""
+    return [p for p in constitution.principles if p.compare]
+
+
 def draw_principles(principles: Sequence[Principle], kind: Kind | None, count: int, seed: int, pair_id: str) -> list[Principle]:
     """`count` different principles that apply to `kind`, by weight; fewer when there are not as many."""
     left = [p for p in principles if kind is None or kind in p.applies_to]
@@ -54,7 +59,7 @@ def labeller(
     constitution: Constitution, judge: LM, config: LabelConfig, seed: int, kind_of: Callable[[Pair], Kind | None]
 ) -> Callable[[Pair], Awaitable[Preference]]:
     """The step that makes one `Preference` from one `Pair`."""
-    principles = [p for p in constitution.principles if p.compare]
+    principles = comparing(constitution)
     shots = constitution.examples.compare
 
     async def ask(pair: Pair, principle: Principle) -> list[float] | None:

@@ -57,6 +57,11 @@ def revised_item(row: Revision) -> str:
     return f"{row.source}/{row.draw}"
 
 
+def revising(constitution: Constitution, config: ReviseConfig) -> list[Principle]:
+    """The principles that replies may be rewritten by."""
+    return [p for p in constitution.principles if p.revision and (config.direct or p.critique)]
+
+
 def draw_principle(principles: Sequence[Principle], prompt: Prompt, seed: int, *where: object) -> Principle | None:
     """One principle that applies to the prompt's kind, by weight; the prompt's own category weighs four times as much.
 
@@ -73,7 +78,7 @@ def reviser(
     constitution: Constitution, author: LM, config: ReviseConfig, gate: Gate, seed: int
 ) -> Callable[[Item], Awaitable[Revision]]:
     """The step that makes one `Revision` from one draw for one prompt: reply, then rounds of critique and revision."""
-    principles = [p for p in constitution.principles if p.revision and (config.direct or p.critique)]
+    principles = revising(constitution, config)
     shots = constitution.examples.critique
 
     async def say(prompt: Prompt, what: str, chat: Chat, *, max_tokens: int, temperature: float) -> str | None:
