@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from cai import store, templates
+from cai.edited import LABEL_READS, REVISE_READS, kinds_in, preference_stands_in, revision_stands_in
 from cai.errors import ConfigError, StoreError
 from cai.evals.refusal import comparisons, refusal_scores
 from cai.evals.replies import item_of, items, replier
 from cai.evals.stats import estimate
 from cai.generate.gate import Gate, every, readable
 from cai.generate.label import labeller
-from cai.generate.pair import choose_prompts, pairer
+from cai.generate.pair import pairer
 from cai.generate.revise import revise_items, revised_item, reviser
-from cai.generate.stale import preference_stands, revision_stands
-from cai.hygiene.prompts import read_prompts, split
-from cai.records import Item, Kind, Pair, Preference, Prompt, Reply, Revision
+from cai.hygiene.prompts import read_prompts, some, split
+from cai.records import Item, Pair, Preference, Prompt, Reply, Revision
 from cai.report.html import write_report
 from cai.rubric import Compiled, grade
 from cai.store import digest
@@ -70,17 +70,11 @@ def rubric_gate(rubric: Compiled) -> Gate:
 def revise(shop: Workshop) -> None:
     """10-revisions.jsonl: critiques and revisions of the model's own replies."""
     config, author, out = shop.loaded.run.revise, shop.lm(shop.loaded.run.model), shop.path(REVISIONS)
-    parts = ("principle:", "examples:critique", "rubric")
-    made = shop.made(config, [PROMPTS], parts, model=author.fingerprint, templates=templates.templates_digest())
-    prompts: dict[str, Prompt] = {p.id: p for p in rows_of(shop.path(PROMPTS), Prompt)}
-
-    def stands(row: Revision, edited: Collection[str]) -> bool:
-        return revision_stands(row, prompts[row.source], shop.constitution, config, shop.seed, edited)
-
-    if shop.begin_rows(out, "revise", made, Revision, stands):
+    made = shop.made(config, [PROMPTS], REVISE_READS, model=author.fingerprint, templates=templates.templates_digest())
+    if shop.begin_rows(out, "revise", made, Revision, revision_stands_in(shop)):
         return
     step = reviser(shop.constitution, author, config, every(readable, rubric_gate(shop.rubric)), shop.seed)
-    rows = revise_items(list(prompts.values()), config)
+    rows = revise_items(some(rows_of(shop.path(PROMPTS), Prompt), config.prompts, shop.seed, "revise"), config)
     shop.fill(author, out, rows, step, Revision, "revise", source=revised_item)
     done: list[Revision] = rows_of(out, Revision)
     store.finish(
@@ -118,7 +112,7 @@ def pair(shop: Workshop) -> None:
     if store.begin(out, "pair", shop.made(config, [PROMPTS, SFT])):
         return
     subject = shop.lm(f"local:{shop.path(SFT)}")
-    step, rows = pairer(subject, config, shop.seed), choose_prompts(rows_of(shop.path(PROMPTS), Prompt), config, shop.seed)
+    step, rows = pairer(subject, config, shop.seed), some(rows_of(shop.path(PROMPTS), Prompt), config.prompts, shop.seed, "pair")
     shop.fill(subject, out, rows, step, Pair, "pair", width=subject.width // 2 or 1)
     store.finish(out, rows=len(rows))
 
@@ -127,19 +121,13 @@ def label(shop: Workshop) -> None:
     """40-preferences.jsonl: which reply is better, by principle, as a probability."""
     run, out = shop.loaded.run, shop.path(PREFERENCES)
     judge = shop.lm(run.judge or run.model)
-    parts = ("principle:", "examples:compare")
-    made = shop.made(run.label, [PAIRS], parts, judge=judge.fingerprint, templates=templates.templates_digest())
-    kinds: dict[str, Kind | None] = {p.id: p.kind for p in rows_of(shop.path(PROMPTS), Prompt)}
-    pairs: dict[str, Pair] = {p.id: p for p in rows_of(shop.path(PAIRS), Pair)}
-
-    def stands(row: Preference, edited: Collection[str]) -> bool:
-        pair = pairs[row.source]
-        return preference_stands(row, pair, kinds.get(pair.source), shop.constitution, run.label, shop.seed, edited)
-
-    if shop.begin_rows(out, "label", made, Preference, stands):
+    made = shop.made(run.label, [PAIRS], LABEL_READS, judge=judge.fingerprint, templates=templates.templates_digest())
+    if shop.begin_rows(out, "label", made, Preference, preference_stands_in(shop)):
         return
+    kinds = kinds_in(shop)
     step = labeller(shop.constitution, judge, run.label, shop.seed, lambda pair: kinds.get(pair.source))
-    shop.fill(judge, out, list(pairs.values()), step, Preference, "label")
+    pairs: list[Pair] = rows_of(shop.path(PAIRS), Pair)
+    shop.fill(judge, out, pairs, step, Preference, "label")
     labels: list[Preference] = rows_of(out, Preference)
     store.finish(out, rows=len(labels), unscored=sum(x.p_first is None for x in labels))
 
@@ -230,7 +218,7 @@ def evaluate(shop: Workshop) -> None:
     made = shop.made(run.eval, [HELD_OUT, SFT, REWARD, POLICY], ("rubric",), model=shop.lm(run.model).fingerprint)
     if store.begin(out, "eval", made):
         return
-    asked: list[Item] = items(rows_of(shop.path(HELD_OUT), Prompt), run.eval.draws)
+    asked: list[Item] = items(some(rows_of(shop.path(HELD_OUT), Prompt), run.eval.prompts, shop.seed, "eval"), run.eval.draws)
     shop.path(EVAL).mkdir(exist_ok=True)
     replies: list[Reply] = []
     for subject, folder in SUBJECTS.items():

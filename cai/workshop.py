@@ -100,7 +100,8 @@ class Workshop:
         """
         found = store.read_manifest(out)
         edited = only_principles(store.differing(found, made)) if found else set()
-        if found and found.made != made and edited is not None:
+        same = found and _name(found.made) == _name(made)  # another name is another constitution, not an edit of this one
+        if found and same and found.made != made and edited is not None:
             kept, stale = set_aside(out, kind, lambda row: stands(row, edited))
             store.claim(out, stage, made)
             self.say(
@@ -121,6 +122,10 @@ class Workshop:
         files = {f"input {name}": store.file_digest(self.ready(name)) for name in inputs}
         about = {"constitution": f"{self.constitution.name} {self.constitution.version}"} if parts else {}
         return {"config": digest(config), "seed": str(self.seed), **about, **wanted, **files, **more}
+
+
+def _name(made: Mapping[str, str]) -> str:
+    return made.get("constitution", "").partition(" ")[0]
 
 
 def open_workshop(

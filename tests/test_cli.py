@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from cai import store
 from cai.cli import NAMES, main
+from cai.constitution import find, load, read_yaml
+from cai.constitution.json_schema import MODELINE
+from cai.records import Revision
 from cai.stages import STAGES
 
-COMMANDS = ("check", "show", "grade", "run", *NAMES[1:])
+COMMANDS = ("check", "show", "diff", "import", "schema", "grade", "run", *NAMES[1:])
 RUN = """\
 name: toy
 model: fake:polite
@@ -133,6 +138,80 @@ def test_show(capsys: Capture) -> None:
     assert "no-serious-harm" in ended.out
     assert ended.err == ""
     assert "did you mean 'harmless'?" in Ended(capsys, "show", "harmles").complaint
+
+
+def test_show_renders_what_a_model_would_see(capsys: Capture, tiny_model: Path) -> None:
+    """Three chats for a principle with three texts, each with its tokens; the texts are there, the stand-ins too."""
+    model = f"local:{tiny_model}"
+    ended = Ended(capsys, "show", "harmless", "--render", "--principle", "no-violence", "--model", model)
+    assert ended.code == 0
+    heads = [line for line in ended.out.splitlines() if line.startswith("====")]
+    assert [head.split()[2] for head in heads] == ["critique", "revision", "compare"]
+    assert all(re.search(rf"\(\d+ tokens of {re.escape(model)}\)$", head) for head in heads)
+    principle = next(p for p in load(find("harmless")).principles if p.id == "no-violence")
+    for text in (principle.critique, principle.revision, principle.compare, "(the request)", "(the other reply)"):
+        assert str(text) in ended.out
+    assert "no such id; ids: " in Ended(capsys, "show", "harmless", "--render", "--principle", "x").complaint
+
+
+TWO = "name: two\nversion: '1'\nprinciples:\n" + "".join(
+    f"  - {{id: {name}, category: c, critique: Is it {name}, revision: Make it {name}., compare: Which is {name}}}\n"
+    for name in ("kind", "fair")
+)
+
+
+def test_diff(capsys: Capture, tmp_path: Path) -> None:
+    """By part and field; the same is exit 0."""
+    for name, text in (("a", TWO), ("b", TWO.replace("Make it kind.", "Be kind.").replace("id: fair", "id: honest"))):
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    ended = Ended(capsys, "diff", tmp_path / "a.yaml", tmp_path / "b.yaml")
+    assert ended.out.splitlines() == ["changed principle:kind: revision", "removed principle:fair", "added principle:honest"]
+    assert ended.code == 1
+    same = Ended(capsys, "diff", tmp_path / "a.yaml", tmp_path / "a.yaml")
+    assert (same.code, same.out) == (0, "")
+
+
+def test_diff_counts_the_rows_of_a_run_that_become_stale(capsys: Capture, tmp_path: Path) -> None:
+    """As many as drew the principle that differs, by name with --ids. Nothing is changed on disk."""
+    file = run_file(tmp_path, RUN.replace("harmless", "own.yaml"))
+    base = Path(__file__).parents[1] / "constitutions" / "refusal_style.yaml"
+    old = TWO.replace("principles:", f"extends: [{base}]\nprinciples:")
+    (tmp_path / "own.yaml").write_text(old, encoding="utf-8")
+    (tmp_path / "new.yaml").write_text(old.replace("Make it kind.", "Be kind."), encoding="utf-8")
+    assert Ended(capsys, "run", file, "--until", "revise").code == 0
+    rows = list(store.read(tmp_path / "out/10-revisions.jsonl", Revision))
+    drew = [row.id for row in rows if "kind" in {made.principle for made in row.rounds}]
+    before = sorted((tmp_path / "out").iterdir())
+    ended = Ended(capsys, "diff", tmp_path / "own.yaml", tmp_path / "new.yaml", "--run", file, "--ids")
+    assert drew
+    assert ended.out.splitlines() == [
+        "changed principle:kind: revision",
+        f"10-revisions.jsonl: {len(drew)} of {len(rows)} rows become stale",
+        *(f"  {name}" for name in drew),
+    ]
+    assert sorted((tmp_path / "out").iterdir()) == before
+
+
+def test_import(capsys: Capture, tmp_path: Path) -> None:
+    """On standard output a file that `check` reads; notes beside it."""
+    (tmp_path / "theirs.json").write_text(json.dumps(["Prefer the kinder answer."]), encoding="utf-8")
+    ended = Ended(capsys, "import", tmp_path / "theirs.json", "--name", "mine")
+    assert (ended.code, ended.err) == (0, "note: principles have no critique or revision text: they only label pairs\n")
+    (tmp_path / "mine.yaml").write_text(ended.out, encoding="utf-8")
+    assert load(tmp_path / "mine.yaml").principles[0].compare == "Prefer the kinder answer."
+    assert "lower-case letters" in Ended(capsys, "import", tmp_path / "theirs.json", "--name", "My Own").complaint
+
+
+def test_the_schema_is_the_one_beside_the_constitutions(capsys: Capture) -> None:
+    """Editors read the copy: it says what the code says, and every shipped constitution is valid by it and points to it."""
+    printed = json.loads(Ended(capsys, "schema").out)
+    folder = Path(__file__).parents[1] / "constitutions"
+    assert printed == json.loads((folder / "constitution.schema.json").read_text(encoding="utf-8"))
+    for file in folder.glob("*.yaml"):
+        assert file.read_text(encoding="utf-8").startswith(MODELINE + "\n")
+        jsonschema.validate(read_yaml(file).data, printed)
+    with pytest.raises(jsonschema.ValidationError, match="'principels' was unexpected"):
+        jsonschema.validate({"name": "x", "version": "1", "principels": []}, printed)
 
 
 # ---- grade ----
@@ -299,7 +378,7 @@ def test_wrong_prompts(capsys: Capture, tmp_path: Path) -> None:
 
 
 def test_another_constitution_in_the_same_folder(capsys: Capture, tmp_path: Path) -> None:
-    """What differs is named: the principle that was changed."""
+    """An edited principle is told of, and only its rows are made anew. Another name: what differs is named, nothing done."""
     constitution = tmp_path / "own.yaml"
     text = "name: own\nversion: '1'\nextends: [{base}]\nprinciples:\n  - {{id: {id}, category: x, critique: a, revision: {r}}}\n"
     base = store.Path(__file__).parents[1] / "constitutions" / "harmless.yaml"
@@ -308,12 +387,17 @@ def test_another_constitution_in_the_same_folder(capsys: Capture, tmp_path: Path
     assert Ended(capsys, "run", file, "--until", "revise").code == 0
     before = (tmp_path / "out/10-revisions.jsonl").read_bytes()
     constitution.write_text(text.format(base=base, id="mine", r="Say more."), encoding="utf-8")
+    constitution.write_text(text.format(base=base, id="mine", r="Say more.").replace("own", "mine"), encoding="utf-8")
     ended = Ended(capsys, "run", file, "--from", "revise", "--until", "revise")
-    assert "10-revisions.jsonl: made with another principle:mine: run into a new folder" in ended.complaint
+    assert "10-revisions.jsonl: made with another constitution, principle:mine: run into a new folder" in ended.complaint
     assert Ended(capsys, "run", file, "--until", "revise", "--set", "seed=5").complaint.startswith(
         f"{tmp_path}/out/00-prompts.jsonl: made with another seed"
     )
     assert (tmp_path / "out/10-revisions.jsonl").read_bytes() == before
+    constitution.write_text(text.format(base=base, id="mine", r="Say more."), encoding="utf-8")
+    ended = Ended(capsys, "run", file, "--until", "revise")
+    assert ended.code == 0
+    assert "revise: principles were edited (mine): " in ended.err
 
 
 def test_a_folder_in_use(capsys: Capture, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from cai.cli import NAMES, app
 
@@ -64,8 +65,7 @@ def targets() -> set[str]:
 def known(command: list[str]) -> bool:
     if command[0] == "make":
         return {word for word in command[1:] if "=" not in word and word[0] != "-"} <= targets()
-    names = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback} | {"--help"}
-    names |= {str(group.typer_instance.info.name) for group in app.registered_groups if group.typer_instance}
+    names = {"--help", *get_command(app).commands}  # type: ignore[attr-defined]
     return len(command) > 1 and command[1] in names
 
 

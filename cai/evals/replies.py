@@ -17,6 +17,8 @@ class EvalConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    prompts: int | None = Field(None, ge=1)
+    """Only so many held-out prompts, drawn evenly; None: all."""
     draws: int = Field(1, ge=1)
     """Replies per prompt."""
     temperature: float = Field(0.7, ge=0)

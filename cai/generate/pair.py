@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cai.errors import UnansweredError
 from cai.lm.base import LM
 from cai.records import Pair, Prompt, Sampled
-from cai.seeds import derive, rng
+from cai.seeds import derive
 from cai.store import together
 
 
@@ -22,15 +22,6 @@ class PairConfig(BaseModel):
     max_tokens: int = Field(48, ge=1)
     prompts: int | None = Field(None, ge=1)
     """Pairs for only so many prompts, drawn evenly; None: for all."""
-
-
-def choose_prompts(prompts: Sequence[Prompt], config: PairConfig, seed: int) -> list[Prompt]:
-    """The prompts that get a pair, in input order: all, or `config.prompts` of them drawn by their own addresses."""
-    if config.prompts is None or config.prompts >= len(prompts):
-        return list(prompts)
-    drawn = sorted(prompts, key=lambda prompt: rng(seed, "pair", "prompt", prompt.id).random())[: config.prompts]
-    chosen = {prompt.id for prompt in drawn}
-    return [prompt for prompt in prompts if prompt.id in chosen]
 
 
 def pairer(subject: LM, config: PairConfig, seed: int) -> Callable[[Prompt], Awaitable[Pair]]:

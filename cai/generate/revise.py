@@ -20,6 +20,8 @@ class ReviseConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    prompts: int | None = Field(None, ge=1)
+    """Only so many prompts, drawn evenly; None: all."""
     rounds: int = Field(1, ge=0, le=16)
     """Critiques and revisions per reply, at most."""
     stop_when_kept: bool = True

@@ -66,3 +66,12 @@ def split(prompts: Sequence[Prompt], share: float, seed: int) -> tuple[list[Prom
                 held.update(members[user])
                 wanted -= len(members[user])
     return [p for p in prompts if p.id not in held], [p for p in prompts if p.id in held]
+
+
+def some(prompts: Sequence[Prompt], count: int | None, seed: int, purpose: str) -> list[Prompt]:
+    """`count` of the prompts for one purpose, in input order; all when it is None. Each is drawn by its own address."""
+    if count is None or count >= len(prompts):
+        return list(prompts)
+    drawn = sorted(prompts, key=lambda prompt: rng(seed, purpose, "prompt", prompt.id).random())[:count]
+    chosen = {prompt.id for prompt in drawn}
+    return [prompt for prompt in prompts if prompt.id in chosen]

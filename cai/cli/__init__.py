@@ -1,0 +1,53 @@
+"""The command line: wiring only.
+
+Exit codes: 0 done, 1 the job found or failed something, 2 wrong usage or unreadable input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from cai.cli import constitutions, grades, logs, runs
+from cai.cli.runs import NAMES
+from cai.errors import CaiError, UsageError
+
+__all__ = ["NAMES", "app", "main"]
+
+app = typer.Typer(
+    name="cai",
+    help="Constitutional AI end to end: from a constitution in YAML to a measurably safer model.",
+    epilog="Example: cai run examples/quickstart.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for part in (constitutions, grades, runs):
+    app.add_typer(part.app)
+app.add_typer(logs.log)
+INTERRUPTED = "interrupted; nothing finished is lost: run the same command to go on"
+WrongUsage: type[Exception] = typer.BadParameter.__mro__[2]
+"""click's ClickException, or that of the copy of click inside newer versions of typer."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point of the `cai` command."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    except CaiError as error:
+        _end(str(error), 2 if isinstance(error, UsageError) else 1)
+    except WrongUsage as error:
+        _end(error.format_message(), 2)  # type: ignore[attr-defined]
+    if code == 130:
+        _end(INTERRUPTED, 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        print(f"cai: {line}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,101 @@
+"""Commands that walk a run: all of it, or one stage."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cai.cli.quiet import quiet
+from cai.errors import UsageError
+
+app = typer.Typer()
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's settings.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one setting; repeatable.")]
+MaxCost = Annotated[float | None, typer.Option(help="Stop before calls to endpoints cost more (by `prices` in RUN.yaml).")]
+MaxTokens = Annotated[int | None, typer.Option(help="Stop before calls to endpoints take more tokens.")]
+MaxHours = Annotated[float | None, typer.Option(help="Stop asking endpoints after so many hours.")]
+NAMES = ("prompts", "revise", "sft", "pair", "label", "reward", "ppo", "eval", "report")
+
+
+@app.command(epilog="Example: cai run examples/quickstart.yaml --set ppo.updates=20")
+def run(
+    file: RunFile,
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help=f"First stage: {', '.join(NAMES)}.")] = None,
+    last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Last stage.")] = None,
+    settings: Settings = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
+) -> None:
+    """Walk all stages of a run. Finished ones are skipped, a half-finished one is gone on with."""
+    for name in (first, last):
+        if name is not None and name not in NAMES:
+            raise UsageError(f"no such stage: {name}; stages: {', '.join(NAMES)}")
+    start, stop = NAMES.index(first or NAMES[0]), NAMES.index(last or NAMES[-1])
+    if stop < start:
+        raise UsageError(f"--until {last} comes before --from {first}: nothing to do")
+    _walk(file, NAMES[start : stop + 1], settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
+
+
+def _walk(file: Path, names: tuple[str, ...], settings: list[str] | None, **limits: Any) -> None:
+    quiet()
+    from cai.config import load_run
+    from cai.lm.metered import Budget
+    from cai.progress import teller
+    from cai.stages import walk
+    from cai.workshop import SCORES, open_workshop
+
+    loaded = load_run(file, settings or [])
+    started = time.monotonic()
+    with teller() as progress:
+        shop = open_workshop(loaded, progress, Budget(**limits), lambda line: print(line, file=sys.stderr))
+        try:
+            walk(shop, names, _tell)
+        finally:
+            if shop.budget.calls:
+                print(f"calls   {shop.budget.told()}", file=sys.stderr)
+    scores = loaded.folder / SCORES
+    if {"eval", "report"} & set(names) and scores.exists():
+        from cai.records import Score
+        from cai.report.table import headline
+        from cai.store import read
+
+        Console(width=None if sys.stdout.isatty() else 120).print(headline(list(read(scores, Score))))
+    if "report" in names:
+        print(f"report: {loaded.folder / 'report.html'}   ({time.monotonic() - started:.0f} s)")
+
+
+def _tell(stage: str, seconds: float) -> None:
+    """One line per finished stage; the memory is the process's highest so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform != "darwin" else 1 << 30)
+    print(f"{stage:>8}  {seconds:6.1f} s   peak memory {peak:.1f} GiB", file=sys.stderr)
+
+
+def _stage(name: str, doc: str) -> None:
+    def command(
+        file: RunFile,
+        settings: Settings = None,
+        max_cost: MaxCost = None,
+        max_tokens: MaxTokens = None,
+        max_hours: MaxHours = None,
+    ) -> None:
+        _walk(file, (name,), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
+
+    command.__doc__ = doc
+    app.command(name, epilog=f"Example: cai {name} examples/quickstart.yaml")(command)
+
+
+_stage("revise", "Stage of a run: critiques and revisions of the model's own replies (after: prompts).")
+_stage("sft", "Stage of a run: fine-tune on the revisions.")
+_stage("pair", "Stage of a run: draw two replies per prompt from the fine-tuned model.")
+_stage("label", "Stage of a run: say which reply of each pair is better, by principle, in both orders.")
+_stage("reward", "Stage of a run: train the preference model on the labels.")
+_stage("ppo", "Stage of a run: PPO against preference model and rubric, with KL control.")
+_stage("eval", "Stage of a run: answer held-out prompts with every model and score the replies.")
+_stage("report", "Stage of a run: write report.html from the files of the run.")
