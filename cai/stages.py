@@ -228,9 +228,11 @@ def evaluate(shop: Workshop) -> None:
         replies += rows_of(part, Reply)
         del lm, step
         shop.close_models()  # one subject in memory at a time
-    measured = _rewarded(shop, replies)
+    read = {p.id for p in some([item.prompt for item in asked], run.eval.reward_prompts, shop.seed, "reward")}
+    rewards = iter(_rewarded(shop, [r for r in replies if r.source in read]))
+    measured = [next(rewards) if r.source in read else r for r in replies]
     store.publish(shop.path(REPLIES), "".join(r.line() + "\n" for r in measured))
-    scores = refusal_scores(measured, seed=run.seed) + comparisons(measured, seed=run.seed)
+    scores = refusal_scores(measured, seed=run.seed, rewarded=read) + comparisons(measured, seed=run.seed)
     store.publish(out, "".join(s.line() + "\n" for s in scores))
     store.finish(out, replies=len(measured), scores=len(scores))
 

@@ -377,6 +377,18 @@ def test_shares_decide_on_kinds() -> None:
         draw_prompts(prompts, 4, 0, 0, {"sensitive": 1})
 
 
+def test_a_category_may_have_a_share_of_its_own() -> None:
+    """`benign` then means the other benign prompts; a key that is no kind is refused with the run's settings."""
+    categories = ("borderline", "plain", None)
+    prompts = [Prompt(chat=chat_of(("user", f"{c} {i}")), kind="benign", category=c) for c in categories for i in range(4)]
+    for step in range(4):
+        drawn = draw_prompts(prompts, 4, 0, step, {"benign/borderline": 3, "benign": 1})
+        assert [p.category == "borderline" for p in drawn] == [True, True, True, False]
+    assert PPOConfig(shares={"benign/border line": 1, "disallowed": 2}).shares is not None
+    with pytest.raises(ValueError, match="String should match pattern"):
+        PPOConfig(shares={"borderline": 1})
+
+
 def test_rollouts_are_counted_in_whole_minibatches() -> None:
     with pytest.raises(ValueError, match="prompts \\* replies = 6 is not a multiple of minibatches = 4"):
         PPOConfig(prompts=3, replies=2, minibatches=4)

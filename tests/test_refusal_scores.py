@@ -122,6 +122,8 @@ def test_reward_and_kl_have_rows_only_where_they_are_defined() -> None:
     assert (policy["kl.mean"].mean, policy["kl.mean"].n, policy["kl.mean"].unscored) == (3.0, 2, 1)
     assert policy["reward.mean"].mean == 0.5
     assert not {"kl.mean", "reward.mean"} & base.keys()
+    read = named(refusal_scores(rows, rewarded={"d1", "d2"}))  # the third was never to be read: it isn't unknown
+    assert (read["kl.mean"].n, read["kl.mean"].unscored, read["length.words"].n) == (2, 0, 3)
 
 
 def test_length_and_finish() -> None:

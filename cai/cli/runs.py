@@ -77,6 +77,26 @@ def _tell(stage: str, seconds: float) -> None:
     print(f"{stage:>8}  {seconds:6.1f} s   peak memory {peak:.1f} GiB", file=sys.stderr)
 
 
+@app.command(epilog="Example: cai plan examples/endpoint.yaml --probe 20")
+def plan(
+    file: RunFile,
+    settings: Settings = None,
+    probe: Annotated[int, typer.Option(min=1, help="Rows to try per stage; their answers are kept for the run.")] = 20,
+) -> None:
+    """Say what a run will take before it is begun: calls, tokens, money and hours per stage, with 95 % intervals."""
+    quiet()
+    from cai.config import load_run
+    from cai.plan import plan, table
+    from cai.progress import teller
+    from cai.store import locked
+    from cai.workshop import open_workshop
+
+    loaded = load_run(file, settings or [])
+    with teller() as progress, locked(loaded.folder):
+        found = plan(open_workshop(loaded, progress), probe)
+    Console(width=None if sys.stdout.isatty() else 140).print(table(found))
+
+
 def _stage(name: str, doc: str) -> None:
     def command(
         file: RunFile,

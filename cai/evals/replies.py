@@ -19,6 +19,8 @@ class EvalConfig(BaseModel):
 
     prompts: int | None = Field(None, ge=1)
     """Only so many held-out prompts, drawn evenly; None: all."""
+    reward_prompts: int | None = Field(None, ge=1)
+    """Reward and KL, which take as long to read as replies take to draw, for the replies to only so many of them; None: all."""
     draws: int = Field(1, ge=1)
     """Replies per prompt."""
     temperature: float = Field(0.7, ge=0)

@@ -23,6 +23,7 @@ from cai.lm.base import Sample, cut
 from cai.lm.chat import Renderer, load_renderer
 from cai.lm.decode import common_prefix
 from cai.lm.precision import matmul_dtype
+from cai.lm.thin import thin
 from cai.records import Chat
 from cai.store import digest, file_digest
 
@@ -186,6 +187,7 @@ def load_model(where: str, dtype: torch.dtype = torch.float32) -> PreTrainedMode
             where, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True
         )
     refuse_windows(model.config, where)
+    thin(model)
     return model.eval()
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import torch
 from peft import PeftModel
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -32,6 +32,8 @@ from cai.train import checkpoint, ppo_math
 from cai.train.rollout import RewardTable, Rollout, Score, padded, read, reply_hidden, sample, token_logprobs, tokens_of
 
 POLICY = "policy"
+Share = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(get_args(Kind))})(/.+)?$")]
+"""A kind of prompts, or `kind/category`."""
 
 
 class KLConfig(BaseModel):
@@ -55,8 +57,11 @@ class PPOConfig(BaseModel):
     updates: int = Field(8, ge=0)
     prompts: int = Field(16, ge=1)
     """Prompts per update."""
-    shares: dict[Kind, Annotated[float, Field(gt=0)]] | None = None
-    """Relative share of each kind among them; None: as they come."""
+    shares: dict[Share, Annotated[float, Field(gt=0)]] | None = None
+    """Relative share of each kind among them, or of a category of one (`benign/borderline`); None: as they come.
+
+    A kind stands for all its categories but those that have a share of their own.
+    """
     replies: int = Field(4, ge=1)
     """Replies per prompt."""
     max_tokens: int = Field(48, ge=1)
@@ -216,24 +221,30 @@ def _history(file: Path, steps: int) -> list[dict[str, Any]]:
 
 
 def draw_prompts(
-    prompts: Sequence[Prompt], count: int, seed: int, step: int, shares: Mapping[Kind, float] | None = None
+    prompts: Sequence[Prompt], count: int, seed: int, step: int, shares: Mapping[str, float] | None = None
 ) -> list[Prompt]:
     """The next `count` prompts of an endless row of shuffled passes over all of them; addressed by step.
 
-    With `shares`, each named kind has a row of its own and gets its part of `count`.
+    With `shares`, each named group has a row of its own and gets its part of `count`.
 
     Raises:
-        TrainError: a kind with a share has no prompt.
+        TrainError: a group with a share has no prompt.
     """
     if not shares:
         return _passes(prompts, count, step, lambda epoch: rng(seed, "ppo", "prompts", epoch))
     chosen = []
-    for kind, part in quotas(shares, count).items():
-        group = [prompt for prompt in prompts if prompt.kind == kind]
+    for name, part in quotas(shares, count).items():
+        group = [prompt for prompt in prompts if _group(prompt, shares) == name]
         if not group:
-            raise TrainError(f"ppo.shares: no training prompt is of kind {kind!r}")
-        chosen += _passes(group, part, step, lambda epoch, kind=kind: rng(seed, "ppo", "prompts", kind, epoch))  # type: ignore[misc]
+            raise TrainError(f"ppo.shares: no training prompt is {name}")
+        chosen += _passes(group, part, step, lambda epoch, name=name: rng(seed, "ppo", "prompts", name, epoch))  # type: ignore[misc]
     return chosen
+
+
+def _group(prompt: Prompt, shares: Mapping[str, float]) -> str | None:
+    """The key of `shares` that a prompt counts for: its kind and category where that has one, else its kind."""
+    narrow = f"{prompt.kind}/{prompt.category}"
+    return narrow if narrow in shares else prompt.kind
 
 
 def _passes(prompts: Sequence[Prompt], count: int, step: int, stream: Callable[[int], Random]) -> list[Prompt]:
@@ -244,7 +255,7 @@ def _passes(prompts: Sequence[Prompt], count: int, step: int, stream: Callable[[
     return chosen
 
 
-def quotas(shares: Mapping[Kind, float], count: int) -> dict[Kind, int]:
+def quotas(shares: Mapping[str, float], count: int) -> dict[str, int]:
     """`count` split in proportion to `shares` by largest remainder."""
     exact = {kind: count * share / sum(shares.values()) for kind, share in shares.items()}
     parts = {kind: int(number) for kind, number in exact.items()}
