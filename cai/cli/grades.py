@@ -26,7 +26,7 @@ def grade_replies(
     """Grade replies by the rubric. Keeps every field and the order; a file cut short by a kill is gone on with."""
     from cai import store
     from cai.constitution import find, load
-    from cai.hygiene.prompts import chat_from
+    from cai.hygiene.inputs import chat_from
     from cai.records import Prompt
     from cai.rubric import compile_rubric, grade
 

@@ -5,44 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cai.errors import StoreError
-from cai.records import Chat, Prompt, chat_of
+from cai.hygiene.inputs import prompt_rows
+from cai.records import Prompt
 from cai.seeds import rng
-from cai.store import json_lines, parse_row
-
-
-def chat_from(data: dict[str, Any], place: str) -> Any:
-    """The chat of an input line: `chat` as it is, or `prompt` as one user turn.
-
-    Raises:
-        StoreError: neither, both, or a prompt that is not text.
-    """
-    if ("prompt" in data) == ("chat" in data):
-        raise StoreError(f"{place}: a line needs either `prompt` (text) or `chat` (a list of role and content)")
-    if "chat" in data:
-        return data["chat"]
-    if not isinstance(data["prompt"], str):
-        raise StoreError(f"{place}: `prompt` must be text, found {type(data['prompt']).__name__}")
-    chat: Chat = chat_of(("user", data["prompt"]))
-    return chat
 
 
 def read_prompts(files: Sequence[Path]) -> list[Prompt]:
-    """The prompts of several JSONL files, in order, exact repetitions left out.
-
-    A line is `{"prompt": text}` or `{"chat": [{"role", "content"}, …]}`, with `kind`, `category`, `origin`, `user` if known.
+    """The prompts of several files (see `cai.hygiene.inputs.prompt_rows`), in order, exact repetitions left out.
 
     Raises:
-        StoreError: a file is missing, a line is wrong (file:line), or there is no prompt at all.
+        StoreError: a file is missing, a row is wrong (file:row), or there is no prompt at all.
     """
     prompts: dict[str, Prompt] = {}
     for file in files:
-        for number, data in json_lines(file):
-            place = f"{file}:{number}"
-            fields = {key: value for key, value in data.items() if key != "prompt"} | {"chat": chat_from(data, place)}
-            prompt = parse_row(fields, Prompt, place)
+        for prompt in prompt_rows(file):
             prompts.setdefault(prompt.id, prompt)
     if not prompts:
         raise StoreError(f"{', '.join(map(str, files)) or 'prompts'}: no prompt in it; a run needs at least one")
