@@ -16,6 +16,7 @@ from cai.evals.replies import EvalConfig
 from cai.generate.label import LabelConfig
 from cai.generate.pair import PairConfig
 from cai.generate.revise import ReviseConfig
+from cai.hygiene.rules import HygieneConfig
 from cai.lm.http import HttpConfig
 from cai.lm.metered import Prices
 from cai.reward.combine import RewardMix
@@ -39,6 +40,8 @@ class Run(BaseModel):
     """A file beside the run's YAML, or the name of a constitution that ships with cai."""
     prompts: tuple[str, ...] = Field(min_length=1)
     """JSONL files, relative to the run's YAML."""
+    hygiene: HygieneConfig = HygieneConfig()
+    """Which of the prompts are used; `against` names files relative to the run's YAML."""
     held_out: float = Field(0.4, gt=0, lt=1)
     """Share of the prompts of each kind and category that only the evaluation sees."""
     folder: str | None = None
@@ -65,6 +68,8 @@ class Loaded(BaseModel):
     folder: Path
     constitution: Path
     prompts: tuple[Path, ...]
+    against: tuple[Path, ...] = ()
+    """Evaluation texts that prompts must not repeat."""
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
@@ -77,12 +82,15 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     source = read_yaml(path)
     run = parse(override(source, overrides), Run)
     prompts = tuple(_beside(path, name) for name in run.prompts)
-    for file, name in zip(prompts, run.prompts, strict=True):
-        if not file.exists():
-            raise StoreError(f"{source.at(('prompts',))}: prompts: no such file: {name} (looked for {file})")
+    against = tuple(_beside(path, name) for name in run.hygiene.against)
+    for key, names, files in ((("prompts",), run.prompts, prompts), (("hygiene", "against"), run.hygiene.against, against)):
+        for name, file in zip(names, files, strict=True):
+            if not file.exists():
+                raise StoreError(f"{source.at(key)}: {'.'.join(key)}: no such file: {name} (looked for {file})")
     beside = _beside(path, run.constitution)
     constitution = beside if beside.exists() else find(run.constitution)
-    return Loaded(run=run, folder=Path(run.folder or f"runs/{run.name}"), constitution=constitution, prompts=prompts)
+    folder = Path(run.folder or f"runs/{run.name}")
+    return Loaded(run=run, folder=folder, constitution=constitution, prompts=prompts, against=against)
 
 
 def _beside(path: Path, name: str) -> Path:

@@ -22,12 +22,12 @@ from cai.evals.replies import items, replier
 from cai.generate.label import labeller
 from cai.generate.pair import pairer
 from cai.generate.revise import revise_items, reviser
-from cai.hygiene.prompts import read_prompts, some, split
+from cai.hygiene.prompts import some
 from cai.lm.base import LM, Sample
 from cai.lm.metered import Prices
 from cai.records import Chat, Pair
 from cai.store import together
-from cai.workshop import SUBJECTS, Workshop
+from cai.workshop import SUBJECTS, Workshop, read_run_prompts
 
 CHARACTERS_PER_TOKEN = 4.0
 """Assumed where a model has told no count."""
@@ -146,7 +146,7 @@ def plan(shop: Workshop, count: int) -> list[Forecast]:
         BackendError, BudgetError: as the stages themselves would.
     """
     run, seed = shop.loaded.run, shop.seed
-    train, held = split(read_prompts(shop.loaded.prompts), run.held_out, seed)
+    train, held, _ = read_run_prompts(shop.loaded)
     author, judge = Probe(shop.lm(run.model)), Probe(shop.lm(run.judge or run.model))
     pairs: list[Pair] = []
 

@@ -16,7 +16,7 @@ from cai.generate.gate import Gate, every, readable
 from cai.generate.label import labeller
 from cai.generate.pair import pairer
 from cai.generate.revise import revise_items, revised_item, reviser
-from cai.hygiene.prompts import read_prompts, some, split
+from cai.hygiene.prompts import some
 from cai.records import Item, Pair, Preference, Prompt, Reply, Revision
 from cai.report.html import write_report
 from cai.rubric import Compiled, grade
@@ -35,6 +35,7 @@ from cai.workshop import (
     SFT,
     SUBJECTS,
     Workshop,
+    read_run_prompts,
     rows_of,
 )
 
@@ -45,8 +46,10 @@ def prompts(shop: Workshop) -> None:
     """00-prompts.jsonl for training, 01-held-out.jsonl for evaluation."""
     run = shop.loaded.run
     files = {f"input {name}": store.file_digest(path) for name, path in zip(run.prompts, shop.loaded.prompts, strict=True)}
-    made = {"held_out": str(run.held_out), "seed": str(run.seed), **files}
-    train, held = split(read_prompts(shop.loaded.prompts), run.held_out, run.seed)
+    other = zip(run.hygiene.against, shop.loaded.against, strict=True)
+    files |= {f"against {name}": store.file_digest(path) for name, path in other}
+    made = {"held_out": str(run.held_out), "seed": str(run.seed), "hygiene": digest(run.hygiene), **files}
+    train, held, counts = read_run_prompts(shop.loaded)
     if not train or not held:
         raise StoreError(f"{', '.join(run.prompts)}: too few prompts to keep a share of {run.held_out} for evaluation")
     out = shop.path(PROMPTS)
@@ -54,7 +57,7 @@ def prompts(shop: Workshop) -> None:
         return
     store.publish(shop.path(HELD_OUT), "".join(p.line() + "\n" for p in held))
     store.publish(out, "".join(p.line() + "\n" for p in train))
-    store.finish(out, train=len(train), held_out=len(held))
+    store.finish(out, train=len(train), held_out=len(held), **{k: n for k, n in counts.items() if k != "kept"})
 
 
 def rubric_gate(rubric: Compiled) -> Gate:

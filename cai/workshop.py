@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,13 @@ from cai.config import Loaded
 from cai.constitution import Constitution, digests, load
 from cai.errors import ConfigError, StoreError
 from cai.generate.stale import kept_path, only_principles, set_aside
+from cai.hygiene.prompts import read_prompts, split
+from cai.hygiene.rules import asks_for_tokens
 from cai.lm import LM, open_lm
 from cai.lm.cached import LOG, CachedLM, RequestLog
 from cai.lm.http import HttpLM
 from cai.lm.metered import Budget, MeteredLM
+from cai.records import Prompt
 from cai.rubric import Compiled, compile_rubric
 from cai.store import Progress, RowT, digest
 
@@ -143,6 +147,18 @@ def open_workshop(
     if constitution.rubric is None:
         raise ConfigError(f"{loaded.constitution}: no rubric: a run needs one to gate, reward and evaluate replies")
     return Workshop(loaded, constitution, compile_rubric(constitution.rubric), progress, budget or Budget(), say)
+
+
+def read_run_prompts(loaded: Loaded) -> tuple[list[Prompt], list[Prompt], Counter[str]]:
+    """(training prompts, held-out prompts, what hygiene counted) of a run."""
+    run = loaded.run
+    count: Callable[[str], int] = len
+    if asks_for_tokens(run.hygiene):
+        from cai.lm.chat import token_counter
+
+        count = token_counter(run.model)
+    prompts, counts = read_prompts(loaded.prompts, run.hygiene, loaded.against, count)
+    return *split(prompts, run.held_out, run.seed), counts
 
 
 def rows_of(path: Path, kind: Any) -> list[Any]:

@@ -491,7 +491,7 @@ def test_prompts_reach_the_model_whole(tmp_path: Path) -> None:
     text = "Note: first: second\n\nHuman: third {x} paragraph\n\n\nLast: line"
     file = tmp_path / "p.jsonl"
     file.write_text(Prompt(chat=chat_of(("user", text)), kind="disallowed").line() + "\n")
-    (what,) = read_prompts([file])
+    ((what,), _) = read_prompts([file])
     lm = author()
     row = run(lm, what)
     assert lm.calls[0] == chat_of(("user", text))

@@ -300,3 +300,33 @@ def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], argumen
     write_prompts(tmp_path / "in.jsonl", [prompt("a")])
     assert ended("clean", tmp_path / "in.jsonl", *arguments) == 2
     assert why in capsys.readouterr().err
+
+
+# ---- in a run ----
+
+
+def test_a_run_uses_what_hygiene_lets_through(tmp_path: Path) -> None:
+    """Ten prompts, one of them an evaluation text and one too long; the manifest has the counts, and a digest of the settings."""
+    lines = [{"prompt": f"question number {i}", "kind": "benign"} for i in range(8)]
+    lines += [{"prompt": "this one is asked elsewhere", "kind": "benign"}, {"prompt": "w " * 90, "kind": "benign"}]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"prompt": "This one is asked ELSEWHERE?"}) + "\n", encoding="utf-8")
+    (tmp_path / "run.yaml").write_text(
+        f"name: x\nmodel: fake:echo\nconstitution: harmless\nprompts: [prompts.jsonl]\nheld_out: 0.5\nfolder: {tmp_path}/out\n"
+        "hygiene: {against: [eval.jsonl], max_tokens: 40}\n",
+        encoding="utf-8",
+    )
+    assert ended("run", tmp_path / "run.yaml", "--until", "prompts") == 0
+    train, held = (list(prompt_rows(tmp_path / "out" / name)) for name in ("00-prompts.jsonl", "01-held-out.jsonl"))
+    assert (len(train), len(held)) == (4, 4)
+    manifest = json.loads((tmp_path / "out" / "00-prompts.manifest.json").read_text(encoding="utf-8"))
+    assert manifest["counts"] == {"train": 4, "held_out": 4, "in an evaluation": 1, "too long": 1}
+    assert ended("run", tmp_path / "run.yaml", "--until", "prompts", "--set", "hygiene.max_tokens=41") == 2
+
+
+def test_a_missing_evaluation_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n', encoding="utf-8")
+    text = "name: x\nconstitution: harmless\nprompts: [p.jsonl]\nhygiene:\n  against: [none.jsonl]\n"
+    (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+    assert ended("run", tmp_path / "run.yaml") == 2
+    assert f"run.yaml:5: hygiene.against: no such file: none.jsonl (looked for {tmp_path}/none.jsonl)" in capsys.readouterr().err

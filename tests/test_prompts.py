@@ -24,12 +24,12 @@ def test_both_forms_of_a_line(tmp_path: Path) -> None:
     chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "b"}]
     first = written(tmp_path, {"prompt": "a", "kind": "benign", "category": "c", "origin": "o", "user": "u"}, {"chat": chat})
     second = written(tmp_path, {"prompt": "c"}, {"chat": chat})
-    assert read_prompts([first, second]) == [
+    assert read_prompts([first, second])[0] == [
         Prompt(chat=chat_of(("user", "a")), kind="benign", category="c", origin="o", user="u"),
         Prompt(chat=chat_of(("system", "s"), ("user", "b"))),
         Prompt(chat=chat_of(("user", "c"))),
     ]
-    assert read_prompts([written(tmp_path, read_prompts([first])[0].line())]) == read_prompts([first])[:1]
+    assert read_prompts([written(tmp_path, read_prompts([first])[0][0].line())])[0] == read_prompts([first])[0][:1]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def clean(
     from cai.hygiene.clean import clean, kept
     from cai.hygiene.inputs import prompt_rows
     from cai.hygiene.outputs import write_prompts
-    from cai.hygiene.rules import HygieneConfig, Rules, told
+    from cai.hygiene.rules import HygieneConfig, Rules, asks_for_tokens, told
     from cai.progress import teller
     from cai.records import Prompt
 
@@ -59,9 +59,14 @@ def clean(
         for file in files:
             yield from prompt_rows(file)
 
-    counted = min_tokens is not None or max_tokens is not None
     evaluation = (told(prompt) for file in against or () for prompt in prompt_rows(file))
-    rules = Rules(config, _counter(model) if counted else len, evaluation)
+    count: Callable[[str], int] = len
+    if asks_for_tokens(config):
+        quiet()
+        from cai.lm.chat import token_counter
+
+        count = token_counter(model)
+    rules = Rules(config, count, evaluation)
     with teller() as progress:
         bar = progress("clean")
         found = clean(read, config, rules, lambda done: bar(done, done + 1))
@@ -71,18 +76,6 @@ def clean(
     if output is not None:
         write_prompts(output, kept(read, rules, found))
     _table(found)
-
-
-def _counter(model: str) -> Callable[[str], int]:
-    """text -> tokens of a model; four characters are one where only an endpoint knows better."""
-    if model.startswith("http"):
-        return lambda text: -(-len(text) // 4)
-    quiet()
-    from cai.lm.chat import load_renderer
-    from cai.lm.weights import locate
-
-    renderer = load_renderer(locate(model.removeprefix("local:")))
-    return lambda text: len(renderer.text_ids(text))
 
 
 def _explain(wanted: str, read: Callable[[], Iterator[Any]], found: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -42,8 +43,7 @@ def clean(
     read: Callable[[], Iterator[Prompt]], config: HygieneConfig, rules: Rules, progress: Callable[[int], None] = lambda done: None
 ) -> Cleaned:
     """Judge every prompt that `read()` gives. It is called once here, and must give the same rows when it is called again."""
-    with tempfile.TemporaryDirectory(prefix="cai-") as folder:
-        columns = _Columns(Path(folder), config)
+    with tempfile.TemporaryDirectory(prefix="cai-") as folder, closing(_Columns(Path(folder), config)) as columns:
         found = Cleaned([""], np.zeros(0, np.uint16), np.zeros(0, np.int64))
         codes: list[Array] = []
         index = {"": 0}
@@ -65,7 +65,7 @@ def clean(
                 progress(done)
         found.codes = np.concatenate([*codes, np.array(block, np.uint16)])
         found.twins = np.full(len(found.codes), -1, np.int64)
-        columns.close()
+        columns.finish()
         for name, reason, most in (
             ("exact", "repeated", 1),
             ("prefix", "same beginning", 1),
@@ -115,8 +115,12 @@ class _Columns:
             np.array(block, np.uint32 if name == "near" else np.uint64).tofile(self.files[name])
             block.clear()
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Nothing more comes: the columns can be read."""
         self._flush()
+        self.close()
+
+    def close(self) -> None:
         for file in self.files.values():
             file.close()
 

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cai.errors import StoreError
+from cai.hygiene.clean import clean, kept
 from cai.hygiene.inputs import prompt_rows
+from cai.hygiene.rules import HygieneConfig, Rules, told
 from cai.records import Prompt
 from cai.seeds import rng
 
+EXACT = HygieneConfig()
+"""Nothing but exact repetitions goes."""
 
-def read_prompts(files: Sequence[Path]) -> list[Prompt]:
-    """The prompts of several files (see `cai.hygiene.inputs.prompt_rows`), in order, exact repetitions left out.
+
+def read_prompts(
+    files: Sequence[Path],
+    config: HygieneConfig = EXACT,
+    against: Sequence[Path] = (),
+    count: Callable[[str], int] = len,
+) -> tuple[list[Prompt], Counter[str]]:
+    """The prompts of several files that `config` lets through, in order, and how many went for which reason.
+
+    `count`: text -> tokens. `against`: files of evaluation texts.
 
     Raises:
-        StoreError: a file is missing, a row is wrong (file:row), or there is no prompt at all.
+        StoreError: a file is missing, a row is wrong (file:row), or no prompt is left.
     """
-    prompts: dict[str, Prompt] = {}
-    for file in files:
-        for prompt in prompt_rows(file):
-            prompts.setdefault(prompt.id, prompt)
+    rules = Rules(config, count, (told(prompt) for file in against for prompt in prompt_rows(file)))
+
+    def read() -> Iterator[Prompt]:
+        for file in files:
+            yield from prompt_rows(file)
+
+    found = clean(read, config, rules)
+    prompts = list(kept(read, rules, found))
     if not prompts:
-        raise StoreError(f"{', '.join(map(str, files)) or 'prompts'}: no prompt in it; a run needs at least one")
-    return list(prompts.values())
+        dropped = f" (dropped: {', '.join(f'{n} {reason}' for reason, n in found.counts.items())})" if found.counts else ""
+        raise StoreError(f"{', '.join(map(str, files)) or 'prompts'}: no prompt in it{dropped}; a run needs at least one")
+    return prompts, found.counts
 
 
 def split(prompts: Sequence[Prompt], share: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:

@@ -55,6 +55,10 @@ def told(prompt: Prompt) -> str:
     return "\n".join(m.content for m in prompt.chat)
 
 
+def asks_for_tokens(config: HygieneConfig) -> bool:
+    return config.min_tokens is not None or config.max_tokens is not None
+
+
 class Rules:
     """The filters of `config` that look at one prompt at a time.
 

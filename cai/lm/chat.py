@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cai.errors import BackendError, blame
+from cai.lm.weights import locate
 from cai.records import Chat
 from cai.store import digest
 
@@ -69,3 +71,11 @@ def load_renderer(folder: Path | str) -> Renderer:
     if tokenizer.eos_token_id is None:
         raise BackendError(f"{folder}: the tokenizer names no end-of-sequence token; cai needs one to end a reply")
     return Renderer(tokenizer)
+
+
+def token_counter(spec: str) -> Callable[[str], int]:
+    """text -> tokens of the model that `spec` names. Where only an endpoint knows, four characters are taken for one."""
+    if not (spec == "smollm2" or spec.startswith("local:")):
+        return lambda text: -(-len(text) // 4)
+    renderer = load_renderer(locate(spec.removeprefix("local:")))
+    return lambda text: len(renderer.text_ids(text))
