@@ -71,8 +71,8 @@ class HttpLM:
         self.fingerprint = f"{self.url}#{self.model}"
         self.width = self.config.connections * PIPELINE
         self._requests, self._tokens = Pace(self.config.requests_per_minute), Pace(self.config.tokens_per_minute)
-        self._client: httpx.AsyncClient | None = None
-        self._free: asyncio.Semaphore | None = None
+        self._clients: list[httpx.AsyncClient] = []
+        self._free: asyncio.LifoQueue[httpx.AsyncClient] | None = None
         self._answered, self._failed_in_a_row = 0, 0
 
     async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
@@ -95,29 +95,30 @@ class HttpLM:
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens new ones, also in another event loop."""
-        client, self._client, self._free = self._client, None, None
-        if client is not None:
+        clients, self._clients, self._free = self._clients, [], None
+        for client in clients:
             await client.aclose()
 
     # ---- one call ----
 
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """The answer's JSON, after as many tries as it takes."""
-        if self._client is None or self._free is None:
-            self._client, self._free = self._open(), asyncio.Semaphore(self.config.connections)
+        free = self._open()
         policy = AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
             stop=stop_after_attempt(self.config.attempts),
             wait=wait_as_told,
             reraise=True,
         )
+        client = await free.get()
         try:
-            async with self._free:
-                answer: dict[str, Any] = await policy(self._once, self._client, body | {"model": self.model})
+            answer: dict[str, Any] = await policy(self._once, client, body | {"model": self.model})
         except (TransientError, UnansweredError) as error:
             self._failed_in_a_row += 1
             self._give_up_if_hopeless(error)
             raise UnansweredError(str(error)) from error
+        finally:
+            free.put_nowait(client)
         self._answered += 1
         self._failed_in_a_row = 0
         return answer
@@ -170,15 +171,22 @@ class HttpLM:
         whole: dict[str, Any] = answer
         return whole
 
-    def _open(self) -> httpx.AsyncClient:
-        key = os.environ.get(KEY)
-        room = self.config.connections
-        return httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=self.config.timeout,
-            limits=httpx.Limits(max_connections=room, max_keepalive_connections=room),
-            follow_redirects=False,
-        )
+    def _open(self) -> asyncio.LifoQueue[httpx.AsyncClient]:
+        """The clients that are free. Each holds one connection: a pool looks through all of its own at every request."""
+        if self._free is None:
+            key = os.environ.get(KEY)
+            self._free, trusted = asyncio.LifoQueue(), httpx.create_ssl_context()
+            for _ in range(self.config.connections):
+                client = httpx.AsyncClient(
+                    headers={"Authorization": f"Bearer {key}"} if key else {},
+                    timeout=self.config.timeout,
+                    limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+                    follow_redirects=False,
+                    verify=trusted,
+                )
+                self._clients.append(client)
+                self._free.put_nowait(client)
+        return self._free
 
     def _sample(self, answer: dict[str, Any], chat: Chat) -> Sample:
         choice = answer["choices"][0]
