@@ -17,18 +17,17 @@ from cai.lm.chat import Renderer, load_renderer
 from cai.lm.local import load_model
 from cai.records import Prompt, chat_of
 from cai.seeds import rng
+from cai.train.draw import draw_prompts, quotas
 from cai.train.ppo import (
     POLICY,
     KLConfig,
     Learner,
     PPOConfig,
     credit,
-    draw_prompts,
     learn,
     learner,
     minibatches,
     ppo,
-    quotas,
     total,
 )
 from cai.train.ppo_math import KLController

@@ -8,16 +8,16 @@ in does the sampling. Every draw is addressed by (seed, update, prompt, draw), s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,15 +25,14 @@ from cai.errors import TrainError
 from cai.lm.adapters import head_of, merge_into, parameters_of
 from cai.lm.below import Below, frozen_blocks
 from cai.lm.chat import Renderer
-from cai.records import Kind, Prompt
+from cai.records import Prompt
 from cai.seeds import rng
 from cai.store import Progress, append_bytes, mend, publish
 from cai.train import checkpoint, ppo_math
+from cai.train.draw import Share, draw_prompts
 from cai.train.rollout import RewardTable, Rollout, Score, padded, read, reply_hidden, sample, token_logprobs, tokens_of
 
 POLICY = "policy"
-Share = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(get_args(Kind))})(/.+)?$")]
-"""A kind of prompts, or `kind/category`."""
 
 
 class KLConfig(BaseModel):
@@ -218,50 +217,6 @@ def _history(file: Path, steps: int) -> list[dict[str, Any]]:
     lines = file.read_text(encoding="utf-8").splitlines()[:steps] if file.exists() else []
     publish(file, "".join(line + "\n" for line in lines))
     return [json.loads(line) for line in lines]
-
-
-def draw_prompts(
-    prompts: Sequence[Prompt], count: int, seed: int, step: int, shares: Mapping[str, float] | None = None
-) -> list[Prompt]:
-    """The next `count` prompts of an endless row of shuffled passes over all of them; addressed by step.
-
-    With `shares`, each named group has a row of its own and gets its part of `count`.
-
-    Raises:
-        TrainError: a group with a share has no prompt.
-    """
-    if not shares:
-        return _passes(prompts, count, step, lambda epoch: rng(seed, "ppo", "prompts", epoch))
-    chosen = []
-    for name, part in quotas(shares, count).items():
-        group = [prompt for prompt in prompts if _group(prompt, shares) == name]
-        if not group:
-            raise TrainError(f"ppo.shares: no training prompt is {name}")
-        chosen += _passes(group, part, step, lambda epoch, name=name: rng(seed, "ppo", "prompts", name, epoch))  # type: ignore[misc]
-    return chosen
-
-
-def _group(prompt: Prompt, shares: Mapping[str, float]) -> str | None:
-    """The key of `shares` that a prompt counts for: its kind and category where that has one, else its kind."""
-    narrow = f"{prompt.kind}/{prompt.category}"
-    return narrow if narrow in shares else prompt.kind
-
-
-def _passes(prompts: Sequence[Prompt], count: int, step: int, stream: Callable[[int], Random]) -> list[Prompt]:
-    chosen = []
-    for place in range(step * count, (step + 1) * count):
-        epoch, spot = divmod(place, len(prompts))
-        chosen.append(prompts[stream(epoch).sample(range(len(prompts)), len(prompts))[spot]])
-    return chosen
-
-
-def quotas(shares: Mapping[str, float], count: int) -> dict[str, int]:
-    """`count` split in proportion to `shares` by largest remainder."""
-    exact = {kind: count * share / sum(shares.values()) for kind, share in shares.items()}
-    parts = {kind: int(number) for kind, number in exact.items()}
-    for kind in sorted(exact, key=lambda kind: parts[kind] - exact[kind])[: count - sum(parts.values())]:
-        parts[kind] += 1
-    return parts
 
 
 def total(table: RewardTable, rollouts: Sequence[Rollout], config: PPOConfig) -> tuple[list[int], list[float]]:
