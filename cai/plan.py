@@ -1,7 +1,7 @@
 """What a run will cost, from a few rows of each stage that asks a model: calls, tokens, money and hours, with an interval.
 
-Rows from all over a stage's input go through the stage's own step, and an endpoint's answers land in the run's request log. Stages
-that ask a model which does not exist yet ask the run's own instead: of those answers the run can use none, of the others all.
+Rows from all over a stage's input go through the stage's own step, and an endpoint's answers land in the run's request log.
+Stages that ask a model which does not exist yet ask the run's own instead: of those answers the run can use none.
 """
 
 from __future__ import annotations
