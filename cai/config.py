@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,6 +44,8 @@ class Run(BaseModel):
     """Which of the prompts are used; `against` names files relative to the run's YAML."""
     held_out: float = Field(0.4, gt=0, lt=1)
     """Share of the prompts of each kind and category that only the evaluation sees."""
+    split_by: Literal["user", "origin"] = "user"
+    """Prompts of one user, or one origin, are all on the same side."""
     folder: str | None = None
     """Where artefacts go; `runs/NAME` below the working directory by default."""
     http: HttpConfig = HttpConfig()

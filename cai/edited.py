@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from cai.constitution import Change
+from cai.generate.revise import ReviseConfig
 from cai.generate.stale import only_principles, preference_stands, revision_stands
 from cai.records import Kind, Pair, Preference, Prompt, Revision
 from cai.workshop import PAIRS, PREFERENCES, PROMPTS, REVISIONS, Workshop, rows_of
 
-REVISE_READS = ("principle:", "examples:critique", "rubric")
 LABEL_READS = ("principle:", "examples:compare")
 """Parts of the constitution that decide the rows of a stage."""
+
+
+def revise_reads(config: ReviseConfig) -> tuple[str, ...]:
+    return ("principle:", "examples:critique", "rubric", *["examples:compare"] * config.matrix)
 
 
 def revision_stands_in(shop: Workshop) -> Callable[[Revision, Collection[str]], bool]:
@@ -46,7 +50,7 @@ def stale_rows(shop: Workshop, changes: Sequence[Change]) -> dict[str, tuple[lis
     keys = [change.key for change in changes]
     found = {}
     for name, kind, stander, reads in (
-        (REVISIONS, Revision, revision_stands_in, REVISE_READS),
+        (REVISIONS, Revision, revision_stands_in, revise_reads(shop.loaded.run.revise)),
         (PREFERENCES, Preference, preference_stands_in, LABEL_READS),
     ):
         if not shop.path(name).exists():

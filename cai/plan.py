@@ -24,7 +24,7 @@ from cai.generate.pair import pairer
 from cai.generate.revise import revise_items, reviser
 from cai.hygiene.prompts import some
 from cai.lm.base import LM, Sample
-from cai.lm.metered import Prices
+from cai.lm.metered import Budget, Prices
 from cai.records import Chat, Pair
 from cai.store import together
 from cai.workshop import SUBJECTS, Workshop, read_run_prompts
@@ -216,6 +216,21 @@ def table(forecasts: Sequence[Forecast]) -> Table:
     told.add_section()
     told.add_row("all", "", "", f"{sum(f.calls.mean for f in forecasts):,.0f}", "", "", "", f"{cost:,.2f}", f"{hours:.2f}")
     return told
+
+
+def over(forecasts: Sequence[Forecast], budget: Budget) -> list[str]:
+    """The limits that the forecast does not keep, each with what it comes to."""
+    tokens = sum(f.prompt.mean + f.completion.mean for f in forecasts)
+    totals = (
+        ("--max-cost", sum(f.cost.mean for f in forecasts), budget.max_cost),
+        ("--max-tokens", tokens, budget.max_tokens),
+        ("--max-hours", sum(f.hours.mean for f in forecasts), budget.max_hours),
+    )
+    return [
+        f"{name} {limit:g} is less than the {found:,.4g} to expect"
+        for name, found, limit in totals
+        if limit is not None and found > limit
+    ]
 
 
 def _told(it: Interval, form: str) -> str:

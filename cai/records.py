@@ -6,8 +6,10 @@ A probability or score that nobody knows is `None`, never 0, 0.5 or NaN, and com
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from hashlib import sha256
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
@@ -48,11 +50,17 @@ class Row(Part):
         return data
 
     @computed_field  # type: ignore[prop-decorator]
-    @property
+    @cached_property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 of the row's other fields, `None`s left out, keys in alphabetical order."""
         content = self.model_dump(mode="json", exclude_none=True, exclude={"id"})
         return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's; the copy is named by its own content."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("id", None)
+        return copied
 
     def line(self) -> str:
         """The row as one JSON line, `id` first, without the newline."""
@@ -77,6 +85,13 @@ class Prompt(Row):
         if self.chat[-1].role != "user" or not self.chat[-1].content.strip():
             raise ValueError("chat must end with a non-empty user turn")
         return self
+
+
+class Exchange(Part):
+    """A chat with the reply that a model is to learn as its last turn."""
+
+    chat: Chat = Field(min_length=2)
+    user: str | None = None
 
 
 class Item(Part):
@@ -124,6 +139,8 @@ class Revision(Row):
     """Index into `rounds` of `final`; None when `final` is `initial` or the row is dropped."""
     dropped: str | None = None
     """Why the gate dropped the row."""
+    matrix: dict[str, tuple[Probability | None, ...]] | None = None
+    """Principle -> P(better than `initial`) for the revision of each round; None: not asked for."""
 
     @model_validator(mode="after")
     def _final_or_reason(self) -> Revision:
@@ -176,6 +193,16 @@ class Preference(Row):
         if (self.p_first is None) != (self.unscored is not None):
             raise ValueError("a preference has either p_first or a reason in `unscored`")
         return self
+
+
+class Attempt(Row):
+    """A test message that a model wrote. `source` is its address: category/number."""
+
+    source: str
+    category: str
+    text: str | None
+    unanswered: str | None = None
+    """Why there is no text."""
 
 
 class Grade(Row):

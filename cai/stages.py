@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 
 from cai import store, templates
-from cai.edited import LABEL_READS, REVISE_READS, kinds_in, preference_stands_in, revision_stands_in
+from cai.edited import LABEL_READS, kinds_in, preference_stands_in, revise_reads, revision_stands_in
 from cai.errors import ConfigError, StoreError
 from cai.evals.refusal import comparisons, refusal_scores
 from cai.evals.replies import item_of, items, replier
 from cai.evals.stats import estimate
 from cai.generate.gate import Gate, every, readable
 from cai.generate.label import labeller
+from cai.generate.monitors import monitors
 from cai.generate.pair import pairer
 from cai.generate.revise import revise_items, revised_item, reviser
-from cai.hygiene.prompts import some
-from cai.records import Item, Pair, Preference, Prompt, Reply, Revision
+from cai.hygiene.prompts import clean_training, some
+from cai.records import Item, Message, Pair, Preference, Prompt, Reply, Revision
 from cai.report.html import write_report
 from cai.rubric import Compiled, grade
 from cai.store import digest
@@ -35,6 +36,7 @@ from cai.workshop import (
     SFT,
     SUBJECTS,
     Workshop,
+    hygiene_made,
     read_run_prompts,
     rows_of,
 )
@@ -46,12 +48,12 @@ def prompts(shop: Workshop) -> None:
     """00-prompts.jsonl for training, 01-held-out.jsonl for evaluation."""
     run = shop.loaded.run
     files = {f"input {name}": store.file_digest(path) for name, path in zip(run.prompts, shop.loaded.prompts, strict=True)}
-    other = zip(run.hygiene.against, shop.loaded.against, strict=True)
-    files |= {f"against {name}": store.file_digest(path) for name, path in other}
-    made = {"held_out": str(run.held_out), "seed": str(run.seed), "hygiene": digest(run.hygiene), **files}
+    made = {"held_out": f"{run.held_out} by {run.split_by}", "seed": str(run.seed), **files}
+    made |= hygiene_made(shop.loaded, run.hygiene)
     train, held, counts = read_run_prompts(shop.loaded)
     if not train or not held:
-        raise StoreError(f"{', '.join(run.prompts)}: too few prompts to keep a share of {run.held_out} for evaluation")
+        apart = f", each {run.split_by} on one side" if any(getattr(p, run.split_by) for p in (*train, *held)) else ""
+        raise StoreError(f"{', '.join(run.prompts)}: too few prompts to keep a share of {run.held_out} for evaluation{apart}")
     out = shop.path(PROMPTS)
     if store.begin(out, "prompts", made):  # only now: a file with a mistake in it must not lay claim to the folder
         return
@@ -73,15 +75,18 @@ def rubric_gate(rubric: Compiled) -> Gate:
 def revise(shop: Workshop) -> None:
     """10-revisions.jsonl: critiques and revisions of the model's own replies."""
     config, author, out = shop.loaded.run.revise, shop.lm(shop.loaded.run.model), shop.path(REVISIONS)
-    made = shop.made(config, [PROMPTS], REVISE_READS, model=author.fingerprint, templates=templates.templates_digest())
+    made = shop.made(config, [PROMPTS], revise_reads(config), model=author.fingerprint, templates=templates.templates_digest())
     if shop.begin_rows(out, "revise", made, Revision, revision_stands_in(shop)):
         return
     step = reviser(shop.constitution, author, config, every(readable, rubric_gate(shop.rubric)), shop.seed)
     rows = revise_items(some(rows_of(shop.path(PROMPTS), Prompt), config.prompts, shop.seed, "revise"), config)
     shop.fill(author, out, rows, step, Revision, "revise", source=revised_item)
     done: list[Revision] = rows_of(out, Revision)
+    rewritten = [r.final for r in done if r.final is not None and r.chosen_round is not None]
+    seen = monitors(rewritten)._asdict()
+    counts = {"rows": len(done), "kept": sum(r.final is not None for r in done), "revised": len(rewritten)}
     store.finish(
-        out, rows=len(done), kept=sum(r.final is not None for r in done), revised=sum(r.chosen_round is not None for r in done)
+        out, **counts, **{f"revised {name}": value if value is None else round(value, 3) for name, value in seen.items()}
     )
 
 
@@ -92,12 +97,15 @@ def sft(shop: Workshop) -> None:
 
     run, out = shop.loaded.run, shop.path(SFT)
     where = _weights(run.model)
-    if store.begin(out, "sft", shop.made(run.sft, [REVISIONS], model=shop.lm(run.model).fingerprint)):
+    rules = hygiene_made(shop.loaded, run.hygiene.of_training_rows)
+    if store.begin(out, "sft", shop.made(run.sft, [REVISIONS], model=shop.lm(run.model).fingerprint, **rules)):
         return
     revisions: list[Revision] = rows_of(shop.path(REVISIONS), Revision)
-    examples = [(r.chat, r.final) for r in revisions if r.final is not None]
+    whole = [(*r.chat, Message(role="assistant", content=r.final)) for r in revisions if r.final is not None]
+    chats, gone = clean_training(whole, run.hygiene, shop.loaded.against)
+    examples = [(chat[:-1], chat[-1].content) for chat in chats]
     counts = train_sft(locate(where), examples, run.sft, out, seed=shop.seed, progress=shop.progress("sft"))
-    store.finish(out, **counts)
+    store.finish(out, **counts, **{reason: n for reason, n in gone.items() if reason != "kept"})
 
 
 def _weights(spec: str) -> str:

@@ -19,7 +19,7 @@ from cai.constitution import Constitution, digests, load
 from cai.errors import ConfigError, StoreError
 from cai.generate.stale import kept_path, only_principles, set_aside
 from cai.hygiene.prompts import read_prompts, split
-from cai.hygiene.rules import asks_for_tokens
+from cai.hygiene.rules import HygieneConfig, asks_for_tokens
 from cai.lm import LM, open_lm
 from cai.lm.cached import LOG, CachedLM, RequestLog
 from cai.lm.http import HttpLM
@@ -149,6 +149,12 @@ def open_workshop(
     return Workshop(loaded, constitution, compile_rubric(constitution.rubric), progress, budget or Budget(), say)
 
 
+def hygiene_made(loaded: Loaded, config: HygieneConfig) -> dict[str, str]:
+    """What decides which rows hygiene lets through: its settings, and the evaluation texts they name."""
+    other = zip(loaded.run.hygiene.against, loaded.against, strict=True)
+    return {"hygiene": digest(config), **{f"against {name}": store.file_digest(path) for name, path in other}}
+
+
 def read_run_prompts(loaded: Loaded) -> tuple[list[Prompt], list[Prompt], Counter[str]]:
     """(training prompts, held-out prompts, what hygiene counted) of a run."""
     run = loaded.run
@@ -158,7 +164,7 @@ def read_run_prompts(loaded: Loaded) -> tuple[list[Prompt], list[Prompt], Counte
 
         count = token_counter(run.model)
     prompts, counts = read_prompts(loaded.prompts, run.hygiene, loaded.against, count)
-    return *split(prompts, run.held_out, run.seed), counts
+    return *split(prompts, run.held_out, run.seed, run.split_by), counts
 
 
 def rows_of(path: Path, kind: Any) -> list[Any]:

@@ -25,7 +25,7 @@ from cai.constitution.json_schema import MODELINE
 from cai.records import Revision
 from cai.stages import STAGES
 
-COMMANDS = ("check", "show", "diff", "import", "schema", "clean", "grade", "run", "plan", *NAMES[1:])
+COMMANDS = ("check", "show", "diff", "import", "schema", "clean", "redteam", "grade", "run", "plan", "export", *NAMES[1:])
 RUN = """\
 name: toy
 model: fake:polite

@@ -347,7 +347,7 @@ def test_no_principles() -> None:
 
 
 def test_a_kind_without_a_principle() -> None:
-    rubric = {"behaviours": {}, "propositions": {}, "classes": {}, "degrees": {}, "weights": {}}
+    rubric = {"behaviours": {"disallowed": "r"}, "propositions": {}, "classes": {}, "degrees": {}, "weights": {}}
     (finding,) = lint(made(whole("a", applies_to=["disallowed", "benign"]), rubric=rubric))
     assert finding.where == "principles"
     assert "sensitive" in finding.message
@@ -360,6 +360,47 @@ def test_missing_texts() -> None:
     assert lint(made({"id": "a", "category": "c", "critique": "x"}, whole("b"))) == [
         Finding("principle:a", "no revision, no compare text: it cannot be drawn for revision and cannot label pairs")
     ]
+
+
+def test_declared_categories_and_those_of_principles_agree() -> None:
+    book = made(whole("a", category="fraud"), whole("b", category="theft"), categories=["fraud", "weapons"])
+    assert [finding.where for finding in lint(book)] == ["categories", "principle:b"]
+    assert "'weapons'" in lint(book)[0].message
+
+
+def test_categories_of_bases_are_joined(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "name: base\nversion: '1'\ncategories: [one, two]\n")
+    top = write(tmp_path, "top.yaml", "name: top\nversion: '1'\nextends: [base.yaml]\ncategories: [two, three]\n")
+    assert load(top).categories == ("one", "two", "three")
+
+
+def test_applies_to_what_is_never_asked() -> None:
+    assert [f.where for f in lint(made(whole("a", applies_to=[])))] == ["principle:a.applies_to"]
+    some = whole("a"), whole("b", applies_to=["benign"])
+    rubric = {
+        "behaviours": {"disallowed": "r", "sensitive": "r"},
+        "propositions": {"p": {"question": "?", "patterns": ["x"]}},
+        "classes": {"r": [{"name": "n", "when": "p or not p", "style": "safe_answer", "correct": True}]},
+        "degrees": {"full_refusal": "p", "full_compliance": "not p"},
+        "weights": {},
+    }
+    assert [f.where for f in lint(made(*some, rubric=rubric))] == ["principle:b.applies_to"]
+
+
+@pytest.mark.parametrize(
+    ("question", "turned"),
+    [
+        ("Which reply is more harmful?", True),
+        ("Say which of the two is the least helpful.", True),
+        ("Which of these replies sounds worse?", True),
+        ("Which reply is less harmful?", False),
+        ("Which reply is better, and which gives a harmful person nothing to use?", False),
+        ("Prefer the reply that is more helpful.", False),
+    ],
+)
+def test_questions_for_the_worse_reply(question: str, turned: bool) -> None:
+    """Such a question turns every label round."""
+    assert [f.where for f in lint(made(whole("a", compare=question)))] == ["principle:a.compare"] * turned
 
 
 def test_near_duplicates() -> None:

@@ -19,8 +19,9 @@ from cai.hygiene.clean import clean, kept
 from cai.hygiene.inputs import prompt_rows
 from cai.hygiene.outputs import write_prompts
 from cai.hygiene.pii import mask, personal
+from cai.hygiene.prompts import clean_training
 from cai.hygiene.rules import HygieneConfig, Rules, language, told
-from cai.records import Prompt, chat_of
+from cai.records import Chat, Prompt, chat_of
 
 
 def prompt(text: str, **more: Any) -> Prompt:
@@ -170,6 +171,27 @@ def test_as_a_plain_loop_would(rows: list[tuple[int, str | None]]) -> None:
             if users[one.user] > 2:
                 want[i] = "too many of a user"
     assert outcome(prompts, per_user=2) == want
+
+
+def exchange(asked: str, said: str) -> Chat:
+    return chat_of(("user", asked), ("assistant", said))
+
+
+def test_training_rows_are_cleaned_once_more() -> None:
+    """What a model said may be personal, repeated, or out of an evaluation; a prompt's own limits don't apply to it."""
+    rows = [exchange("a b c", "Write to ann@example.org"), exchange("a b c", "Fine."), exchange("a b c", "Fine.")]
+    config = HygieneConfig(pii="mask", max_tokens=2, min_tokens=1, prefix=20, per_user=1)
+    kept_rows, counts = clean_training(rows, config)
+    assert kept_rows == [exchange("a b c", "Write to [EMAIL]"), exchange("a b c", "Fine.")]
+    assert counts == {"kept": 2, "repeated": 1}
+
+
+def test_a_reply_that_repeats_an_evaluation_goes(tmp_path: Path) -> None:
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"prompt": SENTENCE}) + "\n")
+    rows = [exchange("Say it.", f"As they say: {SENTENCE}"), exchange("Say it.", "No.")]
+    found, counts = clean_training(rows, HygieneConfig(against=("eval.jsonl",)), [tmp_path / "eval.jsonl"])
+    assert found == rows[1:]
+    assert counts == {"kept": 1, "in an evaluation": 1}
 
 
 def test_nothing_comes_out_of_nothing() -> None:

@@ -12,7 +12,7 @@ from endpoint import endpoint
 from cai.config import load_run
 from cai.errors import BudgetError
 from cai.lm.metered import Budget, Prices
-from cai.plan import Forecast, Interval, Used, forecast, plan, spread, table, total
+from cai.plan import Forecast, Interval, Used, forecast, over, plan, spread, table, total
 from cai.stages import walk
 from cai.workshop import open_workshop
 
@@ -101,3 +101,15 @@ def test_a_few_rows_cost_a_few_calls(tmp_path: Path) -> None:
 def test_a_probe_keeps_to_the_budget(tmp_path: Path) -> None:
     with endpoint(tmp_path / "server") as server, pytest.raises(BudgetError, match="--max-tokens"):
         planned(tmp_path, server.spec, 20, Budget(max_tokens=60))
+
+
+def test_limits_that_the_forecast_breaks() -> None:
+    """Ten rows of 120 tokens at 1 per million each way: 1,200 tokens, 0.0012 in money."""
+    used = [Used(calls=2, prompt=100, completion=20, seconds=3.6)] * 2
+    found = [forecast("label", "m", used, 10, Prices(prompt=1, completion=1), 1.0)]
+    assert over(found, Budget(max_cost=0.0013, max_tokens=1201, max_hours=0.011)) == []
+    assert over(found, Budget(max_cost=0.0011, max_tokens=1199, max_hours=0.009)) == [
+        "--max-cost 0.0011 is less than the 0.0012 to expect",
+        "--max-tokens 1199 is less than the 1,200 to expect",
+        "--max-hours 0.009 is less than the 0.01 to expect",
+    ]

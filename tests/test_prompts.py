@@ -124,3 +124,20 @@ def test_one_busy_user_does_not_empty_the_held_out_side(seed: int) -> None:
     busy = [p.model_copy(update={"user": "busy"}) for p in prompts(40, "benign", "a")]
     others = [p.model_copy(update={"user": f"u{i}"}) for i, p in enumerate(prompts(50, "benign", "a")[40:])]
     assert split(busy + others, 0.2, seed) == (busy, others)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_user_is_on_one_side_whatever_they_ask(seed: int) -> None:
+    """Thirty users who each ask in three categories: 30 % of each is 9 users' worth, and no user is on both sides."""
+    rows = [p for c in "abc" for p in prompts(30, "benign", c, users=30)]
+    train, held = split(rows, 0.3, seed)
+    assert Counter(p.category for p in held) == {"a": 9, "b": 9, "c": 9}
+    assert {p.user for p in train}.isdisjoint(p.user for p in held)
+
+
+def test_split_by_origin() -> None:
+    """Ten sources of ten prompts each: three whole sources are held out."""
+    rows = [p.model_copy(update={"origin": f"source {i % 10}"}) for i, p in enumerate(prompts(100, "benign", "a"))]
+    train, held = split(rows, 0.3, 0, "origin")
+    assert len(held) == 30
+    assert {p.origin for p in train}.isdisjoint(p.origin for p in held)

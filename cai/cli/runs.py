@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from cai.cli.quiet import quiet
-from cai.errors import UsageError
+from cai.errors import JobError, UsageError
 
 app = typer.Typer()
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's settings.")]
@@ -82,19 +82,29 @@ def plan(
     file: RunFile,
     settings: Settings = None,
     probe: Annotated[int, typer.Option(min=1, help="Rows to try per stage; their answers are kept for the run.")] = 20,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
 ) -> None:
-    """Say what a run will take before it is begun: calls, tokens, money and hours per stage, with 95 % intervals."""
+    """Say what a run will take before it is begun: calls, tokens, money and hours per stage, with 95 % intervals.
+
+    With a limit, exit 1 when more than that is to be expected; the probe keeps to it too.
+    """
     quiet()
     from cai.config import load_run
-    from cai.plan import plan, table
+    from cai.lm.metered import Budget
+    from cai.plan import over, plan, table
     from cai.progress import teller
     from cai.store import locked
     from cai.workshop import open_workshop
 
     loaded = load_run(file, settings or [])
     with teller() as progress, locked(loaded.folder):
-        found = plan(open_workshop(loaded, progress), probe)
+        budget = Budget(max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
+        found = plan(open_workshop(loaded, progress, budget), probe)
     Console(width=None if sys.stdout.isatty() else 140).print(table(found))
+    if broken := over(found, budget):
+        raise JobError("; ".join(broken))
 
 
 def _stage(name: str, doc: str) -> None:

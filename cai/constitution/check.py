@@ -22,6 +22,14 @@ MAX_CHARACTERS = 2000
 CONTROL_MARKS = ("<|", "[INST]", "<<SYS>>", "<start_of_turn>", "</s>")
 """Pieces of chat templates: a model may take them for the end of a turn."""
 
+WORSE = re.compile(
+    r"\bwhich (?:\w+ ){0,4}?(?:is|are|seems?|sounds?|does) (?:\w+ )?"
+    r"(?:worse|worst|(?:more|most) (?:harmful|dangerous|toxic|offensive|unethical|rude|racist|sexist|biased|dishonest|evasive)"
+    r"|(?:less|least) (?:helpful|harmless|honest|safe|ethical|kind|polite|wise))\b",
+    re.IGNORECASE,
+)
+"""Questions for the worse of two replies."""
+
 _GUARDED: tuple[Kind, ...] = ("disallowed", "sensitive")
 _USES = {"critique": "cannot be drawn for revision", "revision": "cannot be drawn for revision", "compare": "cannot label pairs"}
 
@@ -37,6 +45,9 @@ def lint(constitution: Constitution) -> list[Finding]:
     """Every finding, in the order of the constitution; empty when there is nothing to say."""
     return [
         *_coverage(constitution),
+        *_categories(constitution),
+        *_unreachable(constitution),
+        *_framing(constitution),
         *_missing_texts(constitution),
         *_near_duplicates(constitution),
         *_examples(constitution),
@@ -55,6 +66,38 @@ def _coverage(constitution: Constitution) -> Iterator[Finding]:
     for kind in _GUARDED:
         if kind not in covered:
             yield Finding("principles", f"no principle applies to {kind} prompts: add {kind!r} to an applies_to")
+
+
+def _categories(constitution: Constitution) -> Iterator[Finding]:
+    if not constitution.categories:
+        return
+    used = {principle.category for principle in constitution.principles}
+    for category in constitution.categories:
+        if category not in used:
+            yield Finding("categories", f"no principle for {category!r}: write one, or take the category out")
+    for principle in constitution.principles:
+        if principle.category not in constitution.categories:
+            yield Finding(f"principle:{principle.id}", f"its category {principle.category!r} is not among `categories`")
+
+
+def _unreachable(constitution: Constitution) -> Iterator[Finding]:
+    behaviours = constitution.rubric.behaviours if constitution.rubric else None
+    for principle in constitution.principles:
+        if not principle.applies_to:
+            yield Finding(f"principle:{principle.id}.applies_to", "empty: it is never drawn")
+        elif behaviours is not None and not set(principle.applies_to) & set(behaviours):
+            where, kinds = f"principle:{principle.id}.applies_to", " and ".join(principle.applies_to)
+            yield Finding(where, f"the rubric has no behaviour for {kinds} prompts: nothing would grade what it leads to")
+
+
+def _framing(constitution: Constitution) -> Iterator[Finding]:
+    """A label says which reply is better: a comparison that asks for the worse one turns it round."""
+    for principle in constitution.principles:
+        if principle.compare and (found := WORSE.search(principle.compare)):
+            where = f"principle:{principle.id}.compare"
+            yield Finding(
+                where, f"asks for the worse reply ({found[0]!r}), and labels would be turned round: ask for the better one"
+            )
 
 
 def _missing_texts(constitution: Constitution) -> Iterator[Finding]:

@@ -47,8 +47,9 @@ def load(path: Path) -> Constitution:
     merged: dict[str, Principle] = {}
     for file in files:
         merged.update((principle.id, principle) for principle in file.says.principles)
-    update = {"extends": (), "principles": tuple(merged.values()), "examples": _examples(files), "rubric": _rubric(files)}
-    return top.says.model_copy(update=update)
+    categories = tuple(dict.fromkeys(category for file in files for category in file.says.categories))
+    update = {"extends": (), "categories": categories, "principles": tuple(merged.values())}
+    return top.says.model_copy(update=update | {"examples": _examples(files), "rubric": _rubric(files)})
 
 
 def find(name: str | Path) -> Path:

@@ -103,6 +103,8 @@ class Constitution(Clause):
     description: Text | None = None
     extends: tuple[str, ...] = ()
     """Files this one builds on, relative to it; what is said here overrides by id."""
+    categories: tuple[Id, ...] = ()
+    """Those that it means to cover: each needs a principle. Empty: whatever the principles say."""
     principles: tuple[Principle, ...] = ()
     examples: Examples = Examples()
     rubric: Rubric | None = None

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from cai import templates
-from cai.constitution.schema import Constitution, Principle
+from cai.constitution.schema import CompareExample, Constitution, Principle
 from cai.errors import UnansweredError
 from cai.lm.base import LM
 from cai.records import Kind, Pair, Preference, Vote
@@ -55,26 +55,33 @@ def p_first(logprobs: Sequence[float], logprobs_swapped: Sequence[float]) -> flo
     return 1 / (1 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1 + math.exp(odds))
 
 
+async def compare(judge: LM, shots: tuple[CompareExample, ...], pair: Pair, principle: Principle) -> Vote:
+    """What `judge` says of a pair by one principle, asked in both orders.
+
+    Raises:
+        UnansweredError: one of the two calls has no answer.
+    """
+
+    async def ask(pair: Pair) -> list[float] | None:
+        chat = templates.compare_chat(shots, pair.chat, pair.first, pair.second, principle.compare or templates.GENERAL_COMPARE)
+        found = await judge.choice_logprobs(chat, templates.OPTIONS, prefill=templates.VERDICT)
+        return found if found is not None and all(map(math.isfinite, found)) else None
+
+    there, back = await together([ask(pair), ask(pair.swap())])
+    return Vote(
+        principle=principle.id,
+        logprobs=None if there is None else (there[0], there[1]),
+        logprobs_swapped=None if back is None else (back[0], back[1]),
+        p_first=None if there is None or back is None else p_first(there, back),
+    )
+
+
 def labeller(
     constitution: Constitution, judge: LM, config: LabelConfig, seed: int, kind_of: Callable[[Pair], Kind | None]
 ) -> Callable[[Pair], Awaitable[Preference]]:
     """The step that makes one `Preference` from one `Pair`."""
     principles = comparing(constitution)
     shots = constitution.examples.compare
-
-    async def ask(pair: Pair, principle: Principle) -> list[float] | None:
-        chat = templates.compare_chat(shots, pair.chat, pair.first, pair.second, principle.compare or templates.GENERAL_COMPARE)
-        found = await judge.choice_logprobs(chat, templates.OPTIONS, prefill=templates.VERDICT)
-        return found if found is not None and all(map(math.isfinite, found)) else None
-
-    async def vote(pair: Pair, principle: Principle) -> Vote:
-        there, back = await together([ask(pair, principle), ask(pair.swap(), principle)])
-        return Vote(
-            principle=principle.id,
-            logprobs=None if there is None else (there[0], there[1]),
-            logprobs_swapped=None if back is None else (back[0], back[1]),
-            p_first=None if there is None or back is None else p_first(there, back),
-        )
 
     async def label(pair: Pair) -> Preference:
         if pair.unscored is not None:
@@ -85,7 +92,7 @@ def labeller(
         if not drawn:
             return Preference(source=pair.id, p_first=None, unscored="no principle with a comparison applies")
         try:  # all of them or none: a mean over fewer principles would be another label
-            votes = await together([vote(pair, principle) for principle in drawn])
+            votes = await together([compare(judge, shots, pair, principle) for principle in drawn])
         except UnansweredError as error:
             return Preference(source=pair.id, p_first=None, unscored=f"no answer: {error}")
         said = [v.p_first for v in votes if v.p_first is not None]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cai import templates
 from cai.constitution.schema import Constitution, Principle
 from cai.errors import UnansweredError
+from cai.generate import regress
 from cai.generate.gate import Gate, near_copy
 from cai.lm.base import LM
 from cai.records import Chat, Item, Kind, Prompt, Revision, Round
@@ -30,6 +31,9 @@ class ReviseConfig(BaseModel):
     """Prompts of other kinds keep the model's own reply: the helpful half of the training text."""
     helpful_samples: int = Field(1, ge=1)
     """Replies to each prompt of those other kinds (the paper draws two): more of them, less refusing of harmless requests."""
+    matrix: bool = False
+    """Compare every revision with the first reply, by every principle that was drawn: a revision that undoes what an earlier one
+    had mended is passed over, and the best of the others is kept. Costs two short calls per principle and round."""
     direct: bool = False
     """Ask for the revision without a critique first."""
     temperature: float = Field(1.0, ge=0)
@@ -126,7 +130,10 @@ def reviser(
             rounds.append(made)
             if config.stop_when_kept and _objection(prompt, initial, made.revision, gate) is None:
                 break
-        return choose(item, initial, rounds, gate)
+        compared = None
+        if config.matrix and rounds:
+            compared = await regress.matrix(author, constitution.examples.compare, prompt.chat, initial, rounds, principles)
+        return choose(item, initial, rounds, gate, compared)
 
     return revise
 
@@ -137,15 +144,24 @@ def _objection(prompt: Prompt, initial: str, revision: str, gate: Gate) -> str |
     return gate(prompt, revision)
 
 
-def choose(item: Item, initial: str, rounds: Sequence[Round], gate: Gate) -> Revision:
-    """The latest revision that the gate lets through, else the first reply if it may stand, else dropped with the last reason."""
+def choose(
+    item: Item, initial: str, rounds: Sequence[Round], gate: Gate, compared: Mapping[str, Sequence[float | None]] | None = None
+) -> Revision:
+    """The latest revision that the gate lets through, else the first reply if it may stand, else dropped with the last reason.
+
+    With `compared` (see `regress`), the best of those that undo nothing, the latest of equals.
+    """
     prompt = item.prompt
     reasons = [_objection(prompt, initial, made.revision, gate) for made in rounds]
+    for i in range(len(rounds)):
+        if compared and reasons[i] is None and (undone := regress.falls_back(compared, i)):
+            reasons[i] = f"falls back on {undone}"
     good = [i for i, reason in enumerate(reasons) if reason is None]
+    best = max(good, key=lambda i: (regress.standing(compared or {}, i), i), default=None)
     first_reason = gate(prompt, initial)
     final, dropped = None, None
-    if good:
-        final = rounds[good[-1]].revision
+    if best is not None:
+        final = rounds[best].revision
     elif first_reason is None:
         final = initial
     else:
@@ -157,6 +173,7 @@ def choose(item: Item, initial: str, rounds: Sequence[Round], gate: Gate) -> Rev
         initial=initial,
         rounds=tuple(rounds),
         final=final,
-        chosen_round=good[-1] if good else None,
+        chosen_round=best,
         dropped=dropped,
+        matrix=None if compared is None else {name: tuple(row) for name, row in compared.items()},
     )

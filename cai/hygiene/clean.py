@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from cai.hygiene.rules import HygieneConfig, Rules, key, shingles, told
-from cai.records import Prompt
+from cai.hygiene.rules import HygieneConfig, Rules, SaidT, key, shingles, told
+from cai.records import Exchange, Prompt
 
 PERMUTATIONS, BANDS = 64, 16
 """Of MinHash: 16 bands of 4 find four pairs of five at a likeness of 0.6, and 999 of 1,000 at 0.8."""
@@ -40,7 +40,7 @@ class Cleaned:
 
 
 def clean(
-    read: Callable[[], Iterator[Prompt]], config: HygieneConfig, rules: Rules, progress: Callable[[int], None] = lambda done: None
+    read: Callable[[], Iterator[SaidT]], config: HygieneConfig, rules: Rules, progress: Callable[[int], None] = lambda done: None
 ) -> Cleaned:
     """Judge every prompt that `read()` gives. It is called once here, and must give the same rows when it is called again."""
     with tempfile.TemporaryDirectory(prefix="cai-") as folder, closing(_Columns(Path(folder), config)) as columns:
@@ -80,7 +80,7 @@ def clean(
     return found
 
 
-def kept(read: Callable[[], Iterator[Prompt]], rules: Rules, found: Cleaned) -> Iterator[Prompt]:
+def kept(read: Callable[[], Iterator[SaidT]], rules: Rules, found: Cleaned) -> Iterator[SaidT]:
     """The second pass: the prompts that stay, masked where that was asked for."""
     for code, prompt in zip(found.codes, read(), strict=True):
         if code == 0:
@@ -97,7 +97,7 @@ class _Columns:
         self.files = {name: (folder / name).open("wb") for name in self.names}
         self.blocks: dict[str, list[Any]] = {name: [] for name in self.names}
 
-    def add(self, prompt: Prompt) -> None:
+    def add(self, prompt: Prompt | Exchange) -> None:
         text = told(prompt)
         self.blocks["exact"].append(key(text))
         if self.config.prefix is not None:

@@ -1,4 +1,4 @@
-"""Prompts written as they come, whole or not at all."""
+"""Rows written as they come, whole or not at all: prompts as JSONL, and tables as Parquet."""
 
 from __future__ import annotations
 
@@ -13,39 +13,46 @@ from cai.errors import StoreError, blame
 from cai.records import Prompt
 
 BATCH = 4096
+Columns = dict[str, str]
+"""Column -> `text`, `number`, or `chat` (a list of role and content). Any of them may be null."""
+PROMPT: Columns = {"chat": "chat"} | dict.fromkeys(("id", "kind", "category", "origin", "user"), "text")
 
 
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> int:
     """`path` (JSONL, or Parquet by its name) with one row per prompt; returns how many. Nothing there until all of it is."""
+    if path.suffix == ".parquet":
+        return write_parquet(path, (json.loads(prompt.line()) for prompt in prompts), PROMPT)
     partial = path.with_name(path.name + ".partial")
     count = 0
     with blame(StoreError, f"{path}"):
-        if path.suffix == ".parquet":
-            count = _parquet(partial, prompts)
-        else:
-            with partial.open("w", encoding="utf-8") as out:
-                for prompt in prompts:
-                    out.write(prompt.line() + "\n")
-                    count += 1
+        with partial.open("w", encoding="utf-8") as out:
+            for prompt in prompts:
+                out.write(prompt.line() + "\n")
+                count += 1
         os.replace(partial, path)
     return count
 
 
-def _parquet(path: Path, prompts: Iterable[Prompt]) -> int:
+def write_parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Columns) -> int:
+    """One Parquet file, a batch in memory at a time; returns the number of rows. Nothing there until all of it is."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-    texts = ("id", "kind", "category", "origin", "user")
-    schema = pa.schema([("chat", pa.list_(turn)), *((name, pa.string()) for name in texts)])
-    count, rows = 0, iter(prompts)
-    with pq.ParquetWriter(path, schema) as out:
-        while batch := list(_plain(islice(rows, BATCH))):
-            out.write_batch(pa.RecordBatch.from_pylist(batch, schema))
-            count += len(batch)
+    types = {"chat": pa.list_(turn), "text": pa.string(), "number": pa.float64()}
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    partial = path.with_name(path.name + ".partial")
+    count = 0
+    with blame(StoreError, f"{path}"):
+        with pq.ParquetWriter(partial, schema) as out:
+            for batch in _batches(rows):
+                out.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+                count += len(batch)
+        os.replace(partial, path)
     return count
 
 
-def _plain(prompts: Iterator[Prompt]) -> Iterator[dict[str, Any]]:
-    for prompt in prompts:
-        yield json.loads(prompt.line())
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    left = iter(rows)
+    while batch := list(islice(left, BATCH)):
+        yield batch

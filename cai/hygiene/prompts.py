@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from cai.errors import StoreError
 from cai.hygiene.clean import clean, kept
 from cai.hygiene.inputs import prompt_rows
 from cai.hygiene.rules import HygieneConfig, Rules, told
-from cai.records import Prompt
+from cai.records import Chat, Exchange, Prompt
 from cai.seeds import rng
 
 EXACT = HygieneConfig()
@@ -44,23 +45,43 @@ def read_prompts(
     return prompts, found.counts
 
 
-def split(prompts: Sequence[Prompt], share: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """(train, held out), both in input order: of every kind and category, `share` (rounded) is held out.
+def clean_training(chats: Sequence[Chat], config: HygieneConfig, against: Sequence[Path] = ()) -> tuple[list[Chat], Counter[str]]:
+    """Training texts, each a chat that ends with the reply to learn, once more through those filters that a reply may offend.
 
-    Which ones follows from each prompt's own content and the seed; prompts of other categories have no say. Prompts of one
-    `user` in a category go together, so no user is on both sides of it.
+    Returns those that stay, masked where that is asked for, and how many went for which reason.
     """
-    groups: dict[tuple[str | None, str | None], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    again = config.of_training_rows
+    rows = [Exchange(chat=chat) for chat in chats]
+    rules = Rules(again, len, (told(prompt) for file in against for prompt in prompt_rows(file)))
+    found = clean(lambda: iter(rows), again, rules)
+    return [row.chat for row in kept(lambda: iter(rows), rules, found)], found.counts
+
+
+def split(
+    prompts: Sequence[Prompt], share: float, seed: int, by: Literal["user", "origin"] = "user"
+) -> tuple[list[Prompt], list[Prompt]]:
+    """(train, held out), both in input order: of every kind and category, as nearly as it goes, `share` is held out.
+
+    Prompts of one `user` (or one `origin`) go together, so that none is on both sides; a prompt without one goes alone. Which
+    side follows from its own name or content and the seed: prompts of other categories have no say in a prompt that goes alone.
+    """
+    wanted = {stratum: round(share * n) for stratum, n in Counter(map(_stratum, prompts)).items()}
+    together: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
-        groups[prompt.kind, prompt.category][prompt.user or prompt.id].append(prompt.id)
+        together[getattr(prompt, by) or prompt.id].append(prompt)
     held: set[str] = set()
-    for members in groups.values():
-        wanted = round(share * sum(map(len, members.values())))
-        for user in sorted(members, key=lambda user: rng(seed, "split", user).random()):
-            if len(members[user]) <= wanted:  # one user with many prompts must not keep all others from being held out
-                held.update(members[user])
-                wanted -= len(members[user])
+    for name in sorted(together, key=lambda name: rng(seed, "split", name).random()):
+        taken = Counter(map(_stratum, together[name]))
+        further_off = sum(abs(wanted[stratum] - n) - abs(wanted[stratum]) for stratum, n in taken.items())
+        if further_off <= 0:  # one user with many prompts must not keep all others from being held out
+            held.update(prompt.id for prompt in together[name])
+            for stratum, n in taken.items():
+                wanted[stratum] -= n
     return [p for p in prompts if p.id not in held], [p for p in prompts if p.id in held]
+
+
+def _stratum(prompt: Prompt) -> tuple[str | None, str | None]:
+    return prompt.kind, prompt.category
 
 
 def some(prompts: Sequence[Prompt], count: int | None, seed: int, purpose: str) -> list[Prompt]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cai.records import Message, Prompt
+from cai.records import Exchange, Message, Prompt
 
-Verdict = tuple[Prompt, str | None]
-"""The prompt, masked if it had to be, and why it goes; None: it stays."""
+SaidT = TypeVar("SaidT", Prompt, Exchange)
 
 
 class HygieneConfig(BaseModel):
@@ -40,6 +39,11 @@ class HygieneConfig(BaseModel):
     ngram: int = Field(8, ge=3)
     """Length of that run."""
 
+    @property
+    def of_training_rows(self) -> HygieneConfig:
+        """What applies again to prompt and reply together: not lengths, users and beginnings, which are a prompt's alone."""
+        return self.model_copy(update={"min_tokens": None, "max_tokens": None, "per_user": None, "prefix": None})
+
 
 def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
@@ -50,7 +54,7 @@ def key(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def told(prompt: Prompt) -> str:
+def told(prompt: Prompt | Exchange) -> str:
     """All turns as one text."""
     return "\n".join(m.content for m in prompt.chat)
 
@@ -71,8 +75,8 @@ class Rules:
         self.config, self.count = config, count
         self.known: set[int] = {gram for text in evaluation for gram in self._grams(text)}
 
-    def judge(self, prompt: Prompt) -> Verdict:
-        """The first filter that objects gives the reason."""
+    def judge(self, prompt: SaidT) -> tuple[SaidT, str | None]:
+        """(the prompt, masked if it had to be; why it goes). The first filter that objects gives the reason; None: it stays."""
         c, text = self.config, told(prompt)
         if c.min_tokens is not None or c.max_tokens is not None:
             length = self.count(text)
@@ -86,7 +90,7 @@ class Rules:
             return prompt, "in an evaluation"
         return self._personal(prompt) if c.pii != "keep" else (prompt, None)
 
-    def _personal(self, prompt: Prompt) -> Verdict:
+    def _personal(self, prompt: SaidT) -> tuple[SaidT, str | None]:
         from cai.hygiene.pii import mask, personal
 
         spans = [personal(m.content, self.config.region) for m in prompt.chat]

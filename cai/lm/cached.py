@@ -52,9 +52,9 @@ class RequestLog:
             raise KeyError(key)
         return json.loads(row[0])
 
-    def add(self, key: str, model: str, kind: str, request: Any, answer: Any, tokens: tuple[int, int], seconds: float) -> None:
-        """Keep an answer; the first one stays when two processes were equally fast."""
-        row = (key, model, kind, json.dumps(request), json.dumps(answer), *tokens, seconds, time.time())
+    def add(self, key: str, model: str, kind: str, request: str, answer: Any, tokens: tuple[int, int], seconds: float) -> None:
+        """Keep the answer to a request (JSON); the first one stays when two processes were equally fast."""
+        row = (key, model, kind, request, json.dumps(answer), *tokens, seconds, time.time())
         try:
             self.db.execute("INSERT OR IGNORE INTO calls VALUES (?,?,?,?,?,?,?,?,?)", row)
         except sqlite3.Error as error:
@@ -121,8 +121,8 @@ class CachedLM:
             await close()
 
     async def _answer(self, kind: str, chat: Chat, settings: dict[str, Any], ask: Any) -> Any:
-        request = {"chat": [{"role": m.role, "content": m.content} for m in chat], **settings}
-        key = sha256(json.dumps([self.fingerprint, kind, request], sort_keys=True).encode()).hexdigest()
+        request = json.dumps({"chat": [{"role": m.role, "content": m.content} for m in chat], **settings}, sort_keys=True)
+        key = sha256(f"[{json.dumps(self.fingerprint)}, {json.dumps(kind)}, {request}]".encode()).hexdigest()
         try:
             return self.log.find(key)
         except KeyError:

@@ -104,15 +104,9 @@ class HttpLM:
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """The answer's JSON, after as many tries as it takes."""
         free = self._open()
-        policy = AsyncRetrying(
-            retry=retry_if_exception_type(TransientError),
-            stop=stop_after_attempt(self.config.attempts),
-            wait=wait_as_told,
-            reraise=True,
-        )
         client = await free.get()
         try:
-            answer: dict[str, Any] = await policy(self._once, client, body | {"model": self.model})
+            answer = await self._tried(client, body | {"model": self.model})
         except (TransientError, UnansweredError) as error:
             self._failed_in_a_row += 1
             self._give_up_if_hopeless(error)
@@ -122,6 +116,27 @@ class HttpLM:
         self._answered += 1
         self._failed_in_a_row = 0
         return answer
+
+    async def _tried(self, client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+        """As often as the settings say. Hardly any call needs a second try: only then is the policy set up, which takes time."""
+        failed: list[TransientError] = []
+
+        async def once() -> dict[str, Any]:
+            if failed:  # the first try was made outside
+                raise failed.pop()
+            return await self._once(client, body)
+
+        try:
+            return await once()
+        except TransientError as error:
+            failed.append(error)
+        policy = AsyncRetrying(
+            retry=retry_if_exception_type(TransientError),
+            stop=stop_after_attempt(self.config.attempts),
+            wait=wait_as_told,
+            reraise=True,
+        )
+        return await policy(once)
 
     def _give_up_if_hopeless(self, error: BackendError) -> None:
         if isinstance(error, TransientError) and not self._answered:

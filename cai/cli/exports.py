@@ -1,0 +1,32 @@
+"""The command that hands a run's data to other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cai.cli.quiet import quiet
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: cai export runs/quickstart --output exports/quickstart --license cc-by-4.0")
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
+    output: Annotated[Path, typer.Option("--output", help="A new folder for the tables and their card.")],
+    to: Annotated[
+        Literal["trl", "datasets"],
+        typer.Option(help="trl: Parquet in TRL's columns, as the Hub takes it; datasets: folders for load_from_disk."),
+    ] = "trl",
+    license: Annotated[str | None, typer.Option(help="Stated in the card, as the Hub spells it.")] = None,
+    language: Annotated[str | None, typer.Option(metavar="CODE", help="Stated in the card: en, ja, ...")] = None,
+) -> None:
+    """Write a run's fine-tuning rows and preferences as tables, with a card that says where they come from."""
+    quiet()
+    from cai.scale.exports import export
+
+    counts = export(run, output, form="datasets" if to == "datasets" else "parquet", license=license, language=language)
+    for name, count in counts.items():
+        print(f"{output / name}: {count:,} rows")
