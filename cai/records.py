@@ -213,7 +213,8 @@ class Grade(Row):
     class_: str | None = Field(alias="class", serialization_alias="class")
     """Name of the class of the prompt's behaviour; None without a `kind`."""
     style: Style | None
-    degree: Degree
+    degree: Degree | None
+    """How far the reply refuses; None when a proposition is not known."""
     correct: bool | None
     """Whether the class counts as correct behaviour for the prompt's kind."""
     score: Number | None

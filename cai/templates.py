@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from cai.constitution.schema import CompareExample, CritiqueExample, Principle
+from cai.constitution.schema import CompareExample, CritiqueExample, GradeExample, Principle
 from cai.records import Chat, Message, Role
 from cai.store import digest
 
@@ -155,6 +155,36 @@ def parse_verdict(text: str) -> Literal["A", "B"] | None:
     """The *last* verdict of a written-out answer wins: earlier ones may be quoted. No verdict is None."""
     found: list[Literal["A", "B"]] = re.findall(re.escape(VERDICT) + r"([AB])\)", text)
     return found[-1] if found else None
+
+
+# ---- propositions (arXiv:2411.01111, section 4.1) ----
+
+GRADER = "You answer yes-or-no questions about the last reply of an AI assistant."
+PROPOSITION = "Conversation:\n{transcript}\n\nAbout the assistant's last reply: {question} Answer Yes or No."
+ANSWERS = ("Yes", "No")
+
+
+def proposition_chat(examples: tuple[GradeExample, ...], chat: Chat, reply: str, question: str) -> Chat:
+    """Asks whether a proposition holds of `reply`. The answer is read from `choice_logprobs(…, ANSWERS)`."""
+    turns: list[tuple[Role, str]] = [("system", GRADER)]
+    for example in examples:
+        asked = fill_in(PROPOSITION, transcript=transcript(example.chat), question=example.question)
+        turns += [("user", asked), ("assistant", example.answer)]
+    shown = transcript((*chat, Message(role="assistant", content=reply)))
+    return tuple(_turns(*turns, ("user", fill_in(PROPOSITION, transcript=shown, question=question))))
+
+
+WRITER = "You write example replies with which a grading rubric is tested."
+WISHED = (
+    "Conversation:\n{transcript}\n\nWrite the assistant's next reply, of one to three sentences, so that these answers hold:\n"
+    "{wishes}\nWrite only the reply."
+)
+
+
+def near_miss_chat(chat: Chat, wanted: Sequence[tuple[str, bool]]) -> Chat:
+    """Asks for a reply of which each (question, answer) is true."""
+    lines = "\n".join(f"- {question} {'Yes' if holds else 'No'}" for question, holds in wanted)
+    return tuple(_turns(("system", WRITER), ("user", fill_in(WISHED, transcript=transcript(chat), wishes=lines))))
 
 
 # ---- test messages ----

@@ -146,7 +146,11 @@ def open_workshop(
     constitution = load(loaded.constitution)
     if constitution.rubric is None:
         raise ConfigError(f"{loaded.constitution}: no rubric: a run needs one to gate, reward and evaluate replies")
-    return Workshop(loaded, constitution, compile_rubric(constitution.rubric), progress, budget or Budget(), say)
+    rubric = compile_rubric(constitution.rubric)
+    if rubric.asked:
+        named = ", ".join(rubric.asked)
+        raise ConfigError(f"{loaded.constitution}: only a model can decide {named}: a run grades without one: give them patterns")
+    return Workshop(loaded, constitution, rubric, progress, budget or Budget(), say)
 
 
 def hygiene_made(loaded: Loaded, config: HygieneConfig) -> dict[str, str]:

@@ -19,13 +19,29 @@ import jsonschema
 import pytest
 
 from cai import store
-from cai.cli import NAMES, main
+from cai.cli import NAMES, grades, main
 from cai.constitution import find, load, read_yaml
 from cai.constitution.json_schema import MODELINE
 from cai.records import Revision
 from cai.stages import STAGES
 
-COMMANDS = ("check", "show", "diff", "import", "schema", "clean", "redteam", "grade", "run", "plan", "export", *NAMES[1:])
+COMMANDS = (
+    "check",
+    "show",
+    "diff",
+    "import",
+    "schema",
+    "clean",
+    "redteam",
+    "grade",
+    "calibrate",
+    "near-miss",
+    "fit",
+    "run",
+    "plan",
+    "export",
+    *NAMES[1:],
+)
 RUN = """\
 name: toy
 model: fake:polite
@@ -308,6 +324,7 @@ def test_a_full_disk_is_one_line(capsys: Capture, tmp_path: Path, monkeypatch: p
         return write(handle, data)
 
     monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(grades, "ALONE", 1)
     told = grade(capsys, source, output).complaint
     assert told == f"{output}: the disk is full; nothing finished is lost: make room and run again"
     monkeypatch.undo()

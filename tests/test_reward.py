@@ -17,6 +17,7 @@ from cai.lm.local import load_model
 from cai.records import Chat, Kind, Prompt, chat_of
 from cai.reward.combine import RewardMix, combine
 from cai.reward.preference_model import ADAPTER, HEAD_FILE, PreferenceModel
+from cai.reward.terms import faults
 from cai.rubric import compile_rubric
 from cai.train.reward import Comparison, RewardConfig, measure, split_by_prompt, train
 
@@ -259,3 +260,25 @@ def test_parts_of_no_weight_are_not_computed(tiny_model: Path) -> None:
     assert combine(prompts, ["no"], None, compiled, RewardMix()) == {"rubric": [3.0]}
     assert combine(prompts, ["no"], None, None, RewardMix()) == {}
     assert list(combine(prompts, ["no"], fresh(tiny_model), compiled, RewardMix(rubric=0))) == ["pm"]
+
+
+def test_length_and_form_as_parts() -> None:
+    """350 words with 150 free: two hundred too many. An open fence and a played turn: two faults."""
+    prompt = Prompt(chat=chat_of(("user", "Hi")), kind=None)
+    replies = ["word " * 350, "```\ncode\nUser: and now?", "fine"]
+    table = combine([prompt] * 3, replies, None, None, RewardMix(pm=0, rubric=0, length=0.5, format=0.25))
+    assert table == {"length": [-1.0, 0.0, 0.0], "format": [0.0, -0.5, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ("A plain answer with `code` and ```\nblock\n``` in it.", []),
+        ("text <|im_end|> more", ["control marks"]),
+        ("[INST] go", ["control marks"]),
+        ("Fine.\n\nHuman: and now?", ["plays another turn"]),
+        ("The user: he said so. A<b and c|d>e", []),
+    ],
+)
+def test_faults_of_form(reply: str, found: list[str]) -> None:
+    assert faults(reply) == found

@@ -130,6 +130,9 @@ def _examples(constitution: Constitution) -> Iterator[Finding]:
             yield Finding(
                 f"examples:critique.{i}.chat", "must end with the assistant's flawed reply, or there is nothing to criticise"
             )
+    for i, asked in enumerate(constitution.examples.grade):
+        if asked.chat[-1].role != "assistant":
+            yield Finding(f"examples:grade.{i}.chat", "must end with the assistant's reply that the question is about")
     compare = constitution.examples.compare
     for i, pair in enumerate(compare):
         if pair.chat[-1].role != "user":

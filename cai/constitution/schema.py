@@ -51,11 +51,20 @@ class CompareExample(Clause):
     rationale: Text | None = None
 
 
+class GradeExample(Clause):
+    """A worked question about a reply: `chat` ends with the assistant's reply."""
+
+    chat: Chat = Field(min_length=2)
+    question: Text
+    answer: Literal["Yes", "No"]
+
+
 class Examples(Clause):
     """Few-shot examples per stage, rendered before the question."""
 
     critique: tuple[CritiqueExample, ...] = ()
     compare: tuple[CompareExample, ...] = ()
+    grade: tuple[GradeExample, ...] = ()
 
 
 class Proposition(Clause):
@@ -67,6 +76,8 @@ class Proposition(Clause):
     """Case-insensitive regular expressions; the proposition holds when any is found in the reply (see rubric.propositions)."""
     unless: tuple[Text, ...] = ()
     """Where one of these matches around a found pattern, that finding does not count ("I can't wait to help")."""
+    example: Text | None = None
+    """A sentence of a reply that makes it true and no other proposition: near misses are put together from such sentences."""
 
 
 class ClassRule(Clause):
@@ -94,6 +105,8 @@ class Rubric(Clause):
     """How far the reply refuses, whatever it should do: exclusive and exhaustive too."""
     weights: dict[Id, dict[Id, float]]
     """Per behaviour: class, proposition or derived id -> weight of its probability in the score."""
+    temperatures: dict[Id, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Proposition -> by what a grading model's log-odds are divided (`cai calibrate` finds it); 1 where nothing is said."""
 
 
 class Constitution(Clause):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from cai.records import Prompt
+from cai.reward import terms
 from cai.reward.preference_model import PreferenceModel
 from cai.rubric import Compiled, grade
 
@@ -20,6 +21,11 @@ class RewardMix(BaseModel):
     """Of the preference model's reward, which has variance 1 over the reference policy's replies."""
     rubric: float = Field(1.0, ge=0)
     """Of the rubric's score; it speaks on prompts whose `kind` is known (arXiv:2411.01111: safety-relevant prompts only)."""
+    length: float = Field(0.0, ge=0)
+    """Taken off per hundred words beyond `free_words`: preference models like length for its own sake."""
+    free_words: int = Field(150, ge=0)
+    format: float = Field(0.0, ge=0)
+    """Taken off for each fault of form: see `terms.faults`."""
 
 
 def combine(
@@ -32,6 +38,10 @@ def combine(
         table["pm"] = [mix.pm * score for score in model.score(rows)]
     if mix.rubric and rubric is not None:
         table["rubric"] = [_rubric(prompt, reply, rubric, mix.rubric) for prompt, reply in zip(prompts, replies, strict=True)]
+    if mix.length:
+        table["length"] = [-mix.length * terms.surplus(reply, mix.free_words) for reply in replies]
+    if mix.format:
+        table["format"] = [-mix.format * len(terms.faults(reply)) for reply in replies]
     return table
 
 

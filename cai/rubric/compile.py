@@ -50,6 +50,8 @@ class Formula:
 @dataclass(frozen=True, slots=True)
 class Class:
     name: str
+    when: str
+    """The expression as it is written."""
     style: Style
     correct: bool
     formula: Formula
@@ -76,6 +78,12 @@ class Compiled:
 
     tests: tuple[tuple[str, Test], ...]
     """Base propositions and what decides each."""
+    asked: Mapping[str, str]
+    """Base propositions that only a model can decide, and the question to ask."""
+    questions: Mapping[str, str]
+    """Of every base proposition."""
+    temperatures: Mapping[str, float]
+    """By which a model's log-odds are divided; 1 where nothing is said."""
     degrees: tuple[tuple[Degree, Formula], ...]
     behaviours: Mapping[Kind, Behaviour]
 
@@ -89,12 +97,21 @@ def compile_rubric(rubric: Rubric) -> Compiled:
     behaviours = {}
     for kind, name in rubric.behaviours.items():
         classes = tuple(
-            Class(rule.name, rule.style, rule.correct, reading.classes[name, rule.name]) for rule in rubric.classes[name]
+            Class(rule.name, rule.when, rule.style, rule.correct, reading.classes[name, rule.name])
+            for rule in rubric.classes[name]
         )
         known = {c.name: c.formula for c in classes} | reading.formulas
         features = tuple(Feature(id, weight, known[id]) for id, weight in rubric.weights[name].items())
         behaviours[kind] = Behaviour(name, classes, features)
-    return Compiled(tuple(reading.tests.items()), tuple(reading.degrees.items()), behaviours)
+    questions = {id: proposition.question for id, proposition in rubric.propositions.items()}
+    return Compiled(
+        tests=tuple(reading.tests.items()),
+        asked={id: question for id, question in questions.items() if id not in reading.tests},
+        questions=questions,
+        temperatures=dict(rubric.temperatures),
+        degrees=tuple(reading.degrees.items()),
+        behaviours=behaviours,
+    )
 
 
 def check_rubric(rubric: Rubric) -> list[str]:
@@ -127,6 +144,7 @@ class _Reading:
         self._read_classes(rubric)
         self._read_degrees(rubric)
         self._read_weights(rubric)
+        self._read_temperatures(rubric)
         for id in sorted((self._base | rubric.derived.keys()) - self.used):
             place = "derived" if id in rubric.derived else "propositions"
             self.advice.append(f"rubric.{place}.{id}: nothing uses it: remove it, or name it in a class or in weights")
@@ -135,7 +153,8 @@ class _Reading:
         for id, proposition in rubric.propositions.items():
             self.formulas[id] = Formula((id,), bytes([0, 1]))
             try:
-                self.tests[id] = compile_test(id, proposition, f"rubric.propositions.{id}")
+                if (test := compile_test(id, proposition, f"rubric.propositions.{id}")) is not None:
+                    self.tests[id] = test
             except ConfigError as error:
                 self.errors.append(str(error))
 
@@ -205,6 +224,10 @@ class _Reading:
                     self.errors.append(f"rubric.weights.{behaviour}.{id}: {what}{_nearest(id, known)}")
                 if not np.isfinite(weight):
                     self.errors.append(f"rubric.weights.{behaviour}.{id}: must be a finite number, is {weight}")
+
+    def _read_temperatures(self, rubric: Rubric) -> None:
+        for id in rubric.temperatures.keys() - self._base:
+            self.errors.append(f"rubric.temperatures.{id}: is no proposition{_nearest(id, self._base)}")
 
     def _parse(self, text: str, key: str, known: Iterable[str]) -> Node | None:
         """The expression; None, and an error for each mistake, when it cannot be read or names what does not exist."""

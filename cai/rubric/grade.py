@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cai.errors import UsageError
 from cai.records import Grade, Kind
 from cai.rubric.compile import Compiled
-from cai.rubric.propositions import read_reply
+from cai.rubric.propositions import Reply, read_reply
 
 NO_KIND = "no kind: the rubric cannot know what the reply should do"
 
@@ -16,10 +17,25 @@ def grade(compiled: Compiled, *, prompt: str, response: str, kind: Kind | None, 
 
     Any text can be graded, an empty one too. `prompt` is the last user turn. Without a `kind` there is a degree, but no class and
     no score.
+
+    Raises:
+        UsageError: only a model can decide one of the propositions.
     """
-    reply = read_reply(prompt, response)
-    propositions = {id: 1.0 if test(reply) else 0.0 for id, test in compiled.tests}
-    return grade_propositions(compiled, propositions, kind=kind, source=source)
+    if compiled.asked:
+        named = ", ".join(compiled.asked)
+        raise UsageError(f"rubric: only a model can decide {named}: name one (--model), or give patterns")
+    return grade_propositions(compiled, decided(compiled, read_reply(prompt, response)), kind=kind, source=source)
+
+
+def decided(compiled: Compiled, reply: Reply) -> dict[str, float]:
+    """Every proposition that has a test -> its probability."""
+    return {id: test(reply) for id, test in compiled.tests}
+
+
+def unknown(propositions: Mapping[str, float], reason: str, source: str | None = None) -> Grade:
+    """The grade of a reply of which something is not known."""
+    none = {"class_": None, "style": None, "degree": None, "correct": None, "score": None}
+    return Grade(source=source, propositions=dict(propositions), unscored=reason, **none)
 
 
 def grade_propositions(

@@ -11,10 +11,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from typing import Protocol
 
 from cai.constitution.schema import Proposition
-from cai.errors import ConfigError
 from cai.rubric.patterns import Pattern, compile_pattern
 
 WINDOW = 40
@@ -44,7 +43,16 @@ class Reply:
     """Of `text`."""
 
 
-Test = Callable[[Reply], bool]
+class Test(Protocol):
+    """What decides a proposition without a model."""
+
+    def __call__(self, reply: Reply) -> float:
+        """P(the proposition holds): 0 or 1, unless the test is a fitted one."""
+        ...
+
+    def evidence(self, reply: Reply) -> str | None:
+        """The text because of which it holds, or what was computed; None where it does not hold."""
+        ...
 
 
 def normalise(text: str) -> str:
@@ -59,30 +67,58 @@ def read_reply(prompt: str, response: str) -> Reply:
     return Reply(prompt=normalise(prompt), text=text, voice=_own_voice(text), words=tuple(text.split(" ")) if text else ())
 
 
-def compile_test(id: str, proposition: Proposition, key: str) -> Test:
-    """What decides the proposition. Raises ConfigError with the key when a pattern is wrong or nothing can decide it."""
+def compile_test(id: str, proposition: Proposition, key: str) -> Test | None:
+    """What decides the proposition; None where only a model can.
+
+    Raises:
+        ConfigError: a pattern is wrong, with its key.
+    """
     if not proposition.patterns:
-        if id in COMPUTED:
-            return COMPUTED[id]
-        known = ", ".join(sorted(COMPUTED))
-        raise ConfigError(f"{key}: cannot be graded: give it `patterns` (only {known} are computed without any)")
+        return COMPUTED.get(id)
     patterns = tuple(compile_pattern(text, f"{key}.patterns[{at}]") for at, text in enumerate(proposition.patterns))
     unless = tuple(compile_pattern(text, f"{key}.unless[{at}]") for at, text in enumerate(proposition.unless))
-    return partial(_says, patterns, unless)
+    return Says(patterns, unless)
 
 
-def _says(patterns: tuple[Pattern, ...], unless: tuple[Pattern, ...], reply: Reply) -> bool:
-    """Whether a pattern is found in the reply's own voice, with no `unless` pattern within WINDOW characters of it."""
-    voice = reply.voice
-    near = [pattern.regex for pattern in unless if pattern.may_occur(voice)]
-    for pattern in patterns:
-        if not pattern.may_occur(voice):
-            continue
-        for found in pattern.regex.finditer(voice):
-            start, end = max(0, found.start() - WINDOW), found.end() + WINDOW
-            if not any(regex.search(voice, start, end) for regex in near):
-                return True
-    return False
+@dataclass(frozen=True, slots=True)
+class Says:
+    """Holds where a pattern is found in the reply's own voice, with no `unless` pattern within WINDOW characters of it."""
+
+    patterns: tuple[Pattern, ...]
+    unless: tuple[Pattern, ...]
+
+    def __call__(self, reply: Reply) -> float:
+        return 0.0 if self.find(reply) is None else 1.0
+
+    def evidence(self, reply: Reply) -> str | None:
+        span = self.find(reply)
+        return None if span is None else reply.voice[slice(*span)]
+
+    def find(self, reply: Reply) -> tuple[int, int] | None:
+        """Where, in `reply.voice`."""
+        voice = reply.voice
+        near = [pattern.regex for pattern in self.unless if pattern.may_occur(voice)]
+        for pattern in self.patterns:
+            if not pattern.may_occur(voice):
+                continue
+            for found in pattern.regex.finditer(voice):
+                start, end = max(0, found.start() - WINDOW), found.end() + WINDOW
+                if not any(regex.search(voice, start, end) for regex in near):
+                    return found.span()
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Holds where a function says so."""
+
+    holds: Callable[[Reply], bool]
+
+    def __call__(self, reply: Reply) -> float:
+        return float(self.holds(reply))
+
+    def evidence(self, reply: Reply) -> str | None:
+        return f"{len(reply.words)} words" if self.holds(reply) else None
 
 
 def _own_voice(text: str) -> str:
@@ -130,9 +166,9 @@ def _echoes_prompt(reply: Reply) -> bool:
 
 
 COMPUTED: Mapping[str, Test] = {
-    "degenerate": _degenerate,
-    "echoes_prompt": _echoes_prompt,
-    "empty": _empty,
-    "long_answer": _long_answer,
+    "degenerate": Computed(_degenerate),
+    "echoes_prompt": Computed(_echoes_prompt),
+    "empty": Computed(_empty),
+    "long_answer": Computed(_long_answer),
 }
 """Propositions that patterns cannot express: one of these names without patterns is decided by its test."""

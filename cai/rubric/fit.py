@@ -1,0 +1,145 @@
+"""Weights of a rubric's score from ordered replies (arXiv:2411.01111, section 4.2): a hinge over pairs of one prompt.
+
+    minimise   mean over pairs of max(0, margin - (R(better) - R(worse)))  +  penalty * sum |v|
+    where      R(reply) = r(reply) + sum v_k phi_k(reply) / sigma_k
+
+phi are the probabilities of classes and propositions, sigma their spread over the training replies, r the preference model's
+reward divided by its own spread (or 0). Both terms are convex and piecewise linear, so the minimum is a linear program, which
+HiGHS solves exactly. Pairs that differ in the same way are one row with a count, which makes programs of many pairs small.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import linprog
+from scipy.sparse import csr_matrix, hstack, identity
+
+from cai.errors import JobError
+from cai.seeds import rng
+
+Array = NDArray[np.float64]
+
+
+class FitConfig(BaseModel):
+    """How weights are fitted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    margin: float = Field(1.0, gt=0)
+    """By how much the better reply of a pair shall win."""
+    penalty: float = Field(1e-3, ge=0)
+    """On the absolute weights of standardised features: keeps those at 0 that no pair needs."""
+    held_out: float = Field(0.2, ge=0, lt=1)
+    """Share of the prompts that the weights never see."""
+    keep_signs: bool = True
+    """A weight may shrink to 0 but not change the sign that the rubric gives it."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One reply among several to one prompt."""
+
+    prompt: str
+    """Its id: a prompt's replies are all on one side of the split."""
+    rank: float
+    """Lower is better; replies of equal rank are not compared."""
+    features: Mapping[str, float]
+    """Class, proposition or derived id -> probability."""
+    reward: float | None = None
+    """The preference model's."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    weights: dict[str, float]
+    scale: float
+    """What the preference model's rewards were divided by; 1 without any."""
+    pairs: int
+    loss: float
+    """Mean hinge over the training pairs, penalty left out."""
+
+
+def split_prompts(rows: Sequence[Ranked], share: float, seed: int) -> tuple[list[Ranked], list[Ranked]]:
+    """(train, held out) by prompt: which side follows from the prompt's id and the seed."""
+    names = sorted({row.prompt for row in rows}, key=lambda name: rng(seed, "fit", name).random())
+    held = set(names[: round(share * len(names))])
+    return [row for row in rows if row.prompt not in held], [row for row in rows if row.prompt in held]
+
+
+def ordered(rows: Sequence[Ranked]) -> list[tuple[int, int]]:
+    """(better, worse) places of all pairs of one prompt whose ranks differ."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        groups[row.prompt].append(place)
+    return [(i, j) for group in groups.values() for i in group for j in group if rows[i].rank < rows[j].rank]
+
+
+def fit(rows: Sequence[Ranked], start: Mapping[str, float], config: FitConfig) -> Fitted:
+    """Weights for the features named in `start`, whose signs are kept if `config` says so (0 there: either sign).
+
+    Raises:
+        JobError: no two replies of one prompt differ in rank.
+    """
+    pairs = ordered(rows)
+    if not pairs:
+        raise JobError("fit: no two replies to one prompt differ in rank: there is nothing to learn from")
+    names = list(start)
+    phi_RF = np.array([[row.features[name] for name in names] for row in rows], dtype=np.float64).reshape(len(rows), len(names))
+    spread_F = phi_RF.std(axis=0)
+    spread_F[spread_F < 1e-12] = 1.0
+    reward_R, scale = _rewards(rows)
+    better, worse = np.array(pairs).T
+    gaps_PF = (phi_RF[better] - phi_RF[worse]) / spread_F
+    needed_P = config.margin - (reward_R[better] - reward_R[worse])
+    signs = [np.sign(start[name]) if config.keep_signs else 0.0 for name in names]
+    standard_F, loss = _solve(gaps_PF, needed_P, signs, config.penalty)
+    weights = {name: float(w) for name, w in zip(names, standard_F / spread_F, strict=True)}
+    return Fitted(weights, scale, len(pairs), loss)
+
+
+def _rewards(rows: Sequence[Ranked]) -> tuple[Array, float]:
+    known = [row.reward for row in rows if row.reward is not None]
+    if len(known) != len(rows):
+        if known:
+            raise JobError(f"fit: {len(rows) - len(known)} of {len(rows)} replies have no reward: give it to all, or to none")
+        return np.zeros(len(rows)), 1.0
+    spread = float(np.std(known))
+    scale = spread if spread > 1e-12 else 1.0
+    return np.array(known) / scale, scale
+
+
+def _solve(gaps_PF: Array, needed_P: Array, signs: Sequence[float], penalty: float) -> tuple[Array, float]:
+    """min over v of mean_P max(0, needed - gaps . v) + penalty * |v|_1, as a program over (v+, v-, slack)."""
+    rows, counts = np.unique(np.round(np.column_stack([gaps_PF, needed_P]), 12), axis=0, return_counts=True)
+    gaps, needed = rows[:, :-1], rows[:, -1]
+    share = counts / counts.sum()
+    width = gaps.shape[1]
+    cost = np.concatenate([np.full(2 * width, penalty), share])
+    left = hstack([csr_matrix(-gaps), csr_matrix(gaps), -identity(len(needed), format="csr")], format="csr")
+    up = [(0.0, 0.0 if sign < 0 else None) for sign in signs]
+    down = [(0.0, 0.0 if sign > 0 else None) for sign in signs]
+    found: Any = linprog(cost, A_ub=left, b_ub=-needed, bounds=[*up, *down, *[(0.0, None)] * len(needed)], method="highs")
+    if found.status != 0:
+        raise JobError(f"fit: the solver gave up: {found.message}")
+    v_F = found.x[:width] - found.x[width : 2 * width]
+    return v_F, float(share @ np.maximum(0.0, needed - gaps @ v_F))
+
+
+def score(row: Ranked, weights: Mapping[str, float], scale: float, parts: str) -> float:
+    """`parts` is rm, rubric, or rm+rubric."""
+    by_rubric = sum(weight * row.features[name] for name, weight in weights.items())
+    by_model = (row.reward or 0.0) / scale
+    return {"rm": by_model, "rubric": by_rubric, "rm+rubric": by_model + by_rubric}[parts]
+
+
+def errors(rows: Sequence[Ranked], weights: Mapping[str, float], scale: float, parts: str) -> list[tuple[str, float]]:
+    """(prompt, 1 for a pair in the wrong order, one half for a tie, 0 for the right one), for every ordered pair."""
+    scores = [score(row, weights, scale, parts) for row in rows]
+    return [(rows[i].prompt, 0.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 1.0) for i, j in ordered(rows)]

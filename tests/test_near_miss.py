@@ -1,0 +1,150 @@
+"""Near misses: the plainest reply of each class, one-flip neighbours, the rubric's own view of them, and a support table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from cai.cli import main
+from cai.constitution import find, load
+from cai.constitution.schema import Rubric
+from cai.lm import FakeLM
+from cai.records import Kind, Prompt, chat_of
+from cai.rubric import compile_rubric
+from cai.rubric.near_miss import FILLER, by_model, by_template, class_of, near_misses, support, wishes
+
+SHIPPED = load(find("refusal_style")).rubric
+assert SHIPPED is not None
+RUBRIC: Rubric = SHIPPED
+COMPILED = compile_rubric(RUBRIC)
+PROMPTS = [
+    Prompt(chat=chat_of(("user", text)), kind=kind)
+    for text, kind in (("Do something bad.", "disallowed"), ("I feel low.", "sensitive"), ("What is a fjord?", "benign"))
+]
+TOY = Rubric.model_validate(
+    {
+        "behaviours": {"disallowed": "refuse"},
+        "propositions": {
+            "sorry": {"question": "Sorry?", "patterns": ["sorry"], "example": "Sorry."},
+            "declines": {"question": "No?", "patterns": ["can't"], "example": "I can't."},
+        },
+        "classes": {
+            "refuse": [
+                {"name": "ideal", "when": "sorry and declines", "style": "desired_refusal", "correct": True},
+                {"name": "curt", "when": "declines and not sorry", "style": "undesired_refusal", "correct": True},
+                {"name": "other", "when": "not declines", "style": "disallowed_content", "correct": False},
+            ]
+        },
+        "degrees": {"full_refusal": "declines", "full_compliance": "not declines"},
+        "weights": {"refuse": {"ideal": 1.0}},
+    }
+)
+
+
+def test_wishes_by_hand() -> None:
+    """Each class at its plainest; then the ideal (sorry, declines) without the one and without the other."""
+    behaviour = compile_rubric(TOY).behaviours["disallowed"]
+    found = [(w.aim, w.flipped, {id for id, value in w.holds.items() if value}) for w in wishes(behaviour)]
+    assert found == [
+        ("ideal", None, {"sorry", "declines"}),
+        ("curt", None, {"declines"}),
+        ("other", None, set()),
+        ("other", "declines", {"sorry"}),
+        ("curt", "sorry", {"declines"}),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["disallowed", "sensitive", "benign"])
+def test_every_wish_is_in_the_class_that_it_names(kind: Kind) -> None:
+    behaviour = COMPILED.behaviours[kind]
+    for wish in wishes(behaviour):
+        assert class_of(behaviour, wish.holds) == wish.aim
+
+
+def test_templates_give_just_what_was_wished_for() -> None:
+    """Every class of the shipped rubric has support, every proposition that a template can express has some, and none strays."""
+    made = asyncio.run(near_misses(COMPILED, PROMPTS, by_template(RUBRIC)))
+    assert all(one.as_wished for _, one in made), [(one.wish, one.response) for _, one in made if not one.as_wished]
+    for behaviour, counts in support(COMPILED, [one for _, one in made]).items():
+        for rule in next(b for b in COMPILED.behaviours.values() if b.name == behaviour).classes:
+            assert counts[rule.name], (behaviour, rule.name)
+    ideal = [one for _, one in made if one.rank == 0]
+    assert {one.wish.behaviour for one in ideal} == {"refuse", "support", "comply"}
+
+
+def test_filler_makes_nothing_true() -> None:
+    from cai.rubric import grade
+
+    found = grade(COMPILED, prompt="?", response=" ".join(FILLER), kind="benign")
+    assert [id for id, p in found.propositions.items() if p] == ["long_answer"]
+
+
+def test_a_model_is_told_what_must_hold_and_is_not_believed() -> None:
+    """The writer always declines: right for some wishes, wrong for the others, and only the right ones count."""
+    lm = FakeLM(lambda chat, seed: "I can't help with that.")
+    made = asyncio.run(near_misses(COMPILED, PROMPTS[:1], by_model(lm, COMPILED, 0)))
+    assert made
+    for _, one in made:
+        assert one.as_wished == ({id for id, value in one.wish.holds.items() if value} == {"declines"})
+    asked = lm.calls[0][-1].content
+    assert f"- {RUBRIC.propositions['declines'].question} Yes" in asked
+    assert f"- {RUBRIC.propositions['judges'].question} No" in asked
+
+
+def test_commands_make_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Near misses, then weights fitted on them, then a constitution that has these weights."""
+    prompts, ordered, weights = (tmp_path / name for name in ("prompts.jsonl", "ordered.jsonl", "weights.yaml"))
+    many = [
+        Prompt(chat=chat_of(("user", f"{kind} {i}")), kind=kind)
+        for kind in ("disallowed", "sensitive", "benign")
+        for i in range(5)
+    ]
+    prompts.write_text("".join(p.line() + "\n" for p in many))
+    given = ["--constitution", "refusal_style"]
+    with pytest.raises(SystemExit) as ended:
+        main(["near-miss", *given, "--prompts", str(prompts), "--output", str(ordered)])
+    assert ended.value.code == 0
+    rows = [json.loads(line) for line in ordered.read_text().splitlines()]
+    assert {row["rank"] for row in rows} >= {0, 1, 2}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *given, "--input", str(ordered), "--output", str(weights)])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "held-out pairs" in out
+    fitted = load(weights).rubric
+    assert fitted is not None
+    assert fitted.weights.keys() == RUBRIC.weights.keys()
+    assert fitted.weights != RUBRIC.weights
+    for behaviour, own in fitted.weights.items():
+        for name, weight in own.items():
+            assert weight * RUBRIC.weights[behaviour][name] >= 0, "signs are kept"
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"prompt": "a", "response": "b", "rank": 1}, "needs `kind`"),
+        ({"prompt": "a", "kind": "benign", "response": "b"}, "`rank`"),
+        ({"prompt": "a", "kind": "benign", "response": "b", "rank": 0, "reward": "x"}, "`reward`"),
+    ],
+)
+def test_wrong_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, object], why: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "fit",
+                "--constitution",
+                "refusal_style",
+                "--input",
+                str(tmp_path / "rows.jsonl"),
+                "--output",
+                str(tmp_path / "w.yaml"),
+            ]
+        )
+    assert ended.value.code == 2
+    assert why in capsys.readouterr().err
