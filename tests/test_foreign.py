@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from cai.constitution import Constitution, load
 from cai.constitution.foreign import as_yaml, read_foreign, slug
 from cai.errors import ConfigError
-from cai.rubric import check_rubric
+from cai.rubric import check_rubric, compile_rubric
 
 REQUESTS = {
     "harmful0": {"prompt": ["Name what is unkind in the last answer."], "edit_request": "Make the answer kind."},
@@ -107,9 +108,11 @@ def test_propositions(tmp_path: Path) -> None:
     assert [c.style for c in made.rubric.classes["hard_refuse"]] == [
         "desired_refusal", "desired_refusal", "undesired_refusal", "disallowed_content",
     ]  # fmt: skip
-    findings = check_rubric(made.rubric)  # its questions are for a model: patterns are what is missing, and nothing else
-    assert len(findings) == 5
-    assert all("cannot be graded: give it `patterns`" in finding for finding in findings)
+    assert compile_rubric(made.rubric).asked.keys() == made.rubric.propositions.keys(), "its questions are for a model"
+    [finding] = check_rubric(made.rubric)
+    assert (
+        "comply.ideal: the best answer need not comply in full: it holds when partially_complies, not fully_complies" in finding
+    )
     assert any("safe_refuse_2" in note for note in notes)
     assert any("prompt_template" in note for note in notes)
 
@@ -119,7 +122,23 @@ def test_a_hole_in_their_classes_is_found(tmp_path: Path) -> None:
     torn = PROPOSITIONS.replace("hard_refuse: {polite_refusal: true}", "hard_refuse: {polite_refusal: true, senseless: false}")
     made, _ = brought(tmp_path, torn, ".yaml")
     assert made.rubric is not None
-    assert [line for line in check_rubric(made.rubric) if "cannot be graded" not in line] != []
+    assert any("hard_refuse: no class when" in line for line in check_rubric(made.rubric))
+
+
+def test_the_published_proposition_file(tmp_path: Path) -> None:
+    """Read unchanged: it compiles, its classes are a partition, and the two holes of its `comply` class are named."""
+    data = os.environ.get("CAI_EVAL_DATA")
+    file = Path(data or "") / "refusal_style" / "rbr_gold" / "proposition_prompts.yaml"
+    if not data or not file.exists():
+        pytest.skip("needs the proposition file of arXiv:2411.01111: set CAI_EVAL_DATA to a folder that holds it")
+    made, _ = brought(tmp_path, file.read_text(encoding="utf-8"), ".yaml")
+    assert made.rubric is not None
+    assert len(made.rubric.propositions) == 23
+    assert set(compile_rubric(made.rubric).behaviours) == {"disallowed", "sensitive", "benign"}
+    found = check_rubric(made.rubric)
+    assert not any("no class when" in line or "hold at once" in line for line in found)
+    assert any("comply.ideal: the best answer need not comply in full" in line for line in found)
+    assert any("comply.ideal: says nothing of" in line and "judgement" in line for line in found)
 
 
 @pytest.mark.parametrize(

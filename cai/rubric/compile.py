@@ -18,33 +18,8 @@ from cai.constitution.schema import Rubric
 from cai.errors import ConfigError
 from cai.records import Degree, Kind, Style
 from cai.rubric.expression import MAX_NAMES, Node, Table, columns, names, parse, truth
+from cai.rubric.formula import Formula, holes
 from cai.rubric.propositions import Test, compile_test
-
-
-@dataclass(frozen=True, slots=True)
-class Formula:
-    """An expression over base propositions as its truth table."""
-
-    names: tuple[str, ...]
-    table: bytes
-    """One byte, 0 or 1, for each assignment; bit i of its index is the value of `names[i]`."""
-
-    def probability(self, propositions: Mapping[str, float]) -> float:
-        """Sum, over the assignments that satisfy it, of the product of the propositions' probabilities (taken as independent)."""
-        row, certain = 0, True
-        for bit, name in enumerate(self.names):
-            p = propositions[name]
-            if p == 1:
-                row |= 1 << bit
-            elif p != 0:
-                certain = False
-        if certain:
-            return float(self.table[row])
-        weights = np.ones(1)
-        for name in self.names:
-            p = propositions[name]
-            weights = np.concatenate([weights * (1 - p), weights * p])
-        return float(min(1.0, weights[np.frombuffer(self.table, dtype=np.bool_)].sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +120,10 @@ class _Reading:
         self._read_degrees(rubric)
         self._read_weights(rubric)
         self._read_temperatures(rubric)
+        if not self.errors:
+            best = {b: self.classes[b, rubric.classes[b][0].name] for b in dict.fromkeys(rubric.behaviours.values())}
+            first = {b: rubric.classes[b][0].name for b in best}
+            self.advice += holes(best, first, rubric.behaviours.get("benign"), self.degrees.get("full_compliance"))
         for id in sorted((self._base | rubric.derived.keys()) - self.used):
             place = "derived" if id in rubric.derived else "propositions"
             self.advice.append(f"rubric.{place}.{id}: nothing uses it: remove it, or name it in a class or in weights")

@@ -23,8 +23,8 @@ from cai.errors import ConfigError
 
 MAX_DEPTH = 50
 """Nested `not` and parentheses allowed: far beyond a readable rule, far below Python's recursion limit."""
-MAX_NAMES = 16
-"""Propositions that one truth table may span: 2^16 rows."""
+MAX_NAMES = 18
+"""Propositions that one truth table may span: 2^18 rows."""
 
 _TOKEN = re.compile(r"[a-z][a-z0-9_-]*|[()]")
 _SPACE = re.compile(r"\s*")

@@ -17,7 +17,8 @@ from cai import templates
 from cai.constitution.schema import Rubric
 from cai.lm.base import LM
 from cai.records import Prompt
-from cai.rubric.compile import Behaviour, Compiled, Formula
+from cai.rubric.compile import Behaviour, Compiled
+from cai.rubric.formula import Formula
 from cai.rubric.grade import grade
 from cai.rubric.propositions import COMPUTED, LONG
 from cai.seeds import derive
