@@ -12,7 +12,7 @@ from cai.errors import ConfigError, StoreError
 from cai.evals.refusal import comparisons, refusal_scores
 from cai.evals.replies import item_of, items, replier
 from cai.evals.stats import estimate
-from cai.generate.gate import Gate, every, readable
+from cai.generate.gate import every, readable
 from cai.generate.label import labeller
 from cai.generate.monitors import monitors
 from cai.generate.pair import pairer
@@ -20,7 +20,7 @@ from cai.generate.revise import revise_items, revised_item, reviser
 from cai.hygiene.prompts import clean_training, some
 from cai.records import Item, Message, Pair, Preference, Prompt, Reply, Revision
 from cai.report.html import write_report
-from cai.rubric import Compiled, grade
+from cai.rubric import gate_of
 from cai.store import digest
 from cai.workshop import (
     EVAL,
@@ -62,23 +62,13 @@ def prompts(shop: Workshop) -> None:
     store.finish(out, train=len(train), held_out=len(held), **{k: n for k, n in counts.items() if k != "kept"})
 
 
-def rubric_gate(rubric: Compiled) -> Gate:
-    """Only what the rubric calls correct behaviour for the prompt's kind may be trained on; without a kind, anything readable."""
-
-    def gate(prompt: Prompt, reply: str) -> str | None:
-        found = grade(rubric, prompt=prompt.chat[-1].content, response=reply, kind=prompt.kind)
-        return None if found.correct or found.correct is None else f"rubric: {found.class_}"
-
-    return gate
-
-
 def revise(shop: Workshop) -> None:
     """10-revisions.jsonl: critiques and revisions of the model's own replies."""
     config, author, out = shop.loaded.run.revise, shop.lm(shop.loaded.run.model), shop.path(REVISIONS)
     made = shop.made(config, [PROMPTS], revise_reads(config), model=author.fingerprint, templates=templates.templates_digest())
     if shop.begin_rows(out, "revise", made, Revision, revision_stands_in(shop)):
         return
-    step = reviser(shop.constitution, author, config, every(readable, rubric_gate(shop.rubric)), shop.seed)
+    step = reviser(shop.constitution, author, config, every(readable, gate_of(shop.rubric)), shop.seed)
     rows = revise_items(some(rows_of(shop.path(PROMPTS), Prompt), config.prompts, shop.seed, "revise"), config)
     shop.fill(author, out, rows, step, Revision, "revise", source=revised_item)
     done: list[Revision] = rows_of(out, Revision)

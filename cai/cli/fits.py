@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cai.cli.grades import _lines, _named, _with_rubric
+from cai.cli.grades import named, with_rubric
+from cai.cli.lines import read_lines
 from cai.cli.quiet import quiet
 from cai.errors import JobError, StoreError
 
@@ -49,7 +50,7 @@ def near_miss(
     from cai.rubric.near_miss import by_model, by_template, near_misses, support
 
     quiet()
-    _, rubric = _with_rubric(constitution)
+    _, rubric = with_rubric(constitution)
     compiled = compile_rubric(rubric)
     asked = [p for file in prompts for p in prompt_rows(file) if p.kind is not None]
     if not asked:
@@ -96,7 +97,7 @@ def fit(
     from cai.rubric.fit import FitConfig, split_prompts
     from cai.rubric.fit import fit as fitted
 
-    loaded, rubric = _with_rubric(constitution)
+    loaded, rubric = with_rubric(constitution)
     compiled = compile_rubric(rubric)
     config = FitConfig(margin=margin, held_out=held_out, keep_signs=not free_signs)
     weights: dict[str, dict[str, float]] = {}
@@ -115,7 +116,7 @@ def fit(
     said = {
         "name": loaded.name,
         "version": loaded.version,
-        "extends": [_named(constitution, output)],
+        "extends": [named(constitution, output)],
         "rubric": {"weights": weights},
     }
     store.publish(output, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
@@ -127,7 +128,7 @@ def _ranked(source: Path, compiled: Compiled) -> dict[str, list[tuple[Ranked, st
     from cai.rubric.fit import Ranked
 
     found: dict[str, list[tuple[Ranked, str]]] = defaultdict(list)
-    for number, row in enumerate(_lines(source), 1):
+    for number, row in enumerate(read_lines(source, ("response",)), 1):
         place, kind, rank, reward = f"{source}:{number}", row.prompt.kind, row.data.get("rank"), row.data.get("reward")
         if kind is None or not isinstance(rank, int | float) or not isinstance(reward, int | float | None):
             raise StoreError(
@@ -136,7 +137,7 @@ def _ranked(source: Path, compiled: Compiled) -> dict[str, list[tuple[Ranked, st
         behaviour = compiled.behaviours.get(kind)
         if behaviour is None:
             continue
-        graded = grade(compiled, prompt=row.prompt.chat[-1].content, response=row.response, kind=kind)
+        graded = grade(compiled, prompt=row.prompt.chat[-1].content, response=row.data["response"], kind=kind)
         features = {f.name: f.formula.probability(graded.propositions) for f in behaviour.features}
         ranked = Ranked(f"{row.prompt.id}", float(rank), features, None if reward is None else float(reward))
         found[behaviour.name].append((ranked, graded.class_ or "none"))

@@ -40,10 +40,10 @@ def run(
     start, stop = NAMES.index(first or NAMES[0]), NAMES.index(last or NAMES[-1])
     if stop < start:
         raise UsageError(f"--until {last} comes before --from {first}: nothing to do")
-    _walk(file, NAMES[start : stop + 1], settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
+    walk_run(file, NAMES[start : stop + 1], settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
 
 
-def _walk(file: Path, names: tuple[str, ...], settings: list[str] | None, **limits: Any) -> None:
+def walk_run(file: Path, names: tuple[str, ...], settings: list[str] | None, **limits: Any) -> None:
     quiet()
     from cai.config import load_run
     from cai.lm.metered import Budget
@@ -115,17 +115,14 @@ def _stage(name: str, doc: str) -> None:
         max_tokens: MaxTokens = None,
         max_hours: MaxHours = None,
     ) -> None:
-        _walk(file, (name,), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
+        walk_run(file, (name,), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
 
     command.__doc__ = doc
     app.command(name, epilog=f"Example: cai {name} examples/quickstart.yaml")(command)
 
 
-_stage("revise", "Stage of a run: critiques and revisions of the model's own replies (after: prompts).")
 _stage("sft", "Stage of a run: fine-tune on the revisions.")
 _stage("pair", "Stage of a run: draw two replies per prompt from the fine-tuned model.")
-_stage("label", "Stage of a run: say which reply of each pair is better, by principle, in both orders.")
 _stage("reward", "Stage of a run: train the preference model on the labels.")
 _stage("ppo", "Stage of a run: PPO against preference model and rubric, with KL control.")
-_stage("eval", "Stage of a run: answer held-out prompts with every model and score the replies.")
 _stage("report", "Stage of a run: write report.html from the files of the run.")

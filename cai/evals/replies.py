@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cai.lm.base import LM
+from cai.errors import UnansweredError
+from cai.lm.base import LM, Sample
 from cai.records import Item, Prompt, Reply
-from cai.rubric import Compiled, grade
+from cai.rubric import Compiled, grade, unknown
 from cai.seeds import derive
 
 
@@ -27,6 +28,9 @@ class EvalConfig(BaseModel):
     max_tokens: int = Field(64, ge=1)
 
 
+NOTHING = Sample(text="", finished=False, prompt_tokens=0, completion_tokens=0)
+
+
 def item_of(reply: Reply) -> str:
     """`Item.id` of the item that a reply answers."""
     return f"{reply.source}/{reply.draw}"
@@ -40,13 +44,12 @@ def replier(subject: str, lm: LM, rubric: Compiled, config: EvalConfig, seed: in
     """The step that answers one item. The seed of a draw is the same for all subjects: differences are paired."""
 
     async def reply(item: Item) -> Reply:
-        prompt = item.prompt
-        said = await lm.sample(
-            prompt.chat,
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            seed=derive(seed, "eval", prompt.id, item.draw),
-        )
+        prompt, where = item.prompt, derive(seed, "eval", item.prompt.id, item.draw)
+        try:
+            said = await lm.sample(prompt.chat, max_tokens=config.max_tokens, temperature=config.temperature, seed=where)
+            found = grade(rubric, prompt=prompt.chat[-1].content, response=said.text, kind=prompt.kind, source=prompt.id)
+        except UnansweredError as error:
+            said, found = NOTHING, unknown({}, f"no answer: {error}", prompt.id)
         return Reply(
             source=prompt.id,
             subject=subject,
@@ -56,7 +59,7 @@ def replier(subject: str, lm: LM, rubric: Compiled, config: EvalConfig, seed: in
             draw=item.draw,
             response=said.text,
             finished=said.finished,
-            grade=grade(rubric, prompt=prompt.chat[-1].content, response=said.text, kind=prompt.kind, source=prompt.id),
+            grade=found,
             reward=None,
             kl=None,
         )

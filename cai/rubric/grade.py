@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cai.errors import UsageError
-from cai.records import Grade, Kind
+from cai.generate.gate import Gate
+from cai.records import Grade, Kind, Prompt
 from cai.rubric.compile import Compiled
 from cai.rubric.propositions import Reply, read_reply
 
@@ -65,3 +66,13 @@ def grade_propositions(
     return Grade(
         source=source, propositions=given, class_=best.name, style=best.style, degree=degree, correct=best.correct, score=score
     )
+
+
+def gate_of(compiled: Compiled) -> Gate:
+    """Only what the rubric calls correct behaviour for the prompt's kind may be trained on; without a kind, anything."""
+
+    def gate(prompt: Prompt, reply: str) -> str | None:
+        found = grade(compiled, prompt=prompt.chat[-1].content, response=reply, kind=prompt.kind)
+        return None if found.correct or found.correct is None else f"rubric: {found.class_}"
+
+    return gate
