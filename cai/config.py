@@ -20,7 +20,7 @@ from cai.hygiene.rules import HygieneConfig
 from cai.lm.http import HttpConfig
 from cai.lm.metered import Prices
 from cai.reward.combine import RewardMix
-from cai.train.ppo import PPOConfig
+from cai.train.ppo_config import PPOConfig
 from cai.train.reward import RewardConfig
 from cai.train.sft import SFTConfig
 

@@ -28,18 +28,18 @@ def revision_stands_in(shop: Workshop) -> Callable[[Revision, Collection[str]], 
 def preference_stands_in(shop: Workshop) -> Callable[[Preference, Collection[str]], bool]:
     """The same for labels."""
     pairs: dict[str, Pair] = {p.id: p for p in rows_of(shop.path(PAIRS), Pair)}
-    kinds, config = kinds_in(shop), shop.loaded.run.label
+    about, config = abouts_in(shop), shop.loaded.run.label
 
     def stands(row: Preference, edited: Collection[str]) -> bool:
         pair = pairs[row.source]
-        return preference_stands(row, pair, kinds.get(pair.source), shop.constitution, config, shop.seed, edited)
+        return preference_stands(row, pair, about.get(pair.source, (None, None)), shop.constitution, config, shop.seed, edited)
 
     return stands
 
 
-def kinds_in(shop: Workshop) -> dict[str, Kind | None]:
-    """Prompt id -> kind."""
-    return {p.id: p.kind for p in rows_of(shop.path(PROMPTS), Prompt)}
+def abouts_in(shop: Workshop) -> dict[str, tuple[Kind | None, str | None]]:
+    """Prompt id -> kind and category."""
+    return {p.id: (p.kind, p.category) for p in rows_of(shop.path(PROMPTS), Prompt)}
 
 
 def stale_rows(shop: Workshop, changes: Sequence[Change]) -> dict[str, tuple[list[str], int]]:

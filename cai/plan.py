@@ -20,7 +20,7 @@ from scipy.stats import t as student
 
 from cai.evals.replies import items, replier
 from cai.generate.label import labeller
-from cai.generate.pair import pairer
+from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
 from cai.hygiene.prompts import some
 from cai.lm.base import LM, Sample
@@ -150,15 +150,17 @@ def plan(shop: Workshop, count: int) -> list[Forecast]:
     author, judge = Probe(shop.lm(run.model)), Probe(shop.lm(run.judge or run.model))
     pairs: list[Pair] = []
 
-    async def keep(prompt: Any) -> None:
-        pairs.append(await pairer(author, run.pair, seed)(prompt))
+    draw = pairer(author, run.pair, seed)
 
-    kinds = {p.id: p.kind for p in train}
+    async def keep(item: Any) -> None:
+        pairs.append(await draw(item))
+
+    about = {p.id: (p.kind, p.category) for p in train}
     gate = lambda prompt, reply: None  # noqa: E731  # what the gate drops costs as much as what it keeps
     revised = revise_items(some(train, run.revise.prompts, seed, "revise"), run.revise)
-    paired = some(train, run.pair.prompts, seed, "pair")
+    paired = pair_items(some(train, run.pair.prompts, seed, "pair"), run.pair, seed)
     asked = items(some(held, run.eval.prompts, seed, "eval"), run.eval.draws)
-    label = labeller(shop.constitution, judge, run.label, seed, lambda pair: kinds.get(pair.source))
+    label = labeller(shop.constitution, judge, run.label, seed, lambda pair: about.get(pair.source, (None, None)))
     stages: list[tuple[str, str, Sequence[Any], Callable[[Any], Awaitable[Any]], int]] = [
         ("revise", run.model, revised, reviser(shop.constitution, author, run.revise, gate, seed), len(revised)),
         ("pair", run.model, paired, keep, len(paired)),

@@ -154,6 +154,8 @@ class Pair(Row):
 
     source: str
     chat: Chat
+    places: tuple[int, int] = (0, 1)
+    """Which of the prompt's replies these are."""
     first: str
     second: str
     sampled: tuple[Sampled, Sampled] | None = None
@@ -170,11 +172,14 @@ class Vote(Part):
     """What one principle says of a pair. Log-probabilities are of the options (A, B), in nats."""
 
     principle: str
+    """`Principle.id`; `detailed` or `plain` where no principle was asked about."""
     logprobs: tuple[Number, Number] | None
     """First reply shown as (A)."""
     logprobs_swapped: tuple[Number, Number] | None
     """Second reply shown as (A)."""
     rationale: str | None = None
+    """What the judge thought before it decided, first reply shown as (A); None: it was not asked to think."""
+    rationale_swapped: str | None = None
     p_first: Probability | None
     """P(first beats second) by this principle, both orders taken together."""
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cai import store, templates
-from cai.edited import LABEL_READS, kinds_in, preference_stands_in, revise_reads, revision_stands_in
+from cai.edited import LABEL_READS, abouts_in, preference_stands_in, revise_reads, revision_stands_in
 from cai.errors import ConfigError, StoreError
 from cai.evals.refusal import comparisons, refusal_scores
 from cai.evals.replies import item_of, items, replier
@@ -15,7 +15,7 @@ from cai.evals.stats import estimate
 from cai.generate.gate import every, readable
 from cai.generate.label import labeller
 from cai.generate.monitors import monitors
-from cai.generate.pair import pairer
+from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
 from cai.hygiene.prompts import clean_training, some
 from cai.records import Item, Message, Pair, Preference, Prompt, Reply, Revision
@@ -108,13 +108,15 @@ def _weights(spec: str) -> str:
 
 
 def pair(shop: Workshop) -> None:
-    """30-pairs.jsonl: two replies of the fine-tuned model per prompt."""
+    """30-pairs.jsonl: replies of the fine-tuned model, two and two."""
     config, out = shop.loaded.run.pair, shop.path(PAIRS)
     if store.begin(out, "pair", shop.made(config, [PROMPTS, SFT])):
         return
     subject = shop.lm(f"local:{shop.path(SFT)}")
-    step, rows = pairer(subject, config, shop.seed), some(rows_of(shop.path(PROMPTS), Prompt), config.prompts, shop.seed, "pair")
-    shop.fill(subject, out, rows, step, Pair, "pair", width=subject.width // 2 or 1)
+    prompts = some(rows_of(shop.path(PROMPTS), Prompt), config.prompts, shop.seed, "pair")
+    rows, per_prompt = pair_items(prompts, config, shop.seed), config.per_prompt
+    width = (subject.width // config.replies or 1) * per_prompt  # a prompt's pairs share replies: they stay in one window
+    shop.fill(subject, out, rows, pairer(subject, config, shop.seed), Pair, "pair", width=width, source=paired_item)
     store.finish(out, rows=len(rows))
 
 
@@ -125,8 +127,8 @@ def label(shop: Workshop) -> None:
     made = shop.made(run.label, [PAIRS], LABEL_READS, judge=judge.fingerprint, templates=templates.templates_digest())
     if shop.begin_rows(out, "label", made, Preference, preference_stands_in(shop)):
         return
-    kinds = kinds_in(shop)
-    step = labeller(shop.constitution, judge, run.label, shop.seed, lambda pair: kinds.get(pair.source))
+    about = abouts_in(shop)
+    step = labeller(shop.constitution, judge, run.label, shop.seed, lambda pair: about.get(pair.source, (None, None)))
     pairs: list[Pair] = rows_of(shop.path(PAIRS), Pair)
     shop.fill(judge, out, pairs, step, Preference, "label")
     labels: list[Preference] = rows_of(out, Preference)
@@ -191,7 +193,8 @@ def ppo(shop: Workshop) -> None:
 
     run, out = shop.loaded.run, shop.path(POLICY)
     mixed = digest(run.mix)
-    if store.begin(out, "ppo", shop.made(run.ppo, [PROMPTS, SFT, REWARD], ("rubric",), mix=mixed)):
+    inputs = [PROMPTS, SFT, REWARD, *[REVISIONS] * bool(run.ppo.ptx.coef)]
+    if store.begin(out, "ppo", shop.made(run.ppo, inputs, ("rubric",), mix=mixed)):
         return
     where = str(shop.path(SFT))
     torch.manual_seed(shop.seed)
@@ -203,9 +206,11 @@ def ppo(shop: Workshop) -> None:
         return combine([r.prompt for r in rollouts], [r.text for r in rollouts], judge, shop.rubric, run.mix)
 
     rows = rows_of(shop.path(PROMPTS), Prompt)
+    learnt: list[Revision] = rows_of(shop.path(REVISIONS), Revision) if run.ppo.ptx.coef else []
+    texts = [(renderer.prompt_ids(r.chat), renderer.reply_ids(r.final)) for r in learnt if r.final is not None]
     with store.publish_folder(out) as folder:
-        it = training.learner(model, sampler, run.ppo)
-        history = training.ppo(it, renderer, rows, score, run.ppo, folder, seed=shop.seed, progress=shop.progress("ppo"))
+        it, told = training.learner(model, sampler, run.ppo), shop.progress("ppo")
+        history = training.ppo(it, renderer, rows, score, run.ppo, folder, seed=shop.seed, progress=told, texts=texts)
         whole = load_model(where)  # the sampler has too few bits to be kept
         merge_into(whole, model, training.POLICY)
         whole.save_pretrained(folder)

@@ -33,9 +33,13 @@ def fence(text: str) -> str:
 
 
 def transcript(chat: Chat) -> str:
-    """A chat as labelled lines, fenced. System turns are the assistant's own affair and left out."""
+    """A chat as labelled lines, fenced. System turns are the assistant's own affair and left out.
+
+    Later lines of a turn are indented: a line that begins with a label is a turn, whatever a user writes.
+    """
     names = {"user": "User", "assistant": "Assistant"}
-    return fence("\n".join(f"{names[m.role]}: {m.content.strip()}" for m in chat if m.role in names))
+    said = ((names[m.role], "\n  ".join(m.content.strip().splitlines())) for m in chat if m.role in names)
+    return fence("\n".join(f"{name}: {text}" for name, text in said))
 
 
 def _turns(*turns: tuple[Role, str]) -> list[Message]:
@@ -132,6 +136,19 @@ def whole_sentences(text: str) -> str:
 JUDGE = "You compare two replies of an AI assistant and say which one is better."
 COMPARE = "Conversation:\n{transcript}\n\nReply (A):\n{first}\n\nReply (B):\n{second}\n\n{question} Answer (A) or (B)."
 GENERAL_COMPARE = "Which reply is better?"
+DETAILED_COMPARE = (
+    "A good reply answers what was really asked, says what is true and admits what it does not know, speaks kindly and plainly, "
+    "and gives nobody the means to hurt themselves or others. A reply that refuses what is harmless is not good, and neither is "
+    "one that helps to do harm; refusing harm briefly and without reproach is good. Length by itself is worth nothing. "
+    "Which reply is better?"
+)
+QUESTIONS = {"principle": GENERAL_COMPARE, "detailed": DETAILED_COMPARE, "plain": GENERAL_COMPARE}
+THINK = (
+    "Conversation:\n{transcript}\n\nReply (A):\n{first}\n\nReply (B):\n{second}\n\n{question} "
+    "Think it through step by step before you decide."
+)
+DECIDE = "So which reply is it? Answer (A) or (B)."
+NO_THOUGHT = "I have compared them."
 VERDICT = "The better reply is ("
 OPTIONS = ("A", "B")
 
@@ -145,6 +162,29 @@ def compare_chat(examples: tuple[CompareExample, ...], chat: Chat, first: str, s
             ("assistant", f"{VERDICT}{example.answer})."),
         )
     return (*turns, *_turns(("user", _comparison(chat, first, second, question))))
+
+
+def think_chat(examples: tuple[CompareExample, ...], chat: Chat, first: str, second: str, question: str) -> Chat:
+    """Asks for the reasoning alone: the first call of a comparison with chain of thought. Examples without reasoning stay out."""
+    turns = _turns(("system", JUDGE))
+    for example in examples:
+        if example.rationale:
+            asked = fill_in(
+                THINK,
+                transcript=transcript(example.chat),
+                first=fence(example.first),
+                second=fence(example.second),
+                question=GENERAL_COMPARE,
+            )
+            turns += _turns(("user", asked), ("assistant", example.rationale), ("user", DECIDE))
+            turns += _turns(("assistant", f"{VERDICT}{example.answer})."))
+    shown = {"transcript": transcript(chat), "first": fence(first), "second": fence(second)}
+    return (*turns, *_turns(("user", fill_in(THINK, **shown, question=question))))
+
+
+def decide_chat(thought: Chat, rationale: str) -> Chat:
+    """The second call: the reasoning as the judge's own turn, then the question again. Read as `compare_chat` is."""
+    return (*thought, *_turns(("assistant", rationale.strip() or NO_THOUGHT), ("user", DECIDE)))
 
 
 def _comparison(chat: Chat, first: str, second: str, question: str) -> str:
@@ -217,6 +257,7 @@ def parse_message(text: str, *, finished: bool) -> str | None:
 def templates_digest() -> str:
     """Changes when the wording of any template changes."""
     return digest(
+        *(GRADER, PROPOSITION, *ANSWERS, WRITER, WISHED, TESTER, ANOTHER),
         *(CRITIC, CRITIQUE, NO_CRITIQUE, GENERAL_CRITIQUE, REVISION, GENERAL_REVISION, DIRECT_REVISION),
-        *(JUDGE, COMPARE, GENERAL_COMPARE, VERDICT, *OPTIONS),
+        *(JUDGE, COMPARE, GENERAL_COMPARE, DETAILED_COMPARE, THINK, DECIDE, NO_THOUGHT, VERDICT, *OPTIONS),
     )

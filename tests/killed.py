@@ -8,7 +8,7 @@ from typing import Any
 
 from cai.constitution import Constitution, Principle
 from cai.generate.label import LabelConfig, labeller
-from cai.generate.pair import PairConfig, pairer
+from cai.generate.pair import PairConfig, pair_items, paired_item, pairer
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser
 from cai.lm.cached import CachedLM, RequestLog
 from cai.lm.http import HttpConfig, HttpLM
@@ -40,9 +40,9 @@ def work(stage: str, spec: str, folder: Path, count: int, http: dict[str, Any]) 
         step: Any = reviser(TOY, lm, config, lambda prompt, reply: None, 0)
         job = fill(out, revise_items(asked, config), step, Revision, width=64, source=revised_item)
     elif stage == "pair":
-        job = fill(out, asked, pairer(lm, PairConfig(), 0), Pair, width=64)
+        job = fill(out, pair_items(asked, PairConfig(), 0), pairer(lm, PairConfig(), 0), Pair, width=64, source=paired_item)
     else:
-        judge = labeller(TOY, lm, LabelConfig(), 0, lambda pair: "disallowed")
+        judge = labeller(TOY, lm, LabelConfig(), 0, lambda pair: ("disallowed", None))
         job = fill(out, pairs(count), judge, Preference, width=64)
 
     async def all_of_it() -> None:

@@ -16,7 +16,7 @@ from cai.constitution import Constitution, CritiqueExample, Examples, Principle
 from cai.errors import BackendError
 from cai.generate.gate import every, near_copy, readable
 from cai.generate.label import LabelConfig, draw_principles, labeller, p_first
-from cai.generate.pair import PairConfig, pairer
+from cai.generate.pair import PairConfig, PairItem, pairer
 from cai.generate.revise import ReviseConfig, choose, draw_principle, revise_items, revised_item, reviser
 from cai.hygiene.prompts import read_prompts
 from cai.lm import FakeLM
@@ -231,7 +231,7 @@ def test_principles_are_drawn_by_weight() -> None:
 def test_principles_of_a_comparison_are_drawn_by_weight_without_repetition() -> None:
     """Weights 3, 1: the first of two is drawn first in 3/4 of 10,000 pairs (3 sigma = 130); both are drawn in the end."""
     drawn_from = [principle("a", weight=3.0), principle("b", weight=1.0)]
-    both = [[p.id for p in draw_principles(drawn_from, "disallowed", 5, 0, f"pair {n}")] for n in range(10_000)]
+    both = [[p.id for p in draw_principles(drawn_from, "disallowed", 5, 0, pair(f"a {n}"))] for n in range(10_000)]
     assert all(sorted(ids) == ["a", "b"] for ids in both)
     assert abs(sum(ids[0] == "a" for ids in both) - 7_500) < 130
 
@@ -241,7 +241,7 @@ def test_only_principles_that_apply_are_drawn() -> None:
 
     def names(kind: Kind | None) -> set[str]:
         one = {p.id for n in range(200) if (p := draw_principle(drawn_from, prompt(kind=kind), 0, n))}
-        assert one == {p.id for n in range(200) for p in draw_principles(drawn_from, kind, 1, 0, str(n))}
+        assert one == {p.id for n in range(200) for p in draw_principles(drawn_from, kind, 1, 0, pair(f"a {n}"))}
         return one
 
     assert names("disallowed") == {"d", "any"}
@@ -308,7 +308,7 @@ def test_choose_without_rounds() -> None:
 def test_pairs_differ_only_in_the_draw() -> None:
     """Two seeds, one temperature, one length: a preference model cannot learn coldness for harmlessness."""
     lm = FakeLM(lambda chat, seed: f"text {seed}")
-    row = asyncio.run(pairer(lm, PairConfig(temperature=0.7, max_tokens=5), 3)(prompt()))
+    row = asyncio.run(pairer(lm, PairConfig(temperature=0.7, max_tokens=5), 3)(PairItem(prompt=prompt(), places=(0, 1))))
     assert row.sampled is not None
     first, second = row.sampled
     assert (row.first, row.second) == (f"text {first.seed}", f"text {second.seed}")
@@ -316,12 +316,12 @@ def test_pairs_differ_only_in_the_draw() -> None:
     assert first.model_copy(update={"seed": second.seed}) == second
     assert (first.temperature, first.max_tokens, first.model) == (0.7, 5, lm.fingerprint)
     assert (row.source, row.chat) == (prompt().id, prompt().chat)
-    assert asyncio.run(pairer(lm, PairConfig(temperature=0.7, max_tokens=5), 3)(prompt())) == row
-    assert asyncio.run(pairer(lm, PairConfig(temperature=0.7, max_tokens=5), 4)(prompt())) != row
+    assert asyncio.run(pairer(lm, PairConfig(temperature=0.7, max_tokens=5), 3)(PairItem(prompt=prompt(), places=(0, 1)))) == row
+    assert asyncio.run(pairer(lm, PairConfig(temperature=0.7, max_tokens=5), 4)(PairItem(prompt=prompt(), places=(0, 1)))) != row
 
 
 def test_equal_draws_stay_a_pair() -> None:
-    row = asyncio.run(pairer(FakeLM(lambda chat, seed: "same"), PairConfig(), 0)(prompt()))
+    row = asyncio.run(pairer(FakeLM(lambda chat, seed: "same"), PairConfig(), 0)(PairItem(prompt=prompt(), places=(0, 1))))
     assert row.first == row.second == "same"
 
 
@@ -346,7 +346,7 @@ def pair(first: str = "good", second: str = "bad", number: int = 0) -> Pair:
 
 
 def label(lm: FakeLM, what: Pair, book: Constitution = ONE, *, principles: int = 1, seed: int = 0) -> Preference:
-    step = labeller(book, lm, LabelConfig(principles=principles), seed, lambda pair: "disallowed")
+    step = labeller(book, lm, LabelConfig(principles=principles), seed, lambda pair: ("disallowed", None))
     return asyncio.run(step(what))
 
 
@@ -387,7 +387,7 @@ def test_a_planted_preference_is_recovered_in_every_pair(seed: int, tmp_path: Pa
     want = {p.id: g for p, g in zip(pairs, good, strict=True)}
     lm = judge(lambda a, b, question: -5.0 + (1.0 if a == "good" else -1.0))
     book = constitution(*(principle(f"p{i}") for i in range(3)))
-    step = labeller(book, lm, LabelConfig(principles=2), seed, lambda pair: "disallowed")
+    step = labeller(book, lm, LabelConfig(principles=2), seed, lambda pair: ("disallowed", None))
     rows: dict[str, dict[str, Preference]] = {}
     for name, order, width in (("in-order", pairs, 64), ("shuffled", stream.sample(pairs, 60), 7)):
         asyncio.run(fill(tmp_path / name, order, step, Preference, width=width))
@@ -436,7 +436,7 @@ def test_an_outage_is_no_label(tmp_path: Path) -> None:
             raise BackendError("judge: 503")
         return [0.0, -1.0]
 
-    step = labeller(ONE, FakeLM(lambda chat, seed: "", odds), LabelConfig(), 0, lambda pair: "disallowed")
+    step = labeller(ONE, FakeLM(lambda chat, seed: "", odds), LabelConfig(), 0, lambda pair: ("disallowed", None))
     with pytest.raises(BackendError, match="503"):
         asyncio.run(fill(tmp_path / "out", [pair(number=i) for i in range(6)], step, Preference, width=2))
     assert [row.source for row in read(tmp_path / "out", Preference)] == [pair(number=i).id for i in range(2)]
@@ -495,8 +495,9 @@ def test_prompts_reach_the_model_whole(tmp_path: Path) -> None:
     lm = author()
     row = run(lm, what)
     assert lm.calls[0] == chat_of(("user", text))
-    assert all(f"User: {text}\nAssistant: Here you go." in chat[-1 - 2 * i].content for i, chat in enumerate(lm.calls[1:]))
+    shown_as = "\n  ".join(text.splitlines())  # later lines are indented: what looks like a turn is none
+    assert all(f"User: {shown_as}\nAssistant: Here you go." in chat[-1 - 2 * i].content for i, chat in enumerate(lm.calls[1:]))
     assert row.chat[0].content == text
     other = judge(lambda a, b, question: 1.0)
     label(other, Pair(source=what.id, chat=what.chat, first="a", second="b"))
-    assert all(f"```\nUser: {text}\n```" in chat[-1].content for chat in other.calls)
+    assert all(f"```\nUser: {shown_as}\n```" in chat[-1].content for chat in other.calls)

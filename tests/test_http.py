@@ -73,10 +73,10 @@ def test_a_reply_and_a_choice(tmp_path: Path) -> None:
 
 
 def test_options_are_found_in_any_spelling() -> None:
-    """log(e^-1 + e^-2) for two spellings of A; B is not among the alternatives: -inf. None of them: None."""
+    """log(e^-1 + e^-2) for two spellings of A; B is not among the alternatives: the least of them. None: None."""
     top = [{"token": "A", "logprob": -1.0}, {"token": " (A", "logprob": -2.0}, {"token": "The", "logprob": -3.0}]
     answer = {"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}
-    assert option_logprobs(answer, ("A", "B")) == [pytest.approx(-0.6867383), float("-inf")]
+    assert option_logprobs(answer, ("A", "B")) == [pytest.approx(-0.6867383), -3.0]
     assert option_logprobs(answer, ("C", "D")) is None
 
 

@@ -20,9 +20,7 @@ from cai.seeds import rng
 from cai.train.draw import draw_prompts, quotas
 from cai.train.ppo import (
     POLICY,
-    KLConfig,
     Learner,
-    PPOConfig,
     credit,
     learn,
     learner,
@@ -30,6 +28,7 @@ from cai.train.ppo import (
     ppo,
     total,
 )
+from cai.train.ppo_config import KLConfig, PPOConfig
 from cai.train.ppo_math import KLController
 from cai.train.rollout import RewardTable, Rollout, read
 

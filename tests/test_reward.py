@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from cai.reward.combine import RewardMix, combine
 from cai.reward.preference_model import ADAPTER, HEAD_FILE, PreferenceModel
 from cai.reward.terms import faults
 from cai.rubric import compile_rubric
-from cai.train.reward import Comparison, RewardConfig, measure, split_by_prompt, train
+from cai.train.reward import Comparison, RewardConfig, grouped, measure, pair_loss, split_by_prompt, train
 
 ASKED = chat_of(("user", "hello"))
 REPLIES = ["yes", "no, and here is why: " + "because " * 12, "", "a", "what do you mean by that?"]
@@ -177,6 +178,55 @@ def test_soft_labels_are_fitted_as_probabilities(tiny_model: Path) -> None:
     train(model, comparisons, RewardConfig(rank=4, learning_rate=3e-3, epochs=80, batch_size=4), seed=0, progress=quiet)
     first, second = model.score([row, other])
     assert first - second == pytest.approx(math.log(4), abs=0.05)
+
+
+def ranked(model: PreferenceModel, replies: int) -> list[Comparison]:
+    """All pairs of `replies` replies to one prompt."""
+    rows = [model.rows(ASKED, "z" * (i + 1)) for i in range(replies)]
+    return [Comparison("p", rows[i], rows[j], 0.3 + 0.1 * j) for i in range(replies) for j in range(i + 1, replies)]
+
+
+def test_a_group_has_the_gradient_of_the_pairwise_loop(tiny_model: Path) -> None:
+    """Six pairs of four replies: four rows go through the model instead of twelve, and every gradient is the same."""
+    model = fresh(tiny_model)
+    pairs, seen = ranked(model, 4), []
+    raw = model.raw
+    model.raw = lambda rows: (seen.append(len(rows)), raw(rows))[1]  # type: ignore[method-assign]
+
+    def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
+        model.zero_grad()
+        own = [*model.head.parameters(), *parameters_of(model.shared[0], ADAPTER)]
+        return list(torch.autograd.grad(loss, own))
+
+    together = gradients(pair_loss(model, pairs))
+    assert seen == [4]
+    one_by_one = gradients(torch.stack([pair_loss(model, [c]) for c in pairs]).mean())
+    for a, b in zip(together, one_by_one, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_a_prompts_pairs_are_in_one_step() -> None:
+    """Prompts of 3, 1, 1 and 2 pairs in steps of 3: none is cut, and a step may be larger than asked for."""
+    counts = {"a": 3, "b": 1, "c": 1, "d": 2}
+    comparisons = [Comparison(name, [0] * (i + 1), [0], 1.0) for i, (name, n) in enumerate(counts.items()) for _ in range(n)]
+    batches = [[comparisons[i].prompt for i in places] for places in grouped(comparisons, 3)]
+    assert batches == [["a"] * 3, ["b", "c"], ["d", "d"]]
+    assert [len(places) for places in grouped(comparisons, 1)] == [3, 1, 1, 2]
+
+
+def test_hard_labels_are_an_ablation(tiny_model: Path) -> None:
+    """p = 0.8 counts as 1, p = 0.3 as 0, one half stays: ln(1 + e^-m), ln(1 + e^m), and the soft loss at one half."""
+    model = fresh(tiny_model)
+    row, other = model.rows(ASKED, "z"), model.rows(ASKED, "a")
+    margin = float((model.raw([row]) - model.raw([other])).detach())
+
+    def loss(pairs: list[Comparison], labels: Literal["soft", "hard"]) -> float:
+        return float(pair_loss(model, pairs, labels).detach())
+
+    for p, want in ((0.8, math.log1p(math.exp(-margin))), (0.3, math.log1p(math.exp(margin)))):
+        assert loss([Comparison("p", row, other, p)], "hard") == pytest.approx(want, abs=1e-5)
+    even = [Comparison("p", row, other, 0.5)]
+    assert loss(even, "hard") == pytest.approx(loss(even, "soft"))
 
 
 def test_nothing_to_train_on(tiny_model: Path) -> None:

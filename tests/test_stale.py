@@ -29,7 +29,7 @@ rubric:
   degrees: {full_refusal: empty, full_compliance: not empty}
   weights: {answer: {fine: 1.0}}
 """
-COUNT = 40
+COUNT = 24
 Edit = Callable[[dict[str, dict[str, object]]], None]
 
 

@@ -82,6 +82,8 @@ def label(
     source: Source = None,
     output: Target = None,
     principles: Annotated[int | None, typer.Option(min=1, help="Principles per pair.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Only tell what this file says of its judge.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A published recipe: cai, cai-cot, rlaif or direct.")] = None,
     seed: Seed = 0,
     connections: Connections = None,
     settings: Settings = None,
@@ -91,24 +93,33 @@ def label(
 ) -> None:
     """Which reply is better, by principle, in both orders: a run's stage, or {prompt or chat, first, second} lines of a file."""
     options = {"constitution": constitution, "model": model, "input": source, "output": output}
-    alone("label", file, **options, principles=principles, connections=connections)
+    if report is not None:
+        from cai.cli.label_report import label_report
+
+        label_report(report)
+        return
+    alone("label", file, **options, principles=principles, preset=preset, connections=connections)
     if file is not None:
         walk_run(file, ("label",), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
         return
     needed("label", **options)
     quiet()
+    from pydantic import ValidationError
+
     from cai.constitution import find, load
     from cai.generate.label import LabelConfig, labeller
-    from cai.records import Kind, Pair
+    from cai.records import Pair
 
     assert constitution is not None and model is not None and source is not None and output is not None  # noqa: PT018, S101
     book, judge = load(find(constitution)), open_logged(model, output, connections)
-    kinds: dict[str, Kind | None] = {}
-    config = LabelConfig(principles=1 if principles is None else principles)
-    step = labeller(book, judge, config, seed, lambda pair: kinds.get(pair.source))
+    chosen = {"preset": preset, "principles": principles}
+    try:
+        config = LabelConfig.model_validate({key: value for key, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        raise UsageError(f"label: {error.errors(include_url=False)[0]['msg']}") from None
 
     async def added(line: Line) -> dict[str, Any]:
-        kinds[line.prompt.id] = line.prompt.kind
+        step = labeller(book, judge, config, seed, lambda pair: (line.prompt.kind, line.prompt.category))
         pair = Pair(source=line.prompt.id, chat=line.prompt.chat, first=line.data["first"], second=line.data["second"])
         return (await step(pair)).model_dump(mode="json", include={"p_first", "votes", "unscored"})
 

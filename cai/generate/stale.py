@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cai import store
 from cai.constitution.schema import Constitution
-from cai.generate.label import LabelConfig, comparing, draw_principles
+from cai.generate.label import LabelConfig, asked_by
 from cai.generate.revise import ReviseConfig, draw_principle, revised, revising
 from cai.records import Kind, Pair, Preference, Prompt, Revision
 from cai.store import RowT
@@ -45,16 +45,16 @@ def revision_stands(
 def preference_stands(
     row: Preference,
     pair: Pair,
-    kind: Kind | None,
+    about: tuple[Kind | None, str | None],
     constitution: Constitution,
     config: LabelConfig,
     seed: int,
     changed: Collection[str],
 ) -> bool:
-    """As `revision_stands`, for a label."""
+    """As `revision_stands`, for a label. `about`: kind and category of its prompt."""
     if not row.votes and (pair.unscored is not None or pair.first.strip() == pair.second.strip()):
         return True
-    drawn = [p.id for p in draw_principles(comparing(constitution), kind, config.principles, seed, pair.id)]
+    drawn = [p.id if p else config.ask for p in asked_by(constitution, config, about[0], seed, pair, about[1])]
     return drawn == [vote.principle for vote in row.votes] and not set(drawn) & set(changed)
 
 

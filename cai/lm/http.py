@@ -230,9 +230,11 @@ def estimated_tokens(body: dict[str, Any]) -> int:
 
 
 def option_logprobs(answer: dict[str, Any], choices: Sequence[str]) -> list[float] | None:
-    """log P of each option among the first token's alternatives, spellings with spaces or brackets summed; -inf: not among them.
+    """log P of each option among the first token's alternatives, spellings with spaces or brackets summed.
 
-    None when no option is. An answer without log-probabilities raises: the server doesn't give any.
+    An option that is not among them gets the log P of the least likely one that is: it cannot have more, so a label may come out
+    less sure than the server was, never surer. None when no option is there. An answer without log-probabilities raises: the
+    server doesn't give any.
     """
     try:
         first = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
@@ -240,7 +242,10 @@ def option_logprobs(answer: dict[str, Any], choices: Sequence[str]) -> list[floa
     except (KeyError, TypeError, IndexError, ValueError):
         raise UnansweredError("the answer has no log-probabilities: the server must support logprobs and top_logprobs") from None
     scores = [_sum([logp for token, logp in found if token == choice]) for choice in choices]
-    return scores if any(map(math.isfinite, scores)) else None
+    if not any(map(math.isfinite, scores)):
+        return None
+    least = min(logp for _, logp in found)
+    return [score if math.isfinite(score) else least for score in scores]
 
 
 def _sum(logps: Sequence[float]) -> float:

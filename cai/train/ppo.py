@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from peft import PeftModel
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,75 +24,15 @@ from cai.errors import TrainError
 from cai.lm.adapters import head_of, merge_into, parameters_of
 from cai.lm.below import Below, frozen_blocks
 from cai.lm.chat import Renderer
-from cai.records import Prompt
+from cai.records import Prompt, chat_of
 from cai.seeds import rng
 from cai.store import Progress, append_bytes, mend, publish
 from cai.train import checkpoint, ppo_math
-from cai.train.draw import Share, draw_prompts
+from cai.train.draw import draw_prompts
+from cai.train.ppo_config import PPOConfig
 from cai.train.rollout import RewardTable, Rollout, Score, padded, read, reply_hidden, sample, token_logprobs, tokens_of
 
 POLICY = "policy"
-
-
-class KLConfig(BaseModel):
-    """How far the policy may go from the reference."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    coef: float = Field(0.05, ge=0)
-    """Reward lost per nat: the fixed weight, or the adaptive controller's first."""
-    target: float | None = Field(None, gt=0)
-    """Nats per reply that the adaptive controller steers to; None: the weight stays fixed."""
-    horizon: int = Field(2000, ge=1)
-    """Episodes in which the controller may move by a factor of about e^0.2."""
-
-
-class PPOConfig(BaseModel):
-    """What PPO may vary. Derived sizes are properties."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    updates: int = Field(8, ge=0)
-    prompts: int = Field(16, ge=1)
-    """Prompts per update."""
-    shares: dict[Share, Annotated[float, Field(gt=0)]] | None = None
-    """Relative share of each kind among them, or of a category of one (`benign/borderline`); None: as they come.
-
-    A kind stands for all its categories but those that have a share of their own.
-    """
-    replies: int = Field(4, ge=1)
-    """Replies per prompt."""
-    max_tokens: int = Field(48, ge=1)
-    """Of a reply."""
-    temperature: float = Field(0.7, gt=0)
-    """Of sampling; log-probabilities of policy and reference are taken at it."""
-    rank: int = Field(16, ge=1)
-    layers: int | None = Field(None, ge=1)
-    """Only the model's last so many blocks learn, which makes an update cheaper; None: all."""
-    learning_rate: float = Field(3e-4, gt=0)
-    critic_learning_rate: float = Field(2e-3, gt=0)
-    epochs: int = Field(1, ge=1)
-    """Passes over an update's rollouts."""
-    minibatches: int = Field(4, ge=1)
-    clip: float = Field(0.2, gt=0)
-    """Of the probability ratio, and of the critic's step in units of the reward."""
-    lam: float = Field(0.95, ge=0, le=1)
-    """GAE's trade of bias for variance; rewards are not discounted."""
-    missing_stop: float = Field(0.0, ge=0)
-    """Reward lost by a reply that the model did not end itself."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    kl: KLConfig = KLConfig()
-
-    @property
-    def episodes(self) -> int:
-        """Replies per update."""
-        return self.prompts * self.replies
-
-    @model_validator(mode="after")
-    def _whole_minibatches(self) -> PPOConfig:
-        if self.episodes % self.minibatches:
-            raise ValueError(f"prompts * replies = {self.episodes} is not a multiple of minibatches = {self.minibatches}")
-        return self
 
 
 class Critic(nn.Module):
@@ -121,9 +60,15 @@ class Learner:
     critic: Critic
     optimiser: torch.optim.Optimizer
     controller: ppo_math.KLController
+    average: list[Tensor] = field(default_factory=list)
+    """Of the policy's weights over steps; empty unless the config asks for it."""
+
+    def policy(self) -> list[nn.Parameter]:
+        return parameters_of(self.model, POLICY)
 
     def parameters(self) -> list[Tensor]:
-        return [*parameters_of(self.model, POLICY), *self.critic.parameters()]
+        """All that a checkpoint has to hold."""
+        return [*self.policy(), *self.critic.parameters(), *self.average]
 
 
 def learner(model: PeftModel, sampler: PreTrainedModel, config: PPOConfig) -> Learner:
@@ -138,7 +83,8 @@ def learner(model: PeftModel, sampler: PreTrainedModel, config: PPOConfig) -> Le
         weight_decay=0.0,
     )
     controller = ppo_math.KLController(config.kl.coef, config.kl.target, config.kl.horizon)
-    return Learner(model, sampler, critic, optimiser, controller)
+    average = [p.detach().clone() for p in parameters_of(model, POLICY)] if config.ema else []
+    return Learner(model, sampler, critic, optimiser, controller, average)
 
 
 @dataclass(frozen=True)
@@ -168,8 +114,11 @@ def ppo(
     *,
     seed: int,
     progress: Progress,
+    texts: Sequence[Text] = (),
 ) -> list[dict[str, Any]]:
     """Train `it.model`'s policy adapter; metrics go to `folder/metrics.jsonl`, exact state to `folder/checkpoints`.
+
+    `texts`: (prompt, reply) tokens for `config.ptx`. With `config.ema`, the adapter holds the averaged weights in the end.
 
     Returns:
         The metrics of all updates, those before a kill included.
@@ -201,12 +150,14 @@ def ppo(
         known, totals = total(table, rollouts, config)
         batches = minibatches(len(known), config, rng(seed, "ppo", "minibatch", step))
         experience, told = credit(it, [rollouts[i] for i in known], totals, batches, renderer.pad_id, config)  # 3 credit
-        told |= learn(it, experience, renderer.pad_id, config)  # 4 learn
+        told |= learn(it, experience, renderer.pad_id, config, step, Ptx(texts, config, seed))  # 4 learn
         told |= describe(table, rollouts, known, totals) | {"kl_coef": it.controller.beta, "step": step}
         it.controller = it.controller.after(told["kl"], len(known))
         history.append(told)
         append_bytes(metrics_file, (json.dumps(told) + "\n").encode())
         checkpoint.save(folder / "checkpoints", step + 1, it.parameters(), it.optimiser, {"beta": it.controller.beta})
+    for parameter, mean in zip(it.policy(), it.average, strict=False):
+        parameter.data.copy_(mean)
     progress(config.updates, config.updates)
     return history
 
@@ -250,7 +201,7 @@ def credit(
     rewards_BT = ppo_math.token_rewards(torch.tensor(totals, device=logp_BT.device), logp_BT, ref_BT, mask_BT, it.controller.beta)
     adv_BT = ppo_math.gae(rewards_BT, value_BT, mask_BT, gamma=1.0, lam=config.lam)
     returns_BT = adv_BT + value_BT
-    white_BT = ppo_math.standardise(adv_BT, mask_BT)
+    white_BT = ppo_math.standardise(adv_BT, mask_BT) if config.whiten else adv_BT
     lengths = [len(x) for x in logps]
 
     def rows(x_BT: Tensor) -> list[Tensor]:
@@ -266,13 +217,61 @@ def credit(
     return Experience(rollouts, batches, below, logps, states, values, rows(white_BT), rows(returns_BT)), told
 
 
-def learn(it: Learner, e: Experience, pad: int, config: PPOConfig) -> dict[str, float]:
+def learn(
+    it: Learner, e: Experience, pad: int, config: PPOConfig, step: int = 0, ptx: Ptx | None = None
+) -> dict[str, float | None]:
     """Passes of clipped policy and value updates; means of their metrics over minibatches."""
-    seen = [_minibatch(it, e, place, pad, config) for _ in range(config.epochs) for place in range(len(e.batches))]
-    return {key: fmean(row[key] for row in seen) for key in seen[0]} | {"first_ratio_error": seen[0]["ratio_error"]}
+    seen: list[dict[str, float]] = []
+    planned = config.epochs * len(e.batches)
+    for number in range(planned):
+        warm = step * config.epochs * config.minibatches + number + 1
+        _set_rates(it.optimiser, config, min(1.0, warm / config.warmup) if config.warmup else 1.0)
+        texts = ptx.draw(step, number) if ptx else []
+        seen.append(_minibatch(it, e, number % len(e.batches), pad, config, texts, policy=step >= config.critic_warmup))
+        if config.kl.stop is not None and seen[-1]["approx_kl"] > config.kl.stop:
+            break
+    means: dict[str, float | None] = {key: fmean(row[key] for row in seen) for key in seen[0]}
+    return means | {"first_ratio_error": seen[0]["ratio_error"], "steps_taken": len(seen) / planned}
 
 
-def _minibatch(it: Learner, e: Experience, place: int, pad: int, config: PPOConfig) -> dict[str, float]:
+def _set_rates(optimiser: torch.optim.Optimizer, config: PPOConfig, share: float) -> None:
+    for group, rate in zip(optimiser.param_groups, (config.learning_rate, config.critic_learning_rate), strict=True):
+        group["lr"] = rate * share
+
+
+Text = tuple[list[int], list[int]]
+"""Tokens of a prompt and of the reply to it."""
+
+
+@dataclass(frozen=True)
+class Ptx:
+    """Fine-tuning texts, from which each step draws its own by (seed, update, step)."""
+
+    texts: Sequence[Text]
+    config: PPOConfig
+    seed: int
+
+    def draw(self, step: int, number: int) -> list[Rollout]:
+        if not self.config.ptx.coef or not self.texts:
+            return []
+        drawn = rng(self.seed, "ptx", step, number).sample(range(len(self.texts)), min(self.config.ptx.batch, len(self.texts)))
+        return [Rollout(NO_PROMPT, *self.texts[i], text="", finished=True) for i in drawn]
+
+
+NO_PROMPT = Prompt(chat=chat_of(("user", "-")))
+
+
+def _ptx_loss(it: Learner, texts: list[Rollout], pad: int, config: PPOConfig) -> Tensor:
+    """Mean log loss of the policy on the replies' tokens, nats."""
+    below = Below(frozen_blocks(it.model.get_base_model(), config.layers))
+    hidden_NE = reply_hidden(it.model, POLICY, texts, pad, below)
+    return -token_logprobs(hidden_NE, tokens_of(texts, it.model.device), head_of(it.model), 1.0).mean()
+
+
+def _minibatch(
+    it: Learner, e: Experience, place: int, pad: int, config: PPOConfig, texts: list[Rollout], *, policy: bool
+) -> dict[str, float]:
+    """One optimiser step. `policy`: whether the policy learns too, or only the critic."""
     places = e.batches[place]
     rollouts = [e.rollouts[i] for i in places]
 
@@ -280,23 +279,28 @@ def _minibatch(it: Learner, e: Experience, place: int, pad: int, config: PPOConf
         return torch.cat([rows[i] for i in places])
 
     old_logp_N, advantage_N = packed(e.logps), packed(e.advantages)
-    hidden_NE = reply_hidden(it.model, POLICY, rollouts, pad, e.below[place])
-    logp_N = token_logprobs(hidden_NE, tokens_of(rollouts, it.model.device), head_of(it.model), config.temperature)
+    with torch.set_grad_enabled(policy):
+        hidden_NE = reply_hidden(it.model, POLICY, rollouts, pad, e.below[place])
+        logp_N = token_logprobs(hidden_NE, tokens_of(rollouts, it.model.device), head_of(it.model), config.temperature)
     policy_loss = ppo_math.policy_loss(logp_N, old_logp_N, advantage_N, config.clip)
     value_loss = ppo_math.value_loss(it.critic(packed(e.states)), packed(e.values), packed(e.returns), config.clip)
-    loss = policy_loss + value_loss  # they share no parameter: no weight between them is needed
+    loss = value_loss + policy_loss if policy else value_loss  # they share no parameter: no weight between them is needed
+    told = {"policy_loss": float(policy_loss.detach()), "value_loss": float(value_loss.detach())}
+    if texts and policy:
+        ptx_loss = _ptx_loss(it, texts, pad, config)
+        loss, told = loss + config.ptx.coef * ptx_loss, told | {"ptx_loss": float(ptx_loss.detach())}
     if not torch.isfinite(loss):
         raise TrainError(f"ppo: the loss is {float(loss)}; lower ppo.learning_rate")
     it.optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    grad_norm = nn.utils.clip_grad_norm_(parameters_of(it.model, POLICY), config.max_grad_norm)
+    grad_norm = nn.utils.clip_grad_norm_(it.policy(), config.max_grad_norm)
     nn.utils.clip_grad_norm_(it.critic.parameters(), config.max_grad_norm)
     it.optimiser.step()
     with torch.no_grad():
+        for mean, parameter in zip(it.average, it.policy(), strict=False):
+            mean.lerp_(parameter, 1 - (config.ema or 0.0))
         ratio_N = (logp_N - old_logp_N).exp()
-        return {
-            "policy_loss": float(policy_loss),
-            "value_loss": float(value_loss),
+        return told | {
             "grad_norm": float(grad_norm),
             "clip_fraction": float(((ratio_N - 1).abs() > config.clip).float().mean()),
             "approx_kl": float(0.5 * ((logp_N - old_logp_N) ** 2).mean()),

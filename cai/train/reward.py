@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from cai.errors import TrainError
-from cai.lm.adapters import length_batches, parameters_of
+from cai.lm.adapters import parameters_of
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.seeds import rng
 from cai.store import Progress
@@ -28,7 +31,9 @@ class RewardConfig(BaseModel):
     """Peak; it falls linearly to zero."""
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(8, ge=1)
-    """Pairs a step."""
+    """Pairs a step; all pairs of a prompt are in one step (arXiv:2203.02155 section 3.4), even where they are more."""
+    labels: Literal["soft", "hard"] = "soft"
+    """Probabilities as they are, or (as an ablation) 0 and 1 by the likelier side; ties stay one half."""
     held_out: float = Field(0.2, ge=0, lt=1)
     """Share of prompts whose pairs measure the model instead of training it."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -63,18 +68,18 @@ def train(
         raise TrainError("reward: no labelled pair to train on")
     learnt = [*model.head.parameters(), *parameters_of(model.shared[0], ADAPTER)]
     optimiser = torch.optim.AdamW(learnt, lr=config.learning_rate, weight_decay=0.0)
-    steps = config.epochs * -(-len(comparisons) // config.batch_size)
+    batches = grouped(comparisons, config.batch_size)
+    steps = config.epochs * len(batches)
     step, losses = 0, [0.0]
     for epoch in range(config.epochs):
-        batches = length_batches([c.first + c.second for c in comparisons], config.batch_size)
+        batches = grouped(comparisons, config.batch_size)
         rng(seed, "reward", "order", epoch).shuffle(batches)
         losses = []
         for places in batches:
             batch = [comparisons[i] for i in places]
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * (1 - step / steps)
-            first_B, second_B = model.raw([c.first for c in batch] + [c.second for c in batch]).view(2, -1)
-            loss = soft_bradley_terry(first_B, second_B, torch.tensor([c.p_first for c in batch]))
+            loss = pair_loss(model, batch, config.labels)
             if not torch.isfinite(loss):
                 raise TrainError(f"reward: the loss is {float(loss)} at step {step}; lower reward.learning_rate")
             optimiser.zero_grad()
@@ -85,6 +90,34 @@ def train(
             step += 1
             progress(step, steps)
     return sum(losses) / len(losses)
+
+
+def grouped(comparisons: Sequence[Comparison], size: int) -> list[list[int]]:
+    """Places of comparisons in batches of about `size`, a prompt's together, prompts of like length together."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, comparison in enumerate(comparisons):
+        groups[comparison.prompt].append(place)
+
+    def tokens(places: list[int]) -> int:
+        return sum(len(comparisons[i].first) + len(comparisons[i].second) for i in places) // len(places)
+
+    batches: list[list[int]] = [[]]
+    for places in sorted(groups.values(), key=tokens):
+        if batches[-1] and len(batches[-1]) + len(places) > size:
+            batches.append([])
+        batches[-1] += places
+    return batches
+
+
+def pair_loss(model: PreferenceModel, batch: Sequence[Comparison], labels: Literal["soft", "hard"] = "soft") -> Tensor:
+    """Mean soft Bradley-Terry loss of a batch. A reply that several pairs share goes through the model once."""
+    rows = list(dict.fromkeys(tuple(row) for c in batch for row in (c.first, c.second)))
+    place = {row: i for i, row in enumerate(rows)}
+    scores_R = model.raw(rows)
+    first_B = scores_R[[place[tuple(c.first)] for c in batch]]
+    second_B = scores_R[[place[tuple(c.second)] for c in batch]]
+    p_B = torch.tensor([c.p_first for c in batch], device=scores_R.device)
+    return soft_bradley_terry(first_B, second_B, p_B if labels == "soft" else (torch.sign(p_B - 0.5) + 1) / 2)
 
 
 @dataclass(frozen=True)

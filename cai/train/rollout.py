@@ -50,7 +50,7 @@ def sample(
     batch: int = 64,
 ) -> list[Rollout]:
     """`replies` draws for every prompt, addressed by (seed, step, prompt, draw)."""
-    asked = [(prompt, renderer.prompt_ids(prompt.chat), draw) for prompt in prompts for draw in range(replies)]
+    asked = [(p, ids, draw) for p in prompts for ids in [renderer.prompt_ids(p.chat)] for draw in range(replies)]
     found: list[Rollout | None] = [None] * len(asked)
     for places in length_batches([ids for _, ids, _ in asked], batch):
         rows = [asked[i][1] for i in places]

@@ -1,0 +1,92 @@
+"""What PPO may vary."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cai.train.draw import Share
+
+
+class KLConfig(BaseModel):
+    """How far the policy may go from the reference."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    coef: float = Field(0.05, ge=0)
+    """Reward lost per nat: the fixed weight, or the adaptive controller's first."""
+    target: float | None = Field(None, gt=0)
+    """Nats per reply that the adaptive controller steers to; None: the weight stays fixed."""
+    horizon: int = Field(2000, ge=1)
+    """Episodes in which the controller may move by a factor of about e^0.2."""
+    stop: float | None = Field(None, gt=0)
+    """An update ends once a minibatch is so many nats a token (estimated) from the policy that sampled; None: never early."""
+
+
+class PtxConfig(BaseModel):
+    """Pretraining gradients mixed into each step (PPO-ptx, arXiv:2203.02155 section 3.5)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    coef: float = Field(0.0, ge=0)
+    """Weight of the mean log loss on the fine-tuning text; 0: none of it is read."""
+    batch: int = Field(8, ge=1)
+    """Texts per step."""
+
+
+class PPOConfig(BaseModel):
+    """What PPO may vary. Derived sizes are properties."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    updates: int = Field(8, ge=0)
+    prompts: int = Field(16, ge=1)
+    """Prompts per update."""
+    shares: dict[Share, Annotated[float, Field(gt=0)]] | None = None
+    """Relative share of each kind among them, or of a category of one (`benign/borderline`); None: as they come.
+
+    A kind stands for all its categories but those that have a share of their own.
+    """
+    replies: int = Field(4, ge=1)
+    """Replies per prompt."""
+    max_tokens: int = Field(48, ge=1)
+    """Of a reply."""
+    temperature: float = Field(0.7, gt=0)
+    """Of sampling; log-probabilities of policy and reference are taken at it."""
+    rank: int = Field(16, ge=1)
+    layers: int | None = Field(None, ge=1)
+    """Only the model's last so many blocks learn, which makes an update cheaper; None: all."""
+    learning_rate: float = Field(3e-4, gt=0)
+    critic_learning_rate: float = Field(2e-3, gt=0)
+    epochs: int = Field(1, ge=1)
+    """Passes over an update's rollouts."""
+    minibatches: int = Field(4, ge=1)
+    clip: float = Field(0.2, gt=0)
+    """Of the probability ratio, and of the critic's step in units of the reward."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """GAE's trade of bias for variance; rewards are not discounted."""
+    missing_stop: float = Field(0.0, ge=0)
+    """Reward lost by a reply that the model did not end itself."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    whiten: bool = True
+    """Standardise advantages over the whole update."""
+    warmup: int = Field(0, ge=0)
+    """Optimiser steps in which the learning rates rise from nothing."""
+    critic_warmup: int = Field(0, ge=0)
+    """Updates in which only the critic learns."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of the average of the policy's weights that is kept in the end; None: the last weights are."""
+    ptx: PtxConfig = PtxConfig()
+    kl: KLConfig = KLConfig()
+
+    @property
+    def episodes(self) -> int:
+        """Replies per update."""
+        return self.prompts * self.replies
+
+    @model_validator(mode="after")
+    def _whole_minibatches(self) -> PPOConfig:
+        if self.episodes % self.minibatches:
+            raise ValueError(f"prompts * replies = {self.episodes} is not a multiple of minibatches = {self.minibatches}")
+        return self
