@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cai.constitution import find
 from cai.constitution.source import Source, parse, read_yaml
-from cai.errors import ConfigError, StoreError
+from cai.errors import ConfigError, StoreError, blame
 from cai.evals.replies import EvalConfig
 from cai.generate.label import LabelConfig
 from cai.generate.pair import PairConfig
@@ -20,6 +21,7 @@ from cai.hygiene.rules import HygieneConfig
 from cai.lm.http import HttpConfig
 from cai.lm.metered import Prices
 from cai.reward.combine import RewardMix
+from cai.store import publish
 from cai.train.ppo_config import PPOConfig
 from cai.train.reward import RewardConfig
 from cai.train.sft import SFTConfig
@@ -74,13 +76,39 @@ class Loaded(BaseModel):
     """Evaluation texts that prompts must not repeat."""
 
 
+SAVED = "run.json"
+"""In a run's folder: its settings, as the last command used them."""
+
+
+def save_run(loaded: Loaded) -> None:
+    """Leave the settings in the run's folder, with paths that hold from anywhere."""
+    paths = {name: tuple(p.resolve() for p in getattr(loaded, name)) for name in ("prompts", "against")}
+    whole = loaded.model_copy(update={"constitution": loaded.constitution.resolve(), **paths})
+    text = json.dumps(whole.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}}), indent=2) + "\n"
+    file = loaded.folder / SAVED
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        publish(file, text)
+
+
+def _saved_run(folder: Path, overrides: Sequence[str]) -> Loaded:
+    file = folder / SAVED
+    if not file.exists():
+        raise StoreError(f"{folder}: no run in it ({SAVED} is missing): give the run's YAML")
+    if overrides:
+        raise ConfigError(f"{folder}: settings are overridden where they come from: give the run's YAML with --set")
+    with blame(StoreError, f"{file}: not the settings of a run of this version"):
+        return Loaded.model_validate(json.loads(file.read_text(encoding="utf-8")) | {"folder": folder})
+
+
 def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read a run's YAML and apply `key.path=value` overrides (values are YAML).
+    """Read a run's YAML and apply `key.path=value` overrides (values are YAML); or a run's folder, with the settings it was made by.
 
     Raises:
         ConfigError: every mistake with file, line and the nearest valid key; an override that does not fit.
         StoreError: a prompt file is missing.
     """
+    if path.is_dir():
+        return _saved_run(path, overrides)
     source = read_yaml(path)
     run = parse(override(source, overrides), Run)
     prompts = tuple(_beside(path, name) for name in run.prompts)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cai import store, templates
+from cai.config import save_run
 from cai.edited import LABEL_READS, abouts_in, preference_stands_in, revise_reads, revision_stands_in
 from cai.errors import ConfigError, StoreError
 from cai.evals.refusal import comparisons, refusal_scores
@@ -293,6 +294,7 @@ STAGES: dict[str, Callable[[Workshop], None]] = {
 def walk(shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None]) -> None:
     """Run stages in order under the folder's lock; `tell(stage, seconds)` after each."""
     with store.locked(shop.loaded.folder):
+        save_run(shop.loaded)
         for name in names:
             started = time.monotonic()
             STAGES[name](shop)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cai.config import load_run
+from cai.config import load_run, save_run
 from cai.constitution.load import SHIPPED
 from cai.errors import ConfigError, StoreError
 
@@ -137,3 +137,28 @@ def test_wrong_overrides(tmp_path: Path, setting: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         load_run(written(tmp_path), [setting])
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_runs_folder_stands_for_its_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last command used, from wherever one stands; a folder without it, or with overrides, is refused."""
+    (tmp_path / "prompts.jsonl").write_text("")
+    file = tmp_path / "run.yaml"
+    file.write_text("name: toy\nconstitution: harmless\nprompts: [prompts.jsonl]\n")
+    loaded = load_run(file, [f"folder={tmp_path / 'out'}", "ppo.updates=3"])
+    loaded.folder.mkdir()
+    save_run(loaded)
+    monkeypatch.chdir("/")
+    again = load_run(tmp_path / "out")
+    assert (again.run.ppo.updates, again.folder) == (3, tmp_path / "out")
+    assert again.prompts == (tmp_path / "prompts.jsonl",)
+    assert again.constitution == loaded.constitution.resolve()
+    before = (tmp_path / "out" / "run.json").stat().st_mtime_ns
+    save_run(again)
+    assert (tmp_path / "out" / "run.json").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="give the run's YAML with --set"):
+        load_run(tmp_path / "out", ["seed=1"])
+    with pytest.raises(StoreError, match="no run in it"):
+        load_run(tmp_path)
+    (tmp_path / "out" / "run.json").write_text("{}")
+    with pytest.raises(StoreError, match="not the settings of a run"):
+        load_run(tmp_path / "out")

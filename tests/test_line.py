@@ -56,7 +56,7 @@ eval: {{draws: 1, max_tokens: 8}}
 """
 ARTEFACTS = {
     "00-prompts.jsonl", "01-held-out.jsonl", "10-revisions.jsonl", "20-sft", "30-pairs.jsonl", "40-preferences.jsonl",
-    "50-reward", "60-policy", "70-eval", "70-replies.jsonl", "70-scores.jsonl", "report.html",
+    "50-reward", "60-policy", "70-eval", "70-replies.jsonl", "70-scores.jsonl", "report.html", "run.json",
 }  # fmt: skip
 MANIFESTS = {"00-prompts", "10-revisions", "20-sft", "30-pairs", "40-preferences", "50-reward", "60-policy", "70-scores"}
 KINDS = ("disallowed", "sensitive", "benign")

@@ -17,16 +17,22 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
     output: Annotated[Path, typer.Option("--output", help="A new folder for the tables and their card.")],
     to: Annotated[
-        Literal["trl", "datasets"],
-        typer.Option(help="trl: Parquet in TRL's columns, as the Hub takes it; datasets: folders for load_from_disk."),
+        Literal["trl", "datasets", "openrlhf", "verl"],
+        typer.Option(
+            help="trl: Parquet in TRL's columns, as the Hub takes it; datasets: folders for load_from_disk; openrlhf, verl: prompts, "
+            "and the plug-in that asks `cai serve-reward`."
+        ),
     ] = "trl",
     license: Annotated[str | None, typer.Option(help="Stated in the card, as the Hub spells it.")] = None,
     language: Annotated[str | None, typer.Option(metavar="CODE", help="Stated in the card: en, ja, ...")] = None,
 ) -> None:
     """Write a run's fine-tuning rows and preferences as tables, with a card that says where they come from."""
     quiet()
-    from cai.scale.exports import export
+    from cai.scale.exports import export, export_engine
 
+    if to in ("openrlhf", "verl"):
+        print(f"{output}: {export_engine(run, output, to):,} prompts, and {to}_reward.py")
+        return
     counts = export(run, output, form="datasets" if to == "datasets" else "parquet", license=license, language=language)
     for name, count in counts.items():
         print(f"{output / name}: {count:,} rows")

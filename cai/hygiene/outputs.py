@@ -13,9 +13,9 @@ from cai.errors import StoreError, blame
 from cai.records import Prompt
 
 BATCH = 4096
-Columns = dict[str, str]
-"""Column -> `text`, `number`, or `chat` (a list of role and content). Any of them may be null."""
-PROMPT: Columns = {"chat": "chat"} | dict.fromkeys(("id", "kind", "category", "origin", "user"), "text")
+Columns = dict[str, str | tuple[str, ...]]
+"""Column -> `text`, `number`, `chat` (a list of role and content), or the names of the texts in it. Any of them may be null."""
+PROMPT: Columns = {"chat": "chat", "id": "text", "kind": "text", "category": "text", "origin": "text", "user": "text"}
 
 
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> int:
@@ -40,7 +40,11 @@ def write_parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Columns) 
 
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
     types = {"chat": pa.list_(turn), "text": pa.string(), "number": pa.float64()}
-    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+
+    def type_of(kind: str | tuple[str, ...]) -> Any:
+        return types[kind] if isinstance(kind, str) else pa.struct([(name, pa.string()) for name in kind])
+
+    schema = pa.schema([(name, type_of(kind)) for name, kind in columns.items()])
     partial = path.with_name(path.name + ".partial")
     count = 0
     with blame(StoreError, f"{path}"):

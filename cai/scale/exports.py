@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +104,49 @@ def export(
             for name in tables:
                 _as_saved(folder / name)
     return counts
+
+
+VERL: Columns = {
+    "data_source": "text",
+    "prompt": "chat",
+    "reward_model": ("style", "ground_truth"),
+    "extra_info": ("chat", "kind", "id"),
+}
+Engine = Literal["openrlhf", "verl"]
+
+
+def export_engine(run: Path, out: Path, engine: Engine) -> int:
+    """A run's training prompts as `engine` reads them, beside the reward plug-in that asks `cai serve-reward`; rows written.
+
+    Raises:
+        StoreError: there are no prompts, or `out` exists.
+    """
+    if out.exists():
+        raise StoreError(f"{out}: exists already: an export goes into a new folder")
+    if not _whole(run / PROMPTS):
+        raise StoreError(f"{run / PROMPTS}: not made yet: run the first stage")
+    rows = store.read(run / PROMPTS, Prompt)
+    plugin = f"{engine}_reward.py"
+    with store.publish_folder(out) as folder:
+        if engine == "verl":
+            count = write_parquet(folder / "train.parquet", map(_verl_row, rows), VERL)
+        else:
+            lines = [json.dumps(_openrlhf_row(prompt), ensure_ascii=False) + "\n" for prompt in rows]
+            store.publish(folder / "train.jsonl", "".join(lines))
+            count = len(lines)
+        store.publish(folder / plugin, files("cai.scale.plugins").joinpath(plugin).read_text(encoding="utf-8"))
+    return count
+
+
+def _verl_row(prompt: Prompt) -> dict[str, Any]:
+    turns = _turns(prompt.chat)
+    about = {"chat": json.dumps(turns, ensure_ascii=False), "kind": prompt.kind, "id": prompt.id}
+    return {"data_source": "cai", "prompt": turns, "reward_model": {"style": "rule", "ground_truth": ""}, "extra_info": about}
+
+
+def _openrlhf_row(prompt: Prompt) -> dict[str, Any]:
+    turns = _turns(prompt.chat)
+    return {"input": turns, "label": json.dumps({"chat": turns, "kind": prompt.kind}, ensure_ascii=False)}
 
 
 def _as_saved(folder: Path) -> None:

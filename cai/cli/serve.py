@@ -1,0 +1,91 @@
+"""The command that serves a run's reward to other trainers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cai.cli.quiet import quiet
+from cai.errors import UsageError
+
+if TYPE_CHECKING:
+    from cai.records import Prompt
+    from cai.scale.reward_server import ScoreTexts, Table
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: cai serve-reward runs/quickstart --port 8900, or cai serve-reward --constitution harmless")
+def serve_reward(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run's folder or YAML: preference model and rubric.")
+    ] = None,
+    constitution: Annotated[str | None, typer.Option(help="Without a run: its rubric alone.")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets others in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8900,
+) -> None:
+    """Answer reward requests over HTTP until stopped. The token comes from CAI_REWARD_TOKEN; without one, a new one is shown."""
+    if (run is None) == (constitution is None):
+        raise UsageError("serve-reward: give a run, or --constitution for its rubric alone")
+    quiet()
+    from cai.scale.reward_server import TOKEN, RewardServer
+
+    score = rubric_score(constitution) if constitution else run_score(run or Path())
+    token = os.environ.get(TOKEN) or secrets.token_urlsafe(24)
+    try:
+        server = RewardServer((host, port), score, token)
+    except OSError as error:
+        raise UsageError(f"serve-reward: {host}:{port}: {error.strerror or error}") from None
+    if TOKEN not in os.environ:
+        print(f"{TOKEN}={token}", file=sys.stderr)
+    print(f"http://{host}:{server.server_address[1]}", flush=True)
+    try:
+        server.serve_forever()
+    finally:
+        server.server_close()
+
+
+def rubric_score(constitution: str) -> ScoreTexts:
+    """The rubric of a constitution as the whole reward."""
+    from cai.cli.grades import with_rubric
+    from cai.reward.combine import RewardMix, combine
+    from cai.rubric import compile_rubric
+
+    compiled, mix = compile_rubric(with_rubric(constitution)[1]), RewardMix(pm=0.0)
+
+    def score(prompts: Sequence[Prompt], replies: Sequence[str]) -> Table:
+        return combine(prompts, replies, None, compiled, mix)
+
+    return score
+
+
+def run_score(run: Path) -> ScoreTexts:
+    """The reward that a run's PPO learns from: preference model, rubric and terms, by the run's own mix."""
+    from cai.config import load_run
+    from cai.lm.adapters import with_adapter
+    from cai.lm.chat import load_renderer
+    from cai.lm.local import load_model
+    from cai.progress import teller
+    from cai.reward.combine import combine
+    from cai.reward.preference_model import ADAPTER, PreferenceModel
+    from cai.workshop import REWARD, SFT, open_workshop
+
+    loaded = load_run(run)
+    with teller() as progress:
+        shop = open_workshop(loaded, progress)
+    settings, judge = loaded.run, None
+    if settings.mix.pm:
+        where = str(shop.ready(SFT))
+        base = with_adapter(load_model(where), ADAPTER, settings.reward.rank, settings.reward.layers)
+        judge = PreferenceModel.load(base, load_renderer(where), shop.ready(REWARD))
+
+    def score(prompts: Sequence[Prompt], replies: Sequence[str]) -> Table:
+        return combine(prompts, replies, judge, shop.rubric, settings.mix)
+
+    return score

@@ -1,0 +1,35 @@
+"""The run's reward as TRL's trainers call it: `GRPOTrainer(reward_funcs=reward_function(score))`, and RLOOTrainer the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cai.records import Message, Prompt
+from cai.scale.reward_server import ScoreTexts
+
+
+def reward_function(score: ScoreTexts) -> Callable[..., list[float | None]]:
+    """(prompts, completions, kind=None, ...) -> rewards. None where a part is unknown: TRL leaves such rows out of its mean.
+
+    Prompts are chats or texts; a column `kind` of the data set says what each prompt deserves.
+    """
+
+    def cai_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        kinds = columns.get("kind") or [None] * len(prompts)
+        asked = [Prompt(chat=_chat(prompt), kind=kind) for prompt, kind in zip(prompts, kinds, strict=True)]
+        table = score(asked, [_text(completion) for completion in completions])
+        rows = zip(*table.values(), strict=True)
+        return [None if None in row else sum(x for x in row if x is not None) for row in rows]
+
+    return cai_reward
+
+
+def _chat(prompt: Any) -> tuple[Message, ...]:
+    if isinstance(prompt, str):
+        return (Message(role="user", content=prompt),)
+    return tuple(Message(role=turn["role"], content=turn["content"]) for turn in prompt)
+
+
+def _text(completion: Any) -> str:
+    return completion if isinstance(completion, str) else "".join(turn["content"] for turn in completion)
