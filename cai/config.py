@@ -101,7 +101,7 @@ def _saved_run(folder: Path, overrides: Sequence[str]) -> Loaded:
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read a run's YAML and apply `key.path=value` overrides (values are YAML); or a run's folder, with the settings it was made by.
+    """Read a run's YAML and apply `key.path=value` overrides (values are YAML); or a run's folder, with its settings.
 
     Raises:
         ConfigError: every mistake with file, line and the nearest valid key; an override that does not fit.

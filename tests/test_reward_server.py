@@ -1,4 +1,4 @@
-"""The reward over HTTP and the plug-ins that ask for it: limits, tokens, crowds, wrong bodies, and the engines' own call sites."""
+"""The reward over HTTP and the plug-ins that ask for it: limits, tokens, crowds, wrong bodies, the engines' own calls."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ def export(
     to: Annotated[
         Literal["trl", "datasets", "openrlhf", "verl"],
         typer.Option(
-            help="trl: Parquet in TRL's columns, as the Hub takes it; datasets: folders for load_from_disk; openrlhf, verl: prompts, "
-            "and the plug-in that asks `cai serve-reward`."
+            help="trl: Parquet in TRL's columns, as the Hub takes it; datasets: folders for load_from_disk; openrlhf, verl: "
+            "prompts, and the plug-in that asks `cai serve-reward`."
         ),
     ] = "trl",
     license: Annotated[str | None, typer.Option(help="Stated in the card, as the Hub spells it.")] = None,

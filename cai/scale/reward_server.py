@@ -1,8 +1,8 @@
 """A run's reward over HTTP, for trainers that live in environments of their own.
 
-    POST /score        {"rows": [{"prompt" or "chat", "response", "kind"?}]}   ->  {"rewards": [number or null], "parts": {name: [...]}}
-    POST /get_reward   {"query": [...], "prompts": [...], "labels": [...]}     ->  {"rewards", "scores", "extra_logs"}  (OpenRLHF)
-    GET  /health                                                               ->  {"ok": true}
+    POST /score        {"rows": [{"prompt" or "chat", "response", "kind"?}]} -> {"rewards": [number or null], "parts": {...}}
+    POST /get_reward   {"query": [...], "prompts": [...], "labels": [...]} -> {"rewards", "scores", "extra_logs"}  (OpenRLHF)
+    GET  /health       -> {"ok": true}
 
 Each request needs the token, bodies and rows have limits, and requests that wait together are scored together: one thread owns
 the model. Nothing of a request's text is ever logged.
@@ -30,7 +30,7 @@ from cai.store import parse_row
 Table = dict[str, list[float | None]]
 ScoreTexts = Callable[[Sequence[Prompt], Sequence[str]], Table]
 """(prompts, replies) -> part -> one value per reply; None: the part does not know."""
-TOKEN = "CAI_REWARD_TOKEN"
+TOKEN = "CAI_REWARD_TOKEN"  # noqa: S105  # the variable's name
 
 
 @dataclass(frozen=True)

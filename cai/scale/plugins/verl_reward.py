@@ -1,7 +1,9 @@
-"""verl asks `cai serve-reward` for its rewards: `reward.custom_reward_function.path=/path/to/verl_reward.py` and `.name=compute_score`.
+"""verl asks `cai serve-reward` for its rewards.
 
-The file stands alone (standard library). CAI_REWARD_URL and CAI_REWARD_TOKEN, or `server_url` and `token` among the function's own
-arguments, say where the server is. The engine hands over the reply only, so `extra_info` must hold `chat` and `kind`, as
+    reward.custom_reward_function.path=/path/to/verl_reward.py reward.custom_reward_function.name=compute_score
+
+The file stands alone (standard library). CAI_REWARD_URL and CAI_REWARD_TOKEN, or `server_url` and `token` among the function's
+own arguments, say where the server is. The engine hands over the reply only, so `extra_info` must hold `chat` and `kind`, as
 `cai export --to verl` writes them. The keys of the answer are always the same.
 """
 
