@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cai.cli.lines import STREAM, Line, alone, each_line, needed, open_logged, read_lines
+from cai.cli.lines import STREAM, Line, alone, at_once, each_line, needed, open_logged, read_lines
 from cai.cli.quiet import quiet
 from cai.cli.runs import MaxCost, MaxHours, MaxTokens, Settings, walk_run
 from cai.errors import ConfigError, UsageError
@@ -68,7 +68,7 @@ def revise(
         row = await step(Item(prompt=line.prompt))
         return row.model_dump(mode="json", include={"initial", "rounds", "final", "chosen_round", "dropped"})
 
-    each_line(read_lines(source), output, added, width=author.width, lm=author, told="revise")
+    each_line(read_lines(source), output, at_once(added, author), width=author.width, told="revise")
 
 
 @app.command(
@@ -123,7 +123,7 @@ def label(
         pair = Pair(source=line.prompt.id, chat=line.prompt.chat, first=line.data["first"], second=line.data["second"])
         return (await step(pair)).model_dump(mode="json", include={"p_first", "votes", "unscored"})
 
-    each_line(read_lines(source, ("first", "second")), output, added, width=judge.width, lm=judge, told="label")
+    each_line(read_lines(source, ("first", "second")), output, at_once(added, judge), width=judge.width, told="label")
 
 
 @app.command(

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cai.cli.lines import STREAM, Input, Line, Output, each_line, open_logged, read_lines
+from cai.cli.lines import STREAM, Input, Line, Output, at_once, each_line, open_logged, read_lines
 from cai.cli.quiet import quiet
 from cai.errors import ConfigError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from cai.constitution import Constitution
     from cai.constitution.schema import Rubric
+    from cai.records import Grade
 
 app = typer.Typer()
 ALONE = 256
@@ -45,19 +46,26 @@ def grade_replies(
         named = ", ".join(compiled.asked)
         raise UsageError(f"{constitution}: only a model can decide {named}: name one (--model), or give patterns")
 
-    async def added(line: Line) -> dict[str, Any]:
-        chat, kind, said = line.prompt.chat, line.prompt.kind, line.data["response"]
-        if lm is None:
-            found = grade(compiled, prompt=chat[-1].content, response=said, kind=kind)
-        else:
-            shots = loaded.examples.grade
-            found = await grade_with(lm, compiled, shots, chat=chat, response=said, kind=kind, everything=ask_all)
-        fields = found.model_dump(mode="json", exclude={"id", "source"}, by_alias=True)
-        why = {"explanation": explanation(compiled, found, prompt=chat[-1].content, response=said, kind=kind)} if explain else {}
-        return fields | why
+    def told(line: Line, found: Grade) -> dict[str, Any]:
+        asked, kind = line.prompt.chat[-1].content, line.prompt.kind
+        why = explanation(compiled, found, prompt=asked, response=line.data["response"], kind=kind) if explain else []
+        return found.model_dump(mode="json", exclude={"id", "source"}, by_alias=True) | ({"explanation": why} if explain else {})
 
-    width = lm.width if lm else 1 if source == STREAM else ALONE
-    each_line(read_lines(source, ("response",)), output, added, width=width, lm=lm, told="grade" if lm else "")
+    def alone(line: Line) -> dict[str, Any]:
+        asked, kind = line.prompt.chat[-1].content, line.prompt.kind
+        return told(line, grade(compiled, prompt=asked, response=line.data["response"], kind=kind))
+
+    rows = read_lines(source, ("response",))
+    if lm is None:
+        width = 1 if source == STREAM else ALONE
+        each_line(rows, output, lambda lines: [alone(line) for line in lines], width=width)
+        return
+
+    async def asking(line: Line) -> dict[str, Any]:
+        about = {"chat": line.prompt.chat, "kind": line.prompt.kind, "response": line.data["response"]}
+        return told(line, await grade_with(lm, compiled, loaded.examples.grade, **about, everything=ask_all))
+
+    each_line(rows, output, at_once(asking, lm), width=lm.width, told="grade")
 
 
 def with_rubric(constitution: str) -> tuple[Constitution, Rubric]:

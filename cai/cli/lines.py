@@ -32,6 +32,8 @@ class Line(NamedTuple):
 
 Step = Callable[[Line], Awaitable[dict[str, Any]]]
 """The fields to add to a line."""
+Make = Callable[[Sequence[Line]], list[dict[str, Any]]]
+"""The same for the lines of a window."""
 
 
 def read_lines(source: Path, texts: Sequence[str] = ()) -> Iterator[Line]:
@@ -54,17 +56,9 @@ def read_lines(source: Path, texts: Sequence[str] = ()) -> Iterator[Line]:
         yield Line(place, data, parse_row(known | {"chat": chat_from(asked, place)}, Prompt, place))
 
 
-def each_line(rows: Iterator[Line], output: Path, step: Step, *, width: int, lm: LM | None = None, told: str = "") -> None:
-    """Append each line with what `step` adds, `width` lines in flight; lines that `output` has already are passed over."""
-    from cai import store
-    from cai.progress import teller
+def at_once(step: Step, lm: LM) -> Make:
+    """All lines of a window in flight together; connections are closed after each window."""
     from cai.store import together
-
-    streaming = output == STREAM
-    done = 0
-    if not streaming and output.exists():
-        store.mend(output)
-        done = sum(1 for _ in store.json_lines(output))
 
     async def window(lines: Sequence[Line]) -> list[dict[str, Any]]:
         try:
@@ -73,11 +67,25 @@ def each_line(rows: Iterator[Line], output: Path, step: Step, *, width: int, lm:
             if (close := getattr(lm, "aclose", None)) is not None:
                 await close()
 
+    return lambda lines: asyncio.run(window(lines))
+
+
+def each_line(rows: Iterator[Line], output: Path, make: Make, *, width: int, told: str = "") -> None:
+    """Append each line with what `make` adds, `width` lines at a time; lines that `output` has already are passed over."""
+    from cai import store
+    from cai.progress import teller
+
+    streaming = output == STREAM
+    done = 0
+    if not streaming and output.exists():
+        store.mend(output)
+        done = sum(1 for _ in store.json_lines(output))
+
     left = islice(rows, done, None)
     with teller() as progress:
         bar = progress(told) if told else lambda done, total: None
         while lines := list(islice(left, width)):
-            added = asyncio.run(window(lines))
+            added = make(lines)
             text = "".join(json.dumps(x.data | more, ensure_ascii=False) + "\n" for x, more in zip(lines, added, strict=True))
             if streaming:
                 sys.stdout.buffer.write(text.encode())
