@@ -147,6 +147,7 @@ def test_eval_of_an_endpoint_that_fails(tmp_path: Path) -> None:
             "no such evaluation; known: refusal",
         ),
         (["label"], "give RUN.yaml"),
+        (["revise", "run.yaml", "--direct"], "give a run's YAML or a file tool's options, not both"),
     ],
 )
 def test_wrong_usage(capsys: Capture, arguments: list[str], why: str) -> None:
@@ -158,3 +159,19 @@ def test_wrong_lines(tmp_path: Path, capsys: Capture) -> None:
     source = lines(tmp_path / "in.jsonl", [PAIRS[0], {"prompt": "a", "first": "b"}])
     assert label(source, tmp_path / "out.jsonl") == 2
     assert f"{source}:2: a line needs `second` (text)" in capsys.readouterr().err
+
+
+def test_limits_hold_for_files_too(tmp_path: Path, capsys: Capture) -> None:
+    """A limit ends the tool after the calls under way (a window of 16 lines here); their answers are not asked for again."""
+    many = [PAIRS[0] | {"first": f"first {i}"} for i in range(40)]
+    source, out = lines(tmp_path / "in.jsonl", many), tmp_path / "out.jsonl"
+    with endpoint(tmp_path / "server") as server:
+        assert label(source, out, "--max-tokens", 1, "--connections", 1, model=server.spec) == 1
+        assert "--max-tokens 1 is reached" in capsys.readouterr().err
+        assert len(loads(out)) == 16
+        assert label(source, out, model=server.spec) == 0
+        assert len(server.answered()) == 80
+    assert label(source, out, "--max-cost", 1) == 2
+    assert "--max-cost needs prices" in capsys.readouterr().err
+    assert label(source, out, "--set", "seed=1") == 2
+    assert "--set changes a run's YAML" in capsys.readouterr().err

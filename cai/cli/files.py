@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cai.cli.lines import STREAM, Line, alone, at_once, each_line, needed, open_logged, read_lines
+from cai.cli.lines import STREAM, Line, alone, at_once, each_line, limits, needed, open_logged, read_lines
 from cai.cli.quiet import quiet
 from cai.cli.runs import MaxCost, MaxHours, MaxTokens, Settings, walk_run
 from cai.errors import ConfigError, UsageError
@@ -46,11 +46,11 @@ def revise(
 ) -> None:
     """Critiques and revisions of a model's own replies: a run's stage, or {prompt or chat, kind?} lines of a file."""
     options = {"constitution": constitution, "model": model, "input": source, "output": output}
-    alone("revise", file, **options, rounds=rounds, connections=connections)
+    alone("revise", file, **options, rounds=rounds, direct=direct or None, connections=connections)
     if file is not None:
         walk_run(file, ("revise",), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
         return
-    needed("revise", **options)
+    needed("revise", settings, **options)
     quiet()
     from cai.constitution import find, load
     from cai.generate.gate import every, readable
@@ -59,7 +59,8 @@ def revise(
     from cai.rubric import compile_rubric, gate_of
 
     assert constitution is not None and model is not None and source is not None and output is not None  # noqa: PT018, S101
-    book, author = load(find(constitution)), open_logged(model, output, connections)
+    budget = limits("revise", max_cost, max_tokens, max_hours)
+    book, author = load(find(constitution)), open_logged(model, output, connections, budget)
     config = ReviseConfig(rounds=1 if rounds is None else rounds, direct=direct, max_tokens=max_reply, stop_when_kept=False)
     gate = every(readable, gate_of(compile_rubric(book.rubric))) if book.rubric else readable
     step = reviser(book, author, config, gate, seed)
@@ -102,7 +103,7 @@ def label(
     if file is not None:
         walk_run(file, ("label",), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
         return
-    needed("label", **options)
+    needed("label", settings, **options)
     quiet()
     from pydantic import ValidationError
 
@@ -111,7 +112,8 @@ def label(
     from cai.records import Pair
 
     assert constitution is not None and model is not None and source is not None and output is not None  # noqa: PT018, S101
-    book, judge = load(find(constitution)), open_logged(model, output, connections)
+    budget = limits("label", max_cost, max_tokens, max_hours)
+    book, judge = load(find(constitution)), open_logged(model, output, connections, budget)
     chosen = {"preset": preset, "principles": principles}
     try:
         config = LabelConfig.model_validate({key: value for key, value in chosen.items() if value is not None})
@@ -154,7 +156,7 @@ def evaluate(
     if file is not None:
         walk_run(file, ("eval",), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
         return
-    needed("eval", **options)
+    needed("eval", settings, **options)
     if only not in EVALUATIONS:
         raise UsageError(f"--only {only}: no such evaluation; known: {', '.join(EVALUATIONS)}")
     quiet()
@@ -173,7 +175,9 @@ def evaluate(
         raise ConfigError(f"{constitution}: no rubric in it")
     if output == STREAM:
         raise UsageError("eval: --output names a file: items lie beside it")
-    lm, config = open_logged(model, output, connections), EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
+    budget = limits("eval", max_cost, max_tokens, max_hours)
+    lm = open_logged(model, output, connections, budget)
+    config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
     asked = items(list(prompt_rows(data)), config.draws)
     beside = output.with_suffix(".items.jsonl")
     told = {"config": store.digest(config), "seed": str(seed), "model": lm.fingerprint, "data": store.file_digest(data)}

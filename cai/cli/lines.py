@@ -16,6 +16,7 @@ from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from cai.lm import LM
+    from cai.lm.metered import Budget
     from cai.records import Prompt
 
 Input = Annotated[Path, typer.Option("--input", help="JSONL; - is standard input.")]
@@ -98,20 +99,36 @@ def each_line(rows: Iterator[Line], output: Path, make: Make, *, width: int, tol
         store.publish(output, "")
 
 
-def open_logged(model: str, output: Path, connections: int | None = None) -> LM:
-    """The model; calls to an endpoint are logged beside `output`, so that none is paid for twice."""
+def open_logged(model: str, output: Path, connections: int | None = None, budget: Budget | None = None) -> LM:
+    """The model; calls to an endpoint are counted against `budget`, and logged beside `output`: none is paid for twice."""
     from cai.lm import open_lm
     from cai.lm.cached import CachedLM, RequestLog
     from cai.lm.http import HttpConfig, HttpLM
+    from cai.lm.metered import MeteredLM, Prices
 
-    lm = open_lm(model, None if connections is None else HttpConfig(connections=connections))
-    if isinstance(lm, HttpLM) and output != STREAM:
-        return CachedLM(lm, RequestLog(output.with_suffix(".requests.sqlite")))
-    return lm
+    lm: LM = open_lm(model, None if connections is None else HttpConfig(connections=connections))
+    if not isinstance(lm, HttpLM):
+        return lm
+    if budget is not None:
+        lm = MeteredLM(lm, budget, Prices())
+    return lm if output == STREAM else CachedLM(lm, RequestLog(output.with_suffix(".requests.sqlite")))
 
 
-def needed(command: str, **options: object) -> None:
-    """Every option of a file tool that was not given.
+def limits(command: str, max_cost: float | None, max_tokens: int | None, max_hours: float | None) -> Budget:
+    """The limits of a file tool.
+
+    Raises:
+        UsageError: money is limited, and no prices are known.
+    """
+    from cai.lm.metered import Budget
+
+    if max_cost is not None:
+        raise UsageError(f"{command}: --max-cost needs prices, which stand in a run's YAML: limit --max-tokens or --max-hours")
+    return Budget(max_tokens=max_tokens, max_hours=max_hours)
+
+
+def needed(command: str, settings: list[str] | None, **options: object) -> None:
+    """Every option of a file tool that was not given, and settings that only a run has.
 
     Raises:
         UsageError: there is one.
@@ -119,6 +136,8 @@ def needed(command: str, **options: object) -> None:
     missing = [f"--{name}" for name, value in options.items() if value is None]
     if missing:
         raise UsageError(f"{command}: give RUN.yaml, or --{', --'.join(options)} (missing: {', '.join(missing)})")
+    if settings:
+        raise UsageError(f"{command}: --set changes a run's YAML: give one")
 
 
 def alone(command: str, file: Path | None, **options: object) -> None:

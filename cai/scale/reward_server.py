@@ -223,11 +223,14 @@ def _few(server: RewardServer, count: int) -> None:
 
 
 def _summed(parts: list[dict[str, float | None]]) -> dict[str, Any]:
-    """Rewards are null where any part is: nobody knows the sum then."""
-    names = list(parts[0]) if parts else []
-    table = {name: [_finite(row[name]) for row in parts] for name in names}
-    rewards = [None if None in row else sum(x for x in row if x is not None) for row in zip(*table.values(), strict=True)]
-    return {"rewards": rewards if names else [], "parts": table}
+    """Rewards and their parts, by name."""
+    table = {name: [_finite(row[name]) for row in parts] for name in (parts[0] if parts else ())}
+    return {"rewards": summed(table), "parts": table}
+
+
+def summed(table: Table) -> list[float | None]:
+    """The reward of each row: None where any of its parts is."""
+    return [None if None in row else sum(x for x in row if x is not None) for row in zip(*table.values(), strict=True)]
 
 
 def _finite(value: float | None) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cai.records import Message, Prompt
-from cai.scale.reward_server import ScoreTexts
+from cai.scale.reward_server import ScoreTexts, summed
 
 
 def reward_function(score: ScoreTexts) -> Callable[..., list[float | None]]:
@@ -18,9 +18,7 @@ def reward_function(score: ScoreTexts) -> Callable[..., list[float | None]]:
     def cai_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         kinds = columns.get("kind") or [None] * len(prompts)
         asked = [Prompt(chat=_chat(prompt), kind=kind) for prompt, kind in zip(prompts, kinds, strict=True)]
-        table = score(asked, [_text(completion) for completion in completions])
-        rows = zip(*table.values(), strict=True)
-        return [None if None in row else sum(x for x in row if x is not None) for row in rows]
+        return summed(score(asked, [_text(completion) for completion in completions]))
 
     return cai_reward
 
