@@ -12,7 +12,7 @@ test: .venv/ready-dev
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	HF_HUB_OFFLINE=1 .venv/bin/pytest
+	HF_HUB_OFFLINE=1 .venv/bin/pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: test
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -131,6 +132,8 @@ def _main(behaviour: Behaviour, port_file: Path, log_file: Path) -> None:
     asyncio.run(serve(behaviour, port_file, log_file))
 
 
+# the fork server looks for what it loads ahead along the environment's path, not along ours; each child would import it anew
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["endpoint", "killed"])
 
