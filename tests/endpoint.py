@@ -59,7 +59,7 @@ def answer_to(body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def serve(behaviour: Behaviour, port_file: Path, log_file: Path) -> None:
-    """Serve until killed. Each answered request adds a line to `log_file`: its name, and the fault that it met or "ok"."""
+    """Serve until killed. Each request about to be answered adds a line to `log_file`: its name, and its fault or "ok"."""
     seen: Counter[str] = Counter()
     log = log_file.open("a", buffering=1)
 
@@ -109,9 +109,9 @@ async def serve(behaviour: Behaviour, port_file: Path, log_file: Path) -> None:
         writer.write(
             f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\n{extra}content-length: {declared}\r\n\r\n".encode()
         )
+        log.write(f"{name} {fault or 'ok'}\n")  # before the client can look
         writer.write(data)
         await writer.drain()
-        log.write(f"{name} {fault or 'ok'}\n")
         return fault != "drop"
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -478,7 +478,11 @@ def test_a_wrong_input_has_no_traceback(tmp_path: Path) -> None:
 def test_ctrl_c_is_130_and_one_line(tmp_path: Path) -> None:
     """Interrupted while it waits for input, after it has graded a line: what it wrote stays, and it says how to go on."""
     output = tmp_path / "out.jsonl"
-    child = process("grade", "--constitution", "harmless", "--input", "-", "--output", output, stdin=subprocess.PIPE)
+    child = process(
+        *("grade", "--constitution", "harmless", "--input", "-", "--output", output),
+        stdin=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in a shell's background inherits "ignored"
+    )
     assert child.stdin is not None
     child.stdin.write(json.dumps(REPLIES[0]) + "\n")
     child.stdin.flush()
