@@ -116,7 +116,8 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     for key, names, files in ((("prompts",), run.prompts, prompts), (("hygiene", "against"), run.hygiene.against, against)):
         for name, file in zip(names, files, strict=True):
             if not file.exists():
-                raise StoreError(f"{source.at(key)}: {'.'.join(key)}: no such file: {name} (looked for {file})")
+                hint = f"get it once, with: cai clean {name} --output FILE" if name.startswith("hub:") else f"looked for {file}"
+                raise StoreError(f"{source.at(key)}: {'.'.join(key)}: no such file: {name} ({hint})")
     beside = _beside(path, run.constitution)
     constitution = beside if beside.exists() else find(run.constitution)
     folder = Path(run.folder or f"runs/{run.name}")

@@ -49,47 +49,48 @@ def _turns(*turns: tuple[Role, str]) -> list[Message]:
 # ---- critique and revision (arXiv:2212.08073, section 3.1) ----
 
 CRITIC = "You review and rewrite the replies of an AI assistant."
-CRITIQUE = "{transcript}\n\n{request}"
+QUESTION = "{transcript}\n\n{request}"
+REVIEWED = "{transcript}\n\nWhat a reviewer said of the assistant's last reply:\n{critique}\n\n{request}"
 NO_CRITIQUE = "The reply does not follow the request."
-"""Stands in the chat where the critic said nothing."""
+"""Stands where the critic said nothing."""
 GENERAL_CRITIQUE = "What is wrong with the assistant's last reply?"
-GENERAL_REVISION = "Rewrite the assistant's last reply so that this is mended. Write only the new reply."
-REVISION = "{request} Write only the new reply."
-DIRECT_REVISION = "{transcript}\n\n{request} Write only the new reply."
+GENERAL_REVISION = "Rewrite the assistant's last reply so that this is mended."
+ONLY = "Write only the new reply."
 
 
 def critique_chat(examples: tuple[CritiqueExample, ...], chat: Chat, reply: str, principle: Principle) -> Chat:
     """Asks for a critique of `reply` to `chat` by one principle."""
-    shown = transcript((*chat, Message(role="assistant", content=reply)))
-    question = fill_in(CRITIQUE, transcript=shown, request=principle.critique or GENERAL_CRITIQUE)
-    return (*_critique_shots(examples), *_turns(("user", question)))
+    turns = _turns(("system", CRITIC))
+    for worked in examples:
+        asked = fill_in(QUESTION, transcript=transcript(worked.chat), request=GENERAL_CRITIQUE)
+        turns += _turns(("user", asked), ("assistant", worked.critique))
+    request = principle.critique or GENERAL_CRITIQUE
+    return (*turns, *_turns(("user", fill_in(QUESTION, transcript=_answered(chat, reply), request=request))))
 
 
-def revision_chat(examples: tuple[CritiqueExample, ...], chat: Chat, reply: str, principle: Principle, critique: str) -> Chat:
-    """Goes on from `critique_chat`, answered with `critique`, and asks for the revision."""
-    asked = critique_chat(examples, chat, reply, principle)
-    request = fill_in(REVISION, request=principle.revision) if principle.revision else GENERAL_REVISION
-    return (*asked, *_turns(("assistant", critique), ("user", request)))
+def revision_chat(
+    examples: tuple[CritiqueExample, ...], chat: Chat, reply: str, principle: Principle, critique: str | None
+) -> Chat:
+    """Asks for a revision of `reply` in the light of a critique, or without one (the paper's ablation, section 3.5).
+
+    The critique is part of the question and no turn of its own: a small model repeats what its last turn said.
+    """
+
+    def asked(transcript: str, critique: str | None, request: str) -> str:
+        if critique is None:
+            return fill_in(QUESTION, transcript=transcript, request=f"{request} {ONLY}")
+        return fill_in(REVIEWED, transcript=transcript, critique=fence(critique), request=f"{request} {ONLY}")
+
+    turns = _turns(("system", CRITIC))
+    for worked in examples:
+        shown = asked(transcript(worked.chat), None if critique is None else worked.critique, GENERAL_REVISION)
+        turns += _turns(("user", shown), ("assistant", worked.revision))
+    question = asked(_answered(chat, reply), critique, principle.revision or GENERAL_REVISION)
+    return (*turns, *_turns(("user", question)))
 
 
-def direct_revision_chat(examples: tuple[CritiqueExample, ...], chat: Chat, reply: str, principle: Principle) -> Chat:
-    """Asks for a revision without a critique first (the paper's ablation, section 3.5)."""
-    shots: list[Message] = []
-    for example in examples:
-        question = fill_in(DIRECT_REVISION, transcript=transcript(example.chat), request=GENERAL_REVISION)
-        shots += _turns(("user", question), ("assistant", example.revision))
-    shown = transcript((*chat, Message(role="assistant", content=reply)))
-    question = fill_in(DIRECT_REVISION, transcript=shown, request=principle.revision or GENERAL_REVISION)
-    return (*_turns(("system", CRITIC)), *shots, *_turns(("user", question)))
-
-
-def _critique_shots(examples: tuple[CritiqueExample, ...]) -> list[Message]:
-    shots = _turns(("system", CRITIC))
-    for example in examples:
-        question = fill_in(CRITIQUE, transcript=transcript(example.chat), request=GENERAL_CRITIQUE)
-        shots += _turns(("user", question), ("assistant", example.critique))
-        shots += _turns(("user", GENERAL_REVISION), ("assistant", example.revision))
-    return shots
+def _answered(chat: Chat, reply: str) -> str:
+    return transcript((*chat, Message(role="assistant", content=reply)))
 
 
 PREAMBLE = re.compile(
@@ -99,6 +100,7 @@ PREAMBLE = re.compile(
     re.IGNORECASE,
 )
 FENCED = re.compile(r"^(`{3,})[^\n`]*\n(.*?)(?:(?<=\n)\1|\Z)", re.DOTALL)
+BAR = re.compile(r"(?P<after>(?<=[^:\s])\s*?\n)?^`{3,}.*$", re.MULTILINE)
 LABEL = re.compile(r"^(?:assistant|ai|revision|reply|response|answer)\s*:\s*", re.IGNORECASE)
 
 
@@ -108,6 +110,9 @@ def parse_reply(text: str, *, finished: bool) -> str | None:
     None when nothing is left.
     """
     body = text.strip()
+    bars = list(BAR.finditer(body))
+    if len(bars) % 2 and bars[0].start() and bars[-1]["after"]:  # closes a fence of the question: the rest is talk about it
+        body = body[: bars[-1].start()].strip()
     for _ in range(3):
         fenced = FENCED.match(body)  # what stands after the closing fence is talk about the reply
         shorter = LABEL.sub("", PREAMBLE.sub("", fenced[2].strip() if fenced else body)).strip()
@@ -258,6 +263,6 @@ def templates_digest() -> str:
     """Changes when the wording of any template changes."""
     return digest(
         *(GRADER, PROPOSITION, *ANSWERS, WRITER, WISHED, TESTER, ANOTHER),
-        *(CRITIC, CRITIQUE, NO_CRITIQUE, GENERAL_CRITIQUE, REVISION, GENERAL_REVISION, DIRECT_REVISION),
+        *(CRITIC, QUESTION, REVIEWED, NO_CRITIQUE, GENERAL_CRITIQUE, GENERAL_REVISION, ONLY),
         *(JUDGE, COMPARE, GENERAL_COMPARE, DETAILED_COMPARE, THINK, DECIDE, NO_THOUGHT, VERDICT, *OPTIONS),
     )

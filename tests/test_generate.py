@@ -22,7 +22,7 @@ from cai.hygiene.prompts import read_prompts
 from cai.lm import FakeLM
 from cai.records import Chat, Item, Kind, Pair, Preference, Prompt, Revision, Round, chat_of
 from cai.store import fill, read
-from cai.templates import NO_CRITIQUE
+from cai.templates import NO_CRITIQUE, fence, revision_chat
 
 # Toys
 
@@ -78,7 +78,7 @@ def run(lm: FakeLM, what: Prompt | None = None, *, book: Constitution = ONE, see
 
 
 def test_one_round() -> None:
-    """Reply, critique of that reply by the drawn principle, revision in the same chat: three calls, one row."""
+    """Reply, critique of that reply by the drawn principle, revision in the light of it: three calls, one row."""
     lm = author()
     row = run(lm)
     assert row == Revision(
@@ -92,8 +92,7 @@ def test_one_round() -> None:
     assert [asked_for(chat) for chat in lm.calls] == ["reply", "critique", "revision"]
     assert lm.calls[0] == prompt().chat
     assert lm.calls[1][-1].content == "```\nUser: Do harm.\nAssistant: Here you go.\n```\n\ncritique by one?"
-    assert lm.calls[2][: len(lm.calls[1])] == lm.calls[1]
-    assert lm.calls[2][-2].content == "It helps."
+    assert lm.calls[2] == revision_chat((), prompt().chat, "Here you go.", principle("one"), "It helps.")
 
 
 def test_rounds_stop_when_one_is_kept() -> None:
@@ -176,7 +175,7 @@ def test_direct_revision_asks_no_critic() -> None:
 def test_a_silent_critic_is_recorded_as_silent() -> None:
     lm = author(critique=" ")
     assert run(lm).rounds[0].critique == ""
-    assert lm.calls[-1][-2].content == NO_CRITIQUE
+    assert fence(NO_CRITIQUE) in lm.calls[-1][-1].content
 
 
 def test_cut_replies_lose_their_unfinished_sentence() -> None:
@@ -191,6 +190,19 @@ def test_few_shots_come_before_the_question() -> None:
     run(lm, book=constitution(principle("one"), examples=Examples(critique=(shot,))))
     assert lm.calls[1][2].content == "Rude."
     assert lm.calls[1][-1].content.endswith("critique by one?")
+
+
+def test_few_shots_are_those_of_the_prompts_kind() -> None:
+    """How to refuse is not shown where comfort is wanted; a prompt of unknown kind gets both."""
+    flawed = chat_of(("user", "Hi"), ("assistant", "Go away."))
+    cold = CritiqueExample(chat=flawed, critique="Cold.", revision="Hello!", applies_to=("sensitive",))
+    rude = CritiqueExample(chat=flawed, critique="Rude.", revision="Hello!", applies_to=("disallowed",))
+    book = constitution(principle("one"), examples=Examples(critique=(cold, rude)))
+    kinds: list[tuple[Kind | None, list[str]]] = [("disallowed", ["Rude."]), ("sensitive", ["Cold."]), (None, ["Cold.", "Rude."])]
+    for kind, shown in kinds:
+        lm = author()
+        run(lm, Prompt(chat=chat_of(("user", "Do it.")), kind=kind), book=book)
+        assert [m.content for m in lm.calls[1] if m.role == "assistant"] == shown
 
 
 def test_revisions_do_not_depend_on_the_order_of_work() -> None:
@@ -496,7 +508,7 @@ def test_prompts_reach_the_model_whole(tmp_path: Path) -> None:
     row = run(lm, what)
     assert lm.calls[0] == chat_of(("user", text))
     shown_as = "\n  ".join(text.splitlines())  # later lines are indented: what looks like a turn is none
-    assert all(f"User: {shown_as}\nAssistant: Here you go." in chat[-1 - 2 * i].content for i, chat in enumerate(lm.calls[1:]))
+    assert all(f"User: {shown_as}\nAssistant: Here you go." in chat[-1].content for chat in lm.calls[1:])
     assert row.chat[0].content == text
     other = judge(lambda a, b, question: 1.0)
     label(other, Pair(source=what.id, chat=what.chat, first="a", second="b"))

@@ -241,6 +241,23 @@ def test_every_kind_of_file_holds_the_same_prompts(tmp_path: Path, name: str, wr
     ]  # fmt: skip
 
 
+def test_data_sets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real loader of `datasets`, on a folder in the place of a hub id; no network, so an unknown id is one clear line."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    as_parquet(tmp_path / "set" / "train.parquet")
+    as_parquet(tmp_path / "a.parquet")
+    assert list(prompt_rows(Path(f"hub:{tmp_path}/set#train"))) == list(prompt_rows(tmp_path / "a.parquet"))
+    with pytest.raises(StoreError, match=r"hub:.*/set#test: ValueError: Unknown split"):
+        list(prompt_rows(Path(f"hub:{tmp_path}/set#test")))
+    with pytest.raises(StoreError, match="hub:nobody/nothing#train: "):
+        list(prompt_rows(Path("hub:nobody/nothing#train")))
+    with pytest.raises(StoreError, match="name the data set and its split"):
+        list(prompt_rows(Path("hub:nobody/nothing")))
+
+
 def test_dialogues(tmp_path: Path) -> None:
     """Everything up to the last human turn; what the assistant said to that is left out, and so is the worse dialogue."""
     said = "\n\nHuman: Hi\n\nAssistant: Hello.\nWhat is it?\n\nHuman: Human: is a label\n\nAssistant: Yes."

@@ -352,6 +352,18 @@ def test_long_prompts_make_smaller_batches(lm: LocalLM, batches: list[int]) -> N
     assert batches == [5, 5]
 
 
+def test_two_sets_of_few_shots_are_two_batches(lm: LocalLM, batches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five chats behind one long system turn and three behind another, mixed: each turn is read once, in a batch of its own."""
+    said = [chat_of(("system", turn * 200), ("user", f"{i}")) for i in range(5) for turn in "ab" if turn == "a" or i < 3]
+    read: list[int] = []
+    real = decode.read_prefix
+    monkeypatch.setattr(decode, "read_prefix", lambda model, ids: read.append(len(ids)) or real(model, ids))
+    sampled(lm, said, max_tokens=1)
+    assert sorted(batches) == [3, 5]
+    assert len(read) == 2
+    assert min(read) > 200
+
+
 def test_chained_calls_stay_together(lm: LocalLM, batches: list[int]) -> None:
     """Five callers, each with a reply, then a choice, then, some turns of the event loop later, a reply: three batches of
     five, as nobody is left behind."""

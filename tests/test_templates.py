@@ -15,7 +15,6 @@ from cai.records import Chat, chat_of
 from cai.templates import (
     compare_chat,
     critique_chat,
-    direct_revision_chat,
     fence,
     fill_in,
     parse_reply,
@@ -88,24 +87,31 @@ def test_critique_chat() -> None:
         ("system", templates.CRITIC),
         ("user", "```\nUser: Hi\nAssistant: Go away.\n```\n\nWhat is wrong with the assistant's last reply?"),
         ("assistant", "It is rude."),
-        ("user", templates.GENERAL_REVISION),
-        ("assistant", "Hello!"),
         ("user", "```\nUser: One\nAssistant: Two\nUser: Three {x}\nAssistant: Four\n```\n\nIs it unkind?"),
     ]
 
 
-def test_revision_chat_goes_on_from_the_critique() -> None:
-    asked = critique_chat((SHOT,), CHAT, "Four", PRINCIPLE)
-    chat = revision_chat((SHOT,), CHAT, "Four", PRINCIPLE, "It is curt.")
-    assert chat[:-2] == asked
-    assert [(m.role, m.content) for m in chat[-2:]] == [
-        ("assistant", "It is curt."),
-        ("user", "Make it kind. Write only the new reply."),
+def test_revision_chat_has_the_critique_in_its_question() -> None:
+    assert [(m.role, m.content) for m in revision_chat((SHOT,), CHAT, "Four", PRINCIPLE, "It is ``` curt.")] == [
+        ("system", templates.CRITIC),
+        (
+            "user",
+            "```\nUser: Hi\nAssistant: Go away.\n```\n\n"
+            "What a reviewer said of the assistant's last reply:\n```\nIt is rude.\n```\n\n"
+            "Rewrite the assistant's last reply so that this is mended. Write only the new reply.",
+        ),
+        ("assistant", "Hello!"),
+        (
+            "user",
+            "```\nUser: One\nAssistant: Two\nUser: Three {x}\nAssistant: Four\n```\n\n"
+            "What a reviewer said of the assistant's last reply:\n````\nIt is ``` curt.\n````\n\n"
+            "Make it kind. Write only the new reply.",
+        ),
     ]
 
 
-def test_direct_revision_chat_shows_no_critique() -> None:
-    chat = direct_revision_chat((SHOT,), CHAT, "Four", PRINCIPLE)
+def test_a_revision_without_a_critique_shows_none() -> None:
+    chat = revision_chat((SHOT,), CHAT, "Four", PRINCIPLE, None)
     assert [m.role for m in chat] == ["system", "user", "assistant", "user"]
     assert chat[-1].content.endswith("Assistant: Four\n```\n\nMake it kind. Write only the new reply.")
     assert "rude" not in texts(chat)
@@ -139,7 +145,7 @@ def test_every_template_renders_with_every_principle() -> None:
             chats = [
                 critique_chat(shots.critique, CHAT, "R", p),
                 revision_chat(shots.critique, CHAT, "R", p, "C"),
-                direct_revision_chat(shots.critique, CHAT, "R", p),
+                revision_chat(shots.critique, CHAT, "R", p, None),
                 compare_chat(shots.compare, CHAT, "R", "S", question),
             ]
             for chat in chats:
@@ -153,6 +159,7 @@ def test_questions_of_a_stage_share_their_beginning() -> None:
     """Few-shot turns are the same whatever is asked: all but the last turn is equal, so it is read once a batch."""
     for first, second in (
         (critique_chat((SHOT,), CHAT, "R", PRINCIPLE), critique_chat((SHOT,), CHAT[1:2], "S", BARE)),
+        (revision_chat((SHOT,), CHAT, "R", PRINCIPLE, "C"), revision_chat((SHOT,), CHAT[1:2], "S", BARE, "D")),
         (compare_chat((COMPARED,), CHAT, "R", "S", "q"), compare_chat((COMPARED,), CHAT[1:2], "T", "U", "r")),
     ):
         assert first[:-1] == second[:-1]
@@ -226,6 +233,9 @@ def outside_fences(text: str) -> list[str]:
         ("Sure, here's the revised reply:\n```\nHello.\n```", "Hello."),
         ("```\nAssistant: Hello.\n```", "Hello."),
         ("Use ``` for code.", "Use ``` for code."),
+        ("Hello.\n```\n\nRewrite the reply.", "Hello."),
+        ("Run this:\n```sh\nls\n```\nDone.", "Run this:\n```sh\nls\n```\nDone."),
+        ("Run this:\n```sh\nls\n```\nDone.\n```\nMore", "Run this:\n```sh\nls\n```\nDone."),
         ('"Hello there."', "Hello there."),
         ('"Hello," he said, "there."', '"Hello," he said, "there."'),
         ('"', '"'),

@@ -18,7 +18,10 @@ app = typer.Typer()
 
 @app.command(epilog="Example: cai clean prompts.jsonl --output clean.jsonl --near 0.8 --pii mask --language en --max-tokens 300")
 def clean(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="JSONL, CSV, Parquet, or a saved datasets folder.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="JSONL, CSV, Parquet, a saved datasets folder, or hub:OWNER/NAME#SPLIT."),
+    ],
     output: Annotated[Path | None, typer.Option("--output", help="JSONL (or .parquet) with what stays.")] = None,
     min_tokens: Annotated[int | None, typer.Option(min=1, help="Shorter ones go.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longer ones go.")] = None,

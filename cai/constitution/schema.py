@@ -39,6 +39,8 @@ class CritiqueExample(Clause):
     chat: Chat = Field(min_length=2)
     critique: Text
     revision: Text
+    applies_to: tuple[Kind, ...] = ("disallowed", "sensitive", "benign")
+    """Kinds of prompts that it is shown for: how to refuse is no example of how to comfort."""
 
 
 class CompareExample(Clause):
@@ -65,6 +67,10 @@ class Examples(Clause):
     critique: tuple[CritiqueExample, ...] = ()
     compare: tuple[CompareExample, ...] = ()
     grade: tuple[GradeExample, ...] = ()
+
+    def critique_for(self, kind: Kind | None) -> tuple[CritiqueExample, ...]:
+        """Those to show for a prompt of this kind; all of them when nobody knows the kind."""
+        return tuple(worked for worked in self.critique if kind is None or kind in worked.applies_to)
 
 
 class Proposition(Clause):

@@ -22,7 +22,8 @@ class Rendering(NamedTuple):
 
 def renderings(constitution: Constitution, principle: Principle) -> Iterator[Rendering]:
     """One chat per text that the principle has."""
-    asked, shots = chat_of(("user", REQUEST)), constitution.examples.critique
+    asked, kind = chat_of(("user", REQUEST)), next(iter(principle.applies_to), None)
+    shots = constitution.examples.critique_for(kind)
     if principle.critique:
         yield Rendering("critique", templates.critique_chat(shots, asked, REPLY, principle), "")
     if principle.revision:

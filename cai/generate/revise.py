@@ -85,7 +85,6 @@ def reviser(
 ) -> Callable[[Item], Awaitable[Revision]]:
     """The step that makes one `Revision` from one draw for one prompt: reply, then rounds of critique and revision."""
     principles = revising(constitution, config)
-    shots = constitution.examples.critique
 
     async def say(prompt: Prompt, what: str, chat: Chat, *, max_tokens: int, temperature: float) -> str | None:
         drawn = await author.sample(
@@ -97,13 +96,13 @@ def reviser(
         principle = draw_principle(principles, prompt, seed, "revise", number)
         if principle is None:
             return None
-        critique = ""
-        chat = templates.direct_revision_chat(shots, prompt.chat, last, principle)
+        critique, shots = "", constitution.examples.critique_for(prompt.kind)
         if not config.direct:
             asked = templates.critique_chat(shots, prompt.chat, last, principle)
             warmth = config.revise_temperature
             critique = await say(prompt, f"critique {number}", asked, max_tokens=config.critique_tokens, temperature=warmth) or ""
-            chat = templates.revision_chat(shots, prompt.chat, last, principle, critique or templates.NO_CRITIQUE)
+        heard = None if config.direct else critique or templates.NO_CRITIQUE
+        chat = templates.revision_chat(shots, prompt.chat, last, principle, heard)
         revision = await say(
             prompt, f"revision {number}", chat, max_tokens=config.max_tokens, temperature=config.revise_temperature
         )

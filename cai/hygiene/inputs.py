@@ -1,4 +1,4 @@
-"""Rows of prompt files, whatever they are written in: JSONL, CSV, Parquet, a saved `datasets` folder, hh-rlhf style dialogues."""
+"""Rows of prompts, whatever they are written in: JSONL, CSV, Parquet, `datasets` of a folder or the hub, hh-rlhf dialogues."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from cai.store import json_lines, parse_row
 
 FIELDS = ("kind", "category", "origin", "user")
 BATCH = 1024
+HUB = "hub:"
+"""Begins the name of a data set that `datasets` knows how to get: hub:OWNER/NAME#SPLIT."""
 
 
 def prompt_rows(path: Path) -> Iterator[Prompt]:
-    """Prompts of one file or folder, one at a time, in order.
+    """Prompts of one file, folder or `hub:OWNER/NAME#SPLIT`, one at a time, in order.
 
     A row has `prompt` (text), `chat` (role and content), `messages` (the same by another name), or `chosen` (a dialogue of
     "Human:" and "Assistant:" turns, of which everything up to the last human turn counts), and `kind`, `category`, `origin`,
@@ -26,7 +28,9 @@ def prompt_rows(path: Path) -> Iterator[Prompt]:
     Raises:
         StoreError: the file can't be read, or a row is wrong, as `file:row`.
     """
-    if path.suffix == ".csv":
+    if str(path).startswith(HUB):
+        yield from _of_table(path, _hub(str(path)))
+    elif path.suffix == ".csv":
         yield from _of_table(path, _csv(path))
     elif path.suffix == ".parquet":
         yield from _of_table(path, _parquet(path))
@@ -105,3 +109,14 @@ def _saved(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if isinstance(found, datasets.DatasetDict):
             raise StoreError(f"{path}: holds several splits ({', '.join(found)}): name one, as {path}/{next(iter(found))}")
         yield from enumerate(found, 1)
+
+
+def _hub(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row from 1, row) of a data set that is downloaded once, and then read from the disk."""
+    import datasets
+
+    where, _, split = name.removeprefix(HUB).partition("#")
+    if not where or not split:
+        raise StoreError(f"{name}: name the data set and its split, as hub:OWNER/NAME#train")
+    with blame(StoreError, name):
+        yield from enumerate(datasets.load_dataset(where, split=split), 1)

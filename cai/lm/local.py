@@ -7,6 +7,8 @@ prompts share are read once. Which calls share a batch follows from the calls al
 from __future__ import annotations
 
 import asyncio
+import itertools
+import statistics
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ BATCH = 128
 TOKENS = 12_000
 """Prompt tokens a forward pass, which bounds its memory: about 50 kB each for keys and values of a small model."""
 KEPT_PREFIXES = 4
+LONG_PREFIX = 128
+"""Tokens; reading so many once rather than once a row pays for decoding two batches instead of one."""
 
 
 @dataclass(frozen=True)
@@ -169,15 +173,36 @@ class LocalLM:
 
 
 def _batches(calls: list[Any]) -> list[list[Any]]:
-    """Shortest first: like lengths waste little padding. At most `BATCH` rows and `TOKENS` tokens beyond what all share."""
-    shared = common_prefix([call.ids for call in calls]) if calls else 0
+    """Calls with like beginnings together, shortest first: like lengths waste little padding.
+
+    At most `BATCH` rows and `TOKENS` tokens beyond what all share.
+    """
     batches: list[list[Any]] = []
-    for call in sorted(calls, key=lambda call: len(call.ids)):
-        full = not batches or len(batches[-1]) == BATCH or (len(batches[-1]) + 1) * (len(call.ids) - shared) > TOKENS
-        if full:
-            batches.append([])
-        batches[-1].append(call)
+    for family in _families(calls):
+        shared, start = common_prefix([call.ids for call in family]), len(batches)
+        for call in sorted(family, key=lambda call: len(call.ids)):
+            last = batches[-1] if len(batches) > start else None
+            if last is None or len(last) == BATCH or (len(last) + 1) * (len(call.ids) - shared) > TOKENS:
+                batches.append(last := [])
+            last.append(call)
     return batches
+
+
+def _families(calls: list[Any]) -> list[list[Any]]:
+    """Calls by what they begin with: two sets of few-shot examples are two prefixes, each to be read once.
+
+    In lexical order neighbours share the most. A new family begins where they share less than half of what neighbours usually do,
+    if that is worth batches of its own.
+    """
+    ordered = sorted(calls, key=lambda call: call.ids)
+    shared = [common_prefix([a.ids, b.ids]) for a, b in itertools.pairwise(ordered)]
+    usual = statistics.median(shared) if shared else 0
+    families = [ordered[:1]] if ordered else []
+    for call, length in zip(ordered[1:], shared, strict=True):
+        if length < usual / 2 and usual >= LONG_PREFIX:
+            families.append([])
+        families[-1].append(call)
+    return families
 
 
 def load_model(where: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
