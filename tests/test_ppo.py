@@ -174,6 +174,19 @@ def test_totals(tiny_model: Path) -> None:
     assert total(table, rollouts, CONFIG.model_copy(update={"missing_stop": 0.25})) == ([0, 2], [1.5, 3.75])
 
 
+def test_a_kind_of_prompt_is_measured_by_itself(tiny_model: Path) -> None:
+    """Every reply to one kind earns 1 and every reply to the other 5: with `centre` nothing is better than it had to be, while
+    otherwise the first kind is pushed away from all that it does."""
+    renderer = load_renderer(tiny_model)
+    asked = [Prompt(chat=chat_of(("user", kind)), kind=kind) for kind in ("disallowed", "benign")]
+    rollouts = [reply([1, 2, 3][: i + 1], renderer, asked[i % 2]) for i in range(3)]
+    for centre in (True, False):
+        config = CONFIG.model_copy(update={"centre": centre, "lam": 1.0, "whiten": False, "kl": KLConfig(coef=0.0)})
+        got, _ = credit(fresh(tiny_model), rollouts, [1.0, 5.0, 1.0], [[0, 1, 2]], renderer.pad_id, config)
+        assert [set(row.tolist()) for row in got.advantages] == ([{0.0}] * 3 if centre else [{1.0}, {5.0}, {1.0}])
+        assert [set(row.tolist()) for row in got.returns] == [{1.0}, {5.0}, {1.0}], "what the critic learns is the same"
+
+
 def test_unknown_rewards_are_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
     """Six of eight are learnt from; the reward that is told is the mean of those six."""
     known: list[float] = []

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cai.train.ppo_math import (
     KLController,
+    centre,
     entropy,
     gae,
     k1,
@@ -143,6 +144,15 @@ def test_entropy() -> None:
     close(entropy(t(3, 3, 3, 3)[None]), t(math.log(4)))
     close(entropy(t(0.8, 0.2).log()[None] + 17), t(-0.8 * math.log(0.8) - 0.2 * math.log(0.2)))
     close(entropy(t(0, -900)[None]), t(0))
+
+
+def test_centre() -> None:
+    """Groups by rows: (1, 3 | 5) and (2, masked | 0): means (1 + 3 + 5) / 3 = 3 and (2 + 0) / 2 = 1; masked places become 0."""
+    x = torch.stack([t(1, 3), t(2, 99), t(5, 99), t(0, 99)])
+    mask = torch.tensor([[True, True], [True, False], [True, False], [True, False]])
+    want = torch.stack([t(-2, 0), t(1, 0), t(2, 0), t(-1, 0)])
+    close(centre(x, mask, torch.tensor([0, 1, 0, 1])), want, atol=1e-7)
+    close(centre(x, mask, torch.zeros(4, dtype=torch.long))[mask], x[mask] - x[mask].mean(), atol=1e-6)
 
 
 def test_standardise_and_rescale() -> None:

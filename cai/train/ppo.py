@@ -201,6 +201,11 @@ def credit(
     rewards_BT = ppo_math.token_rewards(torch.tensor(totals, device=logp_BT.device), logp_BT, ref_BT, mask_BT, it.controller.beta)
     adv_BT = ppo_math.gae(rewards_BT, value_BT, mask_BT, gamma=1.0, lam=config.lam)
     returns_BT = adv_BT + value_BT
+    if config.centre:
+        kinds = [rollout.prompt.kind or "" for rollout in rollouts]
+        adv_BT = ppo_math.centre(
+            adv_BT, mask_BT, torch.tensor([sorted(set(kinds)).index(k) for k in kinds], device=adv_BT.device)
+        )
     white_BT = ppo_math.standardise(adv_BT, mask_BT) if config.whiten else adv_BT
     lengths = [len(x) for x in logps]
 

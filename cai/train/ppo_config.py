@@ -69,6 +69,9 @@ class PPOConfig(BaseModel):
     missing_stop: float = Field(0.0, ge=0)
     """Reward lost by a reply that the model did not end itself."""
     max_grad_norm: float = Field(1.0, gt=0)
+    centre: bool = False
+    """Take the mean advantage of its kind of prompt off each advantage first. Before the critic knows what each kind is worth,
+    right replies to a kind whose best reward is low are pushed away from otherwise."""
     whiten: bool = True
     """Standardise advantages over the whole update."""
     warmup: int = Field(0, ge=0)

@@ -26,6 +26,18 @@ def standardise(x: Tensor, mask: Tensor) -> Tensor:
     return rescale(x - masked_mean(x, mask), mask)
 
 
+def centre(x_BT: Tensor, mask_BT: Tensor, group_B: Tensor) -> Tensor:
+    """`x_BT` less the mean over `mask_BT` of the rows that are of the same group (integers); 0 outside the mask.
+
+    A mean over prompts of one kind is a baseline that depends on the state alone, so the policy gradient stays unbiased but for
+    each row's own share in it (arXiv:1506.02438, section 2).
+    """
+    same_BB = (group_B[:, None] == group_B[None, :]).to(x_BT.dtype)
+    sums_B, counts_B = (x_BT * mask_BT).sum(1), mask_BT.sum(1).to(x_BT.dtype)
+    mean_B = (same_BB @ sums_B) / (same_BB @ counts_B).clamp(min=1)
+    return (x_BT - mean_B[:, None]) * mask_BT
+
+
 def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float) -> Tensor:
     """Generalised advantages, eq. 16 of arXiv:1506.02438; 0 where `mask_BT` is False. Real tokens come first in a row.
 
