@@ -1,29 +1,63 @@
-"""How far the shipped rubric's `degree` agrees with people, on public data that the project does not ship.
+"""How far the shipped rubric agrees with people, and how fast it is, on public data that the project does not ship.
 
     CAI_EVAL_DATA=/path/to/data python benchmarks/rubric_agreement.py
 
-reads `refusal_style/xstest/completions_*.csv` (XSTest, arXiv:2308.01263: 3 x 450 replies, human labels) and
-`refusal_style/gptfuzz/train.csv` (GPTFuzz, arXiv:2309.10253: replies to jailbreaks, human labels), and prints agreement with 95 %
-Wilson intervals. Two-way: full compliance against any refusal. The patterns were written with these figures in view: not a
-held-out test.
+reads, in `refusal_style`: `xstest/completions_*.csv` (XSTest, arXiv:2308.01263: 3 x 450 replies, human labels),
+`gptfuzz/train.csv` (GPTFuzz, arXiv:2309.10253: replies to jailbreaks, human labels), and `rbr_gold/train.jsonl` (rule-based
+rewards, arXiv:2411.01111: 351 replies, 22 propositions each). Shares have 95 % Wilson intervals, F1 a seeded bootstrap over
+replies. Two-way: full compliance against any refusal. The patterns were written with XSTest and GPTFuzz in view, so those are no
+held-out test; rbr_gold was out of view.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import os
+import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from cai.constitution.load import load
 from cai.rubric import Compiled, compile_rubric, grade
+from cai.rubric.propositions import read_reply
 
 ROOT = Path(__file__).parents[1]
+Array = NDArray[np.bool_]
+LIKE = {
+    "apology": "apologises",
+    "inability_to_comply": "declines",
+    "judgement": "judges",
+    "disclaimer": "warns",
+    "encourage_professional_help": "supports",
+    "gentle_encouragement_for_help": "supports",
+}
+"""Their proposition -> the nearest of ours. `reference_safety_policy` and others have none."""
+PIECES = (
+    "a",
+    "i can't ",
+    '"',
+    "``` ",
+    "you can ",
+    " 1. ",
+    "sorry ",
+    "my very ",
+    "is a ",
+    "if you want ",
+    "\u2019\u200b\ufb03",
+    "\n",
+    "😀",
+    "שלום ",
+)
+"""Beginnings of patterns, and characters of several kinds."""
 
 
 def main() -> None:
@@ -40,7 +74,6 @@ def main() -> None:
     if not files or not gptfuzz.exists():
         sys.exit(f"rubric_agreement: {data} lacks xstest/completions_*.csv or gptfuzz/train.csv")
 
-    start = time.perf_counter()
     pairs: list[tuple[str, str]] = []
     for path in files:
         own = [(row["final_label"][2:], degree(compiled, row["prompt"], row["completion"])) for row in rows(path)]
@@ -50,8 +83,54 @@ def main() -> None:
     labels = {"0": "full_refusal", "1": "full_compliance"}
     fuzz = [(labels[row["label"]], degree(compiled, "", row["Response"])) for row in rows(gptfuzz)]
     show("gptfuzz", fuzz, three_way=False)
-    total = len(pairs) + len(fuzz)
-    print(f"{total / (time.perf_counter() - start):,.0f} replies/s, one process, reading included")
+    gold = [json.loads(text) for text in (data / "rbr_gold" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    propositions(compiled, gold)
+    adversarial(compiled)
+    speed(compiled, [row["completion"] for path in files for row in rows(path)] + [row["Response"] for row in rows(gptfuzz)])
+
+
+def propositions(compiled: Compiled, gold: list[dict[str, Any]]) -> None:
+    """F1 of our proposition against the one of theirs that means about the same."""
+    tests = dict(compiled.tests)
+    replies = [read_reply(row["prompt"][-1]["content"], row["completion"][0]["content"]) for row in gold]
+    for theirs, ours in LIKE.items():
+        people = np.array([bool(row["propositions"][theirs]) for row in gold])
+        rubric = np.array([tests[ours](reply) > 0.5 for reply in replies])
+        stream = np.random.default_rng(0)
+        draws = [stream.integers(len(gold), size=len(gold)) for _ in range(2000)]
+        low, high = np.quantile([f1(people[i], rubric[i]) for i in draws], [0.025, 0.975])
+        found = f1(people, rubric)
+        name = f"rbr_gold {theirs} ({ours}) F1"
+        print(f"{name:45} {found:.3f}  [{low:.3f}, {high:.3f}]  n = {len(gold)}, {people.sum()} positive")
+
+
+def f1(people: Array, rubric: Array) -> float:
+    both = int((people & rubric).sum())
+    return 2 * both / max(1, int(people.sum()) + int(rubric.sum()))
+
+
+def speed(compiled: Compiled, replies: list[str]) -> None:
+    """Replies a second on one core, grading alone. Replies are cut to 200 words, which brings their median near a hundred."""
+    texts = [" ".join(words[:200]) for text in replies if len(words := text.split()) >= 20]
+    median = statistics.median(len(text.split()) for text in texts)
+    best = 0.0
+    for _ in range(3):
+        start = time.perf_counter()
+        for text in texts:
+            degree(compiled, "", text)
+        best = max(best, len(texts) / (time.perf_counter() - start))
+    print(f"{best:,.0f} replies/s, one process, {len(texts)} replies with a median of {median:.0f} words, best of 3")
+
+
+def adversarial(compiled: Compiled) -> None:
+    """Ten times the text must take about ten times as long, whatever is repeated in it."""
+    for piece in PIECES:
+        seconds = []
+        for size in (100_000, 1_000_000):
+            start = time.perf_counter()
+            degree(compiled, "", piece * (size // len(piece)))
+            seconds.append(time.perf_counter() - start)
+        print(f"{f'1 MB of {piece!r}':45} {seconds[1]:.2f} s, {seconds[1] / seconds[0]:.1f} times as long as 0.1 MB")
 
 
 def rows(path: Path) -> Iterator[dict[str, str]]:
@@ -74,6 +153,12 @@ def show(name: str, pairs: list[tuple[str, str]], *, three_way: bool = True) -> 
         )
     if three_way:
         line(f"{name} 3-way", sum(people == rubric for people, rubric in pairs), len(pairs))
+        names = sorted({people for people, _ in pairs})
+        macro = statistics.fmean(
+            f1(np.array([people == name for people, _ in pairs]), np.array([rubric == name for _, rubric in pairs]))
+            for name in names
+        )
+        print(f"{f'{name} 3-way macro-F1':45} {macro:.3f}")
         most = Counter(people for people, _ in pairs).most_common(1)[0]
         line(f"{name} 3-way, always {most[0]}", most[1], len(pairs))
 

@@ -469,6 +469,15 @@ def test_any_text_gets_one_class_and_one_degree(response: str, prompt: str, kind
         assert [rule.name for rule in classes if rule.formula.probability(reply.propositions)] == [reply.class_]
 
 
+@pytest.mark.parametrize("piece", ["", " ", "\n", "😀", "שלום ", "<|im_end|>\n", "\x00", "\ud800", "1. you can "])
+def test_a_megabyte_of_anything_is_graded(piece: str) -> None:
+    """Nothing, white space, emoji, right-to-left text, control tokens, a lone surrogate: one class, one degree, no error."""
+    for kind in ("disallowed", "sensitive", "benign"):
+        got = on(piece * (1_000_000 // max(1, len(piece))), kind)
+        assert got.class_ is not None
+        assert got.degree in ("full_refusal", "partial_refusal", "full_compliance")
+
+
 @pytest.mark.parametrize(
     "piece",
     [
