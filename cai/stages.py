@@ -20,6 +20,7 @@ from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
 from cai.hygiene.prompts import clean_training, some
 from cai.records import Item, Message, Pair, Preference, Prompt, Reply, Revision
+from cai.report.cards import preference_card
 from cai.report.html import write_report
 from cai.rubric import gate_of
 from cai.store import digest
@@ -160,7 +161,10 @@ def reward(shop: Workshop) -> None:
         for p in [pairs[x.source]]
     ]
     learn, held = training.split_by_prompt(comparisons, config.held_out, shop.seed)
-    loss = training.train(model, learn, config, seed=shop.seed, progress=shop.progress("reward"))
+    deciding: list[training.Comparison] = []
+    if config.patience is not None:
+        held, deciding = training.split_by_prompt(held, 0.5, shop.seed)
+    loss = training.train(model, learn, config, seed=shop.seed, progress=shop.progress("reward"), deciding=deciding)
     measured = training.measure(model, held)
     agreement = estimate(
         "reward.agreement", "reward", [m.agrees for m in measured], [m.prompt for m in measured], proportion=True
@@ -176,6 +180,9 @@ def reward(shop: Workshop) -> None:
             "log_loss": log_loss.model_dump(),
         }
         (folder / "metrics.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        labels = store.read_manifest(shop.path(PREFERENCES))
+        card = preference_card(config.labels, len(learn), [agreement, log_loss], labels, shop.constitution.name)
+        (folder / "README.md").write_text(card.content, encoding="utf-8")
     store.finish(out, pairs=len(comparisons), held_out=len(held))
 
 
@@ -188,14 +195,19 @@ def ppo(shop: Workshop) -> None:
     from cai.lm.local import load_model
     from cai.lm.precision import matmul_dtype
     from cai.reward.combine import combine
+    from cai.reward.direct import rater
     from cai.reward.preference_model import PreferenceModel
     from cai.train import ppo as training
     from cai.train.rollout import RewardTable, Rollout
 
     run, out = shop.loaded.run, shop.path(POLICY)
-    mixed = digest(run.mix)
+    about = {"mix": digest(run.mix)}
+    rate = None
+    if run.mix.direct:
+        lm = shop.lm(run.judge or run.model)
+        rate, about = rater(lm), about | {"judge": lm.fingerprint, "templates": templates.templates_digest()}
     inputs = [PROMPTS, SFT, REWARD, *[REVISIONS] * bool(run.ppo.ptx.coef)]
-    if store.begin(out, "ppo", shop.made(run.ppo, inputs, ("rubric",), mix=mixed)):
+    if store.begin(out, "ppo", shop.made(run.ppo, inputs, ("rubric",), **about)):
         return
     where = str(shop.path(SFT))
     torch.manual_seed(shop.seed)
@@ -204,7 +216,7 @@ def ppo(shop: Workshop) -> None:
     judge = PreferenceModel.load(model, renderer, shop.path(REWARD)) if run.mix.pm else None
 
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
-        return combine([r.prompt for r in rollouts], [r.text for r in rollouts], judge, shop.rubric, run.mix)
+        return combine([r.prompt for r in rollouts], [r.text for r in rollouts], judge, shop.rubric, run.mix, rate)
 
     rows = rows_of(shop.path(PROMPTS), Prompt)
     learnt: list[Revision] = rows_of(shop.path(REVISIONS), Revision) if run.ppo.ptx.coef else []

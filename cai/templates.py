@@ -100,7 +100,7 @@ PREAMBLE = re.compile(
     re.IGNORECASE,
 )
 FENCED = re.compile(r"^(`{3,})[^\n`]*\n(.*?)(?:(?<=\n)\1|\Z)", re.DOTALL)
-BAR = re.compile(r"(?P<after>(?<=[^:\s])\s*?\n)?^`{3,}.*$", re.MULTILINE)
+BAR = re.compile(r"^[ \t]*(?P<ticks>`{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
 LABEL = re.compile(r"^(?:assistant|ai|revision|reply|response|answer)\s*:\s*", re.IGNORECASE)
 
 
@@ -110,9 +110,7 @@ def parse_reply(text: str, *, finished: bool) -> str | None:
     None when nothing is left.
     """
     body = text.strip()
-    bars = list(BAR.finditer(body))
-    if len(bars) % 2 and bars[0].start() and bars[-1]["after"]:  # closes a fence of the question: the rest is talk about it
-        body = body[: bars[-1].start()].strip()
+    body = body[: _stray_bar(body)].strip()
     for _ in range(3):
         fenced = FENCED.match(body)  # what stands after the closing fence is talk about the reply
         shorter = LABEL.sub("", PREAMBLE.sub("", fenced[2].strip() if fenced else body)).strip()
@@ -124,6 +122,20 @@ def parse_reply(text: str, *, finished: bool) -> str | None:
     if not finished:
         body = whole_sentences(body)
     return body or None
+
+
+def _stray_bar(text: str) -> int | None:
+    """Where a fence opens that nothing announces and nothing closes: it closes the question's, and the rest is talk about it."""
+    opened: re.Match[str] | None = None
+    for bar in BAR.finditer(text):
+        if opened is None:
+            opened = bar
+        elif len(bar["ticks"]) >= len(opened["ticks"]) and not bar["info"].strip():
+            opened = None
+    if opened is None or opened["info"].strip():
+        return None
+    before = text[: opened.start()].strip()
+    return opened.start() if before and not before.endswith(":") else None
 
 
 def whole_sentences(text: str) -> str:
@@ -202,6 +214,23 @@ def parse_verdict(text: str) -> Literal["A", "B"] | None:
     return found[-1] if found else None
 
 
+# ---- ratings (direct RLAIF, arXiv:2309.00267) ----
+
+STEPS = tuple("0123456789")
+"""Ten steps as single digits: "10" would begin with "1", and be two tokens for many models."""
+RATER = "You rate the replies of an AI assistant."
+RATE = (
+    "Conversation:\n{transcript}\n\nRate the assistant's last reply with one digit, from 0 (harmful or useless) to 9 (harmless, "
+    "honest and as helpful as it can be)."
+)
+RATING = "Rating: "
+
+
+def rating_chat(chat: Chat, reply: str) -> Chat:
+    """Asks for a rating of `reply`. The answer is read from `choice_logprobs(…, STEPS, prefill=RATING)`."""
+    return tuple(_turns(("system", RATER), ("user", fill_in(RATE, transcript=_answered(chat, reply)))))
+
+
 # ---- propositions (arXiv:2411.01111, section 4.1) ----
 
 GRADER = "You answer yes-or-no questions about the last reply of an AI assistant."
@@ -262,7 +291,7 @@ def parse_message(text: str, *, finished: bool) -> str | None:
 def templates_digest() -> str:
     """Changes when the wording of any template changes."""
     return digest(
-        *(GRADER, PROPOSITION, *ANSWERS, WRITER, WISHED, TESTER, ANOTHER),
+        *(GRADER, PROPOSITION, *ANSWERS, WRITER, WISHED, TESTER, ANOTHER, RATER, RATE, RATING, *STEPS),
         *(CRITIC, QUESTION, REVIEWED, NO_CRITIQUE, GENERAL_CRITIQUE, GENERAL_REVISION, ONLY),
         *(JUDGE, COMPARE, GENERAL_COMPARE, DETAILED_COMPARE, THINK, DECIDE, NO_THOUGHT, VERDICT, *OPTIONS),
     )

@@ -475,8 +475,10 @@ def test_a_wrong_input_has_no_traceback(tmp_path: Path) -> None:
     assert err.startswith(f"cai: {tmp_path}/none.yaml: no such file")
 
 
-def test_ctrl_c_is_130_and_one_line(tmp_path: Path) -> None:
-    """Interrupted while it waits for input, after it has graded a line: what it wrote stays, and it says how to go on."""
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_one_line_and_its_own_code(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    """Interrupted, or told to end by a scheduler, while it waits for input, after it has graded a line: what it wrote stays, and
+    it says how to go on."""
     output = tmp_path / "out.jsonl"
     child = process(
         *("grade", "--constitution", "harmless", "--input", "-", "--output", output),
@@ -491,9 +493,9 @@ def test_ctrl_c_is_130_and_one_line(tmp_path: Path) -> None:
             break
         time.sleep(0.1)
     time.sleep(0.3)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(sent)
     out, err = child.communicate(timeout=60)
-    assert (child.returncode, out) == (130, "")
+    assert (child.returncode, out) == (code, "")
     assert err == "cai: interrupted; nothing finished is lost: run the same command to go on\n"
     assert len(output.read_text(encoding="utf-8").splitlines()) == 1
 

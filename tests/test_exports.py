@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,20 @@ def test_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         main(["export", str(tmp_path), "--output", str(tmp_path / "other")])
     assert ended.value.code == 2
     assert "nothing to export" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")  # of TRL, peft and transformers about each other
+def test_the_dpo_example_learns_from_an_export(
+    run: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example as a user runs it, on the tiny model: three pairs are surer than its margin, and what it saves has moved."""
+    from transformers import AutoModelForCausalLM
+
+    export(run, tmp_path / "out")
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "dpo.py"))
+    example["main"](str(tmp_path / "out"), str(tiny_model), str(tmp_path / "dpo"))
+    assert "3 of 3 pairs" in capsys.readouterr().out
+    before, after = (dict(AutoModelForCausalLM.from_pretrained(x).named_parameters()) for x in (tiny_model, tmp_path / "dpo"))
+    moved = [name for name in before if not before[name].equal(after[name])]
+    assert moved
+    assert all("proj" in name for name in moved), "LoRA, merged, touches linear layers alone"

@@ -354,14 +354,21 @@ def test_long_prompts_make_smaller_batches(lm: LocalLM, batches: list[int]) -> N
 
 def test_two_sets_of_few_shots_are_two_batches(lm: LocalLM, batches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Five chats behind one long system turn and three behind another, mixed: each turn is read once, in a batch of its own."""
-    said = [chat_of(("system", turn * 200), ("user", f"{i}")) for i in range(5) for turn in "ab" if turn == "a" or i < 3]
+    said = [chat_of(("system", turn * 400), ("user", f"{i}")) for i in range(5) for turn in "ab" if turn == "a" or i < 3]
     read: list[int] = []
     real = decode.read_prefix
     monkeypatch.setattr(decode, "read_prefix", lambda model, ids: read.append(len(ids)) or real(model, ids))
     sampled(lm, said, max_tokens=1)
     assert sorted(batches) == [3, 5]
     assert len(read) == 2
-    assert min(read) > 200
+    assert min(read) > 400
+
+
+def test_draws_of_the_same_long_prompts_stay_together(lm: LocalLM, batches: list[int]) -> None:
+    """Twelve prompts of 150 letters, four draws of each: one batch, and not one for each prompt."""
+    said = [ask(chr(ord("a") + i) * 150) for i in range(12) for _ in range(4)]
+    sampled(lm, said, max_tokens=1)
+    assert batches == [48]
 
 
 def test_chained_calls_stay_together(lm: LocalLM, batches: list[int]) -> None:

@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console
 
 from cai.records import Preference, Score, Vote
+from cai.report.cards import preference_card
 from cai.report.labels import diagnose, flipped, lean
 from cai.report.plots import ppo_curves, style_shares
 from cai.report.table import cell, changes, headline, headline_markdown
+from cai.store import Manifest
 
 STEPS = [{"step": i, "reward": 0.1 * i, "kl": 0.5 * i, "reward.pm": 0.2, "reward.rubric": 0.1 * i - 0.2} for i in range(5)]
 
@@ -24,6 +26,20 @@ def score(metric: str, mean: float | None, subject: str = "base", *, n: int = 96
 
 def vote(logprobs: tuple[float, float] | None, swapped: tuple[float, float] | None, p: float | None) -> Vote:
     return Vote(principle="p", logprobs=logprobs, logprobs_swapped=swapped, p_first=p)
+
+
+# ---- cards ----
+
+
+def test_a_preference_models_card() -> None:
+    """Figures with their interval and count; what is not known is a dash; the labels' origin as their manifest has it."""
+    made = Manifest(stage="label", made={"constitution": "toy 1", "judge": "abc", "seed": "7"}, versions={"cai": "0.1.0"})
+    text = preference_card("soft", 40, [score("reward.agreement", 0.65), score("reward.log_loss", None)], made, "toy").content
+    assert "library_name: cai" in text.split("---")[1]
+    assert "Trained on 40 pairs with soft labels" in text
+    assert "| reward.agreement | 0.650 | [0.530, 0.760] | 96 |" in text
+    assert "| reward.log_loss | – | – | 96 |" in text
+    assert "| label | toy 1 | abc | 7 |" in text
 
 
 # ---- labels ----

@@ -20,7 +20,7 @@ from cai.reward.combine import RewardMix, combine
 from cai.reward.preference_model import ADAPTER, HEAD_FILE, PreferenceModel
 from cai.reward.terms import faults
 from cai.rubric import compile_rubric
-from cai.train.reward import Comparison, RewardConfig, grouped, measure, pair_loss, split_by_prompt, train
+from cai.train.reward import Best, Comparison, RewardConfig, grouped, measure, pair_loss, split_by_prompt, train
 
 ASKED = chat_of(("user", "hello"))
 REPLIES = ["yes", "no, and here is why: " + "because " * 12, "", "a", "what do you mean by that?"]
@@ -212,6 +212,37 @@ def test_a_prompts_pairs_are_in_one_step() -> None:
     batches = [[comparisons[i].prompt for i in places] for places in grouped(comparisons, 3)]
     assert batches == [["a"] * 3, ["b", "c"], ["d", "d"]]
     assert [len(places) for places in grouped(comparisons, 1)] == [3, 1, 1, 2]
+
+
+def test_the_best_epoch_is_kept() -> None:
+    """Losses 3, 2, 4, 5 with weights 0, 1, 2, 3: the age of the best is 0, 0, 1, 2, and its weight comes back."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    best = Best([weight])
+    ages = []
+    for epoch, loss in enumerate([3.0, 2.0, 4.0, 5.0]):
+        weight.data.fill_(epoch)
+        ages.append(best.age(epoch, loss))
+    assert ages == [0, 0, 1, 2]
+    best.restore()
+    assert float(weight.detach()) == 1
+    weight.data.fill_(7)
+    Best([weight]).restore()
+    assert float(weight.detach()) == 7
+
+
+def test_training_stops_where_held_out_pairs_say(tiny_model: Path) -> None:
+    """Pairs that decide have the opposite labels, so that each epoch makes their loss worse: with a patience of 2, three of the
+    twelve epochs are run, and the first one's weights are kept."""
+    model = fresh(tiny_model)
+    pairs = [Comparison(str(i), model.rows(ASKED, "a" * (i + 1)), model.rows(ASKED, "b" * (i + 1)), 1.0) for i in range(4)]
+    against = [Comparison(c.prompt, c.first, c.second, 0.0) for c in pairs]
+    seen: list[int] = []
+    config = RewardConfig(epochs=12, batch_size=4, learning_rate=1e-2, patience=2)
+    train(model, pairs, config, seed=0, progress=lambda done, total: seen.append(done), deciding=against)
+    assert seen == [1, 2, 3]
+    other = fresh(tiny_model)
+    train(other, pairs, config.model_copy(update={"epochs": 12, "patience": None}), seed=0, progress=quiet, deciding=against)
+    assert measure(model, against)[0].log_loss < measure(other, against)[0].log_loss
 
 
 def test_hard_labels_are_an_ablation(tiny_model: Path) -> None:

@@ -1,11 +1,15 @@
 """The command line: wiring only.
 
-Exit codes: 0 done, 1 the job found or failed something, 2 wrong usage or unreadable input, 130 interrupted.
+Exit codes: 0 done, 1 the job found or failed something, 2 wrong usage or unreadable input, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
@@ -34,8 +38,10 @@ WrongUsage: type[Exception] = typer.BadParameter.__mro__[2]
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the `cai` command."""
+    told: list[int] = []
     try:
-        code = app(arguments, standalone_mode=False)
+        with _terminable(told):
+            code = app(arguments, standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except CaiError as error:
@@ -43,8 +49,26 @@ def main(arguments: list[str] | None = None) -> Any:
     except WrongUsage as error:
         _end(error.format_message(), 2)  # type: ignore[attr-defined]
     if code == 130:
-        _end(INTERRUPTED, 130)
+        _end(INTERRUPTED, 128 + (told or [signal.SIGINT])[0])
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _terminable(told: list[int]) -> Iterator[None]:
+    """SIGTERM, which schedulers send before they kill, ends a command as Ctrl-C does; `told` gets its number."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -66,13 +66,14 @@ def rubric_score(constitution: str) -> ScoreTexts:
 
 
 def run_score(run: Path) -> ScoreTexts:
-    """The reward that a run's PPO learns from: preference model, rubric and terms, by the run's own mix."""
+    """The reward that a run's PPO learns from: preference model, rubric, rating and terms, by the run's own mix."""
     from cai.config import load_run
     from cai.lm.adapters import with_adapter
     from cai.lm.chat import load_renderer
     from cai.lm.local import load_model
     from cai.progress import teller
     from cai.reward.combine import combine
+    from cai.reward.direct import rater
     from cai.reward.preference_model import ADAPTER, PreferenceModel
     from cai.workshop import REWARD, SFT, open_workshop
 
@@ -85,7 +86,9 @@ def run_score(run: Path) -> ScoreTexts:
         base = with_adapter(load_model(where), ADAPTER, settings.reward.rank, settings.reward.layers)
         judge = PreferenceModel.load(base, load_renderer(where), shop.ready(REWARD))
 
+    rate = rater(shop.lm(settings.judge or settings.model)) if settings.mix.direct else None
+
     def score(prompts: Sequence[Prompt], replies: Sequence[str]) -> Table:
-        return combine(prompts, replies, judge, shop.rubric, settings.mix)
+        return combine(prompts, replies, judge, shop.rubric, settings.mix, rate)
 
     return score

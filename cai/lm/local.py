@@ -34,8 +34,8 @@ BATCH = 128
 TOKENS = 12_000
 """Prompt tokens a forward pass, which bounds its memory: about 50 kB each for keys and values of a small model."""
 KEPT_PREFIXES = 4
-LONG_PREFIX = 128
-"""Tokens; reading so many once rather than once a row pays for decoding two batches instead of one."""
+SAVED_TOKENS = 512
+"""Not to read so many tokens of prompts pays for decoding two batches instead of one."""
 
 
 @dataclass(frozen=True)
@@ -191,18 +191,25 @@ def _batches(calls: list[Any]) -> list[list[Any]]:
 def _families(calls: list[Any]) -> list[list[Any]]:
     """Calls by what they begin with: two sets of few-shot examples are two prefixes, each to be read once.
 
-    In lexical order neighbours share the most. A new family begins where they share less than half of what neighbours usually do,
-    if that is worth batches of its own.
+    In lexical order neighbours share the most. A new family begins where they share less than half of what different neighbours
+    usually do; one that would save less than it costs stays with the family before it.
     """
     ordered = sorted(calls, key=lambda call: call.ids)
     shared = [common_prefix([a.ids, b.ids]) for a, b in itertools.pairwise(ordered)]
-    usual = statistics.median(shared) if shared else 0
+    differing = [n for n, (a, b) in zip(shared, itertools.pairwise(ordered), strict=True) if a.ids != b.ids]
+    usual = statistics.median(differing) if differing else 0
     families = [ordered[:1]] if ordered else []
     for call, length in zip(ordered[1:], shared, strict=True):
-        if length < usual / 2 and usual >= LONG_PREFIX:
+        if length < usual / 2:
             families.append([])
         families[-1].append(call)
-    return families
+    worth = [families[0]] if families else []
+    for family in families[1:]:
+        if (len(family) - 1) * usual >= SAVED_TOKENS:
+            worth.append(family)
+        else:
+            worth[-1] += family
+    return worth
 
 
 def load_model(where: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""The card of an exported data set: what is in it, what made it, what was left out, and a warning where texts do harm."""
+"""Cards: what is in a data set or a preference model, what made it, what was left out, and a warning where texts do harm."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
-from cai.records import Preference, Prompt, Revision
+from cai.records import Preference, Prompt, Revision, Score
 from cai.store import Manifest
 
 WARNING = (
@@ -57,6 +57,30 @@ def dataset_card(
     )
     parts = [f"# {name}", *[WARNING] * harmful, _contents(rows, saved), _origin(manifests), _losses(left_out), _terms(license)]
     return DatasetCard(f"---\n{about.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+def preference_card(labels: str, pairs: int, measured: Sequence[Score], made: Manifest | None, constitution: str) -> ModelCard:
+    """The README of a preference model: what it is, what it learnt from, how well it agrees with what it has not seen."""
+    about = ModelCardData(library_name="cai", tags=["constitutional-ai", "rlaif", "preference-model"])
+    rows = "\n".join(f"| {score.metric} | {_number(score.mean)} | {_span(score)} | {score.n} |" for score in measured)
+    parts = [
+        f"# Preference model ({constitution})",
+        "A LoRA adapter and a scalar head (`safetensors`) on the fine-tuned model of the same run (`../20-sft`). The score of "
+        "a reply is read at its last token, and `gain * score + bias` has mean 0 and variance 1 over that model's replies.",
+        f"Trained on {pairs} pairs with {labels} labels of an AI judge, by soft Bradley-Terry.",
+        f"| on held-out prompts | mean | 95 % interval | n |\n|---|---:|---:|---:|\n{rows}",
+        *([_origin([made])] if made else []),
+        "Its labels are a model's opinions under written principles, not people's: check it on human labels before use.",
+    ]
+    return ModelCard(f"---\n{about.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _span(score: Score) -> str:
+    return "–" if score.ci_low is None or score.ci_high is None else f"[{score.ci_low:.3f}, {score.ci_high:.3f}]"
 
 
 def losses(prompts: Manifest | None, revisions: Iterable[Revision], preferences: Iterable[Preference]) -> dict[str, Counter[str]]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cai.records import Prompt
 from cai.reward import terms
+from cai.reward.direct import Rate
 from cai.reward.preference_model import PreferenceModel
 from cai.rubric import Compiled, grade
 
@@ -21,6 +22,8 @@ class RewardMix(BaseModel):
     """Of the preference model's reward, which has variance 1 over the reference policy's replies."""
     rubric: float = Field(1.0, ge=0)
     """Of the rubric's score; it speaks on prompts whose `kind` is known (arXiv:2411.01111: safety-relevant prompts only)."""
+    direct: float = Field(0.0, ge=0)
+    """Of the judge's own rating of a reply, in [-1, 1] (direct RLAIF, arXiv:2309.00267): instead of `pm`, or beside it."""
     length: float = Field(0.0, ge=0)
     """Taken off per hundred words beyond `free_words`: preference models like length for its own sake."""
     free_words: int = Field(150, ge=0)
@@ -29,7 +32,12 @@ class RewardMix(BaseModel):
 
 
 def combine(
-    prompts: Sequence[Prompt], replies: Sequence[str], model: PreferenceModel | None, rubric: Compiled | None, mix: RewardMix
+    prompts: Sequence[Prompt],
+    replies: Sequence[str],
+    model: PreferenceModel | None,
+    rubric: Compiled | None,
+    mix: RewardMix,
+    rate: Rate | None = None,
 ) -> dict[str, list[float | None]]:
     """Part -> one value per reply. None: the part could not tell. A prompt without a kind gets 0 from the rubric: no say."""
     table: dict[str, list[float | None]] = {}
@@ -38,6 +46,8 @@ def combine(
         table["pm"] = [mix.pm * score for score in model.score(rows)]
     if mix.rubric and rubric is not None:
         table["rubric"] = [_rubric(prompt, reply, rubric, mix.rubric) for prompt, reply in zip(prompts, replies, strict=True)]
+    if mix.direct and rate is not None:
+        table["direct"] = [None if value is None else mix.direct * value for value in rate(prompts, replies)]
     if mix.length:
         table["length"] = [-mix.length * terms.surplus(reply, mix.free_words) for reply in replies]
     if mix.format:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -36,6 +38,9 @@ class RewardConfig(BaseModel):
     """Probabilities as they are, or (as an ablation) 0 and 1 by the likelier side; ties stay one half."""
     held_out: float = Field(0.2, ge=0, lt=1)
     """Share of prompts whose pairs measure the model instead of training it."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many epochs without a lower log loss on held-out pairs, and keep the best epoch's weights; half of the
+    held-out prompts decide this and the other half measure. None: all epochs, and all of them measure."""
     max_grad_norm: float = Field(1.0, gt=0)
 
 
@@ -57,9 +62,17 @@ def split_by_prompt(comparisons: Sequence[Comparison], share: float, seed: int) 
 
 
 def train(
-    model: PreferenceModel, comparisons: Sequence[Comparison], config: RewardConfig, *, seed: int, progress: Progress
+    model: PreferenceModel,
+    comparisons: Sequence[Comparison],
+    config: RewardConfig,
+    *,
+    seed: int,
+    progress: Progress,
+    deciding: Sequence[Comparison] = (),
 ) -> float:
-    """Fit head and adapter; returns the mean training loss of the last epoch, nats a pair.
+    """Fit head and adapter; returns the mean training loss of the last epoch that was run, nats a pair.
+
+    `deciding`: the pairs whose log loss decides with `config.patience`; without any, every epoch is run.
 
     Raises:
         TrainError: nothing to train on, or the loss is not a number.
@@ -71,6 +84,7 @@ def train(
     batches = grouped(comparisons, config.batch_size)
     steps = config.epochs * len(batches)
     step, losses = 0, [0.0]
+    best = Best(learnt)
     for epoch in range(config.epochs):
         batches = grouped(comparisons, config.batch_size)
         rng(seed, "reward", "order", epoch).shuffle(batches)
@@ -89,7 +103,33 @@ def train(
             losses.append(float(loss.detach()))
             step += 1
             progress(step, steps)
+        if config.patience is not None and deciding and best.age(epoch, _log_loss(model, deciding)) >= config.patience:
+            break
+    best.restore()
     return sum(losses) / len(losses)
+
+
+class Best:
+    """The weights of the epoch with the lowest loss so far."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self.parameters, self.loss, self.epoch = parameters, math.inf, -1
+        self.kept: list[Tensor] = []
+
+    def age(self, epoch: int, loss: float) -> int:
+        """Epochs since the best one; 0 when this is it, whose weights are then kept."""
+        if loss < self.loss:
+            self.loss, self.epoch, self.kept = loss, epoch, [p.detach().clone() for p in self.parameters]
+        return epoch - self.epoch
+
+    def restore(self) -> None:
+        """Put the kept weights back; nothing happens when none were kept."""
+        for parameter, kept in zip(self.parameters, self.kept, strict=False):
+            parameter.data.copy_(kept)
+
+
+def _log_loss(model: PreferenceModel, comparisons: Sequence[Comparison]) -> float:
+    return fmean(found.log_loss for found in measure(model, comparisons))
 
 
 def grouped(comparisons: Sequence[Comparison], size: int) -> list[list[int]]:
