@@ -26,6 +26,7 @@ from cai.hygiene.prompts import some
 from cai.lm.base import LM, Sample
 from cai.lm.metered import Budget, Prices
 from cai.records import Chat, Pair
+from cai.reward.direct import rate
 from cai.store import together
 from cai.workshop import SUBJECTS, Workshop, read_run_prompts
 
@@ -155,6 +156,9 @@ def plan(shop: Workshop, count: int) -> list[Forecast]:
     async def keep(item: Any) -> None:
         pairs.append(await draw(item))
 
+    async def rated(pair: Pair) -> None:
+        await rate(judge, pair.chat, pair.first)
+
     about = {p.id: (p.kind, p.category) for p in train}
     gate = lambda prompt, reply: None  # noqa: E731  # what the gate drops costs as much as what it keeps
     revised = revise_items(some(train, run.revise.prompts, seed, "revise"), run.revise)
@@ -165,6 +169,7 @@ def plan(shop: Workshop, count: int) -> list[Forecast]:
         ("revise", run.model, revised, reviser(shop.constitution, author, run.revise, gate, seed), len(revised)),
         ("pair", run.model, paired, keep, len(paired)),
         ("label", run.judge or run.model, pairs, label, len(paired)),
+        *([("ppo", run.judge or run.model, pairs, rated, run.ppo.updates * run.ppo.episodes)] if run.mix.direct else []),
         ("eval", run.model, asked, replier("base", author, shop.rubric, run.eval, seed), len(asked) * len(SUBJECTS)),
     ]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from cai import store, templates
 from cai.config import save_run
 from cai.edited import LABEL_READS, abouts_in, preference_stands_in, revise_reads, revision_stands_in
-from cai.errors import ConfigError, StoreError
+from cai.errors import ConfigError, StoreError, TrainError
 from cai.evals.refusal import comparisons, refusal_scores
 from cai.evals.replies import item_of, items, replier
 from cai.evals.stats import estimate
@@ -164,6 +164,8 @@ def reward(shop: Workshop) -> None:
     deciding: list[training.Comparison] = []
     if config.patience is not None:
         held, deciding = training.split_by_prompt(held, 0.5, shop.seed)
+        if not deciding:
+            raise TrainError("reward: reward.patience needs two held-out prompts or more: raise reward.held_out or pair.prompts")
     loss = training.train(model, learn, config, seed=shop.seed, progress=shop.progress("reward"), deciding=deciding)
     measured = training.measure(model, held)
     agreement = estimate(

@@ -47,7 +47,7 @@ def main(exported: str, model: str, out: str) -> None:
     trainer.train()
     trainer.model.merge_and_unload().save_pretrained(out)
     trainer.processing_class.save_pretrained(out)
-    print(f"{len(sure)} of {len(pairs)} pairs, last loss {trainer.state.log_history[-1]['train_loss']:.3f}: {out}")
+    print(f"{len(sure)} of {len(pairs)} pairs, mean loss {trainer.state.log_history[-1]['train_loss']:.3f}: {out}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -187,6 +188,19 @@ def test_run_again_nothing_is_made_anew(home: Path, whole: tuple[Path, float]) -
     assert walk(home / "run.yaml", "--set", f"folder={folder}") == 0
     assert {p: p.stat().st_mtime_ns for p in files} == times
     assert made(folder) == before
+
+
+def test_a_rating_may_stand_for_the_preference_model(home: Path, whole: tuple[Path, float]) -> None:
+    """PPO alone, in a copy of the run, on the judge's ratings: they are all of the reward, in [-1, 1]."""
+    folder = home / "rated"
+    shutil.copytree(whole[0], folder, ignore=shutil.ignore_patterns("60-*", "run.json"))
+    mix = ("--set", "mix.pm=0", "--set", "mix.rubric=0", "--set", "mix.direct=1")
+    assert walk(home / "run.yaml", "--set", f"folder={folder}", "--from", "ppo", "--until", "ppo", *mix) == 0
+    steps = [json.loads(line) for line in (folder / "60-policy/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(steps) == 3
+    for step in steps:
+        assert [key for key in step if key.startswith("reward.")] == ["reward.direct"]
+        assert -1 <= step["reward.direct"] <= 1
 
 
 def test_a_part_of_the_line(home: Path, whole: tuple[Path, float], capsys: pytest.CaptureFixture[str]) -> None:

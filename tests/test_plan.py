@@ -62,11 +62,11 @@ def test_probed_rows_come_from_all_over(count: int, chosen: list[int]) -> None:
     assert spread(range(10), count) == chosen
 
 
-def planned(tmp_path: Path, spec: str, probe: int, budget: Budget | None = None) -> list[Forecast]:
+def planned(tmp_path: Path, spec: str, probe: int, budget: Budget | None = None, more: str = "") -> list[Forecast]:
     kinds = ("disallowed", "benign", "sensitive")
     lines = [json.dumps({"prompt": f"question {i}", "kind": kinds[i % 3]}) for i in range(COUNT)]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (tmp_path / "run.yaml").write_text(RUN.format(spec=spec, folder=tmp_path / "run"), encoding="utf-8")
+    (tmp_path / "run.yaml").write_text(RUN.format(spec=spec, folder=tmp_path / "run") + more, encoding="utf-8")
     return plan(open_workshop(load_run(tmp_path / "run.yaml"), still, budget), probe)
 
 
@@ -84,6 +84,15 @@ def test_the_forecast_of_a_whole_run(tmp_path: Path) -> None:
         loaded = load_run(tmp_path / "run.yaml")
         walk(open_workshop(loaded, still), ["prompts", "revise"], lambda stage, seconds: None)
         assert len(server.answered()) == asked  # every row was probed: the run has nothing left to ask
+
+
+def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
+    """Direct RLAIF asks the judge once a rollout: 5 updates of 4 prompts and 2 replies are 40 calls."""
+    with endpoint(tmp_path / "server") as server:
+        more = "\nmix: {pm: 0, direct: 1}\nppo: {updates: 5, prompts: 4, replies: 2}\n"
+        found = {f.stage: f for f in planned(tmp_path, server.spec, 6, more=more)}
+    assert list(found) == ["revise", "pair", "label", "ppo", "eval"]
+    assert found["ppo"].calls.mean == 40
 
 
 def test_a_few_rows_cost_a_few_calls(tmp_path: Path) -> None:

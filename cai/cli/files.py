@@ -178,9 +178,15 @@ def evaluate(
     budget = limits("eval", max_cost, max_tokens, max_hours)
     lm = open_logged(model, output, connections, budget)
     config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
-    asked = items(list(prompt_rows(data)), config.draws)
+    prompts = list(prompt_rows(data))
+    asked = items(prompts, config.draws)
     beside = output.with_suffix(".items.jsonl")
-    told = {"config": store.digest(config), "seed": str(seed), "model": lm.fingerprint, "data": store.file_digest(data)}
+    told = {
+        "config": store.digest(config),
+        "seed": str(seed),
+        "model": lm.fingerprint,
+        "data": store.digest(*(p.line() for p in prompts)),
+    }
     store.begin(beside, "eval", told | {"rubric": store.digest(rubric)})
     with teller() as progress:
         step, bar = replier(model, lm, compile_rubric(rubric), config, seed), progress("eval")

@@ -24,7 +24,7 @@ app = typer.Typer()
 @app.command(epilog="Example: cai serve-reward runs/quickstart --port 8900, or cai serve-reward --constitution harmless")
 def serve_reward(
     run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run's folder or YAML: preference model and rubric.")
+        Path | None, typer.Argument(metavar="RUN", help="A run's folder or YAML: its whole reward, by its own mix.")
     ] = None,
     constitution: Annotated[str | None, typer.Option(help="Without a run: its rubric alone.")] = None,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets others in.")] = "127.0.0.1",

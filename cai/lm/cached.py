@@ -37,7 +37,8 @@ class RequestLog:
             raise StoreError(f"{path}: no such request log")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            # one thread at a time asks, though not always the one that opened it: a reward server's scorer is another
+            self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self.db.execute("PRAGMA journal_mode=WAL")
             self.db.execute("PRAGMA synchronous=NORMAL")
             self.db.execute(_TABLE)

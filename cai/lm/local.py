@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from cai.errors import BackendError, blame
+from cai.errors import BackendError, UnansweredError, blame
 from cai.lm import attention, decode
 from cai.lm.attention import Prefix
 from cai.lm.base import Sample, cut
@@ -87,7 +87,7 @@ class LocalLM:
         room = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
         need = len(call.ids) + (call.max_tokens if isinstance(call, _Draw) else 1)
         if need > room:
-            raise BackendError(f"a prompt of {len(call.ids)} tokens does not fit the model's window of {room}")
+            raise UnansweredError(f"a prompt of {len(call.ids)} tokens does not fit the model's window of {room}")
         self._pending.append(call)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())

@@ -15,6 +15,7 @@ WARNING = (
     "> **Warning.** These prompts ask for harm on purpose, and replies may contain what they ask for. The texts are meant for\n"
     "> making models safer; don't show them to people who have not been told."
 )
+OPINIONS = "Its labels are a model's opinions under written principles, not people's: check it on human labels before use."
 COLUMNS = {
     "sft": "`prompt` and `completion` are lists of role and content; `id` names the row of the run that it came from.",
     "preferences": (
@@ -67,10 +68,10 @@ def preference_card(labels: str, pairs: int, measured: Sequence[Score], made: Ma
         f"# Preference model ({constitution})",
         "A LoRA adapter and a scalar head (`safetensors`) on the fine-tuned model of the same run (`../20-sft`). The score of "
         "a reply is read at its last token, and `gain * score + bias` has mean 0 and variance 1 over that model's replies.",
-        f"Trained on {pairs} pairs with {labels} labels of an AI judge, by soft Bradley-Terry.",
+        f"Trained on {pairs} pairs with {labels} labels{' of an AI judge' if made else ''}, by soft Bradley-Terry.",
         f"| on held-out prompts | mean | 95 % interval | n |\n|---|---:|---:|---:|\n{rows}",
         *([_origin([made])] if made else []),
-        "Its labels are a model's opinions under written principles, not people's: check it on human labels before use.",
+        *[OPINIONS] * bool(made),
     ]
     return ModelCard(f"---\n{about.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 
