@@ -21,6 +21,7 @@ from cai.cli import main
 from cai.cli.serve import rubric_score
 from cai.errors import StoreError
 from cai.records import Prompt, chat_of
+from cai.reward.combine import RewardMix
 from cai.scale.exports import export_engine
 from cai.scale.reward_server import Limits, RewardServer, Table
 from cai.scale.trl_reward import reward_function
@@ -174,6 +175,12 @@ def test_verl_has_always_the_same_keys(told: str, monkeypatch: pytest.MonkeyPatc
     others.append(score("cai", "a", "", about, server_url="http://127.0.0.1:9"))
     assert all(found.keys() == right.keys() for found in others)
     assert [found["cai_error"] for found in others] == [1.0] * 4
+
+
+def test_verl_has_a_key_for_every_part_of_the_reward() -> None:
+    """Each setting of the mix but the free words is a part; one that the plug-in did not know would silently vanish."""
+    parts = set(RewardMix.model_fields) - {"free_words"}
+    assert set(plugin("verl_reward").KEYS) == parts | {"score", "cai_error"}
 
 
 def test_trl_gets_none_where_nobody_knows() -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import urllib.request
 
-KEYS = ("score", "pm", "rubric", "length", "format", "cai_error")
+KEYS = ("score", "pm", "rubric", "direct", "length", "format", "cai_error")
 TIMEOUT = 180
 
 
