@@ -127,12 +127,10 @@ class _Columns:
     def column(self, name: str) -> Array:
         return np.fromfile(self.folder / name, np.uint64)
 
-    def signatures(self) -> Array:
-        """(N, permutations), on disk."""
-        size = (self.folder / "near").stat().st_size
-        if size == 0:
-            return np.zeros((0, PERMUTATIONS), np.uint32)
-        return np.memmap(self.folder / "near", np.uint32, "r").reshape(-1, PERMUTATIONS)
+    def signatures(self, start: int, count: int) -> Array:
+        """(count, permutations), read: a mapped file's pages would count as this process's memory."""
+        size = PERMUTATIONS * np.dtype(np.uint32).itemsize
+        return np.fromfile(self.folder / "near", np.uint32, count * PERMUTATIONS, offset=start * size).reshape(-1, PERMUTATIONS)
 
 
 def signature(text: str) -> Array:
@@ -165,19 +163,22 @@ def _repeats(found: Cleaned, column: Array, code: int, most: int) -> None:
 
 def _near(found: Cleaned, columns: _Columns, code: int, threshold: float) -> None:
     """Prompts that share a band are compared with the first and the one before them in it."""
-    signatures, width = columns.signatures(), PERMUTATIONS // BANDS
+    width = PERMUTATIONS // BANDS
     for band in range(BANDS):
-        places = np.flatnonzero(found.codes == 0)
-        keys = np.empty(len(places), np.uint64)
-        for start in range(0, len(places), BLOCK):
-            part = np.ascontiguousarray(signatures[places[start : start + BLOCK], band * width : (band + 1) * width])
+        keys = np.empty(len(found.codes), np.uint64)
+        for start in range(0, len(keys), BLOCK):
+            part = columns.signatures(start, BLOCK)[:, band * width : (band + 1) * width]
             keys[start : start + BLOCK] = _mixed(part)
-        for group in _groups(keys, places):
+        places = np.flatnonzero(found.codes == 0)
+        for group in _groups(keys[places], places):
+            first = previous = columns.signatures(group[0], 1)
             for before, place in pairwise(group):
-                for other in (group[0], before):
-                    if np.mean(signatures[other] == signatures[place]) >= threshold:
+                current = columns.signatures(place, 1)
+                for other, signature_of in ((group[0], first), (before, previous)):
+                    if np.mean(signature_of == current) >= threshold:
                         found.codes[place], found.twins[place] = code, other
                         break
+                previous = current
 
 
 def _mixed(part: Array) -> Array:
