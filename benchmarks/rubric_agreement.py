@@ -92,7 +92,7 @@ def main() -> None:
 def propositions(compiled: Compiled, gold: list[dict[str, Any]]) -> None:
     """F1 of our proposition against the one of theirs that means about the same."""
     tests = dict(compiled.tests)
-    replies = [read_reply(row["prompt"][-1]["content"], row["completion"][0]["content"]) for row in gold]
+    replies = [read_reply(row["prompt"][-1]["content"], row["completion"][0]["content"], compiled.sieve) for row in gold]
     for theirs, ours in LIKE.items():
         people = np.array([bool(row["propositions"][theirs]) for row in gold])
         rubric = np.array([tests[ours](reply) > 0.5 for reply in replies])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from cai.rubric import check_rubric, compile_rubric, grade, grade_propositions
 from cai.rubric.expression import And, Name, Node, Not, Or, columns, holds, names, parse, truth
 from cai.rubric.patterns import compile_pattern
 from cai.rubric.propositions import normalise
+from cai.rubric.sieve import Sieve
 
 
 def shipped() -> Rubric:
@@ -278,7 +280,7 @@ def test_wrong_patterns_are_refused_with_their_key(text: str, message: str) -> N
         compile_pattern(text, "here")
 
 
-@given(st.text(alphabet="iI can't help wlo.", max_size=40))
+@given(st.text(alphabet="iI can't help wlo.é\n\ud800", max_size=40))
 @pytest.mark.parametrize(
     "text",
     [
@@ -287,11 +289,33 @@ def test_wrong_patterns_are_refused_with_their_key(text: str, message: str) -> N
         r"^no\b|l{2}o",
         r"[ab]?c[^x]n",
         r"I Can",
+        r"(?<=i) [^\W\d]+(?! can)(.)\1",
+        r"caf\u00e9\b|\w{2,3}\s?'",
     ],
 )
-def test_needles_never_rule_out_a_match(text: str, reply: str) -> None:
+def test_the_sieve_never_rules_out_a_match(text: str, reply: str) -> None:
     pattern, low = compile_pattern(text, "here"), reply.lower()
-    assert pattern.may_occur(low) or pattern.regex.search(low) is None
+    assert pattern in Sieve([pattern]).live(low) or pattern.regex.search(low) is None
+
+
+@given(st.data())
+def test_the_shipped_patterns_are_found_wherever_they_are(data: st.DataObject) -> None:
+    sieve = data.draw(st.sampled_from([COMPILED.sieve, JAPANESE.sieve]))
+    pattern = data.draw(st.sampled_from(sorted(sieve.patterns, key=lambda pattern: pattern.regex.pattern)))
+    text = normalise(data.draw(st.from_regex(pattern.regex)))
+    assert {pattern for pattern in sieve.patterns if pattern.regex.search(text)} <= sieve.live(text)
+
+
+@pytest.mark.parametrize("reply", ["i can't help\ud800", "i can't help"])
+def test_what_the_sieve_cannot_read_is_searched_for_everything(reply: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sieve = Sieve([compile_pattern("can't", "here")])
+    monkeypatch.setattr(sieve, "_set", SimpleNamespace(Match=lambda text: None))  # what it answers when it is out of memory
+    assert sieve.live(reply) == sieve.patterns
+
+
+def test_the_sieve_rules_out_most() -> None:
+    assert not COMPILED.sieve.live("the capital of france is paris, on the river seine") & COMPILED.sieve.patterns
+    assert 0 < len(COMPILED.sieve.live("i'm sorry, but i can't help with that.")) < 10
 
 
 def test_normalising() -> None:

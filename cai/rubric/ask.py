@@ -57,7 +57,7 @@ async def grade_with(
 
     A question without an answer leaves the whole reply ungraded, with the reason.
     """
-    cheap = decided(compiled, read_reply(chat[-1].content, response))
+    cheap = decided(compiled, read_reply(chat[-1].content, response, compiled.sieve))
     wanted = [
         id
         for id in compiled.questions

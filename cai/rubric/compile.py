@@ -19,7 +19,8 @@ from cai.errors import ConfigError
 from cai.records import Degree, Kind, Style
 from cai.rubric.expression import MAX_NAMES, Node, Table, columns, names, parse, truth
 from cai.rubric.formula import Formula, holes
-from cai.rubric.propositions import Test, compile_test
+from cai.rubric.propositions import Says, Test, compile_test
+from cai.rubric.sieve import Sieve
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Compiled:
 
     tests: tuple[tuple[str, Test], ...]
     """Base propositions and what decides each."""
+    sieve: Sieve
+    """Of all patterns."""
     asked: Mapping[str, str]
     """Base propositions that only a model can decide, and the question to ask."""
     questions: Mapping[str, str]
@@ -81,6 +84,7 @@ def compile_rubric(rubric: Rubric) -> Compiled:
     questions = {id: proposition.question for id, proposition in rubric.propositions.items()}
     return Compiled(
         tests=tuple(reading.tests.items()),
+        sieve=Sieve([p for test in reading.tests.values() if isinstance(test, Says) for p in (*test.patterns, *test.unless)]),
         asked={id: question for id, question in questions.items() if id not in reading.tests},
         questions=questions,
         temperatures=dict(rubric.temperatures),

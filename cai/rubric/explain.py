@@ -17,7 +17,7 @@ def explain(compiled: Compiled, grade: Grade, *, prompt: str, response: str, kin
 
 
 def _propositions(compiled: Compiled, grade: Grade, prompt: str, response: str) -> Iterator[str]:
-    reply, tests = read_reply(prompt, response), dict(compiled.tests)
+    reply, tests = read_reply(prompt, response, compiled.sieve), dict(compiled.tests)
     for id, p in grade.propositions.items():
         evidence = tests[id].evidence(reply) if id in tests else None
         if evidence is not None:

@@ -25,7 +25,7 @@ def grade(compiled: Compiled, *, prompt: str, response: str, kind: Kind | None, 
     if compiled.asked:
         named = ", ".join(compiled.asked)
         raise UsageError(f"rubric: only a model can decide {named}: name one (--model), or give patterns")
-    return grade_propositions(compiled, decided(compiled, read_reply(prompt, response)), kind=kind, source=source)
+    return grade_propositions(compiled, decided(compiled, read_reply(prompt, response, compiled.sieve)), kind=kind, source=source)
 
 
 def decided(compiled: Compiled, reply: Reply) -> dict[str, float]:

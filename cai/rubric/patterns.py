@@ -1,8 +1,7 @@
 """Regular expressions that cannot run away: each is measured before it may be used.
 
 Python's `re` backtracks, so a pattern such as `(a+)+b` takes time exponential in the text. Here the pattern's own parse tree
-gives a bound on the ways in which it can match from one position; patterns above the bound are refused. The same tree gives its
-*needles*, fixed strings of which every match holds one, so that most patterns are ruled out by a plain substring search.
+gives a bound on the ways in which it can match from one position; patterns above the bound are refused.
 """
 
 from __future__ import annotations
@@ -20,22 +19,17 @@ MAX_WAYS = 1_000_000
 """Ways to match from one position that a pattern may have. This times the length bounds the work on a text."""
 _UNBOUNDED_WAYS = 1_000
 """What `*`, `+` and `{n,}` on a single character count for: one in a pattern is slow on long texts, two are refused."""
-_MAX_NEEDLES = 48
 _MAX_STRINGS = 400
-_RARE = 4
 
 _REPEATS = (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT)
 _ZERO_WIDTH = (sre.AT, sre.ASSERT, sre.ASSERT_NOT)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pattern:
-    regex: re.Pattern[str]
-    needles: tuple[str, ...]
-    """Every match holds one of these; empty: nothing is known."""
+    """A regular expression that has been measured. Equal only to itself, for `re.Pattern` hashes all of its code each time."""
 
-    def may_occur(self, text: str) -> bool:
-        return not self.needles or any(needle in text for needle in self.needles)
+    regex: re.Pattern[str]
 
 
 def compile_pattern(text: str, key: str) -> Pattern:
@@ -56,7 +50,7 @@ def compile_pattern(text: str, key: str) -> Pattern:
         raise ConfigError(f"{key}: can match in over {MAX_WAYS:,} ways from one position: bound its quantifiers lower: {text!r}")
     if regex.search("") is not None:
         raise ConfigError(f"{key}: matches the empty text, so it would hold for every reply: {text!r}")
-    return Pattern(regex, _needles(tree))
+    return Pattern(regex)
 
 
 class _Runaway(Exception): ...
@@ -124,38 +118,6 @@ def _children(kind: Any, value: Any) -> list[Any]:
     if kind in (sre.ASSERT, sre.ASSERT_NOT):
         return [value[1]]
     return [value] if kind is sre.ATOMIC_GROUP else []
-
-
-def _needles(sequence: Any) -> tuple[str, ...]:
-    """Strings of which every match holds one: the smallest such set with members long enough to be rare. Empty: there is none."""
-    candidates: list[frozenset[str]] = []
-    run = frozenset({""})
-    for kind, value in sequence:
-        exact = _exact(kind, value)
-        if exact is None:
-            run = frozenset({""})
-            candidates.extend(_inner_needles(kind, value))
-        else:
-            fits = len(run) * len(exact) <= _MAX_NEEDLES
-            run = frozenset("".join(pair) for pair in product(run, exact)) if fits else exact
-            candidates += [run, exact]
-    known = [found for found in candidates if "" not in found and len(found) <= _MAX_NEEDLES]
-    best = max(
-        known, key=lambda found: (min(min(map(len, found)), _RARE), -len(found), min(map(len, found))), default=frozenset[str]()
-    )
-    return tuple(sorted(best))
-
-
-def _inner_needles(kind: Any, value: Any) -> list[frozenset[str]]:
-    """What a part without an exact set of strings still tells."""
-    if kind is sre.BRANCH:
-        found = [_needles(branch) for branch in value[1]]
-        return [frozenset().union(*found)] if all(found) and sum(map(len, found)) <= _MAX_NEEDLES else []
-    if kind is sre.SUBPATTERN:
-        return [frozenset(inner)] if (inner := _needles(value[3])) else []
-    if kind in _REPEATS and value[0] > 0:
-        return [frozenset(inner)] if (inner := _needles(value[2])) else []
-    return []
 
 
 def _exact(kind: Any, value: Any) -> frozenset[str] | None:
