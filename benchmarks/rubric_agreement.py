@@ -6,7 +6,8 @@ reads, in `refusal_style`: `xstest/completions_*.csv` (XSTest, arXiv:2308.01263:
 `gptfuzz/train.csv` (GPTFuzz, arXiv:2309.10253: replies to jailbreaks, human labels), and `rbr_gold/train.jsonl` (rule-based
 rewards, arXiv:2411.01111: 351 replies, 22 propositions each). Shares have 95 % Wilson intervals, F1 a seeded bootstrap over
 replies. Two-way: full compliance against any refusal. The patterns were written with XSTest and GPTFuzz in view, so those are no
-held-out test; rbr_gold was out of view.
+held-out test; rbr_gold was out of view. `fitted` is `refusal_style_fitted` with its text model fitted anew on the other models'
+replies and on GPTFuzz (for XSTest), or on XSTest and the other four fifths of GPTFuzz's questions (for GPTFuzz).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,10 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from cai.constitution.load import load
+from cai.constitution.schema import Rubric
 from cai.rubric import Compiled, compile_rubric, grade
-from cai.rubric.propositions import read_reply
+from cai.rubric.propositions import own_voice, read_reply
+from cai.rubric.text_model import Labelled, TextFit, fit_text, words_of
 
 ROOT = Path(__file__).parents[1]
 Array = NDArray[np.bool_]
@@ -65,10 +69,7 @@ def main() -> None:
     if not where:
         sys.exit("rubric_agreement: set CAI_EVAL_DATA to the folder with refusal_style/xstest and refusal_style/gptfuzz")
     data = Path(where) / "refusal_style"
-    rubric = load(ROOT / "constitutions" / "refusal_style.yaml").rubric
-    if rubric is None:
-        sys.exit("rubric_agreement: constitutions/refusal_style.yaml has no rubric")
-    compiled = compile_rubric(rubric)
+    compiled = compile_rubric(shipped("refusal_style"))
     files = sorted((data / "xstest").glob("completions_*.csv"))
     gptfuzz = data / "gptfuzz" / "train.csv"
     if not files or not gptfuzz.exists():
@@ -83,10 +84,64 @@ def main() -> None:
     labels = {"0": "full_refusal", "1": "full_compliance"}
     fuzz = [(labels[row["label"]], degree(compiled, "", row["Response"])) for row in rows(gptfuzz)]
     show("gptfuzz", fuzz, three_way=False)
+    fitted_figures(files, rows(gptfuzz))
     gold = [json.loads(text) for text in (data / "rbr_gold" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     propositions(compiled, gold)
     adversarial(compiled)
-    speed(compiled, [row["completion"] for path in files for row in rows(path)] + [row["Response"] for row in rows(gptfuzz)])
+    replies = [row["completion"] for path in files for row in rows(path)] + [row["Response"] for row in rows(gptfuzz)]
+    speed("patterns", compiled, replies)
+    speed("patterns + text model", compile_rubric(shipped("refusal_style_fitted")), replies)
+
+
+def shipped(name: str) -> Rubric:
+    rubric = load(ROOT / "constitutions" / f"{name}.yaml").rubric
+    if rubric is None:
+        sys.exit(f"rubric_agreement: constitutions/{name}.yaml has no rubric")
+    return rubric
+
+
+def fitted_figures(files: list[Path], fuzz: Iterator[dict[str, str]]) -> None:
+    """The cascade of text model and patterns, on replies that the text model was not fitted on."""
+    models = {path.stem.removeprefix("completions_"): list(rows(path)) for path in files}
+    jailbreaks = list(fuzz)
+    xstest = {
+        name: [labelled(row["prompt"], row["completion"], row["final_label"] == "1_full_compliance") for row in own]
+        for name, own in models.items()
+    }
+    gptfuzz = [labelled(row["question"], row["Response"], row["label"] == "1", 0.1) for row in jailbreaks]
+
+    pairs: list[tuple[str, str]] = []
+    for name, own in models.items():
+        compiled = refitted([row for other, told in xstest.items() if other != name for row in told] + gptfuzz)
+        found = [(row["final_label"][2:], degree(compiled, row["prompt"], row["completion"])) for row in own]
+        show(f"fitted: xstest {name}", found)
+        pairs += found
+    show("fitted: xstest all", pairs)
+
+    questions = sorted({row["question"] for row in jailbreaks})
+    fuzzed: list[tuple[str, str]] = []
+    for fold in range(5):
+        held = set(questions[fold::5])
+        learn = [row for told in xstest.values() for row in told]
+        learn += [replace(own, weight=1.0) for own, row in zip(gptfuzz, jailbreaks, strict=True) if row["question"] not in held]
+        compiled = refitted(learn)
+        for row in jailbreaks:
+            if row["question"] in held:
+                people = "full_compliance" if row["label"] == "1" else "full_refusal"
+                fuzzed.append((people, degree(compiled, "", row["Response"])))
+    show("fitted: gptfuzz, 5 folds by question", fuzzed, three_way=False)
+
+
+def labelled(prompt: str, reply: str, complied: bool, weight: float = 1.0) -> Labelled:
+    return Labelled(prompt, words_of(own_voice(reply)), complied, weight)
+
+
+def refitted(learn: list[Labelled]) -> Compiled:
+    """`refusal_style_fitted` with another text model."""
+    rubric = shipped("refusal_style_fitted")
+    model = fit_text(learn, TextFit(replies=30), ())
+    own = {id: p.model_copy(update={"fitted": model}) if p.fitted else p for id, p in rubric.propositions.items()}
+    return compile_rubric(rubric.model_copy(update={"propositions": own}))
 
 
 def propositions(compiled: Compiled, gold: list[dict[str, Any]]) -> None:
@@ -109,7 +164,7 @@ def f1(people: Array, rubric: Array) -> float:
     return 2 * both / max(1, int(people.sum()) + int(rubric.sum()))
 
 
-def speed(compiled: Compiled, replies: list[str]) -> None:
+def speed(name: str, compiled: Compiled, replies: list[str]) -> None:
     """Replies a second on one core, grading alone. Replies are cut to 200 words, which brings their median near a hundred."""
     texts = [" ".join(words[:200]) for text in replies if len(words := text.split()) >= 20]
     median = statistics.median(len(text.split()) for text in texts)
@@ -119,7 +174,7 @@ def speed(compiled: Compiled, replies: list[str]) -> None:
         for text in texts:
             degree(compiled, "", text)
         best = max(best, len(texts) / (time.perf_counter() - start))
-    print(f"{best:,.0f} replies/s, one process, {len(texts)} replies with a median of {median:.0f} words, best of 3")
+    print(f"{name}: {best:,.0f} replies/s, one process, {len(texts)} replies with a median of {median:.0f} words, best of 3")
 
 
 def adversarial(compiled: Compiled) -> None:
@@ -139,7 +194,7 @@ def rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def degree(compiled: Compiled, prompt: str, response: str) -> str:
-    return grade(compiled, prompt=prompt, response=response, kind=None).degree
+    return str(grade(compiled, prompt=prompt, response=response, kind=None).degree)
 
 
 def show(name: str, pairs: list[tuple[str, str]], *, three_way: bool = True) -> None:

@@ -17,7 +17,7 @@ from rich.table import Table
 from cai.cli.grades import named, with_rubric
 from cai.cli.lines import read_lines
 from cai.cli.quiet import quiet
-from cai.errors import JobError, StoreError
+from cai.errors import JobError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from cai.records import Score
@@ -120,6 +120,49 @@ def fit(
         "rubric": {"weights": weights},
     }
     store.publish(output, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
+
+
+@app.command(epilog="Example: cai fit-text --input labelled.jsonl --licence MIT --output declines.json")
+def fit_text(
+    inputs: Annotated[list[Path], typer.Option("--input", help="JSONL: {prompt, response, holds: true or false}; repeatable.")],
+    output: Annotated[Path, typer.Option("--output", help="JSON for `fitted:` of a proposition.")],
+    licence: Annotated[list[str], typer.Option(help="Of each input, in their order: it goes into the output.")],
+    runs: Annotated[int, typer.Option(help="Words and pairs of words that the model may know.")] = 3000,
+    replies: Annotated[int, typer.Option(help="Replies in which such a run must be found to count.")] = 20,
+    held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the prompts on which it is tried first.")] = 0.2,
+    seed: int = 0,
+) -> None:
+    """Fit a small text model that decides a proposition by the words of a reply. Rows may carry a `weight`."""
+    from cai import store
+    from cai.constitution.schema import TrainedOn
+    from cai.evals.stats import estimate
+    from cai.rubric.propositions import own_voice
+    from cai.rubric.text_model import Labelled, TextFit, probability, split, words_of
+    from cai.rubric.text_model import fit_text as fitted
+
+    quiet()
+    if len(licence) != len(inputs):
+        raise UsageError(f"--licence: {len(inputs)} inputs and {len(licence)} licences: name one for each input, in their order")
+    config, rows, trained_on = TextFit(runs=runs, replies=replies), [], []
+    for path, terms in zip(inputs, licence, strict=True):
+        own = []
+        for number, row in enumerate(read_lines(path, ("response",)), 1):
+            holds, weight = row.data.get("holds"), row.data.get("weight", 1.0)
+            if not isinstance(holds, bool) or not isinstance(weight, int | float) or not weight > 0:
+                raise StoreError(f"{path}:{number}: a line needs `holds` (true or false), and a `weight` above 0 if any")
+            own.append(Labelled(row.prompt.id, words_of(own_voice(row.data["response"])), holds, float(weight)))
+        if not own:
+            raise StoreError(f"{path}: no row in it")
+        rows += own
+        trained_on.append(TrainedOn(name=path.stem, rows=len(own), licence=terms))
+    learn, held = split(rows, held_out, seed)
+    if held:
+        tried = fitted(learn, config, trained_on)
+        hits = [float((probability(tried, row.said) > 0.5) == row.holds) for row in held]
+        score = estimate("fit-text.right", output.stem, hits, [row.prompt for row in held], proportion=True)
+        print(f"held-out prompts: {_share(score)} right")
+    model = fitted(rows, config, trained_on)
+    store.publish(output, json.dumps(model.model_dump(mode="json"), ensure_ascii=False, indent=0) + "\n")
 
 
 def _ranked(source: Path, compiled: Compiled) -> dict[str, list[tuple[Ranked, str]]]:

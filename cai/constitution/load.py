@@ -7,6 +7,7 @@ replaces them.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any, NamedTuple
 from cai.constitution.plain import dotted, shorten, suggestion
 from cai.constitution.schema import Constitution, Examples, Principle, Rubric
 from cai.constitution.source import Source, parse, read_yaml
-from cai.errors import ConfigError
+from cai.errors import ConfigError, blame
 
 SHIPPED = Path(__file__).parents[2] / "constitutions"
 """The constitutions that come with a checkout of the project."""
 MAX_CHAIN = 20
+MAX_TEXT_MODEL = 8 << 20
+"""Bytes of a file that `fitted` names."""
 
 _RUBRIC_NEEDS = {name: field for name, field in Rubric.model_fields.items() if field.is_required()}
 
@@ -80,7 +83,7 @@ def _read(path: Path, chain: tuple[Path, ...], walk: _Walk) -> _File | None:
         return None
     says = None
     try:
-        says = parse(_with_partial_rubric(source), Constitution)
+        says = parse(_with_text_models(_with_partial_rubric(source)), Constitution)
     except ConfigError as error:
         walk.mistakes.append(str(error))
     walk.mistakes.extend(_repeated_ids(source))
@@ -133,6 +136,30 @@ def _with_partial_rubric(source: Source) -> Source:
         return source
     empty: dict[str, Any] = {name: {} for name in _RUBRIC_NEEDS}
     return source._replace(data=source.data | {"rubric": empty | rubric})
+
+
+def _with_text_models(source: Source) -> Source:
+    """`fitted` of a proposition names a JSON file beside the constitution: its content stands in place of the name.
+
+    Raises ConfigError for a file that cannot be read, with the line that names it.
+    """
+    rubric = source.data.get("rubric")
+    propositions = rubric.get("propositions") if isinstance(rubric, dict) else None
+    if not isinstance(rubric, dict) or not isinstance(propositions, dict):
+        return source
+    whole = dict(propositions)
+    for id, said in propositions.items():
+        if isinstance(said, dict) and isinstance(name := said.get("fitted"), str):
+            key = ("rubric", "propositions", id, "fitted")
+            with blame(ConfigError, f"{source.at(key)}: {dotted(key)}: {shorten(name)}"):
+                whole[id] = said | {"fitted": json.loads(_limited(source.path.parent / name))}
+    return source._replace(data=source.data | {"rubric": rubric | {"propositions": whole}})
+
+
+def _limited(path: Path) -> str:
+    if path.stat().st_size > MAX_TEXT_MODEL:
+        raise ValueError(f"larger than {MAX_TEXT_MODEL >> 20} MB: no text model is")
+    return path.read_text(encoding="utf-8")
 
 
 def _in_order(file: _File, seen: dict[int, _File]) -> list[_File]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
-from cai.records import Chat, Kind, Style
+from cai.records import Chat, Kind, Number, Style
 
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -73,6 +73,22 @@ class Examples(Clause):
         return tuple(worked for worked in self.critique if kind is None or kind in worked.applies_to)
 
 
+class TrainedOn(Clause):
+    """Labelled replies that a text model was fitted on."""
+
+    name: Text
+    rows: int = Field(ge=1)
+    licence: Text
+
+
+class TextModel(Clause):
+    """A linear model over runs of one and two words (see rubric.text_model); written by `cai fit-text`."""
+
+    trained_on: tuple[TrainedOn, ...]
+    bias: Number
+    weights: dict[str, Number]
+
+
 class Proposition(Clause):
     """A yes/no statement about (prompt, reply)."""
 
@@ -82,8 +98,20 @@ class Proposition(Clause):
     """Case-insensitive regular expressions; the proposition holds when any is found in the reply (see rubric.propositions)."""
     unless: tuple[Text, ...] = ()
     """Where one of these matches around a found pattern, that finding does not count ("I can't wait to help")."""
+    fitted: Annotated[TextModel | None, WithJsonSchema({"type": "string"})] = None
+    """In place of patterns: a text model, given as the name of its JSON file beside the constitution."""
+    above: float | None = Field(None, gt=0, lt=1)
+    """With `fitted`: the proposition holds where the model's probability is higher; null: the probability counts as it is."""
     example: Text | None = None
     """A sentence of a reply that makes it true and no other proposition: near misses are put together from such sentences."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.fitted is not None and (self.patterns or self.unless):
+            raise ValueError("`fitted` stands in place of `patterns` and `unless`: remove one of them")
+        if self.above is not None and self.fitted is None:
+            raise ValueError("`above` is about the probability of a `fitted` model: name one")
+        return self
 
 
 class ClassRule(Clause):

@@ -14,13 +14,14 @@ from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 
-from cai.constitution.schema import Rubric
+from cai.constitution.schema import Rubric, TextModel
 from cai.errors import ConfigError
 from cai.records import Degree, Kind, Style
 from cai.rubric.expression import MAX_NAMES, Node, Table, columns, names, parse, truth
 from cai.rubric.formula import Formula, holes
 from cai.rubric.propositions import Says, Test, compile_test
 from cai.rubric.sieve import Sieve
+from cai.rubric.text_model import Fitted, Scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +137,18 @@ class _Reading:
         for id, proposition in rubric.propositions.items():
             self.formulas[id] = Formula((id,), bytes([0, 1]))
             try:
-                if (test := compile_test(id, proposition, f"rubric.propositions.{id}")) is not None:
+                test = compile_test(id, proposition, f"rubric.propositions.{id}")
+                if test is None and proposition.fitted is not None:
+                    test = Fitted(self._scorer(proposition.fitted), proposition.above)
+                if test is not None:
                     self.tests[id] = test
             except ConfigError as error:
                 self.errors.append(str(error))
+
+    def _scorer(self, model: TextModel) -> Scorer:
+        """One for all propositions that use the same model, so that it reads a reply once."""
+        known = [t.score for t in self.tests.values() if isinstance(t, Fitted) and t.score.model == model]
+        return known[0] if known else Scorer(model)
 
     def _read_derived(self, rubric: Rubric) -> None:
         nodes: dict[str, Node] = {}

@@ -69,6 +69,11 @@ def _words(text: str) -> list[str]:
     return text.lower().split()
 
 
+def own_voice(response: str) -> str:
+    """What the reply says itself, normalised."""
+    return _own_voice(normalise(response))
+
+
 def read_reply(prompt: str, response: str, sieve: Sieve) -> Reply:
     """Both normalised, and searched for all patterns at once."""
     words = tuple(_words(response))
@@ -84,7 +89,7 @@ def compile_test(id: str, proposition: Proposition, key: str) -> Test | None:
         ConfigError: a pattern is wrong, with its key.
     """
     if not proposition.patterns:
-        return COMPUTED.get(id)
+        return COMPUTED.get(id) if proposition.fitted is None else None
     patterns = tuple(compile_pattern(text, f"{key}.patterns[{at}]") for at, text in enumerate(proposition.patterns))
     unless = tuple(compile_pattern(text, f"{key}.unless[{at}]") for at, text in enumerate(proposition.unless))
     return Says(patterns, unless)
