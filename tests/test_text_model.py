@@ -107,8 +107,8 @@ def test_a_split_keeps_a_prompts_replies_together() -> None:
 )
 def test_a_wrong_file_is_named_with_the_line_that_names_it(content: str | None, message: str, tmp_path: Path) -> None:
     base = Path(find("refusal_style")).resolve()
-    text = f"name: x\nversion: 1.0.0\nextends: ['{base}']\nrubric:\n  propositions:\n    nice: {{question: Is it nice, fitted: m.json}}\n"
-    (tmp_path / "x.yaml").write_text(text)
+    text = f"name: x\nversion: 1.0.0\nextends: ['{base}']\nrubric:\n  propositions:\n"
+    (tmp_path / "x.yaml").write_text(text + "    nice: {question: Is it nice, fitted: m.json}\n")
     if content is not None:
         (tmp_path / "m.json").write_text(content)
     with pytest.raises(ConfigError, match=r"x\.yaml:6: ") as caught:
