@@ -42,6 +42,8 @@ class Run(BaseModel):
     """A file beside the run's YAML, or the name of a constitution that ships with cai."""
     prompts: tuple[str, ...] = Field(min_length=1)
     """JSONL files, relative to the run's YAML."""
+    preferences: tuple[str, ...] = ()
+    """More preferences for the reward model: what `cai label` writes, or hh-rlhf dialogues. Relative to the run's YAML."""
     hygiene: HygieneConfig = HygieneConfig()
     """Which of the prompts are used; `against` names files relative to the run's YAML."""
     held_out: float = Field(0.4, gt=0, lt=1)
@@ -74,6 +76,7 @@ class Loaded(BaseModel):
     prompts: tuple[Path, ...]
     against: tuple[Path, ...] = ()
     """Evaluation texts that prompts must not repeat."""
+    preferences: tuple[Path, ...] = ()
 
 
 SAVED = "run.json"
@@ -82,7 +85,7 @@ SAVED = "run.json"
 
 def save_run(loaded: Loaded) -> None:
     """Leave the settings in the run's folder, with paths that hold from anywhere."""
-    paths = {name: tuple(p.resolve() for p in getattr(loaded, name)) for name in ("prompts", "against")}
+    paths = {name: tuple(p.resolve() for p in getattr(loaded, name)) for name in ("prompts", "against", "preferences")}
     whole = loaded.model_copy(update={"constitution": loaded.constitution.resolve(), **paths})
     text = json.dumps(whole.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}}), indent=2) + "\n"
     file = loaded.folder / SAVED
@@ -113,7 +116,12 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     run = parse(override(source, overrides), Run)
     prompts = tuple(_beside(path, name) for name in run.prompts)
     against = tuple(_beside(path, name) for name in run.hygiene.against)
-    for key, names, files in ((("prompts",), run.prompts, prompts), (("hygiene", "against"), run.hygiene.against, against)):
+    preferences = tuple(_beside(path, name) for name in run.preferences)
+    for key, names, files in (
+        (("prompts",), run.prompts, prompts),
+        (("hygiene", "against"), run.hygiene.against, against),
+        (("preferences",), run.preferences, preferences),
+    ):
         for name, file in zip(names, files, strict=True):
             if not file.exists():
                 hint = f"get it once, with: cai clean {name} --output FILE" if name.startswith("hub:") else f"looked for {file}"
@@ -121,7 +129,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     beside = _beside(path, run.constitution)
     constitution = beside if beside.exists() else find(run.constitution)
     folder = Path(run.folder or f"runs/{run.name}")
-    return Loaded(run=run, folder=folder, constitution=constitution, prompts=prompts, against=against)
+    return Loaded(run=run, folder=folder, constitution=constitution, prompts=prompts, against=against, preferences=preferences)
 
 
 def _beside(path: Path, name: str) -> Path:

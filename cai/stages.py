@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 
 from cai import store, templates
 from cai.config import save_run
 from cai.edited import LABEL_READS, abouts_in, preference_stands_in, revise_reads, revision_stands_in
-from cai.errors import ConfigError, StoreError, TrainError
+from cai.errors import ConfigError, StoreError
 from cai.evals.refusal import comparisons, refusal_scores
 from cai.evals.replies import item_of, items, replier
-from cai.evals.stats import estimate
 from cai.generate.gate import every, readable
 from cai.generate.label import labeller
 from cai.generate.monitors import monitors
 from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
+from cai.hygiene.preferences import judged_rows
 from cai.hygiene.prompts import clean_training, some
 from cai.records import Item, Message, Pair, Preference, Prompt, Reply, Revision
-from cai.report.cards import preference_card
 from cai.report.html import write_report
 from cai.rubric import gate_of
 from cai.store import digest
@@ -139,53 +137,43 @@ def label(shop: Workshop) -> None:
 
 def reward(shop: Workshop) -> None:
     """50-reward/: the preference model, normalised over the fine-tuned model's replies."""
-    from cai.lm.adapters import with_adapter
-    from cai.lm.chat import load_renderer
-    from cai.lm.local import load_model
-    from cai.reward.preference_model import ADAPTER, PreferenceModel
-    from cai.train import reward as training
+    from cai.fitting import fit_preference_model, fresh_model
+    from cai.seeds import rng
+    from cai.train.folds import mixed
+    from cai.train.reward import Comparison
 
     config, out = shop.loaded.run.reward, shop.path(REWARD)
-    if store.begin(out, "reward", shop.made(config, [SFT, PAIRS, PREFERENCES])):
+    files = {f"preferences {path.name}": store.file_digest(path) for path in shop.loaded.preferences}
+    if store.begin(out, "reward", shop.made(config, [SFT, PAIRS, PREFERENCES], **files)):
         return
-    where = str(shop.path(SFT))
-    import torch
-
-    torch.manual_seed(shop.seed)  # the adapter's and the head's first weights
-    model = PreferenceModel(with_adapter(load_model(where), ADAPTER, config.rank, config.layers), load_renderer(where))
+    model = fresh_model(str(shop.path(SFT)), config, shop.seed)
     pairs = {p.id: p for p in rows_of(shop.path(PAIRS), Pair)}
     known = [x for x in rows_of(shop.path(PREFERENCES), Preference) if x.p_first is not None]
-    comparisons = [
-        training.Comparison(p.source, model.rows(p.chat, p.first), model.rows(p.chat, p.second), x.p_first)
+    own = [
+        Comparison(p.source, model.rows(p.chat, p.first), model.rows(p.chat, p.second), x.p_first)
         for x in known
         for p in [pairs[x.source]]
     ]
-    learn, held = training.split_by_prompt(comparisons, config.held_out, shop.seed)
-    deciding: list[training.Comparison] = []
-    if config.patience is not None:
-        held, deciding = training.split_by_prompt(held, 0.5, shop.seed)
-        if not deciding:
-            raise TrainError("reward: reward.patience needs two held-out prompts or more: raise reward.held_out or pair.prompts")
-    loss = training.train(model, learn, config, seed=shop.seed, progress=shop.progress("reward"), deciding=deciding)
-    measured = training.measure(model, held)
-    agreement = estimate(
-        "reward.agreement", "reward", [m.agrees for m in measured], [m.prompt for m in measured], proportion=True
+    sources, others = {c.prompt: "own" for c in own}, []
+    for path in shop.loaded.preferences:
+        for row in judged_rows(path):
+            chat = row.prompt.chat
+            others.append(Comparison(row.prompt.id, model.rows(chat, row.first), model.rows(chat, row.second), row.p_first))
+            sources[row.prompt.id] = path.stem
+    comparisons = mixed(own, others, config.own_share, lambda c: rng(shop.seed, "reward", "mix", c.prompt, c.first).random())
+    held, _ = fit_preference_model(
+        model,
+        comparisons,
+        config,
+        out,
+        seed=shop.seed,
+        progress=shop.progress("reward"),
+        labels=store.read_manifest(shop.path(PREFERENCES)),
+        name=shop.constitution.name,
+        base="the fine-tuned model of the same run (`../20-sft`)",
+        sources=sources if others else None,
     )
-    log_loss = estimate("reward.log_loss", "reward", [m.log_loss for m in measured], [m.prompt for m in measured])
-    model.normalise(model.score([row for c in comparisons for row in (c.first, c.second)]))
-    with store.publish_folder(out) as folder:
-        model.save(folder)
-        told = {
-            "train_loss": loss,
-            "train_pairs": len(learn),
-            "agreement": agreement.model_dump(),
-            "log_loss": log_loss.model_dump(),
-        }
-        (folder / "metrics.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        labels = store.read_manifest(shop.path(PREFERENCES))
-        card = preference_card(config.labels, len(learn), [agreement, log_loss], labels, shop.constitution.name)
-        (folder / "README.md").write_text(card.content, encoding="utf-8")
-    store.finish(out, pairs=len(comparisons), held_out=len(held))
+    store.finish(out, pairs=len(comparisons), held_out=held, **({"of others": len(others)} if others else {}))
 
 
 def ppo(shop: Workshop) -> None:

@@ -10,7 +10,7 @@ import cai
 
 LAYERS = [
     "errors", "seeds", "records", "store", "constitution", "templates", "lm", "hygiene", "generate", "rubric", "reward", "train",
-    "evals", "report", "scale", "config", "workshop", "edited", "plan", "stages", "progress", "cli",
+    "evals", "report", "scale", "config", "fitting", "workshop", "edited", "plan", "stages", "progress", "cli",
 ]  # fmt: skip
 
 

@@ -46,12 +46,13 @@ name: toy
 model: local:{model}
 constitution: lenient.yaml
 prompts: [prompts.jsonl]
+preferences: [helpful.jsonl]
 held_out: 0.4
 revise: {{rounds: 1, max_tokens: 10, critique_tokens: 6}}
 sft: {{epochs: 2, batch_size: 8, rank: 4, max_tokens: 256}}
 pair: {{max_tokens: 8}}
 label: {{principles: 2}}
-reward: {{rank: 4, epochs: 1, batch_size: 8, held_out: 0.3}}
+reward: {{rank: 4, epochs: 1, batch_size: 8, held_out: 0.3, own_share: 0.5}}
 ppo: {{updates: 3, prompts: 4, replies: 2, max_tokens: 8, rank: 4, minibatches: 2, missing_stop: 0.1}}
 eval: {{draws: 1, max_tokens: 8}}
 """
@@ -88,6 +89,8 @@ def home(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sft(str(tiny_model), examples, config, home / "model", seed=0, progress=lambda done, total: None)
     (home / "lenient.yaml").write_text(CONSTITUTION, encoding="utf-8")
     (home / "run.yaml").write_text(RUN.format(model=home / "model"), encoding="utf-8")
+    others = [{"prompt": f"what is {i}", "first": "a number.", "second": "no.", "p_first": 1.0} for i in range(12)]
+    (home / "helpful.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others), encoding="utf-8")
     lines = [json.dumps({"prompt": f"{kind} {i}", "kind": kind, "category": "c"}) for kind in KINDS for i in range(12)]
     (home / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return home
@@ -135,6 +138,15 @@ def test_rows_name_what_they_come_from(whole: tuple[Path, float]) -> None:
     replies = rows(folder, "70-replies.jsonl", Reply)
     assert [(r.subject, r.source) for r in replies] == [(s, i) for s in ("base", "sft", "policy") for i in held_ids]
     assert all((r.kl is not None) == (r.subject == "policy") and r.reward is not None for r in replies)
+
+
+def test_preferences_of_others_are_half_of_what_the_reward_learns_from(whole: tuple[Path, float]) -> None:
+    """Twelve of them; of the run's own, as many: 24, of which 30 % of the prompts, 7, are held out."""
+    folder, _ = whole
+    told = json.loads((folder / "50-reward" / "metrics.json").read_text(encoding="utf-8"))
+    assert told["train_pairs"] == 17
+    assert set(told["by_source"]) == {"helpful", "own"}
+    assert sum(own[0]["n"] + own[0]["unscored"] for own in told["by_source"].values()) == 7
 
 
 def test_benign_prompts_keep_the_first_reply(whole: tuple[Path, float]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cai.errors import TrainError
 from cai.lm.adapters import parameters_of
+from cai.lm.below import Below, frozen_blocks
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.seeds import rng
 from cai.store import Progress
@@ -34,6 +35,9 @@ class RewardConfig(BaseModel):
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(8, ge=1)
     """Pairs a step; all pairs of a prompt are in one step (arXiv:2203.02155 section 3.4), even where they are more."""
+    own_share: float | None = Field(None, gt=0, lt=1)
+    """Part of the pairs that are the run's own, where it is given `preferences` beside them: the side with too many is thinned.
+    None: all of both."""
     labels: Literal["soft", "hard"] = "soft"
     """Probabilities as they are, or (as an ablation) 0 and 1 by the likelier side; ties stay one half."""
     held_out: float = Field(0.2, ge=0, lt=1)
@@ -83,17 +87,18 @@ def train(
     optimiser = torch.optim.AdamW(learnt, lr=config.learning_rate, weight_decay=0.0)
     batches = grouped(comparisons, config.batch_size)
     steps = config.epochs * len(batches)
+    below = _below(model, comparisons, batches, config)
     step, losses = 0, [0.0]
     best = Best(learnt)
     for epoch in range(config.epochs):
-        batches = grouped(comparisons, config.batch_size)
-        rng(seed, "reward", "order", epoch).shuffle(batches)
+        order = list(range(len(batches)))
+        rng(seed, "reward", "order", epoch).shuffle(order)
         losses = []
-        for places in batches:
-            batch = [comparisons[i] for i in places]
+        for at in order:
+            batch = [comparisons[i] for i in batches[at]]
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * (1 - step / steps)
-            loss = pair_loss(model, batch, config.labels)
+            loss = pair_loss(model, batch, config.labels, below[at])
             if not torch.isfinite(loss):
                 raise TrainError(f"reward: the loss is {float(loss)} at step {step}; lower reward.learning_rate")
             optimiser.zero_grad()
@@ -107,6 +112,21 @@ def train(
             break
     best.restore()
     return sum(losses) / len(losses)
+
+
+KEPT_BYTES = 1 << 30
+"""Of what frozen blocks made of the training rows: beyond that they are computed anew each time."""
+
+
+def _below(
+    model: PreferenceModel, comparisons: Sequence[Comparison], batches: Sequence[Sequence[int]], config: RewardConfig
+) -> list[Below]:
+    """Per batch, what the blocks that do not learn make of it, computed in the first epoch and kept for the others."""
+    base = model.shared[0].get_base_model()
+    width = sum(len(row) for batch in batches for i in batch for row in (comparisons[i].first, comparisons[i].second))
+    small = width * int(base.config.hidden_size) * 4 <= KEPT_BYTES
+    blocks = frozen_blocks(base, config.layers) if config.epochs > 1 and small else []
+    return [Below(blocks) for _ in batches]
 
 
 class Best:
@@ -149,11 +169,17 @@ def grouped(comparisons: Sequence[Comparison], size: int) -> list[list[int]]:
     return batches
 
 
-def pair_loss(model: PreferenceModel, batch: Sequence[Comparison], labels: Literal["soft", "hard"] = "soft") -> Tensor:
+def pair_loss(
+    model: PreferenceModel,
+    batch: Sequence[Comparison],
+    labels: Literal["soft", "hard"] = "soft",
+    below: Below | None = None,
+) -> Tensor:
     """Mean soft Bradley-Terry loss of a batch. A reply that several pairs share goes through the model once."""
     rows = list(dict.fromkeys(tuple(row) for c in batch for row in (c.first, c.second)))
     place = {row: i for i, row in enumerate(rows)}
-    scores_R = model.raw(rows)
+    with (below or Below([])).once():
+        scores_R = model.raw(rows)
     first_B = scores_R[[place[tuple(c.first)] for c in batch]]
     second_B = scores_R[[place[tuple(c.second)] for c in batch]]
     p_B = torch.tensor([c.p_first for c in batch], device=scores_R.device)

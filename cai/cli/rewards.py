@@ -1,0 +1,130 @@
+"""A preference model from labelled pairs of one's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cai.cli.quiet import quiet
+from cai.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from cai.records import Score
+    from cai.train.folds import Fold
+    from cai.train.reward import Agreement
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: cai fit-reward --model smollm2 --input labelled.jsonl --output reward --folds 5 --by principle")
+def fit_reward(
+    model: Annotated[str, typer.Option(help="smollm2, or local:FOLDER_OR_HUB_ID: what the preference model is built on.")],
+    source: Annotated[
+        Path, typer.Option("--input", help="JSONL: what `cai label` writes, or {chosen, rejected} dialogues of hh-rlhf.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="A folder: adapter and head, metrics.json, a card.")],
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="First train on all folds but one, for each, and measure on that one.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="What folds are made of: `principle`, or a field of the rows.")] = "principle",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of `reward:` in a run's YAML; repeatable.")
+    ] = None,
+    seed: int = 0,
+) -> None:
+    """Train a preference model on labelled pairs; with --folds, tell first how well it foresees judges it has not learnt from."""
+    quiet()
+    from cai import store
+    from cai.fitting import fit_preference_model, fresh_model
+    from cai.hygiene.preferences import judged_rows
+    from cai.lm.weights import locate
+    from cai.progress import teller
+    from cai.train.folds import cross_validate
+    from cai.train.reward import Comparison
+
+    if model != "smollm2" and not model.startswith("local:"):
+        raise UsageError(f"--model {model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID")
+    where, config = locate(model.removeprefix("local:")), _config(settings or [])
+    made = {"config": store.digest(config), "seed": str(seed), "model": model, "input": store.file_digest(source)}
+    untrained = fresh_model(where, config, seed)
+
+    def read(group: str | None) -> list[tuple[str, Comparison]]:
+        rows = untrained.rows
+        return [
+            (j.group or "", Comparison(j.prompt.id, rows(j.prompt.chat, j.first), rows(j.prompt.chat, j.second), j.p_first))
+            for j in judged_rows(source, group)
+        ]
+
+    comparisons = [comparison for _, comparison in read(None)]
+    if not comparisons:
+        raise StoreError(f"{source}: no labelled pair in it")
+    if store.begin(output, "fit-reward", made):
+        print(f"{output}: made already from the same input and settings", file=sys.stderr)
+        return
+    with teller() as progress:
+        if folds is not None:
+            found = cross_validate(
+                lambda: fresh_model(where, config, seed), read(by), folds, config, seed=seed, progress=progress("folds")
+            )
+            Console(width=None if sys.stdout.isatty() else 100).print(_folds_table(found))
+        held, scores = fit_preference_model(
+            untrained,
+            comparisons,
+            config,
+            output,
+            seed=seed,
+            progress=progress("reward"),
+            labels=None,
+            name=source.stem,
+            base=model,
+        )
+        store.finish(output, pairs=len(comparisons), held_out=held)
+    for score in scores:
+        print(f"held-out {score.metric}: {_told(score)}")
+
+
+def _config(settings: list[str]) -> Any:
+    import yaml
+    from pydantic import ValidationError
+
+    from cai.train.reward import RewardConfig
+
+    given = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: expected KEY=VALUE, for example --set epochs=3")
+        given[key] = yaml.safe_load(value)
+    try:
+        return RewardConfig.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UsageError(f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _folds_table(found: list[Fold]) -> Table:
+    table = Table("left out", "trained on", "agreement", "log loss", title="verdicts of groups left out of training")
+    for fold in found:
+        table.add_row(", ".join(fold.groups), f"{fold.learnt_from}", *map(_told, _scores(fold.measured)))
+    table.add_row("all", "", *map(_told, _scores([m for fold in found for m in fold.measured])))
+    return table
+
+
+def _scores(measured: list[Agreement]) -> list[Score]:
+    from cai.evals.stats import estimate
+
+    prompts = [m.prompt for m in measured]
+    agreement = estimate("fold.agreement", "reward", [m.agrees for m in measured], prompts, proportion=True)
+    return [agreement, estimate("fold.log_loss", "reward", [m.log_loss for m in measured], prompts)]
+
+
+def _told(score: Score) -> str:
+    if score.mean is None:
+        return "–"
+    interval = "" if score.ci_low is None or score.ci_high is None else f" [{score.ci_low:.3f}, {score.ci_high:.3f}]"
+    return f"{score.mean:.3f}{interval} n={score.n}"

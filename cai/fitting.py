@@ -1,0 +1,79 @@
+"""A preference model from comparisons to a folder: trained, measured on prompts it has not seen, normalised, with a card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cai import store
+from cai.errors import TrainError
+from cai.evals.stats import estimate
+from cai.lm.adapters import with_adapter
+from cai.lm.chat import load_renderer
+from cai.lm.local import load_model
+from cai.records import Score
+from cai.report.cards import preference_card
+from cai.reward.preference_model import ADAPTER, PreferenceModel
+from cai.store import Manifest, Progress
+from cai.train.reward import Agreement, Comparison, RewardConfig, measure, split_by_prompt, train
+
+
+def fresh_model(where: str, config: RewardConfig, seed: int) -> PreferenceModel:
+    """An untrained preference model on the weights in `where`; the seed decides adapter and head."""
+    import torch
+
+    torch.manual_seed(seed)
+    return PreferenceModel(with_adapter(load_model(where), ADAPTER, config.rank, config.layers), load_renderer(where))
+
+
+def fit_preference_model(
+    model: PreferenceModel,
+    comparisons: Sequence[Comparison],
+    config: RewardConfig,
+    out: Path,
+    *,
+    seed: int,
+    progress: Progress,
+    labels: Manifest | None,
+    name: str,
+    base: str,
+    sources: Mapping[str, str] | None = None,
+) -> tuple[int, list[Score]]:
+    """Train `model`, and publish it as the folder `out`; returns (comparisons held out, their scores).
+
+    Args:
+        labels, name, base: manifest of the labels, what to call the model, and what it is built on: for the card.
+        sources: prompt id -> where its comparisons are from; each source is measured on its own too.
+
+    Raises:
+        TrainError: too little to train on, or to decide by.
+    """
+    learn, held = split_by_prompt(comparisons, config.held_out, seed)
+    deciding: list[Comparison] = []
+    if config.patience is not None:
+        held, deciding = split_by_prompt(held, 0.5, seed)
+        if not deciding:
+            raise TrainError("reward: reward.patience needs two held-out prompts or more: raise reward.held_out or pair.prompts")
+    loss = train(model, learn, config, seed=seed, progress=progress, deciding=deciding)
+    measured = measure(model, held)
+    scores = _scores("", measured)
+    names = sorted(set((sources or {}).values()))
+    by_source = {name: _scores(f".{name}", [m for m in measured if (sources or {}).get(m.prompt) == name]) for name in names}
+    model.normalise(model.score([row for c in comparisons for row in (c.first, c.second)]))
+    with store.publish_folder(out) as folder:
+        model.save(folder)
+        told: dict[str, object] = {"train_loss": loss, "train_pairs": len(learn)}
+        told |= {score.metric.removeprefix("reward."): score.model_dump() for score in scores}
+        told |= {"by_source": {name: [score.model_dump() for score in own] for name, own in by_source.items()}} if names else {}
+        (folder / "metrics.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        card = preference_card(config.labels, len(learn), scores, labels, name, base)
+        (folder / "README.md").write_text(card.content, encoding="utf-8")
+    return len(held), scores
+
+
+def _scores(name: str, measured: Sequence[Agreement]) -> list[Score]:
+    """Agreement with the labels, and log loss."""
+    prompts = [m.prompt for m in measured]
+    agreement = estimate(f"reward{name}.agreement", "reward", [m.agrees for m in measured], prompts, proportion=True)
+    return [agreement, estimate(f"reward{name}.log_loss", "reward", [m.log_loss for m in measured], prompts)]

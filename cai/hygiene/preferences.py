@@ -1,0 +1,92 @@
+"""Preferences that somebody else made, as rows: what `cai label` writes, or hh-rlhf dialogues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cai.errors import StoreError
+from cai.hygiene.inputs import FIELDS, asked, chat_from
+from cai.records import Prompt
+from cai.store import json_lines, parse_row
+
+BY_PRINCIPLE = "principle"
+_LAST = "\n\nAssistant:"
+
+
+class Judged(NamedTuple):
+    """One verdict on two replies to a prompt."""
+
+    prompt: Prompt
+    first: str
+    second: str
+    p_first: float
+    """P(first is the better one)."""
+    group: str | None
+    """Who gave it: a principle, a person, a source; None where nobody asked."""
+
+
+def judged_rows(path: Path, by: str | None = None) -> Iterator[Judged]:
+    """Verdicts of a JSONL file, in order; rows without one (`p_first` null) are passed over.
+
+    A row has `prompt` or `chat`, `first`, `second` and `p_first`; or `chosen` and `rejected`, dialogues of "Human:" and
+    "Assistant:" turns that share all but the last turn.
+
+    Args:
+        by: field whose value is the group; `principle`: one verdict per vote of a row, grouped by its principle.
+
+    Raises:
+        StoreError: a row is wrong, or has no such field, as file:line.
+    """
+    for number, data in json_lines(path):
+        place = f"{path}:{number}"
+        prompt, first, second, p_first = _dialogue(data, place) if "chosen" in data else _labelled(data, place)
+        if by == BY_PRINCIPLE:
+            for principle, p in _votes(data, place):
+                yield Judged(prompt, first, second, p, principle)
+        elif p_first is not None:
+            if by is not None and not isinstance(data.get(by), str | int):
+                raise StoreError(f"{place}: a row needs `{by}` (text or a number), by which rows are grouped")
+            yield Judged(prompt, first, second, p_first, None if by is None else str(data[by]))
+
+
+def _labelled(data: dict[str, Any], place: str) -> tuple[Prompt, str, str, float | None]:
+    for name in ("first", "second"):
+        if not isinstance(data.get(name), str):
+            raise StoreError(f"{place}: a row needs `{name}` (text), or `chosen` and `rejected` (dialogues)")
+    known = {name: data[name] for name in FIELDS if data.get(name) is not None}
+    told: dict[str, Any] = {name: data[name] for name in ("prompt", "chat", "messages") if name in data}
+    prompt = parse_row(known | {"chat": chat_from(told, place)}, Prompt, place)
+    return prompt, data["first"], data["second"], _probability(data.get("p_first"), place)
+
+
+def _dialogue(data: dict[str, Any], place: str) -> tuple[Prompt, str, str, float]:
+    said = []
+    for name in ("chosen", "rejected"):
+        if not isinstance(data.get(name), str) or _LAST not in data[name]:
+            raise StoreError(f"{place}: `{name}` must be a dialogue that ends with an Assistant: turn")
+        said.append(data[name].rpartition(_LAST))
+    if said[0][0] != said[1][0]:
+        raise StoreError(f"{place}: `chosen` and `rejected` are about different conversations")
+    return Prompt(chat=asked(said[0][0], place)), said[0][2].strip(), said[1][2].strip(), 1.0
+
+
+def _votes(data: dict[str, Any], place: str) -> Iterator[tuple[str, float]]:
+    votes = data.get("votes")
+    if not isinstance(votes, list) or not all(
+        isinstance(vote, dict) and isinstance(vote.get("principle"), str) for vote in votes
+    ):
+        raise StoreError(f"{place}: a row needs `votes`, as `cai label` writes them, to be grouped by principle")
+    for vote in votes:
+        p = _probability(vote.get("p_first"), place)
+        if p is not None:
+            yield vote["principle"], p
+
+
+def _probability(value: Any, place: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise StoreError(f"{place}: `p_first` must be a probability or null, found {value!r}")
+    return float(value)
