@@ -1,9 +1,11 @@
 """Labelling pairs in both orders by reading the options' log-probabilities, against sampling a written verdict and parsing it.
 
-    python benchmarks/label_speed.py [PAIRS] [MODEL]
+    python benchmarks/label_speed.py [PAIRS] [PLAIN]
 
-The same pairs, principles, few-shots and batches on both sides; the judge that writes gets 64 tokens per order. Prints seconds of
-each, how many verdicts could be parsed at all, and the ratio.
+The same pairs, principles and few-shots everywhere. Against two ways to write a verdict of at most 64 tokens per order:
+  - as people write such judges: `generate` of transformers, a prompt at a time, exactly 64 tokens (the first PLAIN pairs only);
+  - with cai's own sampler, which batches, reads the few-shots once, and stops where the model does.
+Prints seconds a pair of each, how many verdicts could be parsed at all, and the ratios. Alternating, in one process.
 """
 
 from __future__ import annotations
@@ -11,14 +13,20 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from cai import templates
 from cai.constitution import find, load
 from cai.generate.label import LabelConfig, asked_by, labeller
 from cai.hygiene.inputs import prompt_rows
 from cai.lm import open_lm
-from cai.records import Pair
+from cai.lm.chat import load_renderer
+from cai.lm.local import load_model
+from cai.lm.weights import locate
+from cai.records import Chat, Pair
 from cai.seeds import derive
 from cai.store import together
 
@@ -31,7 +39,8 @@ REPLIES = (
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    judge, book = open_lm(sys.argv[2] if len(sys.argv) > 2 else "smollm2"), load(find("assistant"))
+    few = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    judge, book = open_lm("smollm2"), load(find("assistant"))
     prompts = [p for name in ("disallowed", "benign") for p in prompt_rows(ROOT / "examples" / "prompts" / f"{name}.jsonl")]
     pairs = [
         Pair(source=p.id, chat=p.chat, first=REPLIES[0], second=REPLIES[1]) for p in prompts[:: max(1, len(prompts) // count)]
@@ -39,12 +48,15 @@ def main() -> None:
     pairs, config = pairs[:count], LabelConfig()
     step = labeller(book, judge, config, 0, lambda pair: (None, None))
 
-    async def write(pair: Pair) -> list[str | None]:
+    def questions(pair: Pair) -> list[Chat]:
         [principle] = asked_by(book, config, None, 0, pair, None)
         assert principle is not None  # noqa: S101
-        shots, verdicts = book.examples.compare, []
-        for one in (pair, pair.swap()):
-            chat = templates.compare_chat(shots, one.chat, one.first, one.second, principle.compare or "")
+        shots, asked = book.examples.compare, principle.compare or ""
+        return [templates.compare_chat(shots, one.chat, one.first, one.second, asked) for one in (pair, pair.swap())]
+
+    async def write(pair: Pair) -> list[str | None]:
+        verdicts = []
+        for chat in questions(pair):
             said = await judge.sample(chat, max_tokens=64, temperature=0.0, seed=derive(0, pair.id))
             verdicts.append(templates.parse_verdict(said.text))
         return verdicts
@@ -54,12 +66,32 @@ def main() -> None:
         found = list(await together(work))  # type: ignore[arg-type]
         return time.perf_counter() - started, found
 
+    generate = plain_judge()
+    started = time.perf_counter()
+    written = [templates.parse_verdict(generate(chat)) for pair in pairs[:few] for chat in questions(pair)]
+    plain = (time.perf_counter() - started) / few
     read, labels = asyncio.run(timed([step(pair) for pair in pairs]))
-    print(f"log-probabilities: {len(labels)} pairs, {read:.1f} s", flush=True)
     wrote, verdicts = asyncio.run(timed([write(pair) for pair in pairs]))
     parsed = sum(verdict is not None for both in verdicts for verdict in both)  # type: ignore[attr-defined]
-    print(f"written verdicts: {len(verdicts)} pairs, {wrote:.1f} s, {parsed} of {2 * len(verdicts)} could be parsed")
-    print(f"ratio {wrote / read:.1f}")
+    read, wrote = read / len(labels), wrote / len(verdicts)
+    print(f"log-probabilities in both orders: {read:.2f} s a pair, {len(labels)} pairs")
+    hits = sum(verdict is not None for verdict in written)
+    print(f"generate, 64 tokens: {plain:.2f} s a pair, {few} pairs, {hits} of {2 * few} parsed; {plain / read:.1f} times as long")
+    print(f"cai's sampler: {wrote:.2f} s a pair, {parsed} of {2 * len(verdicts)} parsed; {wrote / read:.1f} times as long")
+
+
+def plain_judge() -> Callable[[Chat], str]:
+    """Chat -> 64 tokens, drawn as transformers does by itself."""
+    where = locate("smollm2")
+    model, renderer = load_model(where), load_renderer(where)
+
+    def generate(chat: Chat) -> str:
+        ids = torch.tensor([renderer.prompt_ids(chat)])
+        given = {"attention_mask": torch.ones_like(ids), "pad_token_id": renderer.pad_id, "do_sample": True}
+        out = model.generate(ids, max_new_tokens=64, min_new_tokens=64, **given)[0, ids.shape[1] :]
+        return str(renderer.tokenizer.decode(out, skip_special_tokens=True))
+
+    return generate
 
 
 if __name__ == "__main__":

@@ -208,6 +208,17 @@ def _comparison(chat: Chat, first: str, second: str, question: str) -> str:
     return fill_in(COMPARE, transcript=transcript(chat), first=fence(first), second=fence(second), question=question)
 
 
+_COMPARED = re.compile(r"Reply \(A\):\n(`{3,})\n(.*?)\n\1\n\nReply \(B\):\n(`{3,})\n(.*?)\n\3\n\n", re.DOTALL)
+
+
+def compared(chat: Chat) -> tuple[str, str] | None:
+    """The two replies of the newest comparison in a judge's chat, as a reader of the fences sees them; None: there is none."""
+    for message in reversed(chat):
+        if found := _COMPARED.search(message.content):
+            return found[2], found[4]
+    return None
+
+
 def parse_verdict(text: str) -> Literal["A", "B"] | None:
     """The *last* verdict of a written-out answer wins: earlier ones may be quoted. No verdict is None."""
     found: list[Literal["A", "B"]] = re.findall(re.escape(VERDICT) + r"([AB])\)", text)

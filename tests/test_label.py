@@ -22,7 +22,7 @@ from cai.generate.pair import PairConfig, pair_items, paired_item, pairer
 from cai.lm import FakeLM
 from cai.records import Chat, Pair, Preference, Prompt, Vote, chat_of
 from cai.report.labels import against_people, by_principle, diagnose
-from cai.templates import DECIDE, DETAILED_COMPARE, VERDICT
+from cai.templates import DECIDE, DETAILED_COMPARE, VERDICT, compared
 
 Margin = Callable[[str, str], float]
 BOOK = Constitution(
@@ -30,19 +30,10 @@ BOOK = Constitution(
     version="1",
     principles=tuple(Principle(id=name, category="c", compare=f"Which is more {name}?") for name in ("kind", "short", "true")),
 )
-FENCED = re.compile(r"Reply \(A\):\n(`+)\n(.*?)\n\1\n\nReply \(B\):\n(`+)\n(.*?)\n\3\n\n", re.DOTALL)
-
-
-def compared(chat: Chat) -> tuple[str, str]:
-    """The two replies of the newest comparison, as a reader of the fences sees them."""
-    asked = next(m.content for m in reversed(chat) if "Reply (A):" in m.content)
-    found = FENCED.search(asked)
-    assert found
-    return found[2], found[4]
 
 
 def judge(margin: Margin, thought: str = "Let me see.") -> FakeLM:
-    return FakeLM(lambda chat, seed: thought, lambda chat, choices: [margin(*compared(chat)), 0.0])
+    return FakeLM(lambda chat, seed: thought, lambda chat, choices: [margin(*compared(chat) or ("", "")), 0.0])
 
 
 def pair(first: str = "good", second: str = "bad", asked: str = "Say it.") -> Pair:
@@ -167,7 +158,7 @@ def test_several_thoughts_are_averaged() -> None:
 
     def odds(chat: Chat, choices: Sequence[str]) -> list[float]:
         margin = 2.0 * (int(chat[-2].content.rsplit(" ", 1)[1]) % 2)
-        return [margin if compared(chat)[0] == "good" else -margin, 0.0]
+        return [margin if (compared(chat) or ("", ""))[0] == "good" else -margin, 0.0]
 
     row = label(FakeLM(think, odds), pair(), cot=True, rationales=2)
     assert len(thoughts) == 2

@@ -452,7 +452,7 @@ def test_too_long_a_prompt_is_refused(lm: LocalLM) -> None:
         ("locl:here", "unknown form"),
         ("local:", "unknown form (did you mean 'local:'?)"),
         ("", "unknown form; use smollm2, local:"),
-        ("fake:nobody", "no such fake; known: echo, polite"),
+        ("fake:nobody", "no such fake; known: brief, echo, polite"),
         ("local:./no/such/folder", "no such model folder"),
         ("local:/no/such", "no such model folder"),
         ("local:nofolder", "no such model folder"),

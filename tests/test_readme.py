@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import shlex
 from itertools import pairwise
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from cai.cli import NAMES, app
 
@@ -90,6 +93,38 @@ def test_files_given_to_commands_exist() -> None:
     found = commands(README.read_text(encoding="utf-8"))
     named = [b for c in found for a, b in pairwise(c) if a != "--output" and b.startswith(("examples/", "constitutions/"))]
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def printed(command: str) -> list[str]:
+    """What the README shows below a command, up to the next one or the fence's end."""
+    for _, inside in fences(README.read_text(encoding="utf-8")):
+        if f"$ {command}" in inside:
+            below = inside[inside.index(f"$ {command}") + 1 :]
+            return below[: next((i for i, line in enumerate(below) if line.startswith("$ ")), len(below))]
+    raise AssertionError(f"README.md: no line $ {command}")
+
+
+def test_the_worked_label_is_what_the_command_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "cai label --constitution helpful_honest --model fake:brief --input examples/pairs.jsonl --output labelled.jsonl"
+    assert printed(command) == []
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert found.exit_code == 0, found.output
+    first, second = (json.loads(line) for line in (tmp_path / "labelled.jsonl").read_text(encoding="utf-8").splitlines())
+    assert printed("head -1 examples/pairs.jsonl") == (ROOT / "examples" / "pairs.jsonl").read_text().splitlines()[:1]
+    [shown] = map(json.loads, printed("head -1 labelled.jsonl"))
+    assert first["p_first"] == pytest.approx(1 / (1 + math.exp(2)), abs=1e-15)
+    assert flat(first) == pytest.approx(flat(shown), abs=1e-12)
+    assert (second["p_first"], second["unscored"]) == (None, "the two replies are the same")
+
+
+def flat(value: object, key: str = "") -> dict[str, object]:
+    """Leaves by path, so that numbers can be compared approximately."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if pairs is None:
+        return {key: value}
+    return {k: v for name, inner in pairs for k, v in flat(inner, f"{key}/{name}").items()}
 
 
 # ---- the checks themselves, on a README that is wrong ----

@@ -6,7 +6,7 @@ import difflib
 
 from cai.errors import UsageError
 from cai.lm.base import LM, Sample
-from cai.lm.fake import REPLIES, FakeLM
+from cai.lm.fake import FAKES, FakeLM
 from cai.lm.http import HttpConfig, HttpLM
 
 __all__ = ["LM", "FakeLM", "Sample", "open_lm"]
@@ -23,9 +23,9 @@ def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
     """
     kind, _, name = spec.partition(":")
     if kind == "fake":
-        if name not in REPLIES:
-            raise UsageError(f"model {spec!r}: no such fake; known: {', '.join(sorted(REPLIES))}")
-        return FakeLM(REPLIES[name])
+        if name not in FAKES:
+            raise UsageError(f"model {spec!r}: no such fake; known: {', '.join(sorted(FAKES))}")
+        return FakeLM(*FAKES[name], name=name)
     if kind in ("http", "https"):
         return HttpLM(spec, http)
     if spec == "smollm2" or (kind == "local" and name):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from cai.lm.base import Sample, cut
 from cai.records import Chat
+from cai.templates import compared
 
 Reply = Callable[[Chat, int], str]
 """(chat, seed) -> text"""
@@ -13,12 +15,17 @@ Odds = Callable[[Chat, Sequence[str]], list[float] | None]
 """(chat, choices) -> log-probabilities"""
 
 
+def evenly(chat: Chat, choices: Sequence[str]) -> list[float] | None:
+    """Has no opinion."""
+    return [0.0] * len(choices)
+
+
 class FakeLM:
     """Answers by `reply` and `odds`; remembers every chat that it was asked in `calls`."""
 
-    def __init__(self, reply: Reply, odds: Odds = lambda chat, choices: [0.0] * len(choices), *, width: int = 8) -> None:
+    def __init__(self, reply: Reply, odds: Odds = evenly, *, width: int = 8, name: str | None = None) -> None:
         self.reply, self.odds, self.width = reply, odds, width
-        self.fingerprint = f"fake:{getattr(reply, '__name__', 'reply')}"
+        self.fingerprint = f"fake:{name or getattr(reply, '__name__', 'reply')}"
         self.calls: list[Chat] = []
 
     async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
@@ -47,5 +54,19 @@ def polite(chat: Chat, seed: int) -> str:
     return "I'm sorry, but I can't help with that."
 
 
-REPLIES: dict[str, Reply] = {"echo": echo, "polite": polite}
+def brief(chat: Chat, choices: Sequence[str]) -> list[float] | None:
+    """A judge with a taste and a bias: log-odds of 2 for the shorter reply, and 1 for whichever is shown as (A)."""
+    shown = compared(chat)
+    if shown is None or len(choices) != 2:
+        return None
+    a, b = map(len, shown)
+    odds = 1.0 + 2.0 * ((a < b) - (a > b))
+    return [-math.log1p(math.exp(-odds)), -math.log1p(math.exp(odds))]
+
+
+FAKES: dict[str, tuple[Reply, Odds]] = {
+    "brief": (polite, brief),
+    "echo": (echo, evenly),
+    "polite": (polite, evenly),
+}
 """The names that `fake:NAME` knows."""
