@@ -2,8 +2,8 @@
 
     CAI_EVAL_DATA=/path/to/data python benchmarks/preference_hh.py [--rows odd] [--folds 5] [--soft 0.8] [--set KEY=VALUE ...]
 
-reads `preference/hh_rlhf/harmless_base_test.jsonl` (arXiv:2204.05862). Of the even (or odd) rows, four fifths of the prompts train
-a fresh model on SmolLM2, the other fifth measures it; with `--folds 5`, each fifth in its turn. Once with hard labels, and once
+reads `preference/hh_rlhf/harmless_base_test.jsonl` (arXiv:2204.05862). Four fifths of the prompts of its even (or odd) rows
+train a fresh model on SmolLM2, the other fifth measures it; with `--folds 5`, each in its turn. Once with hard labels, and once
 with the same labels softened: the chosen reply is the better one with a probability of `--soft`. Prints accuracy (Wilson),
 expected calibration error, the paired difference of the two (bootstrap over prompts), and minutes. Dialogues lose their oldest
 turns until prompt and reply are at most 320 tokens.
@@ -58,7 +58,8 @@ def main() -> None:
     settings |= {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in given.set)}
     config, base = RewardConfig.model_validate(settings), locate("smollm2")
     reader = fresh_model(base, config, 0)
-    rows = list(judged_rows(Path(where) / "preference" / "hh_rlhf" / "harmless_base_test.jsonl"))[given.rows == "odd" :: 2]
+    file = Path(where) / "preference" / "hh_rlhf" / "harmless_base_test.jsonl"
+    rows = [row for row in judged_rows(file) if (row.number - 1) % 2 == (given.rows == "odd")]
     pairs = [
         (row.prompt.id, *shortened(reader, row.prompt.chat, (row.first, row.second))) for row in rows if row.first != row.second
     ]

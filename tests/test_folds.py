@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,14 @@ def test_both_shapes_are_read(tmp_path: Path) -> None:
     assert [(r.first, r.second, r.p_first, r.group) for r in judged_rows(file)] == [("a", "b", 0.7, None)]
     assert [r.group for r in judged_rows(file, "who")] == ["3"]
     assert [(r.p_first, r.group) for r in judged_rows(file, "principle")] == [(0.9, "kind"), (0.2, "true")]
-    [row] = judged_rows(lines(tmp_path / "y.jsonl", {"chosen": DIALOGUE + "fine", "rejected": DIALOGUE + " no"}))
+    passed_over: Counter[str] = Counter()
+    list(judged_rows(file, passed_over=passed_over))
+    assert passed_over == {"no verdict (`p_first` is null)": 1}
+    parted = {"chosen": DIALOGUE, "rejected": "\n\nHuman: yo\n\nAssistant: x"}
+    dialogues = lines(tmp_path / "y.jsonl", parted, {"chosen": DIALOGUE + "fine", "rejected": DIALOGUE + " no"})
+    [row] = judged_rows(dialogues, passed_over=passed_over)
+    assert passed_over["`chosen` and `rejected` are about different conversations"] == 1
+    assert row.number == 2
     assert (row.first, row.second, row.p_first) == ("fine", "no", 1.0)
     assert row.prompt.chat == chat_of(("user", "hi"), ("assistant", "hello"), ("user", "and now?"))
 
@@ -59,7 +67,6 @@ def test_both_shapes_are_read(tmp_path: Path) -> None:
         ({"prompt": "q", "first": "a", "second": "b", "p_first": 1}, "who", "needs `who`"),
         ({"prompt": "q", "first": "a", "second": "b", "p_first": 1}, "principle", "needs `votes`"),
         ({"chosen": DIALOGUE, "rejected": "no dialogue"}, None, "`rejected` must be a dialogue"),
-        ({"chosen": DIALOGUE, "rejected": "\n\nHuman: yo\n\nAssistant: x"}, None, "different conversations"),
     ],
 )
 def test_wrong_rows_are_named(row: dict[str, object], by: str | None, message: str, tmp_path: Path) -> None:

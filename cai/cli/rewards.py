@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,14 +54,18 @@ def fit_reward(
     made = {"config": store.digest(config), "seed": str(seed), "model": model, "input": store.file_digest(source)}
     untrained = fresh_model(where, config, seed)
 
+    passed_over: Counter[str] = Counter()
+
     def read(group: str | None) -> list[tuple[str, Comparison]]:
         rows = untrained.rows
         return [
             (j.group or "", Comparison(j.prompt.id, rows(j.prompt.chat, j.first), rows(j.prompt.chat, j.second), j.p_first))
-            for j in judged_rows(source, group)
+            for j in judged_rows(source, group, passed_over if group is None else None)
         ]
 
     comparisons = [comparison for _, comparison in read(None)]
+    for reason, count in passed_over.items():
+        print(f"{source}: {count} rows passed over: {reason}", file=sys.stderr)
     if not comparisons:
         raise StoreError(f"{source}: no labelled pair in it")
     if store.begin(output, "fit-reward", made):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,32 +24,43 @@ class Judged(NamedTuple):
     second: str
     p_first: float
     """P(first is the better one)."""
+    number: int
+    """Of the row in its file, from 1."""
     group: str | None
     """Who gave it: a principle, a person, a source; None where nobody asked."""
 
 
-def judged_rows(path: Path, by: str | None = None) -> Iterator[Judged]:
-    """Verdicts of a JSONL file, in order; rows without one (`p_first` null) are passed over.
+def judged_rows(path: Path, by: str | None = None, passed_over: Counter[str] | None = None) -> Iterator[Judged]:
+    """Verdicts of a JSONL file, in order. Rows without one (`p_first` null), and the few of hh-rlhf whose two dialogues part ways
+    before the last turn, are passed over.
 
     A row has `prompt` or `chat`, `first`, `second` and `p_first`; or `chosen` and `rejected`, dialogues of "Human:" and
     "Assistant:" turns that share all but the last turn.
 
     Args:
         by: field whose value is the group; `principle`: one verdict per vote of a row, grouped by its principle.
+        passed_over: reason -> rows, counted up.
 
     Raises:
         StoreError: a row is wrong, or has no such field, as file:line.
     """
     for number, data in json_lines(path):
         place = f"{path}:{number}"
-        prompt, first, second, p_first = _dialogue(data, place) if "chosen" in data else _labelled(data, place)
+        counts = Counter[str]() if passed_over is None else passed_over
+        told = _dialogue(data, place) if "chosen" in data else _labelled(data, place)
+        if told is None:
+            counts["`chosen` and `rejected` are about different conversations"] += 1
+            continue
+        prompt, first, second, p_first = told
         if by == BY_PRINCIPLE:
             for principle, p in _votes(data, place):
-                yield Judged(prompt, first, second, p, principle)
-        elif p_first is not None:
+                yield Judged(prompt, first, second, p, number, principle)
+        elif p_first is None:
+            counts["no verdict (`p_first` is null)"] += 1
+        else:
             if by is not None and not isinstance(data.get(by), str | int):
                 raise StoreError(f"{place}: a row needs `{by}` (text or a number), by which rows are grouped")
-            yield Judged(prompt, first, second, p_first, None if by is None else str(data[by]))
+            yield Judged(prompt, first, second, p_first, number, None if by is None else str(data[by]))
 
 
 def _labelled(data: dict[str, Any], place: str) -> tuple[Prompt, str, str, float | None]:
@@ -61,14 +73,15 @@ def _labelled(data: dict[str, Any], place: str) -> tuple[Prompt, str, str, float
     return prompt, data["first"], data["second"], _probability(data.get("p_first"), place)
 
 
-def _dialogue(data: dict[str, Any], place: str) -> tuple[Prompt, str, str, float]:
+def _dialogue(data: dict[str, Any], place: str) -> tuple[Prompt, str, str, float] | None:
+    """None: the two are about different conversations."""
     said = []
     for name in ("chosen", "rejected"):
         if not isinstance(data.get(name), str) or _LAST not in data[name]:
             raise StoreError(f"{place}: `{name}` must be a dialogue that ends with an Assistant: turn")
         said.append(data[name].rpartition(_LAST))
     if said[0][0] != said[1][0]:
-        raise StoreError(f"{place}: `chosen` and `rejected` are about different conversations")
+        return None
     return Prompt(chat=asked(said[0][0], place)), said[0][2].strip(), said[1][2].strip(), 1.0
 
 

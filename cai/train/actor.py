@@ -1,0 +1,189 @@
+"""What speaks and learns in PPO: policy and critic in one module, the reference beside them, and a copy to sample from.
+
+Two ways to hold them. `Adapters`: one frozen base in memory; the policy is a LoRA adapter on it, the reference is the base with
+adapters off. `Whole`: every weight of the policy learns, and the reference is a second, frozen model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cai.lm.adapters import head_of, hidden_states, merge_into, parameters_of
+from cai.lm.below import frozen_blocks
+from cai.lm.precision import matmuls
+from cai.train.ranks import whole
+
+POLICY = "policy"
+
+
+class Critic(nn.Module):
+    """V(state): a linear head, zero at first, on the frozen reference's hidden states."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, hidden_NE: Tensor) -> Tensor:
+        value_N1: Tensor = self.head(hidden_NE)
+        return value_N1.squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One of the two that speak: policy or reference."""
+
+    hidden: Callable[[Tensor], Tensor]
+    """(B, T) ids -> (B, T, hidden). Rows are right-padded."""
+    head: Callable[[Tensor], Tensor]
+    """Hidden states -> logits."""
+    device: torch.device
+
+
+class Actor(Protocol):
+    """What the loop asks of whoever learns."""
+
+    critic: Critic
+    sampler: PreTrainedModel
+    """A plain model that speaks as the policy did when it was last `refresh`ed."""
+    sharded: bool
+    """Whether the policy's weights are spread over processes, which then sum its gradients by themselves."""
+
+    @property
+    def policy(self) -> Voice: ...
+
+    @property
+    def reference(self) -> Voice: ...
+
+    def learnt(self) -> list[nn.Parameter]:
+        """The policy's weights, in a fixed order."""
+        ...
+
+    def frozen(self, layers: int | None) -> list[nn.Module]:
+        """Blocks that policy and reference share, below the last `layers`."""
+        ...
+
+    def refresh(self) -> None:
+        """Bring the sampler up to the policy."""
+        ...
+
+
+class Adapters(nn.Module):
+    """The policy as an adapter named `policy` on a frozen base, which may carry other adapters too."""
+
+    def __init__(self, model: PeftModel, sampler: PreTrainedModel) -> None:
+        super().__init__()
+        self.model, self.critic = model, Critic(int(model.config.hidden_size)).to(model.device)
+        self.beside = (sampler,)  # in a tuple: not a part of this module
+        self.sharded = False
+
+    @property
+    def sampler(self) -> PreTrainedModel:
+        return self.beside[0]
+
+    @property
+    def policy(self) -> Voice:
+        return Voice(partial(hidden_states, self.model, POLICY), head_of(self.model), self.model.device)
+
+    @property
+    def reference(self) -> Voice:
+        return Voice(partial(hidden_states, self.model, None), head_of(self.model), self.model.device)
+
+    def learnt(self) -> list[nn.Parameter]:
+        return parameters_of(self.model, POLICY)
+
+    def frozen(self, layers: int | None) -> list[nn.Module]:
+        return frozen_blocks(self.model.get_base_model(), layers)
+
+    def refresh(self) -> None:
+        merge_into(self.sampler, self.model, POLICY)
+
+
+class Whole(nn.Module):
+    """The policy as a model of its own. `layers`: only its last so many blocks learn; None: every weight, the embeddings too."""
+
+    def __init__(
+        self, model: PreTrainedModel, reference: PreTrainedModel, sampler: PreTrainedModel, layers: int | None = None
+    ) -> None:
+        super().__init__()
+        reference.requires_grad_(False)
+        if layers is not None:
+            model.requires_grad_(False)
+            for block in blocks_of(model)[-layers:]:
+                block.requires_grad_(True)
+        self.model, self.critic = model, Critic(int(model.config.hidden_size)).to(model.device)
+        self.beside = (reference, sampler)
+        self.sharded = False
+
+    def shard(self) -> None:
+        """Spread policy and reference over the processes, block by block (FSDP2). The root keeps its weights between passes,
+        for the head reads the embeddings after the model's own forward is over."""
+        from torch.distributed.fsdp import fully_shard
+
+        for model in (self.model, self.beside[0]):
+            for block in blocks_of(model):
+                fully_shard(block)
+            fully_shard(model.base_model, reshard_after_forward=False)
+        self.sharded = True
+
+    @property
+    def sampler(self) -> PreTrainedModel:
+        return self.beside[1]
+
+    @property
+    def policy(self) -> Voice:
+        return _plain(self.model)
+
+    @property
+    def reference(self) -> Voice:
+        return _plain(self.beside[0])
+
+    def learnt(self) -> list[nn.Parameter]:
+        return [p for p in self.model.base_model.parameters() if p.requires_grad] + [
+            p for p in _own_head(self.model) if p.requires_grad
+        ]
+
+    def frozen(self, layers: int | None) -> list[nn.Module]:
+        return []  # two models: nothing is shared
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        target = dict(self.sampler.named_parameters())
+        for name, parameter in self.model.named_parameters():
+            target[name].copy_(whole(parameter))
+
+
+def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The transformer's blocks, lowest first."""
+    return frozen_blocks(model, 0)
+
+
+def _plain(model: PreTrainedModel) -> Voice:
+    def hidden(ids_BT: Tensor) -> Tensor:
+        with matmuls(model.device):
+            found: Tensor = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        return found.to(model.dtype)
+
+    return Voice(hidden, _head(model), model.device)
+
+
+def _head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """Hidden states -> logits; tied weights are read where the trunk has them, for only those are gathered when spread."""
+    if _own_head(model):
+        return model.get_output_embeddings()  # type: ignore[no-any-return]
+    return lambda hidden: nn.functional.linear(hidden, model.base_model.get_input_embeddings().weight)
+
+
+def _own_head(model: PreTrainedModel) -> list[Any]:
+    """The head's parameters, where they are not the embeddings'."""
+    tied = {id(p) for p in model.base_model.parameters()} if not getattr(model.config, "tie_word_embeddings", False) else None
+    return [] if tied is None else [p for p in model.get_output_embeddings().parameters() if id(p) not in tied]
