@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from cai import store, templates
 from cai.config import save_run
@@ -177,48 +179,61 @@ def reward(shop: Workshop) -> None:
 
 
 def ppo(shop: Workshop) -> None:
-    """60-policy/: the fine-tuned model after PPO on preference model and rubric."""
+    """60-policy/: the fine-tuned model after PPO on preference model and rubric. Every process of a torchrun walks it."""
     import torch
 
-    from cai.lm.adapters import merge_into, with_adapter
+    from cai.lm.adapters import with_adapter
     from cai.lm.chat import load_renderer
     from cai.lm.local import load_model
     from cai.lm.precision import matmul_dtype
     from cai.reward.combine import combine
     from cai.reward.direct import rater
-    from cai.reward.preference_model import PreferenceModel
+    from cai.reward.preference_model import ADAPTER, PreferenceModel
     from cai.train import ppo as training
+    from cai.train.actor import POLICY as LEARNT
+    from cai.train.actor import Actor, Adapters, Whole
+    from cai.train.ranks import rank, said_by_first
     from cai.train.rollout import RewardTable, Rollout
 
-    run, out = shop.loaded.run, shop.path(POLICY)
+    run, out, config = shop.loaded.run, shop.path(POLICY), shop.loaded.run.ppo
     about = {"mix": digest(run.mix)}
     rate = None
     if run.mix.direct:
         lm = shop.lm(run.judge or run.model)
         rate, about = rater(lm), about | {"judge": lm.fingerprint, "templates": templates.templates_digest()}
-    inputs = [PROMPTS, SFT, REWARD, *[REVISIONS] * bool(run.ppo.ptx.coef)]
-    if store.begin(out, "ppo", shop.made(run.ppo, inputs, ("rubric",), **about)):
+    inputs = [PROMPTS, SFT, REWARD, *[REVISIONS] * bool(config.ptx.coef)]
+    if said_by_first(rank() == 0 and store.begin(out, "ppo", shop.made(config, inputs, ("rubric",), **about)) is not None):
         return
     where = str(shop.path(SFT))
     torch.manual_seed(shop.seed)
     renderer, sampler = load_renderer(where), load_model(where, matmul_dtype())
-    model = with_adapter(load_model(where), training.POLICY, run.ppo.rank, run.ppo.layers)
-    judge = PreferenceModel.load(model, renderer, shop.path(REWARD)) if run.mix.pm else None
+    if config.mode == "lora":
+        base = with_adapter(load_model(where), LEARNT, config.rank, config.layers)
+        actor: Actor = Adapters(base, sampler)
+    else:
+        base = with_adapter(load_model(where), ADAPTER, run.reward.rank, run.reward.layers)
+        actor = whole_actor = Whole(load_model(where), base, sampler, config.layers)
+        if config.shard:
+            whole_actor.shard()
+    judge = PreferenceModel.load(base, renderer, shop.path(REWARD)) if run.mix.pm else None
 
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
         return combine([r.prompt for r in rollouts], [r.text for r in rollouts], judge, shop.rubric, run.mix, rate)
 
     rows = rows_of(shop.path(PROMPTS), Prompt)
-    learnt: list[Revision] = rows_of(shop.path(REVISIONS), Revision) if run.ppo.ptx.coef else []
+    learnt: list[Revision] = rows_of(shop.path(REVISIONS), Revision) if config.ptx.coef else []
     texts = [(renderer.prompt_ids(r.chat), renderer.reply_ids(r.final)) for r in learnt if r.final is not None]
-    with store.publish_folder(out) as folder:
-        it, told = training.learner(model, sampler, run.ppo), shop.progress("ppo")
-        history = training.ppo(it, renderer, rows, score, run.ppo, folder, seed=shop.seed, progress=told, texts=texts)
+    aside = nullcontext(store.partial(out)) if rank() else store.publish_folder(out)
+    with aside as folder:
+        it, told = training.learner(actor, config), shop.progress("ppo")
+        history = training.ppo(it, renderer, rows, score, config, folder, seed=shop.seed, progress=told, texts=texts)
         whole = load_model(where)  # the sampler has too few bits to be kept
-        merge_into(whole, model, training.POLICY)
-        whole.save_pretrained(folder)
-        renderer.tokenizer.save_pretrained(folder)
-    store.finish(out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history))
+        actor.write(whole)
+        if rank() == 0:
+            whole.save_pretrained(folder)
+            renderer.tokenizer.save_pretrained(folder)
+    if rank() == 0:
+        store.finish(out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history))
 
 
 def evaluate(shop: Workshop) -> None:
@@ -294,11 +309,30 @@ STAGES: dict[str, Callable[[Workshop], None]] = {
 
 
 def walk(shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None]) -> None:
-    """Run stages in order under the folder's lock; `tell(stage, seconds)` after each."""
-    with store.locked(shop.loaded.folder):
-        save_run(shop.loaded)
+    """Run stages in order under the folder's lock; `tell(stage, seconds)` after each.
+
+    Started by torchrun, all processes walk PPO together, and the first one walks the other stages while the rest wait.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _walk(shop, names, tell, first=True, wait=lambda: None)
+        return
+    from cai.train.ranks import rank, together, wait
+
+    with together():
+        _walk(shop, names, tell, first=rank() == 0, wait=wait)
+
+
+def _walk(
+    shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None], *, first: bool, wait: Callable[[], None]
+) -> None:
+    with store.locked(shop.loaded.folder) if first else nullcontext():
+        if first:
+            save_run(shop.loaded)
         for name in names:
             started = time.monotonic()
-            STAGES[name](shop)
+            if first or name == "ppo":
+                STAGES[name](shop)
             shop.close_models()  # a stage opens what it needs: models of one stage don't weigh on the next
-            tell(name, time.monotonic() - started)
+            wait()
+            if first:
+                tell(name, time.monotonic() - started)

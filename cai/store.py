@@ -169,13 +169,18 @@ def publish(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def publish_folder(path: Path) -> Iterator[Path]:
     """Yields a folder to fill; on success it becomes `path` by one rename, on failure it stays aside for the next try."""
-    partial = path.with_name(path.name + ".partial")
+    aside = partial(path)
     with _write_errors(path):
-        partial.mkdir(parents=True, exist_ok=True)
-        yield partial
+        aside.mkdir(parents=True, exist_ok=True)
+        yield aside
         if path.exists():
             shutil.rmtree(path)
-        os.replace(partial, path)
+        os.replace(aside, path)
+
+
+def partial(path: Path) -> Path:
+    """Where `publish_folder` keeps what is not whole yet."""
+    return path.with_name(path.name + ".partial")
 
 
 # ---- the one resumable map ----

@@ -17,11 +17,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cai.lm.adapters import merge_into, with_adapter
+from cai.lm.adapters import with_adapter
 from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
 from cai.records import Prompt, chat_of
-from cai.train.ppo import POLICY, learner, ppo
+from cai.train.actor import POLICY, Actor, Adapters, Whole
+from cai.train.ppo import learner, ppo
 from cai.train.ppo_config import KLConfig, PPOConfig, PtxConfig
 from cai.train.rollout import RewardTable, Rollout
 
@@ -43,6 +44,13 @@ BANDIT = PPOConfig(
     ema=0.97,
 )
 quiet = lambda done, total: None  # noqa: E731
+
+
+def actor(folder: Path, config: PPOConfig) -> Actor:
+    base, sampler = load_model(str(folder)), load_model(str(folder))
+    if config.mode == "full":
+        return Whole(base, load_model(str(folder)), sampler, config.layers)
+    return Adapters(with_adapter(base, POLICY, config.rank, config.layers), sampler)
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +93,11 @@ def distribution(model: Any, folder: Path) -> torch.Tensor:
 def trained(folder: Path, home: Path, config: PPOConfig, score: Any = wanted, **more: Any) -> tuple[Any, list[dict[str, Any]]]:
     """(the policy as a plain model, metrics)."""
     torch.manual_seed(0)
-    it = learner(with_adapter(load_model(str(folder)), POLICY, config.rank, config.layers), load_model(str(folder)), config)
+    it = learner(actor(folder, config), config)
     home.mkdir()
     history = ppo(it, load_renderer(folder), [PROMPT], score, config, home, seed=0, progress=quiet, **more)
-    merge_into(it.sampler, it.model, POLICY)
-    return it.sampler, history
+    it.actor.write(it.actor.sampler)
+    return it.actor.sampler, history
 
 
 def test_the_policy_is_the_closed_form(words: Path, tmp_path: Path) -> None:
@@ -112,6 +120,16 @@ def test_the_policy_is_the_closed_form(words: Path, tmp_path: Path) -> None:
         assert float(best[WANTED]) == pytest.approx(lifted / (1 - q + lifted))
         kls.append(fmean(row["kl"] for row in history[-15:]))
     assert kls[0] > kls[1] > kls[2] > 0
+
+
+def test_the_policy_is_the_closed_form_when_every_weight_learns(words: Path, tmp_path: Path) -> None:
+    reference = distribution(load_model(str(words)), words)
+    reward = torch.zeros(len(WORDS), dtype=torch.float64)
+    reward[WANTED] = 1.0
+    config = BANDIT.model_copy(update={"kl": KLConfig(coef=0.5), "mode": "full", "learning_rate": 2e-3})
+    policy, _ = trained(words, tmp_path / "full", config)
+    best = (reference.log() + reward / 0.5).softmax(-1)
+    assert 0.5 * float((distribution(policy, words) - best).abs().sum()) < 0.02
 
 
 def test_an_adaptive_penalty_holds_its_target(words: Path, tmp_path: Path) -> None:
@@ -207,8 +225,8 @@ def test_stopped_and_resumed_with_everything_on(words: Path, tmp_path: Path) -> 
         trained(words, tmp_path / "cut", config, stops, texts=texts)
     (tmp_path / "cut").rename(tmp_path / "again")
     torch.manual_seed(0)
-    it = learner(with_adapter(load_model(str(words)), POLICY, config.rank, None), load_model(str(words)), config)
+    it = learner(actor(words, config), config)
     told = ppo(it, load_renderer(words), [PROMPT], wanted, config, tmp_path / "again", seed=0, progress=quiet, texts=texts)
-    merge_into(it.sampler, it.model, POLICY)
+    it.actor.write(it.actor.sampler)
     assert told == history
-    assert torch.equal(distribution(it.sampler, words), distribution(whole, words))
+    assert torch.equal(distribution(it.actor.sampler, words), distribution(whole, words))

@@ -17,9 +17,9 @@ from cai.lm.chat import Renderer, load_renderer
 from cai.lm.local import load_model
 from cai.records import Prompt, chat_of
 from cai.seeds import rng
+from cai.train.actor import POLICY, Adapters
 from cai.train.draw import draw_prompts, quotas
 from cai.train.ppo import (
-    POLICY,
     Learner,
     credit,
     learn,
@@ -39,7 +39,9 @@ quiet = lambda done, total: None  # noqa: E731
 
 def fresh(tiny: Path, config: PPOConfig = CONFIG, seed: int = 0) -> Learner:
     torch.manual_seed(seed)
-    return learner(with_adapter(load_model(str(tiny)), POLICY, config.rank, config.layers), load_model(str(tiny)), config)
+    return learner(
+        Adapters(with_adapter(load_model(str(tiny)), POLICY, config.rank, config.layers), load_model(str(tiny))), config
+    )
 
 
 def high_bytes(rollouts: Sequence[Rollout]) -> RewardTable:
@@ -53,8 +55,8 @@ def run(it: Learner, tiny: Path, folder: Path, config: PPOConfig = CONFIG, score
 
 
 def weights(it: Learner) -> dict[str, torch.Tensor]:
-    own = {f"model.{k}": p.detach().clone() for k, p in it.model.named_parameters()}
-    return own | {f"critic.{k}": p.detach().clone() for k, p in it.critic.named_parameters()}
+    own = {f"model.{k}": p.detach().clone() for k, p in it.actor.model.named_parameters()}
+    return own | {f"critic.{k}": p.detach().clone() for k, p in it.actor.critic.named_parameters()}
 
 
 def readings(
@@ -62,7 +64,9 @@ def readings(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """`read`, in batches of `size` neighbours padded with the tiny model's end token."""
     batches = [list(range(i, min(i + size, len(rollouts)))) for i in range(0, len(rollouts), size)]
-    return read(it.model, adapter, rollouts, batches, [Below([]) for _ in batches], 257, temperature)
+    voice = it.actor.policy if adapter else it.actor.reference
+    logps, states = read(voice, rollouts, batches, [Below([]) for _ in batches], 257, temperature)
+    return [logps[i] for i in range(len(rollouts))], [states[i] for i in range(len(rollouts))]
 
 
 def reply(ids: list[int], renderer: Renderer, prompt: Prompt = PROMPTS[0]) -> Rollout:
@@ -92,7 +96,7 @@ def test_the_sampler_draws_from_the_policy(tiny_model: Path, tmp_path: Path) -> 
         refs, _ = readings(it, None, rollouts)
         moved.append(max(float((a - b).abs().max()) for a, b in zip(logps, refs, strict=True)))
         for r, logp_T in zip(rollouts, logps, strict=True):
-            logits_TV = it.sampler(torch.tensor([r.prompt_ids + r.reply_ids])).logits[0, len(r.prompt_ids) - 1 : -1]
+            logits_TV = it.actor.sampler(torch.tensor([r.prompt_ids + r.reply_ids])).logits[0, len(r.prompt_ids) - 1 : -1]
             want = logits_TV.log_softmax(-1).gather(-1, torch.tensor(r.reply_ids)[:, None]).squeeze(-1)
             torch.testing.assert_close(logp_T, want, atol=1e-4, rtol=0)
         return high_bytes(rollouts)
@@ -115,7 +119,7 @@ def test_optimiser_steps(tiny_model: Path, tmp_path: Path, epochs: int, minibatc
 def test_only_the_policy_and_the_critic_learn(tiny_model: Path, tmp_path: Path) -> None:
     """The base and another adapter on it keep every bit; so does the reference's reading of a fixed reply."""
     it, renderer = fresh(tiny_model), load_renderer(tiny_model)
-    add_adapter(it.model, "reward", 2)
+    add_adapter(it.actor.model, "reward", 2)
     fixed = [reply([5, 9, renderer.stop_id], renderer), reply([200, 17], renderer, PROMPTS[3])]
     before, reference = weights(it), readings(it, None, fixed)
     policy_before = readings(it, POLICY, fixed)[0]
@@ -131,7 +135,7 @@ def test_only_the_policy_and_the_critic_learn(tiny_model: Path, tmp_path: Path) 
 def test_only_the_last_blocks_learn(tiny_model: Path, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"layers": 1})
     it = fresh(tiny_model, config)
-    learning = [key for key, p in it.model.named_parameters() if p.requires_grad]
+    learning = [key for key, p in it.actor.model.named_parameters() if p.requires_grad]
     assert learning
     assert all(".layers.1." in key for key in learning)  # the tiny model has blocks 0 and 1
     run(it, tiny_model, tmp_path, config)
@@ -154,7 +158,7 @@ def test_gradients_are_clipped(tiny_model: Path, tmp_path: Path) -> None:
         return float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
 
     it.optimiser.register_step_pre_hook(
-        lambda *_: met.append((norm(parameters_of(it.model, POLICY)), norm(it.critic.parameters())))
+        lambda *_: met.append((norm(parameters_of(it.actor.model, POLICY)), norm(it.actor.critic.parameters())))
     )
     history = run(it, tiny_model, tmp_path, config)
     assert min(row["grad_norm"] for row in history) > 1e-2
@@ -243,7 +247,7 @@ def test_the_stop_token_counts_although_it_is_the_pad(tiny_model: Path) -> None:
     logps, states = readings(it, POLICY, rollouts, temperature=0.7)
     for rollout, logp_T, state_TE in zip(rollouts, logps, states, strict=True):
         with torch.no_grad():
-            logits_TV = it.sampler(torch.tensor([rollout.prompt_ids + rollout.reply_ids])).logits[0]
+            logits_TV = it.actor.sampler(torch.tensor([rollout.prompt_ids + rollout.reply_ids])).logits[0]
         start = len(rollout.prompt_ids)
         want = [
             float((logits_TV[start + i - 1] / 0.7).log_softmax(-1)[token]) for i, token in enumerate(rollout.reply_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -51,16 +52,19 @@ def walk_run(file: Path, names: tuple[str, ...], settings: list[str] | None, **l
     from cai.stages import walk
     from cai.workshop import SCORES, open_workshop
 
-    loaded = load_run(file, settings or [])
+    loaded, first = load_run(file, settings or []), os.environ.get("RANK", "0") == "0"
     started = time.monotonic()
     with teller() as progress:
-        shop = open_workshop(loaded, progress, Budget(**limits), lambda line: print(line, file=sys.stderr))
+        bars = progress if first else lambda told: lambda done, total: None  # one of torchrun's processes speaks for all
+        shop = open_workshop(loaded, bars, Budget(**limits), lambda line: print(line, file=sys.stderr))
         try:
             walk(shop, names, _tell)
         finally:
             if shop.budget.calls:
                 print(f"calls   {shop.budget.told()}", file=sys.stderr)
     scores = loaded.folder / SCORES
+    if not first:
+        return
     if {"eval", "report"} & set(names) and scores.exists():
         from cai.records import Score
         from cai.report.table import headline

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from cai.lm.adapters import head_of, hidden_states, merge_into, parameters_of
 from cai.lm.below import frozen_blocks
 from cai.lm.precision import matmuls
-from cai.train.ranks import whole
+from cai.train.ranks import size, whole
 
 POLICY = "policy"
 
@@ -53,10 +53,13 @@ class Actor(Protocol):
     """What the loop asks of whoever learns."""
 
     critic: Critic
-    sampler: PreTrainedModel
-    """A plain model that speaks as the policy did when it was last `refresh`ed."""
     sharded: bool
     """Whether the policy's weights are spread over processes, which then sum its gradients by themselves."""
+
+    @property
+    def sampler(self) -> PreTrainedModel:
+        """A plain model that speaks as the policy did when it was last written into it."""
+        ...
 
     @property
     def policy(self) -> Voice: ...
@@ -72,8 +75,8 @@ class Actor(Protocol):
         """Blocks that policy and reference share, below the last `layers`."""
         ...
 
-    def refresh(self) -> None:
-        """Bring the sampler up to the policy."""
+    def write(self, target: PreTrainedModel) -> None:
+        """Give a plain model the policy's weights. Of a sharded policy, every process must ask for it."""
         ...
 
 
@@ -104,15 +107,22 @@ class Adapters(nn.Module):
     def frozen(self, layers: int | None) -> list[nn.Module]:
         return frozen_blocks(self.model.get_base_model(), layers)
 
-    def refresh(self) -> None:
-        merge_into(self.sampler, self.model, POLICY)
+    def write(self, target: PreTrainedModel) -> None:
+        merge_into(target, self.model, POLICY)
 
 
 class Whole(nn.Module):
-    """The policy as a model of its own. `layers`: only its last so many blocks learn; None: every weight, the embeddings too."""
+    """The policy as a model of its own, beside a frozen reference, which may carry a preference model's adapter.
+
+    `layers`: only the policy's last so many blocks learn; None: every weight, the embeddings too.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, reference: PreTrainedModel, sampler: PreTrainedModel, layers: int | None = None
+        self,
+        model: PreTrainedModel,
+        reference: PreTrainedModel | PeftModel,
+        sampler: PreTrainedModel,
+        layers: int | None = None,
     ) -> None:
         super().__init__()
         reference.requires_grad_(False)
@@ -123,17 +133,24 @@ class Whole(nn.Module):
         self.model, self.critic = model, Critic(int(model.config.hidden_size)).to(model.device)
         self.beside = (reference, sampler)
         self.sharded = False
+        self._learnt = self._learning()
 
     def shard(self) -> None:
-        """Spread policy and reference over the processes, block by block (FSDP2). The root keeps its weights between passes,
-        for the head reads the embeddings after the model's own forward is over."""
+        """Spread policy, and a reference without adapters, over the processes, block by block (FSDP2).
+
+        The root keeps its weights between passes, for the head reads the embeddings after the trunk's own forward is over.
+        """
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        mesh = init_device_mesh(self.model.device.type, (size(),))
         for model in (self.model, self.beside[0]):
-            for block in blocks_of(model):
-                fully_shard(block)
-            fully_shard(model.base_model, reshard_after_forward=False)
+            if isinstance(model, PreTrainedModel):
+                for block in blocks_of(model):
+                    fully_shard(block, mesh=mesh)
+                fully_shard(model.base_model, mesh=mesh, reshard_after_forward=False)
         self.sharded = True
+        self._learnt = self._learning()
 
     @property
     def sampler(self) -> PreTrainedModel:
@@ -145,21 +162,26 @@ class Whole(nn.Module):
 
     @property
     def reference(self) -> Voice:
-        return _plain(self.beside[0])
+        model = self.beside[0]
+        if isinstance(model, PeftModel):
+            return Voice(partial(hidden_states, model, None), head_of(model), model.device)
+        return _plain(model)
 
     def learnt(self) -> list[nn.Parameter]:
-        return [p for p in self.model.base_model.parameters() if p.requires_grad] + [
-            p for p in _own_head(self.model) if p.requires_grad
-        ]
+        return self._learnt  # kept: while spread weights are gathered for a pass, the module shows others
+
+    def _learning(self) -> list[nn.Parameter]:
+        return [p for p in (*self.model.base_model.parameters(), *_own_head(self.model)) if p.requires_grad]
 
     def frozen(self, layers: int | None) -> list[nn.Module]:
         return []  # two models: nothing is shared
 
     @torch.no_grad()
-    def refresh(self) -> None:
-        target = dict(self.sampler.named_parameters())
+    def write(self, target: PreTrainedModel) -> None:
+        weights = dict(target.named_parameters())
         for name, parameter in self.model.named_parameters():
-            target[name].copy_(whole(parameter))
+            if name in weights:  # but for a tied head, which spreading has parted from the embeddings
+                weights[name].copy_(whole(parameter))
 
 
 def blocks_of(model: PreTrainedModel) -> list[nn.Module]:

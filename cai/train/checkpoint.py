@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cai.errors import StoreError, blame
 from cai.store import publish_folder
+from cai.train.ranks import put, rank, whole
 
 TENSORS, STATE = "state.safetensors", "state.json"
 
@@ -24,7 +25,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     found = {}
     for i, parameter in enumerate(parameters):
         for key, value in optimiser.state.get(parameter, {}).items():
-            found[f"optimiser.{i}.{key}"] = torch.as_tensor(value)
+            found[f"optimiser.{i}.{key}"] = whole(torch.as_tensor(value))
     return found
 
 
@@ -33,14 +34,22 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     for name, value in tensors.items():
         if name.startswith("optimiser."):
             _, place, key = name.split(".", 2)
-            optimiser.state[parameters[int(place)]][key] = value.clone()
+            parameter = parameters[int(place)]
+            moment = torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
+            put(moment, value)
+            optimiser.state[parameter][key] = moment
 
 
 def save(home: Path, step: int, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Write `home/step-N` whole, then drop older ones: a kill leaves the old state or the new one, never none."""
+    """Write `home/step-N` whole, then drop older ones: a kill leaves the old state or the new one, never none.
+
+    With several processes all of them call it, and the first one writes.
+    """
+    tensors = {f"parameter.{i}": whole(p.detach()) for i, p in enumerate(parameters)} | optimiser_tensors(optimiser)
+    if rank():
+        return
     home.mkdir(parents=True, exist_ok=True)
     with publish_folder(home / f"step-{step:06d}") as aside:
-        tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(parameters)} | optimiser_tensors(optimiser)
         save_file({name: t.contiguous() for name, t in tensors.items()}, aside / TENSORS)
         (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
     for older in _saved(home)[:-1]:
@@ -67,6 +76,8 @@ def load(home: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimi
         if f"parameter.{len(parameters)}" in tensors:
             raise ValueError("it holds more parameters than this run has")
         for i, parameter in enumerate(parameters):
-            parameter.data.copy_(tensors[f"parameter.{i}"])
+            if tensors[f"parameter.{i}"].shape != parameter.shape:
+                raise ValueError(f"parameter {i} has another shape there")
+            put(parameter, tensors[f"parameter.{i}"])
     restore_optimiser(optimiser, tensors)
     return state

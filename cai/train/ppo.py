@@ -1,13 +1,14 @@
 """Proximal policy optimisation with KL control (arXiv:2203.02155 section 3.5; arXiv:1909.08593; arXiv:1707.06347).
 
-One frozen base in memory: the policy is a LoRA adapter on it, the reference is the base with adapters off, and the critic is a
-linear head on the reference's hidden states, which the KL penalty needs anyway. A plain copy of the base with the policy merged
-in does the sampling. Every draw is addressed by (seed, update, prompt, draw), so a resumed run equals an uninterrupted one.
+Who learns is an `Actor` (see actor.py). The critic is a linear head on the reference's hidden states, which the KL penalty needs
+anyway. With several processes each acts and learns on its share, and all of them know the whole. Every draw is addressed by
+(seed, update, prompt, draw), so a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,75 +17,52 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from cai.errors import TrainError
-from cai.lm.adapters import head_of, merge_into, parameters_of
-from cai.lm.below import Below, frozen_blocks
+from cai.lm.below import Below
 from cai.lm.chat import Renderer
 from cai.records import Prompt, chat_of
 from cai.seeds import rng
 from cai.store import Progress, append_bytes, mend, publish
 from cai.train import checkpoint, ppo_math
+from cai.train.actor import Actor
 from cai.train.draw import draw_prompts
+from cai.train.exchange import everyones, spread_out
 from cai.train.ppo_config import PPOConfig
+from cai.train.ranks import add_up, largest, rank, share, size, wait, whole
 from cai.train.rollout import RewardTable, Rollout, Score, padded, read, reply_hidden, sample, token_logprobs, tokens_of
-
-POLICY = "policy"
-
-
-class Critic(nn.Module):
-    """V(state): a linear head, zero at first, on the frozen reference's hidden states."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(width, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, hidden_NE: Tensor) -> Tensor:
-        value_N1: Tensor = self.head(hidden_NE)
-        return value_N1.squeeze(-1)
 
 
 @dataclass
 class Learner:
     """What changes during training."""
 
-    model: PeftModel
-    """The frozen base with the adapter `policy`, and whatever else lives on it."""
-    sampler: PreTrainedModel
-    """A plain copy of the base."""
-    critic: Critic
+    actor: Actor
     optimiser: torch.optim.Optimizer
     controller: ppo_math.KLController
     average: list[Tensor] = field(default_factory=list)
     """Of the policy's weights over steps; empty unless the config asks for it."""
 
-    def policy(self) -> list[nn.Parameter]:
-        return parameters_of(self.model, POLICY)
-
     def parameters(self) -> list[Tensor]:
         """All that a checkpoint has to hold."""
-        return [*self.policy(), *self.critic.parameters(), *self.average]
+        return [*self.actor.learnt(), *self.actor.critic.parameters(), *self.average]
 
 
-def learner(model: PeftModel, sampler: PreTrainedModel, config: PPOConfig) -> Learner:
-    """A learner at its start; `model` must carry an adapter named `policy`."""
-    critic = Critic(int(model.config.hidden_size)).to(model.device)
+def learner(actor: Actor, config: PPOConfig) -> Learner:
+    """A learner at its start."""
+    learnt = actor.learnt()
     optimiser = torch.optim.AdamW(
         [
-            {"params": parameters_of(model, POLICY), "lr": config.learning_rate},
-            {"params": list(critic.parameters()), "lr": config.critic_learning_rate},
+            {"params": learnt, "lr": config.learning_rate},
+            {"params": list(actor.critic.parameters()), "lr": config.critic_learning_rate},
         ],
         eps=1e-5,
         weight_decay=0.0,
+        foreach=False,  # the moments of all weights at once are copies that full fine-tuning has no room for
     )
     controller = ppo_math.KLController(config.kl.coef, config.kl.target, config.kl.horizon)
-    average = [p.detach().clone() for p in parameters_of(model, POLICY)] if config.ema else []
-    return Learner(model, sampler, critic, optimiser, controller, average)
+    return Learner(actor, optimiser, controller, [p.detach().clone() for p in learnt] if config.ema else [])
 
 
 @dataclass(frozen=True)
@@ -93,12 +71,14 @@ class Experience:
 
     rollouts: list[Rollout]
     batches: list[list[int]]
-    """The minibatches, as places of rollouts. Old log-probabilities are read in them: the first ratio is exactly 1."""
+    """The minibatches, as places of rollouts."""
+    own: list[list[int]]
+    """Of each, this process's part. Old log-probabilities are read in it: the first ratio is exactly 1."""
     below: list[Below]
-    """What the blocks that don't learn make of each minibatch."""
+    """What the blocks that don't learn make of each part."""
     logps: list[Tensor]
-    states: list[Tensor]
-    """(T, hidden) of the reference."""
+    states: dict[int, Tensor]
+    """(T, hidden) of the reference, for the parts that are this process's own."""
     values: list[Tensor]
     advantages: list[Tensor]
     returns: list[Tensor]
@@ -116,9 +96,9 @@ def ppo(
     progress: Progress,
     texts: Sequence[Text] = (),
 ) -> list[dict[str, Any]]:
-    """Train `it.model`'s policy adapter; metrics go to `folder/metrics.jsonl`, exact state to `folder/checkpoints`.
+    """Train the actor's policy; metrics go to `folder/metrics.jsonl`, exact state to `folder/checkpoints`.
 
-    `texts`: (prompt, reply) tokens for `config.ptx`. With `config.ema`, the adapter holds the averaged weights in the end.
+    `texts`: (prompt, reply) tokens for `config.ptx`. With `config.ema`, the policy holds the averaged weights in the end.
 
     Returns:
         The metrics of all updates, those before a kill included.
@@ -135,18 +115,18 @@ def ppo(
     for step in range(start, config.updates):
         progress(step, config.updates)
         chosen = draw_prompts(prompts, config.prompts, seed, step, config.shares)
-        merge_into(it.sampler, it.model, POLICY)
-        rollouts = sample(  # 1 act
-            it.sampler,
+        it.actor.write(it.actor.sampler)
+        own = sample(  # 1 act
+            it.actor.sampler,
             renderer,
-            chosen,
+            share(chosen),
             replies=config.replies,
             max_tokens=config.max_tokens,
             temperature=config.temperature,
             seed=seed,
             step=step,
         )
-        table = score(rollouts)  # 2 judge
+        rollouts, table = everyones(own, score(own), chosen, renderer, config)  # 2 judge
         known, totals = total(table, rollouts, config)
         batches = minibatches(len(known), config, rng(seed, "ppo", "minibatch", step))
         experience, told = credit(it, [rollouts[i] for i in known], totals, batches, renderer.pad_id, config)  # 3 credit
@@ -154,9 +134,10 @@ def ppo(
         told |= describe(table, rollouts, known, totals) | {"kl_coef": it.controller.beta, "step": step}
         it.controller = it.controller.after(told["kl"], len(known))
         history.append(told)
-        append_bytes(metrics_file, (json.dumps(told) + "\n").encode())
+        if rank() == 0:
+            append_bytes(metrics_file, (json.dumps(told) + "\n").encode())
         checkpoint.save(folder / "checkpoints", step + 1, it.parameters(), it.optimiser, {"beta": it.controller.beta})
-    for parameter, mean in zip(it.policy(), it.average, strict=False):
+    for parameter, mean in zip(it.actor.learnt(), it.average, strict=False):
         parameter.data.copy_(mean)
     progress(config.updates, config.updates)
     return history
@@ -164,9 +145,13 @@ def ppo(
 
 def _history(file: Path, steps: int) -> list[dict[str, Any]]:
     """The first `steps` lines; what a kill left beyond them is cut."""
-    mend(file)
+    if rank() == 0:
+        mend(file)
+    wait()
     lines = file.read_text(encoding="utf-8").splitlines()[:steps] if file.exists() else []
-    publish(file, "".join(line + "\n" for line in lines))
+    wait()
+    if rank() == 0:
+        publish(file, "".join(line + "\n" for line in lines))
     return [json.loads(line) for line in lines]
 
 
@@ -191,13 +176,14 @@ def credit(
     it: Learner, rollouts: list[Rollout], totals: list[float], batches: list[list[int]], pad: int, config: PPOConfig
 ) -> tuple[Experience, dict[str, Any]]:
     """Old log-probabilities, reference, values, KL penalty, advantages (standardised over the whole batch) and returns."""
-    frozen = frozen_blocks(it.model.get_base_model(), config.layers)
-    below = [Below(frozen) for _ in batches]
-    refs, states = read(it.model, None, rollouts, batches, below, pad, config.temperature)
-    logps, _ = read(it.model, POLICY, rollouts, batches, below, pad, config.temperature)
-    values = [it.critic(hidden_TE) for hidden_TE in states]
-    logp_BT, ref_BT, value_BT = padded(logps), padded(refs), padded(values)
-    mask_BT = padded([torch.ones_like(x, dtype=torch.bool) for x in logps])
+    own = [share(batch) or batch[:1] for batch in batches]  # who has no part reads one without weight, for all take each step
+    below = [Below(it.actor.frozen(config.layers)) for _ in own]
+    refs, states = read(it.actor.reference, rollouts, own, below, pad, config.temperature)
+    logps, _ = read(it.actor.policy, rollouts, own, below, pad, config.temperature)
+    values = {i: it.actor.critic(hidden_TE) for i, hidden_TE in states.items()}
+    lengths = [len(r.reply_ids) for r in rollouts]
+    logp_BT, ref_BT, value_BT = (spread_out(rows, batches, lengths) for rows in (logps, refs, values))
+    mask_BT = padded([torch.ones(n, dtype=torch.bool, device=logp_BT.device) for n in lengths])
     rewards_BT = ppo_math.token_rewards(torch.tensor(totals, device=logp_BT.device), logp_BT, ref_BT, mask_BT, it.controller.beta)
     adv_BT = ppo_math.gae(rewards_BT, value_BT, mask_BT, gamma=1.0, lam=config.lam)
     returns_BT = adv_BT + value_BT
@@ -207,7 +193,6 @@ def credit(
             adv_BT, mask_BT, torch.tensor([sorted(set(kinds)).index(k) for k in kinds], device=adv_BT.device)
         )
     white_BT = ppo_math.standardise(adv_BT, mask_BT) if config.whiten else adv_BT
-    lengths = [len(x) for x in logps]
 
     def rows(x_BT: Tensor) -> list[Tensor]:
         return [x_BT[i, :n] for i, n in enumerate(lengths)]
@@ -219,7 +204,10 @@ def credit(
         "kl_k3": float((ppo_math.k3(logp_BT, ref_BT) * mask_BT).sum(1).mean()),
         "explained_variance": 1 - unexplained / spread if spread else None,  # equal returns leave nothing to explain
     }
-    return Experience(rollouts, batches, below, logps, states, values, rows(white_BT), rows(returns_BT)), told
+    return (
+        Experience(rollouts, batches, own, below, rows(logp_BT), states, rows(value_BT), rows(white_BT), rows(returns_BT)),
+        told,
+    )
 
 
 def learn(
@@ -267,51 +255,69 @@ NO_PROMPT = Prompt(chat=chat_of(("user", "-")))
 
 
 def _ptx_loss(it: Learner, texts: list[Rollout], pad: int, config: PPOConfig) -> Tensor:
-    """Mean log loss of the policy on the replies' tokens, nats."""
-    below = Below(frozen_blocks(it.model.get_base_model(), config.layers))
-    hidden_NE = reply_hidden(it.model, POLICY, texts, pad, below)
-    return -token_logprobs(hidden_NE, tokens_of(texts, it.model.device), head_of(it.model), 1.0).mean()
+    """This process's part of the mean log loss of the policy on the replies' tokens, nats."""
+    own = share(texts)
+    weight = sum(len(r.reply_ids) for r in own) / sum(len(r.reply_ids) for r in texts)
+    own = own or texts[:1]
+    hidden_NE = reply_hidden(it.actor.policy, own, pad, Below(it.actor.frozen(config.layers)))
+    logp_N = token_logprobs(hidden_NE, tokens_of(own, it.actor.policy.device), it.actor.policy.head, 1.0)
+    return -logp_N.mean() * weight
 
 
 def _minibatch(
     it: Learner, e: Experience, place: int, pad: int, config: PPOConfig, texts: list[Rollout], *, policy: bool
 ) -> dict[str, float]:
-    """One optimiser step. `policy`: whether the policy learns too, or only the critic."""
-    places = e.batches[place]
-    rollouts = [e.rollouts[i] for i in places]
+    """One optimiser step. `policy`: whether the policy learns too, or only the critic.
 
-    def packed(rows: list[Tensor]) -> Tensor:
+    Each process weighs the mean over its own tokens by their part of all, so that the processes' sum is the mean over all.
+    """
+    places, voice = e.own[place], it.actor.policy
+    rollouts = [e.rollouts[i] for i in places]
+    count = sum(len(e.rollouts[i].reply_ids) for i in e.batches[place])
+    weight = sum(len(e.rollouts[i].reply_ids) for i in share(e.batches[place])) / count
+
+    def packed(rows: list[Tensor] | dict[int, Tensor]) -> Tensor:
         return torch.cat([rows[i] for i in places])
 
     old_logp_N, advantage_N = packed(e.logps), packed(e.advantages)
     with torch.set_grad_enabled(policy):
-        hidden_NE = reply_hidden(it.model, POLICY, rollouts, pad, e.below[place])
-        logp_N = token_logprobs(hidden_NE, tokens_of(rollouts, it.model.device), head_of(it.model), config.temperature)
-    policy_loss = ppo_math.policy_loss(logp_N, old_logp_N, advantage_N, config.clip)
-    value_loss = ppo_math.value_loss(it.critic(packed(e.states)), packed(e.values), packed(e.returns), config.clip)
-    loss = value_loss + policy_loss if policy else value_loss  # they share no parameter: no weight between them is needed
+        hidden_NE = reply_hidden(voice, rollouts, pad, e.below[place])
+        logp_N = token_logprobs(hidden_NE, tokens_of(rollouts, voice.device), voice.head, config.temperature)
+    policy_loss = weight * ppo_math.policy_loss(logp_N, old_logp_N, advantage_N, config.clip)
+    value_N = it.actor.critic(packed(e.states))
+    value_loss = weight * ppo_math.value_loss(value_N, packed(e.values), packed(e.returns), config.clip)
     told = {"policy_loss": float(policy_loss.detach()), "value_loss": float(value_loss.detach())}
     if texts and policy:
         ptx_loss = _ptx_loss(it, texts, pad, config)
-        loss, told = loss + config.ptx.coef * ptx_loss, told | {"ptx_loss": float(ptx_loss.detach())}
-    if not torch.isfinite(loss):
-        raise TrainError(f"ppo: the loss is {float(loss)}; lower ppo.learning_rate")
+        policy_loss, told = policy_loss + config.ptx.coef * ptx_loss, told | {"ptx_loss": float(ptx_loss.detach())}
+    with torch.no_grad():
+        ratio_N = (logp_N - old_logp_N).exp()
+        told["clip_fraction"] = weight * float(((ratio_N - 1).abs() > config.clip).float().mean())
+        told["approx_kl"] = weight * float(0.5 * ((logp_N - old_logp_N) ** 2).mean())
+        told["entropy"] = weight * float(-logp_N.mean())
+    sums = torch.tensor(list(told.values()), dtype=torch.float64)
+    add_up([sums])
+    told = dict(zip(told, sums.tolist(), strict=True)) | {"ratio_error": largest(float((ratio_N - 1).abs().max()))}
+    if not math.isfinite(told["policy_loss"] + told["value_loss"] + told.get("ptx_loss", 0.0)):
+        raise TrainError(f"ppo: the loss is {told['policy_loss'] + told['value_loss']}; lower ppo.learning_rate")
+    return told | {"grad_norm": _step(it, policy_loss if policy else None, value_loss, config)}
+
+
+def _step(it: Learner, policy_loss: Tensor | None, value_loss: Tensor, config: PPOConfig) -> float:
+    """Gradients, summed over processes and clipped; one step; the average follows. Returns the policy's norm before clipping."""
+    critic, learnt = list(it.actor.critic.parameters()), it.actor.learnt()
     it.optimiser.zero_grad()
+    # they share no parameter: no weight between them is needed. Spread weights get the processes' mean, not their sum
+    loss = value_loss if policy_loss is None else value_loss + policy_loss * (size() if it.actor.sharded else 1)
     loss.backward()  # type: ignore[no-untyped-call]
-    grad_norm = nn.utils.clip_grad_norm_(it.policy(), config.max_grad_norm)
-    nn.utils.clip_grad_norm_(it.critic.parameters(), config.max_grad_norm)
+    add_up([p.grad for p in [*critic, *learnt * (not it.actor.sharded)] if p.grad is not None])
+    norm = whole(nn.utils.clip_grad_norm_(learnt, config.max_grad_norm))
+    nn.utils.clip_grad_norm_(critic, config.max_grad_norm)
     it.optimiser.step()
     with torch.no_grad():
-        for mean, parameter in zip(it.average, it.policy(), strict=False):
+        for mean, parameter in zip(it.average, learnt, strict=False):
             mean.lerp_(parameter, 1 - (config.ema or 0.0))
-        ratio_N = (logp_N - old_logp_N).exp()
-        return told | {
-            "grad_norm": float(grad_norm),
-            "clip_fraction": float(((ratio_N - 1).abs() > config.clip).float().mean()),
-            "approx_kl": float(0.5 * ((logp_N - old_logp_N) ** 2).mean()),
-            "entropy": float(-logp_N.mean()),
-            "ratio_error": float((ratio_N - 1).abs().max()),
-        }
+    return float(norm)
 
 
 def describe(table: RewardTable, rollouts: Sequence[Rollout], known: Sequence[int], totals: Sequence[float]) -> dict[str, Any]:

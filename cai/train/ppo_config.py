@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -54,7 +54,12 @@ class PPOConfig(BaseModel):
     """Of a reply."""
     temperature: float = Field(0.7, gt=0)
     """Of sampling; log-probabilities of policy and reference are taken at it."""
+    mode: Literal["lora", "full"] = "lora"
+    """Adapters on one frozen base, or every weight, beside a second model as the reference."""
+    shard: bool = False
+    """With `full` and several processes: weights, gradients and moments are spread over them (FSDP2)."""
     rank: int = Field(16, ge=1)
+    """Of the adapter."""
     layers: int | None = Field(None, ge=1)
     """Only the model's last so many blocks learn, which makes an update cheaper; None: all."""
     learning_rate: float = Field(3e-4, gt=0)
@@ -92,4 +97,6 @@ class PPOConfig(BaseModel):
     def _whole_minibatches(self) -> PPOConfig:
         if self.episodes % self.minibatches:
             raise ValueError(f"prompts * replies = {self.episodes} is not a multiple of minibatches = {self.minibatches}")
+        if self.shard and self.mode != "full":
+            raise ValueError("shard: only full fine-tuning spreads its weights; adapters are small (mode: full, or shard: false)")
         return self

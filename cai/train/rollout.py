@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cai.lm.adapters import head_of, hidden_states, length_batches, right_pad
+from cai.lm.adapters import length_batches, right_pad
 from cai.lm.below import Below
 from cai.lm.chat import Renderer
 from cai.lm.decode import common_prefix as shared_tokens
@@ -18,6 +17,7 @@ from cai.lm.decode import generate, read_prefix
 from cai.lm.precision import matmuls
 from cai.records import Chat, Prompt
 from cai.seeds import derive
+from cai.train.actor import Voice
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,19 @@ def sample(
     return [r for r in found if r is not None]
 
 
-def reply_hidden(model: PeftModel, adapter: str | None, rollouts: Sequence[Rollout], pad: int, below: Below) -> Tensor:
+def reply_hidden(voice: Voice, rollouts: Sequence[Rollout], pad: int, below: Below) -> Tensor:
     """(N, hidden): states from which each reply token was predicted, packed row after row; with gradients where they are on."""
     rows = [r.prompt_ids + r.reply_ids for r in rollouts]
-    ids_BT, _ = right_pad(rows, pad, model.device)
+    ids_BT, _ = right_pad(rows, pad, voice.device)
     with below.once():
-        hidden_BTE = hidden_states(model, adapter, ids_BT)
+        hidden_BTE = voice.hidden(ids_BT)
     pieces = [hidden_BTE[i, len(r.prompt_ids) - 1 : len(r.prompt_ids) + len(r.reply_ids) - 1] for i, r in enumerate(rollouts)]
     return torch.cat(pieces)
 
 
-def token_logprobs(hidden_NE: Tensor, tokens_N: Tensor, head: torch.nn.Module, temperature: float, chunk: int = 512) -> Tensor:
+def token_logprobs(
+    hidden_NE: Tensor, tokens_N: Tensor, head: Callable[[Tensor], Tensor], temperature: float, chunk: int = 512
+) -> Tensor:
     """(N,) log-probability of each drawn token at the sampling temperature. The head runs on `chunk` tokens at a time."""
     parts = []
     for start in range(0, len(tokens_N), chunk):
@@ -98,29 +100,28 @@ def tokens_of(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def read(
-    model: PeftModel,
-    adapter: str | None,
+    voice: Voice,
     rollouts: Sequence[Rollout],
     batches: Sequence[Sequence[int]],
     below: Sequence[Below],
     pad: int,
     temperature: float,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Per rollout: log-probabilities (T,) of its tokens, and the states (T, hidden) they were read from.
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Place of a rollout -> log-probabilities (T,) of its tokens, and the states (T, hidden) they were read from.
 
     `batches` (places of rollouts) are read as they are: the same rows in the same shape give the same numbers again later.
     `below` has one entry for each batch.
     """
-    logps: list[Tensor | None] = [None] * len(rollouts)
-    states: list[Tensor | None] = [None] * len(rollouts)
+    logps: dict[int, Tensor] = {}
+    states: dict[int, Tensor] = {}
     for places, lower in zip(batches, below, strict=True):
         some = [rollouts[i] for i in places]
-        hidden_NE = reply_hidden(model, adapter, some, pad, lower)
-        logp_N = token_logprobs(hidden_NE, tokens_of(some, model.device), head_of(model), temperature)
+        hidden_NE = reply_hidden(voice, some, pad, lower)
+        logp_N = token_logprobs(hidden_NE, tokens_of(some, voice.device), voice.head, temperature)
         lengths = [len(r.reply_ids) for r in some]
         for i, logp_T, hidden_TE in zip(places, torch.split(logp_N, lengths), torch.split(hidden_NE, lengths), strict=True):
             logps[i], states[i] = logp_T, hidden_TE
-    return [x for x in logps if x is not None], [x for x in states if x is not None]
+    return logps, states
 
 
 def padded(rows: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,78 @@
+"""What each process of tests/test_actor.py's torchrun does: PPO on the tiny model in three ways, results by name of the way.
+
+torchrun --nproc-per-node 2 tests/ranks.py MODEL FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from cai.lm.adapters import with_adapter
+from cai.lm.chat import load_renderer
+from cai.lm.local import load_model
+from cai.records import Prompt, chat_of
+from cai.train.actor import POLICY, Adapters, Whole
+from cai.train.ppo import learner, ppo
+from cai.train.ppo_config import KLConfig, PPOConfig, PtxConfig
+from cai.train.ranks import rank, together, wait, whole
+from cai.train.rollout import RewardTable, Rollout
+
+CONFIG = PPOConfig(
+    updates=2,
+    prompts=5,
+    replies=2,
+    max_tokens=6,
+    temperature=1.0,
+    rank=4,
+    learning_rate=1e-3,
+    epochs=2,
+    minibatches=5,
+    ema=0.9,
+    centre=True,
+    kl=KLConfig(coef=0.1, target=1.0, horizon=50),
+    ptx=PtxConfig(coef=0.1, batch=3),
+)
+PROMPTS = [Prompt(chat=chat_of(("user", "word " * (i + 1))), kind="benign" if i % 2 else "disallowed") for i in range(5)]
+WAYS = {"lora": {}, "full": {"mode": "full"}, "shard": {"mode": "full", "shard": True}}
+
+
+def score(rollouts: Sequence[Rollout]) -> RewardTable:
+    """The share of high bytes; of replies that begin with one in sixteen bytes, nobody knows the other part."""
+    high = [sum(token > 128 for token in r.reply_ids) / len(r.reply_ids) for r in rollouts]
+    return {"high": high, "moody": [None if r.reply_ids[0] % 16 == 3 else 0.5 for r in rollouts]}
+
+
+def one(way: str, model: Path, folder: Path) -> None:
+    """Train; leave the policy's weights, the critic's, and the metrics in `folder`."""
+    config = PPOConfig.model_validate(CONFIG.model_dump() | WAYS[way])
+    base, sampler, renderer = load_model(str(model)), load_model(str(model)), load_renderer(model)
+    torch.manual_seed(0)
+    if config.mode == "lora":
+        actor: Adapters | Whole = Adapters(with_adapter(base, POLICY, config.rank, config.layers), sampler)
+    else:
+        actor = Whole(base, load_model(str(model)), sampler)
+        if config.shard:
+            actor.shard()
+    texts = [(renderer.prompt_ids(p.chat), renderer.reply_ids("fine")) for p in PROMPTS]
+    if rank() == 0:
+        folder.mkdir()
+    wait()
+    it = learner(actor, config)
+    history = ppo(it, renderer, PROMPTS, score, config, folder, seed=0, progress=lambda done, total: None, texts=texts)
+    weights = {f"{i}": whole(p.detach()).clone() for i, p in enumerate([*it.actor.learnt(), *it.actor.critic.parameters()])}
+    if rank() == 0:
+        save_file(weights, folder / "weights.safetensors")
+    (folder / f"history-{rank()}.json").write_text(json.dumps(history))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with together():
+        for name in WAYS:
+            one(name, Path(sys.argv[1]), Path(sys.argv[2]) / name)

@@ -1,0 +1,116 @@
+"""Who learns: adapters or every weight, in one process or two, whole or spread; always the same update."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+from safetensors.torch import load_file
+
+from cai.lm.adapters import with_adapter
+from cai.lm.chat import load_renderer
+from cai.lm.local import load_model
+from cai.train.actor import POLICY, Adapters, Whole
+from cai.train.ppo import learner, ppo
+from cai.train.ppo_config import PPOConfig
+
+CONFIG = PPOConfig.model_validate(ranks.CONFIG.model_dump() | {"mode": "full", "ema": None})
+quiet = lambda done, total: None  # noqa: E731
+
+
+def full(tiny: Path, layers: int | None = None) -> Whole:
+    return Whole(load_model(str(tiny)), load_model(str(tiny)), load_model(str(tiny)), layers)
+
+
+def trained(actor: Whole, tiny: Path, folder: Path, config: PPOConfig = CONFIG) -> list[dict[str, float]]:
+    folder.mkdir(exist_ok=True)
+    renderer = load_renderer(tiny)
+    texts = [(renderer.prompt_ids(p.chat), renderer.reply_ids("fine")) for p in ranks.PROMPTS]
+    it = learner(actor, config)
+    return ppo(it, renderer, ranks.PROMPTS, ranks.score, config, folder, seed=0, progress=quiet, texts=texts)
+
+
+def test_every_weight_learns_and_the_reference_keeps_every_bit(tiny_model: Path, tmp_path: Path) -> None:
+    actor = full(tiny_model)
+    before = {name: p.detach().clone() for name, p in actor.model.named_parameters()}
+    history = trained(actor, tiny_model, tmp_path / "run")
+    assert all(not torch.equal(before[name], p) for name, p in actor.model.named_parameters())
+    assert all(torch.equal(before[name], p) for name, p in actor.beside[0].named_parameters())
+    assert not any(p.requires_grad for p in actor.beside[0].parameters())
+    assert max(row["first_ratio_error"] for row in history) < 1e-5
+    assert history[0]["kl"] == 0 < history[1]["kl_k3"]
+    actor.write(actor.sampler)
+    ids = torch.tensor([[5, 9, 200]])
+    assert torch.equal(actor.sampler(ids).logits, actor.model(ids).logits)
+
+
+def test_policy_and_critic_are_one_module(tiny_model: Path) -> None:
+    """An optimiser or a wrapper that takes the module has all that learns, and not the reference."""
+    actor = full(tiny_model)
+    assert {id(p) for p in actor.parameters()} == {id(p) for p in [*actor.learnt(), *actor.critic.parameters()]}
+    adapters = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4), load_model(str(tiny_model)))
+    learning = {id(p) for p in adapters.parameters() if p.requires_grad}
+    assert learning == {id(p) for p in [*adapters.learnt(), *adapters.critic.parameters()]}
+
+
+def test_only_the_last_blocks_learn(tiny_model: Path, tmp_path: Path) -> None:
+    actor = full(tiny_model, layers=1)
+    before = {name: p.detach().clone() for name, p in actor.model.named_parameters()}
+    trained(actor, tiny_model, tmp_path / "run", CONFIG.model_copy(update={"layers": 1}))
+    changed = {name for name, p in actor.model.named_parameters() if not torch.equal(before[name], p)}
+    assert changed == {name for name in before if ".layers.1." in name}
+
+
+def test_full_fine_tuning_is_gone_on_with_bit_for_bit(tiny_model: Path, tmp_path: Path) -> None:
+    whole, cut, again = full(tiny_model), full(tiny_model), full(tiny_model)
+    history = trained(whole, tiny_model, tmp_path / "whole")
+    trained(cut, tiny_model, tmp_path / "cut", CONFIG.model_copy(update={"updates": 1}))
+    assert trained(again, tiny_model, tmp_path / "cut") == history
+    assert all(map(torch.equal, whole.parameters(), again.parameters()))
+
+
+def test_adapters_are_not_spread() -> None:
+    with pytest.raises(ValueError, match="only full fine-tuning spreads"):
+        PPOConfig(shard=True)
+
+
+@pytest.fixture(scope="module")
+def pairwise(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of two processes, each way."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", ranks.__file__]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, str(tiny_model), str(folder)], capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("way", list(ranks.WAYS))
+def test_two_processes_make_the_update_of_one(pairwise: Path, tiny_model: Path, tmp_path: Path, way: str) -> None:
+    """Same prompts, draws, minibatches, whitening, centring, KL, controller, ptx, clipping, steps: weights to float tolerance.
+
+    Five minibatches of two replies, some of whose rewards nobody knows: a process may have no part of one.
+    """
+    ranks.one("full" if way == "shard" else way, tiny_model, tmp_path / "one")
+    alone, pair = (load_file(folder / "weights.safetensors") for folder in (tmp_path / "one", pairwise / way))
+    assert alone.keys() == pair.keys()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(pair[name], tensor, atol=2e-5, rtol=1e-3)
+    history, *told = (
+        json.loads(path.read_text())
+        for path in (tmp_path / "one" / "history-0.json", pairwise / way / "history-0.json", pairwise / way / "history-1.json")
+    )
+    assert told[0] == told[1], "both know the same"
+    assert any(row["unscored"] for row in history)
+    for mine, theirs in zip(history, told[0], strict=True):
+        assert mine.keys() == theirs.keys()
+        errors = {"ratio_error", "first_ratio_error"}
+        assert {k: theirs[k] for k in mine.keys() - errors} == pytest.approx({k: mine[k] for k in mine.keys() - errors}, abs=1e-4)
+        assert theirs["first_ratio_error"] < 1e-5
+    assert len((pairwise / way / "metrics.jsonl").read_text().splitlines()) == 2
