@@ -11,11 +11,15 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from cai.cli import main
 from cai.records import Pair, Preference, Prompt, Reply, Revision, Score, chat_of
@@ -259,3 +263,24 @@ def test_kill_9_at_any_moment(home: Path, whole: tuple[Path, float]) -> None:
     want, got = made(whole[0]), made(folder)
     assert want.keys() == got.keys()
     assert [name for name in want if want[name] != got[name] and name != "report.html"] == []
+
+
+def test_two_processes_walk_ppo_together(home: Path, whole: tuple[Path, float]) -> None:
+    """As torchrun starts them, on one run's folder: one lock, one policy, the numbers of one process to float tolerance."""
+    folder, _ = whole
+    two = home / "two"
+    shutil.copytree(folder, two)
+    for name in ("60-policy", "60-policy.manifest.json"):
+        shutil.rmtree(two / name) if (two / name).is_dir() else (two / name).unlink()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cai.cli"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    given = ["ppo", str(home / "run.yaml"), "--set", f"folder={two}"]
+    done = subprocess.run([*command, *given], capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone, pair = ((f / "60-policy" / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for f in (folder, two))
+    for mine, theirs in zip(map(json.loads, alone), map(json.loads, pair), strict=True):
+        assert theirs["kl"] == pytest.approx(mine["kl"], abs=1e-3)
+        assert theirs["reward"] == pytest.approx(mine["reward"], abs=1e-3)
+    assert Manifest.model_validate_json((two / "60-policy.manifest.json").read_text(encoding="utf-8")).finished
+    weights = [load_file(f / "60-policy" / "model.safetensors") for f in (folder, two)]
+    assert all(torch.allclose(tensor, weights[1][name], atol=1e-3) for name, tensor in weights[0].items())
