@@ -25,6 +25,7 @@ from cai.store import publish
 from cai.train.ppo_config import PPOConfig
 from cai.train.reward import RewardConfig
 from cai.train.sft import SFTConfig
+from cai.train.track import Tracker
 
 
 class Run(BaseModel):
@@ -63,6 +64,8 @@ class Run(BaseModel):
     mix: RewardMix = RewardMix()
     ppo: PPOConfig = PPOConfig()
     eval: EvalConfig = EvalConfig()
+    track: Tracker | None = None
+    """Where PPO's curves go besides `60-policy/metrics.jsonl`: `tensorboard` (files in `60-tensorboard/`) or `trackio`."""
 
 
 class Loaded(BaseModel):

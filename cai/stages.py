@@ -194,6 +194,7 @@ def ppo(shop: Workshop) -> None:
     from cai.train.actor import Actor, Adapters, Whole
     from cai.train.ranks import rank, said_by_first
     from cai.train.rollout import RewardTable, Rollout
+    from cai.train.track import tracker
 
     run, out, config = shop.loaded.run, shop.path(POLICY), shop.loaded.run.ppo
     about = {"mix": digest(run.mix)}
@@ -223,10 +224,11 @@ def ppo(shop: Workshop) -> None:
     rows = rows_of(shop.path(PROMPTS), Prompt)
     learnt: list[Revision] = rows_of(shop.path(REVISIONS), Revision) if config.ptx.coef else []
     texts = [(renderer.prompt_ids(r.chat), renderer.reply_ids(r.final)) for r in learnt if r.final is not None]
+    track = tracker(None if rank() else run.track, shop.path("60-tensorboard"), run.name)
     aside = nullcontext(store.partial(out)) if rank() else store.publish_folder(out)
     with aside as folder:
         it, told = training.learner(actor, config), shop.progress("ppo")
-        history = training.ppo(it, renderer, rows, score, config, folder, seed=shop.seed, progress=told, texts=texts)
+        history = training.ppo(it, renderer, rows, score, config, folder, seed=shop.seed, progress=told, texts=texts, track=track)
         whole = load_model(where)  # the sampler has too few bits to be kept
         actor.write(whole)
         if rank() == 0:

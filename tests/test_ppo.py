@@ -26,11 +26,11 @@ from cai.train.ppo import (
     learner,
     minibatches,
     ppo,
-    total,
 )
 from cai.train.ppo_config import KLConfig, PPOConfig
 from cai.train.ppo_math import KLController
 from cai.train.rollout import RewardTable, Rollout, read
+from cai.train.table import total
 
 CONFIG = PPOConfig(updates=2, prompts=4, replies=2, max_tokens=6, temperature=1.0, rank=4, epochs=2, minibatches=4)
 PROMPTS = [Prompt(chat=chat_of(("user", "word " * (i + 1)))) for i in range(5)]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cai.errors import TrainError
 from cai.lm.below import Below
 from cai.lm.chat import Renderer
-from cai.records import Prompt, chat_of
+from cai.records import Prompt
 from cai.seeds import rng
 from cai.store import Progress, append_bytes, mend, publish
 from cai.train import checkpoint, ppo_math
@@ -30,8 +30,11 @@ from cai.train.actor import Actor
 from cai.train.draw import draw_prompts
 from cai.train.exchange import everyones, spread_out
 from cai.train.ppo_config import PPOConfig
+from cai.train.ptx import Ptx, Text, ptx_loss
 from cai.train.ranks import add_up, largest, rank, share, size, wait, whole
-from cai.train.rollout import RewardTable, Rollout, Score, padded, read, reply_hidden, sample, token_logprobs, tokens_of
+from cai.train.rollout import Rollout, Score, padded, read, reply_hidden, sample, token_logprobs, tokens_of
+from cai.train.table import describe, scored, total
+from cai.train.track import Track, nowhere
 
 
 @dataclass
@@ -95,10 +98,12 @@ def ppo(
     seed: int,
     progress: Progress,
     texts: Sequence[Text] = (),
+    track: Track = nowhere,
 ) -> list[dict[str, Any]]:
     """Train the actor's policy; metrics go to `folder/metrics.jsonl`, exact state to `folder/checkpoints`.
 
-    `texts`: (prompt, reply) tokens for `config.ptx`. With `config.ema`, the policy holds the averaged weights in the end.
+    `texts`: (prompt, reply) tokens for `config.ptx`. `track`: is told each update's metrics.
+    With `config.ema`, the policy holds the averaged weights in the end.
 
     Returns:
         The metrics of all updates, those before a kill included.
@@ -126,7 +131,7 @@ def ppo(
             seed=seed,
             step=step,
         )
-        rollouts, table = everyones(own, score(own), chosen, renderer, config)  # 2 judge
+        rollouts, table = everyones(own, scored(score, own), chosen, renderer, config)  # 2 judge
         known, totals = total(table, rollouts, config)
         batches = minibatches(len(known), config, rng(seed, "ppo", "minibatch", step))
         experience, told = credit(it, [rollouts[i] for i in known], totals, batches, renderer.pad_id, config)  # 3 credit
@@ -135,6 +140,7 @@ def ppo(
         it.controller = it.controller.after(told["kl"], len(known))
         history.append(told)
         if rank() == 0:
+            track(step, told)
             append_bytes(metrics_file, (json.dumps(told) + "\n").encode())
         checkpoint.save(folder / "checkpoints", step + 1, it.parameters(), it.optimiser, {"beta": it.controller.beta})
     for parameter, mean in zip(it.actor.learnt(), it.average, strict=False):
@@ -153,15 +159,6 @@ def _history(file: Path, steps: int) -> list[dict[str, Any]]:
     if rank() == 0:
         publish(file, "".join(line + "\n" for line in lines))
     return [json.loads(line) for line in lines]
-
-
-def total(table: RewardTable, rollouts: Sequence[Rollout], config: PPOConfig) -> tuple[list[int], list[float]]:
-    """(places of rollouts whose every part is known, their summed rewards less the missing-stop penalty)."""
-    known = [i for i in range(len(rollouts)) if all(part[i] is not None for part in table.values())]
-    if not known:
-        raise TrainError("ppo: no rollout of this update has a known reward")
-    sums = [sum(part[i] or 0.0 for part in table.values()) - config.missing_stop * (not rollouts[i].finished) for i in known]
-    return known, sums
 
 
 def minibatches(count: int, config: PPOConfig, stream: Random) -> list[list[int]]:
@@ -232,38 +229,6 @@ def _set_rates(optimiser: torch.optim.Optimizer, config: PPOConfig, share: float
         group["lr"] = rate * share
 
 
-Text = tuple[list[int], list[int]]
-"""Tokens of a prompt and of the reply to it."""
-
-
-@dataclass(frozen=True)
-class Ptx:
-    """Fine-tuning texts, from which each step draws its own by (seed, update, step)."""
-
-    texts: Sequence[Text]
-    config: PPOConfig
-    seed: int
-
-    def draw(self, step: int, number: int) -> list[Rollout]:
-        if not self.config.ptx.coef or not self.texts:
-            return []
-        drawn = rng(self.seed, "ptx", step, number).sample(range(len(self.texts)), min(self.config.ptx.batch, len(self.texts)))
-        return [Rollout(NO_PROMPT, *self.texts[i], text="", finished=True) for i in drawn]
-
-
-NO_PROMPT = Prompt(chat=chat_of(("user", "-")))
-
-
-def _ptx_loss(it: Learner, texts: list[Rollout], pad: int, config: PPOConfig) -> Tensor:
-    """This process's part of the mean log loss of the policy on the replies' tokens, nats."""
-    own = share(texts)
-    weight = sum(len(r.reply_ids) for r in own) / sum(len(r.reply_ids) for r in texts)
-    own = own or texts[:1]
-    hidden_NE = reply_hidden(it.actor.policy, own, pad, Below(it.actor.frozen(config.layers)))
-    logp_N = token_logprobs(hidden_NE, tokens_of(own, it.actor.policy.device), it.actor.policy.head, 1.0)
-    return -logp_N.mean() * weight
-
-
 def _minibatch(
     it: Learner, e: Experience, place: int, pad: int, config: PPOConfig, texts: list[Rollout], *, policy: bool
 ) -> dict[str, float]:
@@ -288,8 +253,8 @@ def _minibatch(
     value_loss = weight * ppo_math.value_loss(value_N, packed(e.values), packed(e.returns), config.clip)
     told = {"policy_loss": float(policy_loss.detach()), "value_loss": float(value_loss.detach())}
     if texts and policy:
-        ptx_loss = _ptx_loss(it, texts, pad, config)
-        policy_loss, told = policy_loss + config.ptx.coef * ptx_loss, told | {"ptx_loss": float(ptx_loss.detach())}
+        mixed = ptx_loss(it.actor, texts, pad, config)
+        policy_loss, told = policy_loss + config.ptx.coef * mixed, told | {"ptx_loss": float(mixed.detach())}
     with torch.no_grad():
         ratio_N = (logp_N - old_logp_N).exp()
         told["clip_fraction"] = weight * float(((ratio_N - 1).abs() > config.clip).float().mean())
@@ -318,19 +283,3 @@ def _step(it: Learner, policy_loss: Tensor | None, value_loss: Tensor, config: P
         for mean, parameter in zip(it.average, learnt, strict=False):
             mean.lerp_(parameter, 1 - (config.ema or 0.0))
     return float(norm)
-
-
-def describe(table: RewardTable, rollouts: Sequence[Rollout], known: Sequence[int], totals: Sequence[float]) -> dict[str, Any]:
-    """Means over the rollouts of one update; parts of the reward by name, and how many rollouts went unscored."""
-    parts = {
-        f"reward.{name}": fmean(v for v in part if v is not None)
-        for name, part in table.items()
-        if any(v is not None for v in part)
-    }
-    return parts | {
-        "reward": fmean(totals),
-        "length": fmean(len(r.reply_ids) for r in rollouts),
-        "finished": fmean(float(r.finished) for r in rollouts),
-        "episodes": len(known),
-        "unscored": len(rollouts) - len(known),
-    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,11 +35,35 @@ class PtxConfig(BaseModel):
     """Texts per step."""
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "instructgpt": {
+        "mode": "full",
+        "updates": 500,
+        "prompts": 512,
+        "replies": 1,
+        "temperature": 1.0,
+        "learning_rate": 9e-6,
+        "critic_learning_rate": 9e-6,
+        "minibatches": 8,
+        "warmup": 80,
+        "ema": 0.992,
+        "ptx": {"coef": 27.8, "batch": 512},
+        "kl": {"coef": 0.02},
+    },
+    "cai": {"mode": "full", "replies": 1, "temperature": 1.0, "kl": {"coef": 0.001}},
+}
+"""Published recipes by name: arXiv:2203.02155 section 3.5 and appendix C (256,000 episodes, 512 an update in eight minibatches,
+eight fine-tuning texts an episode), and arXiv:2212.08073, whose reward is that of arXiv:2204.05862: the preference model's less
+0.001 of the KL. They were made for models of a billion weights and more. What a run says beside the name counts more."""
+
+
 class PPOConfig(BaseModel):
     """What PPO may vary. Derived sizes are properties."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    preset: Literal["instructgpt", "cai"] | None = None
+    """A published recipe; the keys below change it."""
     updates: int = Field(8, ge=0)
     prompts: int = Field(16, ge=1)
     """Prompts per update."""
@@ -92,6 +116,18 @@ class PPOConfig(BaseModel):
     def episodes(self) -> int:
         """Replies per update."""
         return self.prompts * self.replies
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        recipe = dict(PRESETS.get(data.get("preset") or "", {}))
+        for key in ("kl", "ptx"):  # what a run says of one of their keys leaves the others as in the recipe
+            if isinstance(recipe.get(key), dict) and isinstance(data.get(key), dict):
+                recipe[key] = recipe[key] | data[key]
+                data = {k: v for k, v in data.items() if k != key}
+        return recipe | data
 
     @model_validator(mode="after")
     def _whole_minibatches(self) -> PPOConfig:

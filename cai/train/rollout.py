@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,8 @@ class Rollout:
 
 RewardTable = dict[str, list[float | None]]
 """Name of a part -> its value for each rollout. None: this part doesn't know; the rollout is left out, and counted."""
-Score = Callable[[Sequence[Rollout]], RewardTable]
+Score = Callable[[Sequence[Rollout]], RewardTable | Awaitable[RewardTable]]
+"""A plain function or a coroutine function: many rewards are asked of a server."""
 
 
 def sample(

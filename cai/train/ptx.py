@@ -1,0 +1,47 @@
+"""Gradients of fine-tuning text in PPO's own steps (PPO-ptx, arXiv:2203.02155 section 3.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cai.lm.below import Below
+from cai.records import Prompt, chat_of
+from cai.seeds import rng
+from cai.train.actor import Actor
+from cai.train.ppo_config import PPOConfig
+from cai.train.ranks import share
+from cai.train.rollout import Rollout, reply_hidden, token_logprobs, tokens_of
+
+Text = tuple[list[int], list[int]]
+"""Tokens of a prompt and of the reply to it."""
+
+
+@dataclass(frozen=True)
+class Ptx:
+    """Fine-tuning texts, from which each step draws its own by (seed, update, step)."""
+
+    texts: Sequence[Text]
+    config: PPOConfig
+    seed: int
+
+    def draw(self, step: int, number: int) -> list[Rollout]:
+        if not self.config.ptx.coef or not self.texts:
+            return []
+        drawn = rng(self.seed, "ptx", step, number).sample(range(len(self.texts)), min(self.config.ptx.batch, len(self.texts)))
+        return [Rollout(NO_PROMPT, *self.texts[i], text="", finished=True) for i in drawn]
+
+
+NO_PROMPT = Prompt(chat=chat_of(("user", "-")))
+
+
+def ptx_loss(actor: Actor, texts: list[Rollout], pad: int, config: PPOConfig) -> Tensor:
+    """This process's part of the mean log loss of the policy on the replies' tokens, nats."""
+    own = share(texts)
+    weight = sum(len(r.reply_ids) for r in own) / sum(len(r.reply_ids) for r in texts)
+    own = own or texts[:1]
+    hidden_NE = reply_hidden(actor.policy, own, pad, Below(actor.frozen(config.layers)))
+    logp_N = token_logprobs(hidden_NE, tokens_of(own, actor.policy.device), actor.policy.head, 1.0)
+    return -logp_N.mean() * weight

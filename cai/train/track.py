@@ -1,0 +1,60 @@
+"""PPO's numbers, update by update, for those who look at curves elsewhere. `metrics.jsonl` is always written, whoever looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from cai.errors import UsageError
+
+Tracker = Literal["tensorboard", "trackio"]
+Track = Callable[[int, Mapping[str, Any]], None]
+"""(update, its metrics)"""
+
+
+def nowhere(step: int, metrics: Mapping[str, Any]) -> None:
+    """Tells nobody."""
+
+
+def tracker(name: Tracker | None, folder: Path, run: str) -> Track:
+    """Where the numbers of each update go besides `metrics.jsonl`.
+
+    Args:
+        folder: for TensorBoard's event files.
+        run: name of the run; Trackio's project is `cai`.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+    if name is None:
+        return nowhere
+    try:
+        return _tensorboard(folder) if name == "tensorboard" else _trackio(run)
+    except ImportError:
+        raise UsageError(f"track: {name} is not installed: pip install {name}, or leave track out") from None
+
+
+def _tensorboard(folder: Path) -> Track:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+
+    def tell(step: int, metrics: Mapping[str, Any]) -> None:
+        for key, value in numbers(metrics).items():
+            writer.add_scalar(f"ppo/{key}", value, step)
+        writer.flush()
+
+    return tell
+
+
+def _trackio(run: str) -> Track:
+    import trackio
+
+    trackio.init(project="cai", name=run, resume="allow")
+    return lambda step, metrics: trackio.log(numbers(metrics), step=step)
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What can be drawn: not the update's own number, and nothing that nobody knows."""
+    return {key: float(value) for key, value in metrics.items() if key != "step" and isinstance(value, int | float)}
