@@ -216,7 +216,9 @@ def ppo(shop: Workshop) -> None:
         actor = whole_actor = Whole(load_model(where), base, sampler, config.layers)
         if config.shard:
             whole_actor.shard()
-    judge = PreferenceModel.load(base, renderer, shop.path(REWARD)) if run.mix.pm else None
+    judge = PreferenceModel.load(base, renderer, shop.path(REWARD)) if run.mix.pm or config.critic == "reward" else None
+    if config.critic == "reward" and judge is not None:
+        actor.critic.watch(judge)
 
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
         return combine([r.prompt for r in rollouts], [r.text for r in rollouts], judge, shop.rubric, run.mix, rate)

@@ -13,12 +13,14 @@ import ranks
 import torch
 from safetensors.torch import load_file
 
-from cai.lm.adapters import with_adapter
+from cai.lm.adapters import parameters_of, with_adapter
 from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
+from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.train.actor import POLICY, Adapters, Whole
-from cai.train.ppo import learner, ppo
+from cai.train.ppo import credit, learn, learner, ppo
 from cai.train.ppo_config import PPOConfig
+from cai.train.rollout import Rollout
 
 CONFIG = PPOConfig.model_validate(ranks.CONFIG.model_dump() | {"mode": "full", "ema": None})
 quiet = lambda done, total: None  # noqa: E731
@@ -73,6 +75,32 @@ def test_full_fine_tuning_is_gone_on_with_bit_for_bit(tiny_model: Path, tmp_path
     trained(cut, tiny_model, tmp_path / "cut", CONFIG.model_copy(update={"updates": 1}))
     assert trained(again, tiny_model, tmp_path / "cut") == history
     assert all(map(torch.equal, whole.parameters(), again.parameters()))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_critic_may_begin_as_the_preference_model(tiny_model: Path, tmp_path: Path, whole: bool) -> None:
+    """The value before each token is the preference model's score of what was said so far; from there the head learns."""
+    base = with_adapter(load_model(str(tiny_model)), ADAPTER if whole else POLICY, 4)
+    judge = PreferenceModel(base, load_renderer(tiny_model), rank=4)
+    with torch.no_grad():
+        for parameter in parameters_of(base, ADAPTER):
+            parameter.normal_(0, 0.1)
+    judge.gain, judge.bias = 2.0, -0.5
+    sampler = load_model(str(tiny_model))
+    actor = Whole(load_model(str(tiny_model)), base, sampler) if whole else Adapters(base, sampler)
+    actor.critic.watch(judge)
+    ids = judge.renderer.prompt_ids(ranks.PROMPTS[0].chat)
+    made = [Rollout(ranks.PROMPTS[0], ids, [3, 4, 257], "x", True), Rollout(ranks.PROMPTS[0], ids, [5, 6], "y", False)]
+    config = CONFIG.model_copy(update={"minibatches": 1, "mode": "full" if whole else "lora"})
+    it = learner(actor, config)
+    experience, _ = credit(it, made, [1.0, 0.0], [[0, 1]], 257, config)
+    for rollout, values in zip(made, experience.values, strict=True):
+        said = [ids + rollout.reply_ids[:t] for t in range(len(rollout.reply_ids))]
+        assert values.tolist() == pytest.approx(judge.score(said), abs=1e-4)
+    before = actor.critic.head.weight.detach().clone()
+    learn(it, experience, 257, config)
+    assert not torch.equal(actor.critic.head.weight, before)
+    assert torch.equal(judge.head.weight * judge.gain, before), "the preference model keeps its own head"
 
 
 def test_adapters_are_not_spread() -> None:

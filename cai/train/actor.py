@@ -19,19 +19,32 @@ from transformers import PreTrainedModel
 from cai.lm.adapters import head_of, hidden_states, merge_into, parameters_of
 from cai.lm.below import frozen_blocks
 from cai.lm.precision import matmuls
+from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.train.ranks import size, whole
 
 POLICY = "policy"
 
 
 class Critic(nn.Module):
-    """V(state): a linear head, zero at first, on the frozen reference's hidden states."""
+    """V(state): a linear head on frozen states, the reference's at first, and zero.
+
+    Or a preference model's head, on its states, from which it learns on (`watch`; arXiv:2203.02155 section 3.5).
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.head = nn.Linear(width, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.states: Callable[[Tensor], Tensor] | None = None
+        """(B, T) ids -> (B, T, hidden), where it does not read the reference's."""
+
+    @torch.no_grad()
+    def watch(self, judge: PreferenceModel) -> None:
+        """Read the preference model's states from now on, and begin as its head, in units of the normalised reward."""
+        self.head.weight.copy_(judge.gain * judge.head.weight)
+        self.head.bias.copy_(judge.gain * judge.head.bias + judge.bias)
+        self.states = partial(hidden_states, judge.shared[0], ADAPTER)
 
     def forward(self, hidden_NE: Tensor) -> Tensor:
         value_N1: Tensor = self.head(hidden_NE)

@@ -32,7 +32,7 @@ from cai.train.exchange import everyones, spread_out
 from cai.train.ppo_config import PPOConfig
 from cai.train.ptx import Ptx, Text, ptx_loss
 from cai.train.ranks import add_up, largest, rank, share, size, wait, whole
-from cai.train.rollout import Rollout, Score, padded, read, reply_hidden, sample, token_logprobs, tokens_of
+from cai.train.rollout import Rollout, Score, padded, read, reply_hidden, sample, states_of, token_logprobs, tokens_of
 from cai.train.table import describe, scored, total
 from cai.train.track import Track, nowhere
 
@@ -81,7 +81,7 @@ class Experience:
     """What the blocks that don't learn make of each part."""
     logps: list[Tensor]
     states: dict[int, Tensor]
-    """(T, hidden) of the reference, for the parts that are this process's own."""
+    """(T, hidden) that the critic reads, for the parts that are this process's own."""
     values: list[Tensor]
     advantages: list[Tensor]
     returns: list[Tensor]
@@ -177,6 +177,8 @@ def credit(
     below = [Below(it.actor.frozen(config.layers)) for _ in own]
     refs, states = read(it.actor.reference, rollouts, own, below, pad, config.temperature)
     logps, _ = read(it.actor.policy, rollouts, own, below, pad, config.temperature)
+    if it.actor.critic.states is not None:
+        states = states_of(it.actor.critic.states, it.actor.reference, rollouts, own, pad)
     values = {i: it.actor.critic(hidden_TE) for i, hidden_TE in states.items()}
     lengths = [len(r.reply_ids) for r in rollouts]
     logp_BT, ref_BT, value_BT = (spread_out(rows, batches, lengths) for rows in (logps, refs, values))

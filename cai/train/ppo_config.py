@@ -38,6 +38,7 @@ class PtxConfig(BaseModel):
 PRESETS: dict[str, dict[str, Any]] = {
     "instructgpt": {
         "mode": "full",
+        "critic": "reward",
         "updates": 500,
         "prompts": 512,
         "replies": 1,
@@ -86,6 +87,8 @@ class PPOConfig(BaseModel):
     """Of the adapter."""
     layers: int | None = Field(None, ge=1)
     """Only the model's last so many blocks learn, which makes an update cheaper; None: all."""
+    critic: Literal["reference", "reward"] = "reference"
+    """What the critic is a head on: the reference's states, from nothing; or the preference model's, from its head."""
     learning_rate: float = Field(3e-4, gt=0)
     critic_learning_rate: float = Field(2e-3, gt=0)
     epochs: int = Field(1, ge=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -123,6 +123,20 @@ def read(
         for i, logp_T, hidden_TE in zip(places, torch.split(logp_N, lengths), torch.split(hidden_NE, lengths), strict=True):
             logps[i], states[i] = logp_T, hidden_TE
     return logps, states
+
+
+@torch.no_grad()
+def states_of(
+    hidden: Callable[[Tensor], Tensor], voice: Voice, rollouts: Sequence[Rollout], batches: Sequence[Sequence[int]], pad: int
+) -> dict[int, Tensor]:
+    """Place of a rollout -> states (T, hidden) from which its tokens were predicted, as another reader has them."""
+    found: dict[int, Tensor] = {}
+    reader = replace(voice, hidden=hidden)
+    for places in batches:
+        some = [rollouts[i] for i in places]
+        parts = torch.split(reply_hidden(reader, some, pad, Below([])), [len(r.reply_ids) for r in some])
+        found.update(zip(places, parts, strict=True))
+    return found
 
 
 def padded(rows: Sequence[Tensor]) -> Tensor:
