@@ -1,0 +1,109 @@
+"""Does fine-tuning text in PPO's steps (PPO-ptx) keep the model's hold on plain text, at the same reward?
+
+    python benchmarks/ptx.py [SEEDS]
+
+SmolLM2 learns to decline harmless requests, which nothing in its text asks for, once with `ppo.ptx` and once without, from equal
+seeds. Plain text is the paragraphs of this project's documents: every second one may be drawn for ptx, the others only measured.
+Prints the log loss on those before and after, the reward of the last updates, and paired differences with Student intervals.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from scipy.stats import t as student
+
+from cai.constitution import find, load
+from cai.hygiene.inputs import prompt_rows
+from cai.lm.adapters import with_adapter
+from cai.lm.chat import Renderer, load_renderer
+from cai.lm.local import load_model
+from cai.lm.precision import matmul_dtype
+from cai.lm.weights import locate
+from cai.records import Prompt, chat_of
+from cai.reward.combine import RewardMix, combine
+from cai.rubric import compile_rubric
+from cai.train.actor import POLICY, Adapters
+from cai.train.ppo import learner, ppo
+from cai.train.ppo_config import KLConfig, PPOConfig, PtxConfig
+from cai.train.ptx import Text, ptx_loss
+from cai.train.rollout import RewardTable, Rollout
+
+ROOT = Path(__file__).parents[1]
+CONFIG = PPOConfig(
+    updates=6, prompts=8, replies=4, max_tokens=24, learning_rate=1e-3, minibatches=4, layers=10, kl=KLConfig(coef=0.02)
+)
+
+
+def paragraphs(renderer: Renderer) -> list[Text]:
+    """(first token, the others) of each paragraph of plain words."""
+    found = []
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for text in (ROOT / name).read_text(encoding="utf-8").split("\n\n"):
+            ids = renderer.text_ids(" ".join(text.split()))[:120]
+            if len(ids) > 30 and not text.startswith(("```", "|", "<!--")):
+                found.append((ids[:1], ids[1:]))
+    return found
+
+
+def one(seed: int, coef: float) -> tuple[float, float, float]:
+    """(loss on held-out text before, after, mean reward of the last two updates)"""
+    where = locate("smollm2")
+    renderer, sampler = load_renderer(where), load_model(where, matmul_dtype())
+    torch.manual_seed(seed)
+    actor = Adapters(with_adapter(load_model(where), POLICY, CONFIG.rank, CONFIG.layers), sampler)
+    rubric = load(find("refusal_style")).rubric
+    assert rubric is not None  # noqa: S101
+    compiled = compile_rubric(rubric)
+    texts = paragraphs(renderer)
+    learnt, held = (
+        texts[::2],
+        [Rollout(Prompt(chat=chat_of(("user", "-"))), *text, text="", finished=True) for text in texts[1::2]],
+    )
+    asked = [p.model_copy(update={"kind": "disallowed"}) for p in prompt_rows(ROOT / "examples" / "prompts" / "benign.jsonl")]
+
+    def score(rollouts: Sequence[Rollout]) -> RewardTable:
+        prompts, replies = [r.prompt for r in rollouts], [r.text for r in rollouts]
+        return combine(prompts, replies, None, compiled, RewardMix(pm=0))
+
+    @torch.no_grad()
+    def loss() -> float:
+        return float(ptx_loss(actor, held, renderer.pad_id, CONFIG))
+
+    before = loss()
+    config = CONFIG.model_copy(update={"ptx": PtxConfig(coef=coef, batch=8)})
+    with tempfile.TemporaryDirectory() as folder:
+        it = learner(actor, config)
+        history = ppo(
+            it, renderer, asked, score, config, Path(folder), seed=seed, progress=lambda done, total: None, texts=learnt
+        )
+    return before, loss(), fmean(row["reward"] for row in history[-2:])
+
+
+def told(values: Sequence[float]) -> str:
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return f"{fmean(values):+.3f} [{fmean(values) - half:+.3f}, {fmean(values) + half:+.3f}] n={len(values)} seeds"
+
+
+def main() -> None:
+    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 4
+    rises: dict[str, list[float]] = {"plain": [], "ptx": []}
+    rewards: dict[str, list[float]] = {"plain": [], "ptx": []}
+    for seed in range(seeds):
+        for name, coef in (("plain", 0.0), ("ptx", 1.0)):
+            before, after, reward = one(seed, coef)
+            rises[name].append(after - before)
+            rewards[name].append(reward)
+            print(f"seed {seed}, {name}: held-out loss {before:.3f} -> {after:.3f} nats a token, reward {reward:.2f}", flush=True)
+    print(f"rise of the loss, plain {told(rises['plain'])}; ptx {told(rises['ptx'])}")
+    print(f"ptx less plain: loss {told([a - b for a, b in zip(rises['ptx'], rises['plain'], strict=True)])}")
+    print(f"ptx less plain: reward {told([a - b for a, b in zip(rewards['ptx'], rewards['plain'], strict=True)])}")
+
+
+if __name__ == "__main__":
+    main()
