@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cai import store
@@ -38,13 +38,15 @@ def fit_preference_model(
     labels: Manifest | None,
     name: str,
     base: str,
-    sources: Mapping[str, str] | None = None,
+    normalise_over: Sequence[list[int]] | None = None,
 ) -> tuple[int, list[Score]]:
     """Train `model`, and publish it as the folder `out`; returns (comparisons held out, their scores).
 
     Args:
         labels, name, base: manifest of the labels, what to call the model, and what it is built on: for the card.
-        sources: prompt id -> where its comparisons are from; each source is measured on its own too.
+        normalise_over: replies whose scores get mean 0 and variance 1; None: all that were compared.
+
+    Where the comparisons are from several sources, each is measured on its own too.
 
     Raises:
         TrainError: too little to train on, or to decide by.
@@ -58,16 +60,22 @@ def fit_preference_model(
     loss = train(model, learn, config, seed=seed, progress=progress, deciding=deciding)
     measured = measure(model, held)
     scores = _scores("", measured)
-    names = sorted(set((sources or {}).values()))
-    by_source = {name: _scores(f".{name}", [m for m in measured if (sources or {}).get(m.prompt) == name]) for name in names}
-    model.normalise(model.score([row for c in comparisons for row in (c.first, c.second)]))
+    names = sorted({c.source for c in comparisons})
+    by_source = {name: _scores(f".{name}", [m for m in measured if m.source == name]) for name in names}
+    every = [row for c in comparisons for row in (c.first, c.second)]
+    model.normalise(model.score(every if normalise_over is None else normalise_over))
     with store.publish_folder(out) as folder:
         model.save(folder)
         told: dict[str, object] = {"train_loss": loss, "train_pairs": len(learn)}
         told |= {score.metric.removeprefix("reward."): score.model_dump() for score in scores}
-        told |= {"by_source": {name: [score.model_dump() for score in own] for name, own in by_source.items()}} if names else {}
+        told |= (
+            {"by_source": {name: [score.model_dump() for score in own] for name, own in by_source.items()}}
+            if len(names) > 1
+            else {}
+        )
         (folder / "metrics.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        card = preference_card(config.labels, len(learn), scores, labels, name, base)
+        over = "all replies that were compared" if normalise_over is None else "that model's replies"
+        card = preference_card(config.labels, len(learn), scores, labels, name, base, over)
         (folder / "README.md").write_text(card.content, encoding="utf-8")
     return len(held), scores
 

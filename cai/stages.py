@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from cai import store, templates
 from cai.config import save_run
 from cai.edited import LABEL_READS, abouts_in, preference_stands_in, revise_reads, revision_stands_in
-from cai.errors import ConfigError, StoreError
+from cai.errors import ConfigError, JobError, StoreError
 from cai.evals.refusal import comparisons, refusal_scores
 from cai.evals.replies import item_of, items, replier
 from cai.generate.gate import every, readable
@@ -20,10 +20,11 @@ from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
 from cai.hygiene.preferences import judged_rows
 from cai.hygiene.prompts import clean_training, some
-from cai.records import Item, Message, Pair, Preference, Prompt, Reply, Revision
+from cai.records import Chat, Item, Message, Pair, Preference, Prompt, Reply, Revision
 from cai.report.html import write_report
 from cai.rubric import gate_of
 from cai.store import digest
+from cai.train.track import installed
 from cai.workshop import (
     EVAL,
     HELD_OUT,
@@ -42,6 +43,9 @@ from cai.workshop import (
     read_run_prompts,
     rows_of,
 )
+
+OWN = "this run"
+"""Where a comparison is from that no file of `preferences` gave."""
 
 # ---- stages ----
 
@@ -145,23 +149,23 @@ def reward(shop: Workshop) -> None:
     from cai.train.reward import Comparison
 
     config, out = shop.loaded.run.reward, shop.path(REWARD)
-    files = {f"preferences {path.name}": store.file_digest(path) for path in shop.loaded.preferences}
+    given = dict(zip(shop.loaded.run.preferences, shop.loaded.preferences, strict=True))
+    files = {f"preferences {name}": store.file_digest(path) for name, path in given.items()}
     if store.begin(out, "reward", shop.made(config, [SFT, PAIRS, PREFERENCES], **files)):
         return
     model = fresh_model(str(shop.path(SFT)), config, shop.seed)
     pairs = {p.id: p for p in rows_of(shop.path(PAIRS), Pair)}
     known = [x for x in rows_of(shop.path(PREFERENCES), Preference) if x.p_first is not None]
-    own = [
-        Comparison(p.source, model.rows(p.chat, p.first), model.rows(p.chat, p.second), x.p_first)
-        for x in known
-        for p in [pairs[x.source]]
+
+    def compared(chat: Chat, first: str, second: str, p: float, source: str) -> Comparison:
+        return Comparison(Prompt(chat=chat).id, model.rows(chat, first), model.rows(chat, second), p, source)
+
+    own = [compared(p.chat, p.first, p.second, x.p_first, OWN) for x in known for p in [pairs[x.source]]]
+    others = [
+        compared(row.prompt.chat, row.first, row.second, row.p_first, name)
+        for name, path in given.items()
+        for row in judged_rows(path)
     ]
-    sources, others = {c.prompt: "own" for c in own}, []
-    for path in shop.loaded.preferences:
-        for row in judged_rows(path):
-            chat = row.prompt.chat
-            others.append(Comparison(row.prompt.id, model.rows(chat, row.first), model.rows(chat, row.second), row.p_first))
-            sources[row.prompt.id] = path.stem
     comparisons = mixed(own, others, config.own_share, lambda c: rng(shop.seed, "reward", "mix", c.prompt, c.first).random())
     held, _ = fit_preference_model(
         model,
@@ -173,9 +177,10 @@ def reward(shop: Workshop) -> None:
         labels=store.read_manifest(shop.path(PREFERENCES)),
         name=shop.constitution.name,
         base="the fine-tuned model of the same run (`../20-sft`)",
-        sources=sources if others else None,
+        normalise_over=[row for c in own for row in (c.first, c.second)],
     )
-    store.finish(out, pairs=len(comparisons), held_out=held, **({"of others": len(others)} if others else {}))
+    others_used = sum(c.source != OWN for c in comparisons)
+    store.finish(out, pairs=len(comparisons), held_out=held, **({"of others": others_used} if others else {}))
 
 
 def ppo(shop: Workshop) -> None:
@@ -192,7 +197,7 @@ def ppo(shop: Workshop) -> None:
     from cai.train import ppo as training
     from cai.train.actor import POLICY as LEARNT
     from cai.train.actor import Actor, Adapters, Whole
-    from cai.train.ranks import rank, said_by_first
+    from cai.train.ranks import rank, said_by_first, size
     from cai.train.rollout import RewardTable, Rollout
     from cai.train.track import tracker
 
@@ -212,9 +217,11 @@ def ppo(shop: Workshop) -> None:
         base = with_adapter(load_model(where), LEARNT, config.rank, config.layers)
         actor: Actor = Adapters(base, sampler)
     else:
-        base = with_adapter(load_model(where), ADAPTER, run.reward.rank, run.reward.layers)
+        judged = bool(run.mix.pm) or config.critic == "reward"
+        reference = load_model(where)
+        base = with_adapter(reference, ADAPTER, run.reward.rank, run.reward.layers) if judged else reference
         actor = whole_actor = Whole(load_model(where), base, sampler, config.layers)
-        if config.shard:
+        if config.shard and size() > 1:  # one process alone has nothing to spread
             whole_actor.shard()
     judge = PreferenceModel.load(base, renderer, shop.path(REWARD)) if run.mix.pm or config.critic == "reward" else None
     if config.critic == "reward" and judge is not None:
@@ -318,24 +325,40 @@ def walk(shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None
     Started by torchrun, all processes walk PPO together, and the first one walks the other stages while the rest wait.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        _walk(shop, names, tell, first=True, wait=lambda: None)
+        _walk(shop, names, tell, first=True, wait=lambda: None, apart=nullcontext)
         return
-    from cai.train.ranks import rank, together, wait
+    from cai.train.ranks import alone, rank, together, wait
 
     with together():
-        _walk(shop, names, tell, first=rank() == 0, wait=wait)
+        try:
+            _walk(shop, names, tell, first=rank() == 0, wait=wait, apart=alone)
+        except RuntimeError as error:  # what torch raises where a process that was waited for has ended
+            if rank() == 0:
+                raise
+            raise JobError("another process failed, and says why") from error
 
 
 def _walk(
-    shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None], *, first: bool, wait: Callable[[], None]
+    shop: Workshop,
+    names: Sequence[str],
+    tell: Callable[[str, float], None],
+    *,
+    first: bool,
+    wait: Callable[[], None],
+    apart: Callable[[], AbstractContextManager[None]],
 ) -> None:
+    if "ppo" in names:
+        installed(shop.loaded.run.track)  # not only after hours
     with store.locked(shop.loaded.folder) if first else nullcontext():
         if first:
             save_run(shop.loaded)
         for name in names:
             started = time.monotonic()
-            if first or name == "ppo":
+            if name == "ppo":
                 STAGES[name](shop)
+            elif first:
+                with apart():
+                    STAGES[name](shop)
             shop.close_models()  # a stage opens what it needs: models of one stage don't weigh on the next
             wait()
             if first:

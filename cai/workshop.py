@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import os
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -69,7 +70,7 @@ class Workshop:
         if spec not in self.models:
             lm = open_lm(spec, self.loaded.run.http)
             if isinstance(lm, HttpLM):
-                lm = CachedLM(MeteredLM(lm, self.budget, self.loaded.run.prices), RequestLog(self.path(LOG)))
+                lm = CachedLM(MeteredLM(lm, self.budget, self.loaded.run.prices), RequestLog(self.path(own_log())))
             self.models[spec] = lm
         return self.models[spec]
 
@@ -126,6 +127,12 @@ class Workshop:
         files = {f"input {name}": store.file_digest(self.ready(name)) for name in inputs}
         about = {"constitution": f"{self.constitution.name} {self.constitution.version}"} if parts else {}
         return {"config": digest(config), "seed": str(self.seed), **about, **wanted, **files, **more}
+
+
+def own_log() -> str:
+    """Name of this process's request log: of torchrun's processes, each has its own."""
+    number = os.environ.get("RANK", "0")
+    return LOG if number == "0" else f"requests-{number}.sqlite"
 
 
 def _name(made: Mapping[str, str]) -> str:

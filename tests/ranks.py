@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 from cai.lm.adapters import with_adapter
 from cai.lm.chat import load_renderer
@@ -20,7 +21,7 @@ from cai.records import Prompt, chat_of
 from cai.train.actor import POLICY, Adapters, Whole
 from cai.train.ppo import learner, ppo
 from cai.train.ppo_config import KLConfig, PPOConfig, PtxConfig
-from cai.train.ranks import rank, together, wait, whole
+from cai.train.ranks import rank, size, together, wait, whole
 from cai.train.rollout import RewardTable, Rollout
 
 CONFIG = PPOConfig(
@@ -39,7 +40,7 @@ CONFIG = PPOConfig(
     ptx=PtxConfig(coef=0.1, batch=3),
 )
 PROMPTS = [Prompt(chat=chat_of(("user", "word " * (i + 1))), kind="benign" if i % 2 else "disallowed") for i in range(5)]
-WAYS = {"lora": {}, "full": {"mode": "full"}, "shard": {"mode": "full", "shard": True}}
+WAYS = {"lora": {}, "full": {"mode": "full"}, "shard": {"mode": "full", "shard": True}, "untied": {"mode": "full", "shard": True}}
 
 
 def score(rollouts: Sequence[Rollout]) -> RewardTable:
@@ -48,16 +49,25 @@ def score(rollouts: Sequence[Rollout]) -> RewardTable:
     return {"high": high, "moody": [None if r.reply_ids[0] % 16 == 3 else 0.5 for r in rollouts]}
 
 
+def parted(model: PreTrainedModel, untied: bool) -> PreTrainedModel:
+    """The model, with a head of its own where that is asked for."""
+    if untied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
+
+
 def one(way: str, model: Path, folder: Path) -> None:
     """Train; leave the policy's weights, the critic's, and the metrics in `folder`."""
     config = PPOConfig.model_validate(CONFIG.model_dump() | WAYS[way])
-    base, sampler, renderer = load_model(str(model)), load_model(str(model)), load_renderer(model)
+    base, sampler, reference = (parted(load_model(str(model)), way == "untied") for _ in range(3))
+    renderer = load_renderer(model)
     torch.manual_seed(0)
     if config.mode == "lora":
         actor: Adapters | Whole = Adapters(with_adapter(base, POLICY, config.rank, config.layers), sampler)
     else:
-        actor = Whole(base, load_model(str(model)), sampler)
-        if config.shard:
+        actor = Whole(base, reference, sampler)
+        if config.shard and size() > 1:
             actor.shard()
     texts = [(renderer.prompt_ids(p.chat), renderer.reply_ids("fine")) for p in PROMPTS]
     if rank() == 0:

@@ -125,7 +125,7 @@ def test_two_processes_make_the_update_of_one(pairwise: Path, tiny_model: Path, 
 
     Five minibatches of two replies, some of whose rewards nobody knows: a process may have no part of one.
     """
-    ranks.one("full" if way == "shard" else way, tiny_model, tmp_path / "one")
+    ranks.one(way, tiny_model, tmp_path / "one")
     alone, pair = (load_file(folder / "weights.safetensors") for folder in (tmp_path / "one", pairwise / way))
     assert alone.keys() == pair.keys()
     for name, tensor in alone.items():

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from cai.cli import app
-from cai.errors import StoreError, TrainError
+from cai.errors import CaiError, StoreError, TrainError
 from cai.fitting import fresh_model
 from cai.hygiene.preferences import judged_rows
 from cai.records import chat_of
@@ -96,6 +96,7 @@ def test_mixed_by_hand() -> None:
     assert names(0.25) == ["o5", "o4", *[f"x{i}" for i in range(6)]]
     assert names(0.75) == [*[f"o{i}" for i in range(6)], "x5", "x4"]
     assert names(None) == [c.prompt for c in [*own, *others]]
+    assert len(names(0.01)) == 7, "a small share is not none"
     assert names(0.5, own, []) == [c.prompt for c in own]
 
 
@@ -169,11 +170,37 @@ def test_the_command_trains_measures_and_saves(tiny_model: Path, tmp_path: Path)
     asked = chat_of(("user", "something new"))
     good, bad = model.score([model.rows(asked, "zz"), model.rows(asked, "aa")])
     assert good > bad
-    again = CliRunner().invoke(app, given)
-    assert again.exit_code == 0
-    assert "held-out" not in again.stdout
-    wrong = CliRunner().invoke(app, [*given[:-2], "--set", "ranks=4"])
-    assert "--set ranks" in str(wrong.exception)
+    assert "is there already" in str(CliRunner().invoke(app, given).exception)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "ranks=4"], "--set ranks"),
+        (["--set", "epochs=["], "is not YAML"),
+        (["--set", "epochs"], "expected KEY=VALUE"),
+        (["--set", "own_share=0.5"], "no other pairs"),
+        (["--model", "fake:brief"], "training needs weights"),
+        (["--input", "gone.jsonl"], "gone.jsonl"),
+    ],
+)
+def test_wrong_usage_is_one_line(more: list[str], message: str, tiny_model: Path, tmp_path: Path) -> None:
+    file = lines(tmp_path / "x.jsonl", {"prompt": "q", "first": "a", "second": "b", "p_first": 1})
+    given = ["fit-reward", "--model", f"local:{tiny_model}", "--input", str(file), "--output", str(tmp_path / "out")]
+    found = CliRunner().invoke(app, [*given, *more])
+    assert isinstance(found.exception, CaiError), found.exception
+    assert message in str(found.exception)
+    assert "\n" not in str(found.exception)
+
+
+def test_verdicts_of_two_people_on_one_prompt_are_on_one_side(tiny_model: Path, tmp_path: Path) -> None:
+    """Who judged is a field of the row, and no part of what the prompt is: without the first's prompts nothing is left."""
+    rows = [
+        {"prompt": f"{i}", "first": "z", "second": "a", "p_first": 1.0, "user": who} for who in ("ann", "bob") for i in range(3)
+    ]
+    given = ["fit-reward", "--model", f"local:{tiny_model}", "--input", str(lines(tmp_path / "x.jsonl", *rows))]
+    found = CliRunner().invoke(app, [*given, "--output", str(tmp_path / "out"), "--folds", "2", "--by", "user"])
+    assert "nothing is left to learn from" in str(found.exception)
 
 
 def fresh_parts(tiny: Path) -> tuple[object, object]:

@@ -149,7 +149,7 @@ def test_preferences_of_others_are_half_of_what_the_reward_learns_from(whole: tu
     folder, _ = whole
     told = json.loads((folder / "50-reward" / "metrics.json").read_text(encoding="utf-8"))
     assert told["train_pairs"] == 17
-    assert set(told["by_source"]) == {"helpful", "own"}
+    assert set(told["by_source"]) == {"helpful.jsonl", "this run"}
     assert sum(own[0]["n"] + own[0]["unscored"] for own in told["by_source"].values()) == 7
 
 
@@ -270,11 +270,12 @@ def test_two_processes_walk_ppo_together(home: Path, whole: tuple[Path, float]) 
     folder, _ = whole
     two = home / "two"
     shutil.copytree(folder, two)
-    for name in ("60-policy", "60-policy.manifest.json"):
-        shutil.rmtree(two / name) if (two / name).is_dir() else (two / name).unlink()
+    for name in ("20-sft", "60-policy"):  # SFT is walked by the first process alone, and its files are the same again
+        shutil.rmtree(two / name)
+        (two / f"{name}.manifest.json").unlink()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cai.cli"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    given = ["ppo", str(home / "run.yaml"), "--set", f"folder={two}"]
+    given = ["run", str(home / "run.yaml"), "--from", "sft", "--until", "ppo", "--set", f"folder={two}"]
     done = subprocess.run([*command, *given], capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     alone, pair = ((f / "60-policy" / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for f in (folder, two))
@@ -283,4 +284,4 @@ def test_two_processes_walk_ppo_together(home: Path, whole: tuple[Path, float]) 
         assert theirs["reward"] == pytest.approx(mine["reward"], abs=1e-3)
     assert Manifest.model_validate_json((two / "60-policy.manifest.json").read_text(encoding="utf-8")).finished
     weights = [load_file(f / "60-policy" / "model.safetensors") for f in (folder, two)]
-    assert all(torch.allclose(tensor, weights[1][name], atol=1e-3) for name, tensor in weights[0].items())
+    assert all(torch.allclose(tensor, weights[1][name], atol=5e-5) for name, tensor in weights[0].items())

@@ -313,6 +313,13 @@ def test_what_the_sieve_cannot_read_is_searched_for_everything(reply: str, monke
     assert sieve.live(reply) == sieve.patterns
 
 
+@pytest.mark.parametrize(("text", "reply"), [("(?i:i can't)", "ı can't"), ("(?i:[a-z])x", "ıx"), (r"(?i:στος)", "στοσ")])
+def test_the_sieve_knows_that_re_folds_more_letters_than_it_does(text: str, reply: str) -> None:
+    pattern = compile_pattern(text, "here")
+    assert pattern.regex.search(reply)
+    assert pattern in Sieve([pattern]).live(reply)
+
+
 def test_the_sieve_rules_out_most() -> None:
     assert not COMPILED.sieve.live("the capital of france is paris, on the river seine") & COMPILED.sieve.patterns
     assert 0 < len(COMPILED.sieve.live("i'm sorry, but i can't help with that.")) < 10

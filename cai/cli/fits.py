@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -127,8 +128,8 @@ def fit_text(
     inputs: Annotated[list[Path], typer.Option("--input", help="JSONL: {prompt, response, holds: true or false}; repeatable.")],
     output: Annotated[Path, typer.Option("--output", help="JSON for `fitted:` of a proposition.")],
     licence: Annotated[list[str], typer.Option(help="Of each input, in their order: it goes into the output.")],
-    runs: Annotated[int, typer.Option(help="Words and pairs of words that the model may know.")] = 3000,
-    replies: Annotated[int, typer.Option(help="Replies in which such a run must be found to count.")] = 20,
+    runs: Annotated[int, typer.Option(min=10, help="Words and pairs of words that the model may know.")] = 3000,
+    replies: Annotated[int, typer.Option(min=1, help="Replies in which such a run must be found to count.")] = 20,
     held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the prompts on which it is tried first.")] = 0.2,
     seed: int = 0,
 ) -> None:
@@ -141,14 +142,14 @@ def fit_text(
     from cai.rubric.text_model import fit_text as fitted
 
     quiet()
-    if len(licence) != len(inputs):
+    if len(licence) != len(inputs) or not all(terms.strip() for terms in licence):
         raise UsageError(f"--licence: {len(inputs)} inputs and {len(licence)} licences: name one for each input, in their order")
     config, rows, trained_on = TextFit(runs=runs, replies=replies), [], []
     for path, terms in zip(inputs, licence, strict=True):
         own = []
         for number, row in enumerate(read_lines(path, ("response",)), 1):
             holds, weight = row.data.get("holds"), row.data.get("weight", 1.0)
-            if not isinstance(holds, bool) or not isinstance(weight, int | float) or not weight > 0:
+            if not isinstance(holds, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
                 raise StoreError(f"{path}:{number}: a line needs `holds` (true or false), and a `weight` above 0 if any")
             own.append(Labelled(row.prompt.id, words_of(own_voice(row.data["response"])), holds, float(weight)))
         if not own:

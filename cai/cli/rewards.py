@@ -40,18 +40,19 @@ def fit_reward(
 ) -> None:
     """Train a preference model on labelled pairs; with --folds, tell first how well it foresees judges it has not learnt from."""
     quiet()
-    from cai import store
     from cai.fitting import fit_preference_model, fresh_model
     from cai.hygiene.preferences import judged_rows
     from cai.lm.weights import locate
     from cai.progress import teller
+    from cai.records import Prompt
     from cai.train.folds import cross_validate
     from cai.train.reward import Comparison
 
     if model != "smollm2" and not model.startswith("local:"):
         raise UsageError(f"--model {model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID")
+    if output.exists():
+        raise UsageError(f"{output}: is there already: give another --output, or remove it")
     where, config = locate(model.removeprefix("local:")), _config(settings or [])
-    made = {"config": store.digest(config), "seed": str(seed), "model": model, "input": store.file_digest(source)}
     untrained = fresh_model(where, config, seed)
 
     passed_over: Counter[str] = Counter()
@@ -59,7 +60,10 @@ def fit_reward(
     def read(group: str | None) -> list[tuple[str, Comparison]]:
         rows = untrained.rows
         return [
-            (j.group or "", Comparison(j.prompt.id, rows(j.prompt.chat, j.first), rows(j.prompt.chat, j.second), j.p_first))
+            (
+                j.group or "",
+                Comparison(Prompt(chat=j.prompt.chat).id, rows(j.prompt.chat, j.first), rows(j.prompt.chat, j.second), j.p_first),
+            )
             for j in judged_rows(source, group, passed_over if group is None else None)
         ]
 
@@ -68,16 +72,13 @@ def fit_reward(
         print(f"{source}: {count} rows passed over: {reason}", file=sys.stderr)
     if not comparisons:
         raise StoreError(f"{source}: no labelled pair in it")
-    if store.begin(output, "fit-reward", made):
-        print(f"{output}: made already from the same input and settings", file=sys.stderr)
-        return
     with teller() as progress:
         if folds is not None:
             found = cross_validate(
                 lambda: fresh_model(where, config, seed), read(by), folds, config, seed=seed, progress=progress("folds")
             )
             Console(width=None if sys.stdout.isatty() else 100).print(_folds_table(found))
-        held, scores = fit_preference_model(
+        _, scores = fit_preference_model(
             untrained,
             comparisons,
             config,
@@ -88,7 +89,6 @@ def fit_reward(
             name=source.stem,
             base=model,
         )
-        store.finish(output, pairs=len(comparisons), held_out=held)
     for score in scores:
         print(f"held-out {score.metric}: {_told(score)}")
 
@@ -104,7 +104,12 @@ def _config(settings: list[str]) -> Any:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UsageError(f"--set {setting}: expected KEY=VALUE, for example --set epochs=3")
-        given[key] = yaml.safe_load(value)
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {setting}: the value is not YAML") from None
+    if "own_share" in given:
+        raise UsageError("--set own_share: a file has no other pairs to be mixed with: that is for a run's YAML")
     try:
         return RewardConfig.model_validate(given)
     except ValidationError as error:

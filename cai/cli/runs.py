@@ -56,7 +56,7 @@ def walk_run(file: Path, names: tuple[str, ...], settings: list[str] | None, **l
     started = time.monotonic()
     with teller() as progress:
         bars = progress if first else lambda told: lambda done, total: None  # one of torchrun's processes speaks for all
-        shop = open_workshop(loaded, bars, Budget(**limits), lambda line: print(line, file=sys.stderr))
+        shop = open_workshop(loaded, bars, Budget(**_part(limits)), lambda line: print(line, file=sys.stderr))
         try:
             walk(shop, names, _tell)
         finally:
@@ -73,6 +73,13 @@ def walk_run(file: Path, names: tuple[str, ...], settings: list[str] | None, **l
         Console(width=None if sys.stdout.isatty() else 120).print(headline(list(read(scores, Score))))
     if "report" in names:
         print(f"report: {loaded.folder / 'report.html'}   ({time.monotonic() - started:.0f} s)")
+
+
+def _part(limits: dict[str, Any]) -> dict[str, Any]:
+    """Of money and tokens, what each of torchrun's processes may spend."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    shared = {"max_cost": limits.get("max_cost"), "max_tokens": limits.get("max_tokens")}
+    return limits | {key: value / count if key == "max_cost" else value // count for key, value in shared.items() if value}
 
 
 def _tell(stage: str, seconds: float) -> None:

@@ -82,13 +82,15 @@ def _read(path: Path, chain: tuple[Path, ...], walk: _Walk) -> _File | None:
         walk.mistakes.append(str(error))
         return None
     says = None
+    complete, unread = _with_text_models(_with_partial_rubric(source))
+    walk.mistakes.extend(unread)
     try:
-        says = parse(_with_text_models(_with_partial_rubric(source)), Constitution)
+        says = parse(complete, Constitution)
     except ConfigError as error:
         walk.mistakes.append(str(error))
     walk.mistakes.extend(_repeated_ids(source))
     bases = [_base(source, index, entry, (*chain, path), walk) for index, entry in _entries(source.data)]
-    return _File(source, says, tuple(base for base in bases if base)) if says else None
+    return _File(source, says, tuple(base for base in bases if base)) if says and not unread else None
 
 
 def _base(source: Source, index: int, entry: str, chain: tuple[Path, ...], walk: _Walk) -> _File | None:
@@ -138,28 +140,37 @@ def _with_partial_rubric(source: Source) -> Source:
     return source._replace(data=source.data | {"rubric": empty | rubric})
 
 
-def _with_text_models(source: Source) -> Source:
+def _with_text_models(source: Source) -> tuple[Source, list[str]]:
     """`fitted` of a proposition names a JSON file beside the constitution: its content stands in place of the name.
 
-    Raises ConfigError for a file that cannot be read, with the line that names it.
+    Beside that, a line for each file that cannot be read, with the line that names it.
     """
+    mistakes: list[str] = []
     rubric = source.data.get("rubric")
     propositions = rubric.get("propositions") if isinstance(rubric, dict) else None
     if not isinstance(rubric, dict) or not isinstance(propositions, dict):
-        return source
+        return source, mistakes
     whole = dict(propositions)
     for id, said in propositions.items():
         if isinstance(said, dict) and isinstance(name := said.get("fitted"), str):
             key = ("rubric", "propositions", id, "fitted")
-            with blame(ConfigError, f"{source.at(key)}: {dotted(key)}: {shorten(name)}"):
-                whole[id] = said | {"fitted": json.loads(_limited(source.path.parent / name))}
-    return source._replace(data=source.data | {"rubric": rubric | {"propositions": whole}})
+            whole[id] = {field: value for field, value in said.items() if field not in ("fitted", "above")}
+            try:
+                with blame(ConfigError, f"{source.at(key)}: {dotted(key)}: {shorten(name)}"):
+                    whole[id] = said | {"fitted": json.loads(_limited(source.path.parent / name))}
+            except ConfigError as error:
+                mistakes.append(str(error))
+    return source._replace(data=source.data | {"rubric": rubric | {"propositions": whole}}), mistakes
 
 
 def _limited(path: Path) -> str:
-    if path.stat().st_size > MAX_TEXT_MODEL:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no such file beside the constitution: {path}")
+    with path.open("rb") as file:
+        content = file.read(MAX_TEXT_MODEL + 1)
+    if len(content) > MAX_TEXT_MODEL:
         raise ValueError(f"larger than {MAX_TEXT_MODEL >> 20} MB: no text model is")
-    return path.read_text(encoding="utf-8")
+    return content.decode()
 
 
 def _in_order(file: _File, seen: dict[int, _File]) -> list[_File]:

@@ -60,14 +60,16 @@ def dataset_card(
     return DatasetCard(f"---\n{about.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 
-def preference_card(labels: str, pairs: int, measured: Sequence[Score], made: Manifest | None, name: str, base: str) -> ModelCard:
+def preference_card(
+    labels: str, pairs: int, measured: Sequence[Score], made: Manifest | None, name: str, base: str, over: str
+) -> ModelCard:
     """The README of a preference model: what it is, what it learnt from, how well it agrees with what it has not seen."""
     about = ModelCardData(library_name="cai", tags=["constitutional-ai", "rlaif", "preference-model"])
     rows = "\n".join(f"| {score.metric} | {_number(score.mean)} | {_span(score)} | {score.n} |" for score in measured)
     parts = [
         f"# Preference model ({name})",
         f"A LoRA adapter and a scalar head (`safetensors`) on {base}. The score of "
-        "a reply is read at its last token; `gain * score + bias` has mean 0 and variance 1 over all replies it was given.",
+        f"a reply is read at its last token; `gain * score + bias` has mean 0 and variance 1 over {over}.",
         f"Trained on {pairs} pairs with {labels} labels{' of an AI judge' if made else ''}, by soft Bradley-Terry.",
         f"| on held-out prompts | mean | 95 % interval | n |\n|---|---:|---:|---:|\n{rows}",
         *([_origin([made])] if made else []),

@@ -43,7 +43,7 @@ class Sieve:
             for pattern in self._order:
                 self._set.Add(widened(pattern.regex))
             self._set.Compile()
-        except re2.error as error:
+        except (re2.error, RecursionError) as error:
             raise ConfigError(f"rubric: patterns too large to be searched together: {error}") from error
 
     def live(self, text: str) -> frozenset[Pattern]:
@@ -78,7 +78,8 @@ def _one(kind: Any, value: Any) -> str:
     if kind is c.BRANCH:
         return f"(?:{'|'.join(map(_sequence, value[1]))})"
     if kind is c.SUBPATTERN:
-        return f"(?:{_sequence(value[3])})"
+        _, flags, _, body = value
+        return f"{_ANYTHING}*" if flags & re.IGNORECASE else f"(?:{_sequence(body)})"
     if kind is c.ATOMIC_GROUP:
         return f"(?:{_sequence(value)})"
     if kind in _REPEATS:

@@ -162,6 +162,8 @@ class Whole(nn.Module):
                 for block in blocks_of(model):
                     fully_shard(block, mesh=mesh)
                 fully_shard(model.base_model, mesh=mesh, reshard_after_forward=False)
+                if _own_head(model):
+                    fully_shard(model.get_output_embeddings(), mesh=mesh)
         self.sharded = True
         self._learnt = self._learning()
 

@@ -25,7 +25,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     found = {}
     for i, parameter in enumerate(parameters):
         for key, value in optimiser.state.get(parameter, {}).items():
-            found[f"optimiser.{i}.{key}"] = whole(torch.as_tensor(value))
+            found[f"optimiser.{i}.{key}"] = torch.as_tensor(value)
     return found
 
 
@@ -45,7 +45,12 @@ def save(home: Path, step: int, parameters: Sequence[Tensor], optimiser: torch.o
 
     With several processes all of them call it, and the first one writes.
     """
-    tensors = {f"parameter.{i}": whole(p.detach()) for i, p in enumerate(parameters)} | optimiser_tensors(optimiser)
+    spread = {f"parameter.{i}": p.detach() for i, p in enumerate(parameters)} | optimiser_tensors(optimiser)
+    tensors = {}
+    for name, tensor in spread.items():  # one at a time: gathered, they are kept by the first process alone
+        gathered = whole(tensor)
+        if rank() == 0:
+            tensors[name] = gathered
     if rank():
         return
     home.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def mixed(
     """
     if share is None or not own or not others:
         return [*own, *others]
-    most = round(len(others) * share / (1 - share))
+    most = max(1, round(len(others) * share / (1 - share)))
     if len(own) > most:
         return [*sorted(own, key=order)[:most], *others]
-    return [*own, *sorted(others, key=order)[: round(len(own) * (1 - share) / share)]]
+    return [*own, *sorted(others, key=order)[: max(1, round(len(own) * (1 - share) / share))]]

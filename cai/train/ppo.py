@@ -162,7 +162,7 @@ def _history(file: Path, steps: int) -> list[dict[str, Any]]:
 
 
 def minibatches(count: int, config: PPOConfig, stream: Random) -> list[list[int]]:
-    """A random partition of `count` rollouts into `config.minibatches` parts (fewer when there aren't as many rollouts)."""
+    """A random partition of `count` rollouts into at most `config.minibatches` parts, all but the last of one size."""
     order = stream.sample(range(count), count)
     size = -(-count // config.minibatches)
     return [order[start : start + size] for start in range(0, count, size)]

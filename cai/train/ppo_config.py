@@ -51,11 +51,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ptx": {"coef": 27.8, "batch": 512},
         "kl": {"coef": 0.02},
     },
-    "cai": {"mode": "full", "replies": 1, "temperature": 1.0, "kl": {"coef": 0.001}},
+    "cai": {"replies": 1, "temperature": 1.0, "kl": {"coef": 0.001}},
 }
 """Published recipes by name: arXiv:2203.02155 section 3.5 and appendix C (256,000 episodes, 512 an update in eight minibatches,
-eight fine-tuning texts an episode), and arXiv:2212.08073, whose reward is that of arXiv:2204.05862: the preference model's less
-0.001 of the KL. They were made for models of a billion weights and more. What a run says beside the name counts more."""
+eight fine-tuning texts an episode), for models of a billion weights and more; and arXiv:2212.08073, which tells little beyond the
+reward, that of arXiv:2204.05862: the preference model's less 0.001 of the KL. What a run says beside the name counts more."""
 
 
 class PPOConfig(BaseModel):
@@ -125,7 +125,8 @@ class PPOConfig(BaseModel):
     def _by_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        recipe = dict(PRESETS.get(data.get("preset") or "", {}))
+        name = data.get("preset")
+        recipe = dict(PRESETS.get(name, {})) if isinstance(name, str) else {}
         for key in ("kl", "ptx"):  # what a run says of one of their keys leaves the others as in the recipe
             if isinstance(recipe.get(key), dict) and isinstance(data.get(key), dict):
                 recipe[key] = recipe[key] | data[key]

@@ -42,6 +42,6 @@ def ptx_loss(actor: Actor, texts: list[Rollout], pad: int, config: PPOConfig) ->
     own = share(texts)
     weight = sum(len(r.reply_ids) for r in own) / sum(len(r.reply_ids) for r in texts)
     own = own or texts[:1]
-    hidden_NE = reply_hidden(actor.policy, own, pad, Below(actor.frozen(config.layers)))
+    hidden_NE = reply_hidden(actor.policy, own, pad, Below([]))
     logp_N = token_logprobs(hidden_NE, tokens_of(own, actor.policy.device), actor.policy.head, 1.0)
     return -logp_N.mean() * weight

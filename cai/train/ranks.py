@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 T = TypeVar("T")
+TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE", "GROUP_WORLD_SIZE")
+"""What torchrun tells each process through its environment."""
 PATIENCE = timedelta(days=2)
 """How long a process waits for the others: a stage that only the first one walks may take long."""
 
@@ -28,11 +30,21 @@ def together() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Inside, libraries do not see that there are other processes, and do not wait for them."""
+    hidden = {name: os.environ.pop(name) for name in TOLD if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def rank() -> int:

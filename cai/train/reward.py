@@ -53,9 +53,12 @@ class Comparison:
     """Token rows of two replies to one prompt, and P(first beats second)."""
 
     prompt: str
+    """What the replies answer, by its words alone: everybody's verdicts on a prompt are on one side of a split."""
     first: list[int]
     second: list[int]
     p_first: float
+    source: str = ""
+    """Where the verdict is from."""
 
 
 def split_by_prompt(comparisons: Sequence[Comparison], share: float, seed: int) -> tuple[list[Comparison], list[Comparison]]:
@@ -191,6 +194,7 @@ class Agreement:
     """How one comparison came out: `agrees` is None when the label itself is undecided (exactly 0.5)."""
 
     prompt: str
+    source: str
     agrees: float | None
     log_loss: float
     """Cross-entropy with the soft label, nats."""
@@ -207,5 +211,5 @@ def measure(model: PreferenceModel, comparisons: Sequence[Comparison]) -> list[A
     for c, a, b in zip(comparisons, first, second, strict=True):
         loss = soft_bradley_terry(torch.tensor([a]), torch.tensor([b]), torch.tensor([c.p_first]))
         agrees = None if c.p_first == 0.5 else float((a > b) == (c.p_first > 0.5))
-        found.append(Agreement(c.prompt, agrees, float(loss)))
+        found.append(Agreement(c.prompt, c.source, agrees, float(loss)))
     return found

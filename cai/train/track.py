@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,16 @@ def nowhere(step: int, metrics: Mapping[str, Any]) -> None:
     """Tells nobody."""
 
 
+def installed(name: Tracker | None) -> None:
+    """Nothing, where what `name` needs can be imported.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if name is not None and find_spec(name) is None:
+        raise UsageError(f"track: {name} is not installed: pip install {name}, or leave track out")
+
+
 def tracker(name: Tracker | None, folder: Path, run: str) -> Track:
     """Where the numbers of each update go besides `metrics.jsonl`.
 
@@ -27,12 +38,10 @@ def tracker(name: Tracker | None, folder: Path, run: str) -> Track:
     Raises:
         UsageError: the package is not installed.
     """
+    installed(name)
     if name is None:
         return nowhere
-    try:
-        return _tensorboard(folder) if name == "tensorboard" else _trackio(run)
-    except ImportError:
-        raise UsageError(f"track: {name} is not installed: pip install {name}, or leave track out") from None
+    return _tensorboard(folder) if name == "tensorboard" else _trackio(run)
 
 
 def _tensorboard(folder: Path) -> Track:
