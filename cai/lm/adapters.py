@@ -12,6 +12,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cai.lm import shared
 from cai.lm.precision import matmuls
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -103,7 +104,7 @@ def set_adapter_tensors(model: PeftModel, name: str, tensors: Mapping[str, Tenso
 def hidden_states(model: PeftModel, name: str | None, ids_BT: Tensor) -> Tensor:
     """(B, T, hidden) of the base with adapter `name`, or with none, in the model's own format. Rows are right-padded: no mask."""
     with using(model, name), matmuls(model.device):
-        hidden: Tensor = model.get_base_model().base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        hidden = shared.states(model.get_base_model().base_model, ids_BT)
     return hidden.to(model.dtype)
 
 

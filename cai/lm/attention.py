@@ -24,7 +24,10 @@ class Prefix:
     """Keys and values of P tokens that all rows of a batch begin with; one (KV, P, D) pair per layer."""
 
     length: int
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: tuple[tuple[Tensor, Tensor] | None, ...]
+    """None: a layer that is not asked."""
+    learnt: bool = False
+    """Read for training, as plain causal rows are: the same precision in passes with gradients and without."""
 
 
 def attend(
@@ -48,14 +51,22 @@ def attend(
     scale = query_BHQD.shape[-1] ** -0.5 if scaling is None else scaling
     if query_BHQD.shape[2] == 1:
         return _one_query(query_BHQD, key_BKSD, value_BKSD, attention_mask, scale, layer), None
-    return _many_queries(query_BHQD, key_BKSD, value_BKSD, attention_mask, scale, dropout, layer), None
+    learnt = prefix is not None and prefix.learnt
+    return _many_queries(query_BHQD, key_BKSD, value_BKSD, attention_mask, scale, dropout, layer, learnt), None
 
 
 Layer = tuple[Tensor, Tensor]
 
 
 def _many_queries(
-    q_BHQD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1QS: Tensor | None, scale: float, dropout: float, prefix: Layer | None
+    q_BHQD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    mask_B1QS: Tensor | None,
+    scale: float,
+    dropout: float,
+    prefix: Layer | None,
+    learnt: bool,
 ) -> Tensor:
     """Reading prompts and training: torch's fused kernel; the prefix is lent to all rows for the moment."""
     B, H, Q, _ = q_BHQD.shape
@@ -66,9 +77,9 @@ def _many_queries(
         )
         shown = torch.ones(B, 1, Q, prefix[0].shape[1], dtype=torch.bool, device=mask_B1QS.device)
         mask_B1QS = torch.cat([shown, mask_B1QS], 3)
-    # The CPU kernel's backward pass is several times slower in bfloat16. So plain causal rows, which are those of training and
-    # scoring, attend in float32, with gradients and without: both passes give the same numbers.
-    in_float = q_BHQD.device.type == "cpu" and causal
+    # The CPU kernel's backward pass is several times slower in bfloat16. So rows of training and scoring, plain causal ones or
+    # those after a prefix that learns too, attend in float32, with gradients and without: both passes give the same numbers.
+    in_float = q_BHQD.device.type == "cpu" and (causal or learnt)
     half = torch.is_autocast_enabled(q_BHQD.device.type) and not in_float
     q, k, v = (x.to(torch.bfloat16 if half else torch.float32 if in_float else q_BHQD.dtype) for x in (q_BHQD, k_BKSD, v_BKSD))
     with torch.autocast(q.device.type, enabled=False):

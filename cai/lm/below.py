@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -23,23 +23,30 @@ class Below:
     """What `blocks`, the model's lowest, make of one batch of rows: read in the first pass, put in their place in later ones."""
 
     blocks: list[nn.Module]
-    output: Any = None
-    """Of the last of them. Whoever uses one object for other rows gets the first rows' output."""
+    outputs: list[Any] = field(default_factory=list)
+    """Of the last of them, each time it was passed: rows that share an opening take two passes. Whoever uses one object for other
+    rows gets the first rows' outputs."""
 
     @contextlib.contextmanager
     def once(self) -> Iterator[None]:
         """Inside, a pass over the rows computes the blocks the first time only. The first pass must run without gradients."""
         if not self.blocks:
             yield
-        elif self.output is None:
+        elif not self.outputs:
             hook = self.blocks[-1].register_forward_hook(self._keep)
             try:
                 yield
             finally:
                 hook.remove()
         else:
+            left, current = iter(self.outputs), [None]
+
+            def begin(*_: Any, **__: Any) -> Any:
+                current[0] = next(left)
+                return current[0]
+
             for block in self.blocks:
-                block.forward = lambda *_, **__: self.output
+                block.forward = begin if block is self.blocks[0] else lambda *_, **__: current[0]
             try:
                 yield
             finally:
@@ -47,4 +54,4 @@ class Below:
                     del block.forward
 
     def _keep(self, block: nn.Module, given: Any, output: Any) -> None:
-        self.output = output
+        self.outputs.append(output)

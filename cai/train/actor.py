@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cai.lm import shared
 from cai.lm.adapters import head_of, hidden_states, merge_into, parameters_of
 from cai.lm.below import frozen_blocks
 from cai.lm.precision import matmuls
@@ -173,14 +174,14 @@ class Whole(nn.Module):
 
     @property
     def policy(self) -> Voice:
-        return _plain(self.model)
+        return _plain(self.model, share=not self.sharded)
 
     @property
     def reference(self) -> Voice:
         model = self.beside[0]
         if isinstance(model, PeftModel):
             return Voice(partial(hidden_states, model, None), head_of(model), model.device)
-        return _plain(model)
+        return _plain(model, share=not self.sharded)
 
     def learnt(self) -> list[nn.Parameter]:
         return self._learnt  # kept: while spread weights are gathered for a pass, the module shows others
@@ -204,9 +205,13 @@ def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
     return frozen_blocks(model, 0)
 
 
-def _plain(model: PreTrainedModel) -> Voice:
+def _plain(model: PreTrainedModel, *, share: bool) -> Voice:
+    """`share`: what rows begin with is computed once, which takes two passes of the trunk for one way back."""
+
     def hidden(ids_BT: Tensor) -> Tensor:
         with matmuls(model.device):
+            if share:
+                return shared.states(model.base_model, ids_BT).to(model.dtype)
             found: Tensor = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return found.to(model.dtype)
 
