@@ -94,7 +94,7 @@ def ours(mode: str) -> None:
     found = {"mode": mode, "s_per_update": round(seconds, 2), "episodes_per_s": round(BATCH / seconds, 3)}
     found["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     found |= {f"s_{name}": round(total / (len(ends) - 1), 2) for name, total in phases.items()}
-    # sampling, the reference, the old policy and the reward read every token once; learning reads it and goes back
+    # as if nothing were shared: sampling, reference, old policy and reward read each token once; learning reads it and goes back
     work = tokens[0] * FORWARD * (4 + 3)
     found["of_matmul_limit"] = round(work / seconds / matmul(), 2)
     print(json.dumps(found), flush=True)

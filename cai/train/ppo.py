@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -75,10 +77,10 @@ class Experience:
     rollouts: list[Rollout]
     batches: list[list[int]]
     """The minibatches, as places of rollouts."""
-    own: list[list[int]]
-    """Of each, this process's part. Old log-probabilities are read in it: the first ratio is exactly 1."""
-    below: list[Below]
-    """What the blocks that don't learn make of each part."""
+    own: list[list[list[int]]]
+    """Of each, this process's part, cut into what is read at once. So are old log-probabilities: the first ratio is exactly 1."""
+    below: list[list[Below]]
+    """What the blocks that don't learn make of each cut."""
     logps: list[Tensor]
     states: dict[int, Tensor]
     """(T, hidden) that the critic reads, for the parts that are this process's own."""
@@ -173,12 +175,13 @@ def credit(
     it: Learner, rollouts: list[Rollout], totals: list[float], batches: list[list[int]], pad: int, config: PPOConfig
 ) -> tuple[Experience, dict[str, Any]]:
     """Old log-probabilities, reference, values, KL penalty, advantages (standardised over the whole batch) and returns."""
-    own = [share(batch) or batch[:1] for batch in batches]  # who has no part reads one without weight, for all take each step
-    below = [Below(it.actor.frozen(config.layers)) for _ in own]
-    refs, states = read(it.actor.reference, rollouts, own, below, pad, config.temperature)
-    logps, _ = read(it.actor.policy, rollouts, own, below, pad, config.temperature)
+    own = [cut(batch, config.rows) for batch in batches]
+    below = [[Below(it.actor.frozen(config.layers)) for _ in cuts] for cuts in own]
+    every, lower = list(chain(*own)), list(chain(*below))
+    refs, states = read(it.actor.reference, rollouts, every, lower, pad, config.temperature)
+    logps, _ = read(it.actor.policy, rollouts, every, lower, pad, config.temperature)
     if it.actor.critic.states is not None:
-        states = states_of(it.actor.critic.states, it.actor.reference, rollouts, own, pad)
+        states = states_of(it.actor.critic.states, it.actor.reference, rollouts, every, pad)
     values = {i: it.actor.critic(hidden_TE) for i, hidden_TE in states.items()}
     lengths = [len(r.reply_ids) for r in rollouts]
     logp_BT, ref_BT, value_BT = (spread_out(rows, batches, lengths) for rows in (logps, refs, values))
@@ -231,52 +234,84 @@ def _set_rates(optimiser: torch.optim.Optimizer, config: PPOConfig, share: float
         group["lr"] = rate * share
 
 
+def cut(batch: Sequence[int], rows: int) -> list[list[int]]:
+    """This process's share of a minibatch, `rows` places at a time, in as many cuts as any process has.
+
+    Who has fewer reads the first place again, without weight: every process must take part in every pass.
+    """
+    count = max(1, -(-len(share(batch, 0)) // rows))
+    own = share(batch)
+    return [own[i * rows : (i + 1) * rows] or [batch[0]] for i in range(count)]
+
+
 def _minibatch(
     it: Learner, e: Experience, place: int, pad: int, config: PPOConfig, texts: list[Rollout], *, policy: bool
 ) -> dict[str, float]:
     """One optimiser step. `policy`: whether the policy learns too, or only the critic.
 
-    Each process weighs the mean over its own tokens by their part of all, so that the processes' sum is the mean over all.
+    Each cut weighs its mean over tokens by their part of the minibatch's, so that all cuts' sum is the mean over all.
     """
-    places, voice = e.own[place], it.actor.policy
-    rollouts = [e.rollouts[i] for i in places]
-    count = sum(len(e.rollouts[i].reply_ids) for i in e.batches[place])
-    weight = sum(len(e.rollouts[i].reply_ids) for i in share(e.batches[place])) / count
+    it.optimiser.zero_grad()
+    count, mine = sum(len(e.rollouts[i].reply_ids) for i in e.batches[place]), set(share(e.batches[place]))
+    told: defaultdict[str, float] = defaultdict(float)
+    worst = 0.0
+    for places, below in zip(e.own[place], e.below[place], strict=True):
+        weight = sum(len(e.rollouts[i].reply_ids) for i in places if i in mine) / count
+        found, error = _cut(it, e, places, below, weight, pad, config, policy=policy)
+        for key, value in found.items():
+            told[key] += value
+        worst = max(worst, error)
+    if texts and policy:
+        mixed = ptx_loss(it.actor, texts, pad, config)
+        told["ptx_loss"] = float(mixed.detach())
+        _back(it, config.ptx.coef * mixed)
+    sums = torch.tensor(list(told.values()), dtype=torch.float64)
+    add_up([sums])
+    known = dict(zip(told, sums.tolist(), strict=True))
+    if not all(map(math.isfinite, known.values())):
+        raise TrainError(f"ppo: the loss is {known['policy_loss'] + known['value_loss']}; lower ppo.learning_rate")
+    return known | {"ratio_error": largest(worst), "grad_norm": _step(it, config)}
+
+
+def _cut(
+    it: Learner, e: Experience, places: list[int], below: Below, weight: float, pad: int, config: PPOConfig, *, policy: bool
+) -> tuple[dict[str, float], float]:
+    """Gradients of a part of a minibatch; its part of the metrics, and the largest error of a ratio."""
+    rollouts, voice = [e.rollouts[i] for i in places], it.actor.policy
 
     def packed(rows: list[Tensor] | dict[int, Tensor]) -> Tensor:
         return torch.cat([rows[i] for i in places])
 
     old_logp_N, advantage_N = packed(e.logps), packed(e.advantages)
     with torch.set_grad_enabled(policy):
-        hidden_NE = reply_hidden(voice, rollouts, pad, e.below[place])
+        hidden_NE = reply_hidden(voice, rollouts, pad, below)
         logp_N = token_logprobs(hidden_NE, tokens_of(rollouts, voice.device), voice.head, config.temperature)
     policy_loss = weight * ppo_math.policy_loss(logp_N, old_logp_N, advantage_N, config.clip)
     value_N = it.actor.critic(packed(e.states))
     value_loss = weight * ppo_math.value_loss(value_N, packed(e.values), packed(e.returns), config.clip)
-    told = {"policy_loss": float(policy_loss.detach()), "value_loss": float(value_loss.detach())}
-    if texts and policy:
-        mixed = ptx_loss(it.actor, texts, pad, config)
-        policy_loss, told = policy_loss + config.ptx.coef * mixed, told | {"ptx_loss": float(mixed.detach())}
+    value_loss.backward()  # type: ignore[no-untyped-call]  # they share no parameter: no weight between them is needed
+    if policy:
+        _back(it, policy_loss)
     with torch.no_grad():
         ratio_N = (logp_N - old_logp_N).exp()
-        told["clip_fraction"] = weight * float(((ratio_N - 1).abs() > config.clip).float().mean())
-        told["approx_kl"] = weight * float(0.5 * ((logp_N - old_logp_N) ** 2).mean())
-        told["entropy"] = weight * float(-logp_N.mean())
-    sums = torch.tensor(list(told.values()), dtype=torch.float64)
-    add_up([sums])
-    told = dict(zip(told, sums.tolist(), strict=True)) | {"ratio_error": largest(float((ratio_N - 1).abs().max()))}
-    if not math.isfinite(told["policy_loss"] + told["value_loss"] + told.get("ptx_loss", 0.0)):
-        raise TrainError(f"ppo: the loss is {told['policy_loss'] + told['value_loss']}; lower ppo.learning_rate")
-    return told | {"grad_norm": _step(it, policy_loss if policy else None, value_loss, config)}
+        told = {
+            "policy_loss": float(policy_loss),
+            "value_loss": float(value_loss),
+            "clip_fraction": weight * float(((ratio_N - 1).abs() > config.clip).float().mean()),
+            "approx_kl": weight * float(0.5 * ((logp_N - old_logp_N) ** 2).mean()),
+            "entropy": weight * float(-logp_N.mean()),
+        }
+        return told, float((ratio_N - 1).abs().max())
 
 
-def _step(it: Learner, policy_loss: Tensor | None, value_loss: Tensor, config: PPOConfig) -> float:
+def _back(it: Learner, loss: Tensor) -> None:
+    """Add the policy's gradients. Spread weights get the processes' mean, and it is the sum that is wanted."""
+    (loss * (size() if it.actor.sharded else 1)).backward()  # type: ignore[no-untyped-call]
+
+
+def _step(it: Learner, config: PPOConfig) -> float:
     """Gradients, summed over processes and clipped; one step; the average follows. Returns the policy's norm before clipping."""
     critic, learnt = list(it.actor.critic.parameters()), it.actor.learnt()
-    it.optimiser.zero_grad()
-    # they share no parameter: no weight between them is needed. Spread weights get the processes' mean, not their sum
-    loss = value_loss if policy_loss is None else value_loss + policy_loss * (size() if it.actor.sharded else 1)
-    loss.backward()  # type: ignore[no-untyped-call]
     add_up([p.grad for p in [*critic, *learnt * (not it.actor.sharded)] if p.grad is not None])
     norm = whole(nn.utils.clip_grad_norm_(learnt, config.max_grad_norm))
     nn.utils.clip_grad_norm_(critic, config.max_grad_norm)

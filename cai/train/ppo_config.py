@@ -94,6 +94,8 @@ class PPOConfig(BaseModel):
     epochs: int = Field(1, ge=1)
     """Passes over an update's rollouts."""
     minibatches: int = Field(4, ge=1)
+    rows: int = Field(16, ge=1)
+    """Replies read at once while learning: what a step holds in memory. Larger minibatches are read in parts that add up."""
     clip: float = Field(0.2, gt=0)
     """Of the probability ratio, and of the critic's step in units of the reward."""
     lam: float = Field(0.95, ge=0, le=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from cai.lm.adapters import length_batches, right_pad
@@ -83,14 +84,21 @@ def reply_hidden(voice: Voice, rollouts: Sequence[Rollout], pad: int, below: Bel
 
 
 def token_logprobs(
-    hidden_NE: Tensor, tokens_N: Tensor, head: Callable[[Tensor], Tensor], temperature: float, chunk: int = 512
+    hidden_NE: Tensor, tokens_N: Tensor, head: Callable[[Tensor], Tensor], temperature: float, chunk: int = 256
 ) -> Tensor:
-    """(N,) log-probability of each drawn token at the sampling temperature. The head runs on `chunk` tokens at a time."""
+    """(N,) log-probability of each drawn token at the sampling temperature. The head runs on `chunk` tokens at a time.
+
+    Logits are not kept for the way back but made again: a chunk of them is larger than all hidden states together.
+    """
+
+    def some(hidden_ME: Tensor, tokens_M: Tensor) -> Tensor:
+        logits_MV = head(hidden_ME).float() / temperature
+        return logits_MV.gather(-1, tokens_M[:, None]).squeeze(-1) - logits_MV.logsumexp(-1)
+
     parts = []
     for start in range(0, len(tokens_N), chunk):
-        logits_MV = head(hidden_NE[start : start + chunk]).float() / temperature
-        picked_M = logits_MV.gather(-1, tokens_N[start : start + chunk, None]).squeeze(-1)
-        parts.append(picked_M - logits_MV.logsumexp(-1))
+        piece = hidden_NE[start : start + chunk], tokens_N[start : start + chunk]
+        parts.append(checkpoint(some, *piece, use_reentrant=False) if torch.is_grad_enabled() else some(*piece))
     return torch.cat(parts)
 
 
