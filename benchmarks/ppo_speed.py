@@ -41,9 +41,8 @@ def ours(mode: str) -> None:
     from cai.train.ppo_config import PPOConfig
 
     where = locate("smollm2")
-    config = PPOConfig.model_validate(
-        {"updates": UPDATES, "prompts": BATCH, "replies": 1, "max_tokens": LENGTH, "minibatches": 1, "mode": mode}
-    )
+    sizes = {"updates": UPDATES, "prompts": BATCH, "replies": 1, "max_tokens": LENGTH, "minibatches": 1}
+    config = PPOConfig.model_validate(sizes | {"mode": mode, "save_every": UPDATES})  # nor does the peer save
     renderer, base, sampler = load_renderer(where), load_model(where), load_model(where, matmul_dtype())
     torch.manual_seed(0)
     if mode == "lora":

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.train.actor import POLICY, Adapters, Whole
 from cai.train.ppo import credit, learn, learner, ppo
 from cai.train.ppo_config import PPOConfig
-from cai.train.rollout import Rollout
+from cai.train.rollout import RewardTable, Rollout, Score
 
 CONFIG = PPOConfig.model_validate(ranks.CONFIG.model_dump() | {"mode": "full", "ema": None})
 quiet = lambda done, total: None  # noqa: E731
@@ -30,12 +31,14 @@ def full(tiny: Path, layers: int | None = None) -> Whole:
     return Whole(load_model(str(tiny)), load_model(str(tiny)), load_model(str(tiny)), layers)
 
 
-def trained(actor: Whole, tiny: Path, folder: Path, config: PPOConfig = CONFIG) -> list[dict[str, float]]:
+def trained(
+    actor: Whole, tiny: Path, folder: Path, config: PPOConfig = CONFIG, score: Score = ranks.score
+) -> list[dict[str, float]]:
     folder.mkdir(exist_ok=True)
     renderer = load_renderer(tiny)
     texts = [(renderer.prompt_ids(p.chat), renderer.reply_ids("fine")) for p in ranks.PROMPTS]
     it = learner(actor, config)
-    return ppo(it, renderer, ranks.PROMPTS, ranks.score, config, folder, seed=0, progress=quiet, texts=texts)
+    return ppo(it, renderer, ranks.PROMPTS, score, config, folder, seed=0, progress=quiet, texts=texts)
 
 
 def test_every_weight_learns_and_the_reference_keeps_every_bit(tiny_model: Path, tmp_path: Path) -> None:
@@ -101,6 +104,26 @@ def test_the_critic_may_begin_as_the_preference_model(tiny_model: Path, tmp_path
     learn(it, experience, 257, config)
     assert not torch.equal(actor.critic.head.weight, before)
     assert torch.equal(judge.head.weight * judge.gain, before), "the preference model keeps its own head"
+
+
+def test_checkpoints_may_be_rare(tiny_model: Path, tmp_path: Path) -> None:
+    """Every second of three updates, and the last: killed in the third, the run goes on from the second, bit for bit."""
+    config = CONFIG.model_copy(update={"updates": 3, "save_every": 2})
+    whole, again = full(tiny_model), full(tiny_model)
+    history = trained(whole, tiny_model, tmp_path / "whole", config)
+    calls: list[int] = []
+
+    def killed(rollouts: Sequence[Rollout]) -> RewardTable:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return ranks.score(rollouts)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(full(tiny_model), tiny_model, tmp_path / "cut", config, killed)
+    assert [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()] == ["step-000002"]
+    assert trained(again, tiny_model, tmp_path / "cut", config) == history
+    assert all(map(torch.equal, whole.parameters(), again.parameters()))
 
 
 def test_adapters_are_not_spread() -> None:

@@ -144,7 +144,8 @@ def ppo(
         if rank() == 0:
             track(step, told)
             append_bytes(metrics_file, (json.dumps(told) + "\n").encode())
-        checkpoint.save(folder / "checkpoints", step + 1, it.parameters(), it.optimiser, {"beta": it.controller.beta})
+        if (step + 1) % config.save_every == 0 or step + 1 == config.updates:
+            checkpoint.save(folder / "checkpoints", step + 1, it.parameters(), it.optimiser, {"beta": it.controller.beta})
     for parameter, mean in zip(it.actor.learnt(), it.average, strict=False):
         parameter.data.copy_(mean)
     progress(config.updates, config.updates)

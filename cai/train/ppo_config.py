@@ -114,6 +114,8 @@ class PPOConfig(BaseModel):
     """Updates in which only the critic learns."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay per step of the average of the policy's weights that is kept in the end; None: the last weights are."""
+    save_every: int = Field(1, ge=1)
+    """Updates between checkpoints: what a kill costs at most. The state of full fine-tuning is three times the model's size."""
     ptx: PtxConfig = PtxConfig()
     kl: KLConfig = KLConfig()
 
