@@ -453,6 +453,7 @@ def test_too_long_a_prompt_is_refused(lm: LocalLM) -> None:
         ("local:", "unknown form (did you mean 'local:'?)"),
         ("", "unknown form; use smollm2, local:"),
         ("fake:nobody", "no such fake; known: brief, echo, polite"),
+        ("http://[::1/v1#m", "not an address: ValueError: Invalid IPv6 URL"),
         ("local:./no/such/folder", "no such model folder"),
         ("local:/no/such", "no such model folder"),
         ("local:nofolder", "no such model folder"),
