@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2 as httpx
 from pydantic import BaseModel, ConfigDict, Field
@@ -75,8 +76,9 @@ class HttpLM:
         self.fingerprint = f"{self.url}#{self.model}"
         self.width = self.config.connections * PIPELINE
         self._requests, self._tokens = Pace(self.config.requests_per_minute), Pace(self.config.tokens_per_minute)
-        self._clients: list[httpx.AsyncClient] = []
-        self._free: asyncio.LifoQueue[httpx.AsyncClient] | None = None
+        self._wires: list[httpx.AsyncHTTPTransport] = []
+        self._free: asyncio.LifoQueue[httpx.AsyncHTTPTransport] | None = None
+        self._headers: dict[str, str] = {}
         self._answered, self._failed_in_a_row = 0, 0
 
     async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
@@ -99,36 +101,36 @@ class HttpLM:
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens new ones, also in another event loop."""
-        clients, self._clients, self._free = self._clients, [], None
-        for client in clients:
-            await client.aclose()
+        wires, self._wires, self._free = self._wires, [], None
+        for wire in wires:
+            await wire.aclose()
 
     # ---- one call ----
 
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """The answer's JSON, after as many tries as it takes."""
         free = self._open()
-        client = await free.get()
+        wire = await free.get()
         try:
-            answer = await self._tried(client, body | {"model": self.model})
+            answer = await self._tried(wire, body | {"model": self.model})
         except (TransientError, UnansweredError) as error:
             self._failed_in_a_row += 1
             self._give_up_if_hopeless(error)
             raise UnansweredError(str(error)) from error
         finally:
-            free.put_nowait(client)
+            free.put_nowait(wire)
         self._answered += 1
         self._failed_in_a_row = 0
         return answer
 
-    async def _tried(self, client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+    async def _tried(self, wire: httpx.AsyncHTTPTransport, body: dict[str, Any]) -> dict[str, Any]:
         """As often as the settings say. Hardly any call needs a second try: only then is the policy set up, which takes time."""
         failed: list[TransientError] = []
 
         async def once() -> dict[str, Any]:
             if failed:  # the first try was made outside
                 raise failed.pop()
-            return await self._once(client, body)
+            return await self._once(wire, body)
 
         try:
             return await once()
@@ -148,12 +150,13 @@ class HttpLM:
         if self._failed_in_a_row >= max(16, 2 * self.config.connections):
             raise BackendError(f"{self._failed_in_a_row} calls in a row without an answer; the last one: {error}") from error
 
-    async def _once(self, client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+    async def _once(self, wire: httpx.AsyncHTTPTransport, body: dict[str, Any]) -> dict[str, Any]:
         estimate = estimated_tokens(body)
         await self._requests.take(1)
         await self._tokens.take(estimate)
         try:
-            response = await client.post(self._address, json=body)
+            response = await wire.handle_async_request(self._request(body))
+            await response.aread()
         except httpx.TransportError as error:  # timeouts, refused and dropped connections, half an answer
             raise TransientError(f"{self.url}: {_kind(error)}") from error
         self._check_status(response)
@@ -190,21 +193,28 @@ class HttpLM:
         whole: dict[str, Any] = answer
         return whole
 
-    def _open(self) -> asyncio.LifoQueue[httpx.AsyncClient]:
-        """The clients that are free. Each holds one connection: a pool looks through all of its own at every request."""
+    def _request(self, body: dict[str, Any]) -> httpx.Request:
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")  # half a surrogate pair is no text to a server
+        timeout = {"timeout": httpx.Timeout(self.config.timeout).as_dict()}
+        return httpx.Request("POST", self._address, headers=self._headers, content=content, extensions=timeout)
+
+    def _open(self) -> asyncio.LifoQueue[httpx.AsyncHTTPTransport]:
+        """The connections that are free, each a transport of its own: a pool looks through all of its own at every request.
+
+        A client's cookies, redirects and kinds of authentication, which no endpoint has, would cost a fifth of a call's work.
+        """
         if self._free is None:
             key = os.environ.get(KEY)
+            self._headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "cai"}
+            self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
             self._free, trusted = asyncio.LifoQueue(), httpx.create_ssl_context()
+            host, scheme = self._address.host, self._address.scheme
+            proxy = None if proxy_bypass(host) else getproxies().get(scheme)
             for _ in range(self.config.connections):
-                client = httpx.AsyncClient(
-                    headers={"Authorization": f"Bearer {key}"} if key else {},
-                    timeout=self.config.timeout,
-                    limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-                    follow_redirects=False,
-                    verify=trusted,
-                )
-                self._clients.append(client)
-                self._free.put_nowait(client)
+                limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+                wire = httpx.AsyncHTTPTransport(limits=limits, verify=trusted, proxy=proxy)
+                self._wires.append(wire)
+                self._free.put_nowait(wire)
         return self._free
 
     def _sample(self, answer: dict[str, Any], chat: Chat) -> Sample:
