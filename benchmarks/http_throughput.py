@@ -44,7 +44,7 @@ def through_cai(spec: str, folder: Path, count: int) -> float:
 
     async def work() -> None:
         items = revise_items(prompts, config)
-        await store.fill(folder / "rows.jsonl", items, step, Revision, width=lm.width, source=revised_item)
+        await store.fill(folder / "rows.jsonl", items, step, Revision, width=lm.width, source=revised_item, sliding=True)
         await lm.aclose()
 
     started = time.perf_counter()

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cai.errors import StoreError
 from cai.records import Part, Row
+from cai.slide import slide
 
 T = TypeVar("T")
 RowT = TypeVar("RowT", bound=Row)
@@ -195,12 +196,14 @@ async def fill(
     width: int = 64,
     source: Callable[[RowT], str] = lambda row: str(getattr(row, "source", "")),
     progress: Progress = lambda done, total: None,
+    sliding: bool = False,
 ) -> None:
     """Append `step(row)` for every row whose id is not yet a `source` in `out`. Kill it, rerun it. Equal rows count as one.
 
     Rows are worked in windows of `width` that begin at fixed places of the input, and a window is written in one go and in
     input order. So the calls in flight together are the same whether or not the run was ever killed, and a back end whose
-    answers depend in the last bit on what shares a batch gives the same answers.
+    answers depend in the last bit on what shares a batch gives the same answers. With `sliding`, for back ends whose answers do
+    not, a row is begun whenever one is done, so that nobody waits for a window's last; the file is the same.
     """
     mend(out)
     done = {source(row) for row in read(out, kind)} if out.exists() else set()
@@ -208,7 +211,14 @@ async def fill(
     times = Counter(ids)
     finished = sum(name in done for name in ids)
     progress(finished, len(rows))
-    for start in range(0, len(rows), width):
+    if sliding:
+        todo = {name: row for name, row in zip(ids, rows, strict=True) if name not in done}
+        async with contextlib.aclosing(slide(todo, step, width)) as parts:
+            async for names, made in parts:
+                append(out, made)
+                finished += sum(times[name] for name in names)
+                progress(finished, len(rows))
+    for start in range(0, 0 if sliding else len(rows), width):
         here = slice(start, start + width)
         window = {name: row for name, row in zip(ids[here], rows[here], strict=True) if name not in done}
         if window:

@@ -88,7 +88,8 @@ class Workshop:
 
         async def work() -> None:
             try:
-                await store.fill(out, rows, kept_or_made, kind, progress=self.progress(told), **{"width": lm.width, **more})
+                given = {"width": lm.width, "sliding": isinstance(lm, CachedLM), **more}
+                await store.fill(out, rows, kept_or_made, kind, progress=self.progress(told), **given)
             finally:
                 if isinstance(lm, CachedLM):
                     await lm.aclose()
