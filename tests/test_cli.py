@@ -341,7 +341,7 @@ def test_a_full_disk_is_one_line(capsys: Capture, tmp_path: Path, monkeypatch: p
     [
         ("updates:", "updatse:", "{run}:7: ppo.updatse: unknown key 'updatse': did you mean 'updates'?"),
         ("fake:polite", "lokal:x", "model 'lokal:x': unknown form (did you mean 'local:'?)"),
-        ("fake:polite", "fake:nobody", "model 'fake:nobody': no such fake; known: echo, polite"),
+        ("fake:polite", "fake:nobody", "model 'fake:nobody': no such fake; known: brief, echo, polite"),
         ("fake:polite", "local:./nowhere", "./nowhere: no such model folder"),
         ("prompts.jsonl", "nobody.jsonl", "{run}:4: prompts: no such file: nobody.jsonl"),
         ("constitution: harmless", "constitution: harmles", "harmles: no such file, and no shipped constitution of that name"),

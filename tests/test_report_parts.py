@@ -34,7 +34,10 @@ def vote(logprobs: tuple[float, float] | None, swapped: tuple[float, float] | No
 def test_a_preference_models_card() -> None:
     """Figures with their interval and count; what is not known is a dash; the labels' origin as their manifest has it."""
     made = Manifest(stage="label", made={"constitution": "toy 1", "judge": "abc", "seed": "7"}, versions={"cai": "0.1.0"})
-    text = preference_card("soft", 40, [score("reward.agreement", 0.65), score("reward.log_loss", None)], made, "toy").content
+    scores = [score("reward.agreement", 0.65), score("reward.log_loss", None)]
+    text = preference_card("soft", 40, scores, made, "toy", "`smollm2`", "that model's replies").content
+    assert "(`safetensors`) on `smollm2`. The score" in text
+    assert "mean 0 and variance 1 over that model's replies." in text
     assert "library_name: cai" in text.split("---")[1]
     assert "Trained on 40 pairs with soft labels" in text
     assert "| reward.agreement | 0.650 | [0.530, 0.760] | 96 |" in text

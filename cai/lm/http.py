@@ -79,6 +79,7 @@ class HttpLM:
         self._wires: list[httpx.AsyncHTTPTransport] = []
         self._free: asyncio.LifoQueue[httpx.AsyncHTTPTransport] | None = None
         self._headers: dict[str, str] = {}
+        self._patience = {"timeout": httpx.Timeout(self.config.timeout).as_dict()}
         self._answered, self._failed_in_a_row = 0, 0
 
     async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
@@ -195,8 +196,7 @@ class HttpLM:
 
     def _request(self, body: dict[str, Any]) -> httpx.Request:
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")  # half a surrogate pair is no text to a server
-        timeout = {"timeout": httpx.Timeout(self.config.timeout).as_dict()}
-        return httpx.Request("POST", self._address, headers=self._headers, content=content, extensions=timeout)
+        return httpx.Request("POST", self._address, headers=self._headers, content=content, extensions=self._patience)
 
     def _open(self) -> asyncio.LifoQueue[httpx.AsyncHTTPTransport]:
         """The connections that are free, each a transport of its own: a pool looks through all of its own at every request.
