@@ -59,9 +59,9 @@ def fit_preference_model(
             raise TrainError("reward: reward.patience needs two held-out prompts or more: raise reward.held_out or pair.prompts")
     loss = train(model, learn, config, seed=seed, progress=progress, deciding=deciding)
     measured = measure(model, held)
-    scores = _scores("", measured)
+    scores = agreement_and_loss("reward", measured)
     names = sorted({c.source for c in comparisons})
-    by_source = {name: _scores(f".{name}", [m for m in measured if m.source == name]) for name in names}
+    by_source = {name: agreement_and_loss(f"reward.{name}", [m for m in measured if m.source == name]) for name in names}
     every = [row for c in comparisons for row in (c.first, c.second)]
     model.normalise(model.score(every if normalise_over is None else normalise_over))
     with store.publish_folder(out) as folder:
@@ -80,8 +80,8 @@ def fit_preference_model(
     return len(held), scores
 
 
-def _scores(name: str, measured: Sequence[Agreement]) -> list[Score]:
-    """Agreement with the labels, and log loss."""
+def agreement_and_loss(name: str, measured: Sequence[Agreement]) -> list[Score]:
+    """`NAME.agreement` with the labels and `NAME.log_loss` in nats, errors by prompt."""
     prompts = [m.prompt for m in measured]
-    agreement = estimate(f"reward{name}.agreement", "reward", [m.agrees for m in measured], prompts, proportion=True)
-    return [agreement, estimate(f"reward{name}.log_loss", "reward", [m.log_loss for m in measured], prompts)]
+    agreement = estimate(f"{name}.agreement", "reward", [m.agrees for m in measured], prompts, proportion=True)
+    return [agreement, estimate(f"{name}.log_loss", "reward", [m.log_loss for m in measured], prompts)]

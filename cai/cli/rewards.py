@@ -17,7 +17,6 @@ from cai.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from cai.records import Score
     from cai.train.folds import Fold
-    from cai.train.reward import Agreement
 
 app = typer.Typer()
 
@@ -118,19 +117,13 @@ def _config(settings: list[str]) -> Any:
 
 
 def _folds_table(found: list[Fold]) -> Table:
+    from cai.fitting import agreement_and_loss
+
     table = Table("left out", "trained on", "agreement", "log loss", title="verdicts of groups left out of training")
     for fold in found:
-        table.add_row(", ".join(fold.groups), f"{fold.learnt_from}", *map(_told, _scores(fold.measured)))
-    table.add_row("all", "", *map(_told, _scores([m for fold in found for m in fold.measured])))
+        table.add_row(", ".join(fold.groups), f"{fold.learnt_from}", *map(_told, agreement_and_loss("fold", fold.measured)))
+    table.add_row("all", "", *map(_told, agreement_and_loss("fold", [m for fold in found for m in fold.measured])))
     return table
-
-
-def _scores(measured: list[Agreement]) -> list[Score]:
-    from cai.evals.stats import estimate
-
-    prompts = [m.prompt for m in measured]
-    agreement = estimate("fold.agreement", "reward", [m.agrees for m in measured], prompts, proportion=True)
-    return [agreement, estimate("fold.log_loss", "reward", [m.log_loss for m in measured], prompts)]
 
 
 def _told(score: Score) -> str:
