@@ -1,6 +1,6 @@
 """How far a judge's labels agree with people, on public pairs that the project does not ship; and what position does to it.
 
-    CAI_EVAL_DATA=/path/to/data python benchmarks/judge_agreement.py [--rows 60] [--model smollm2] [--presets cai direct]
+    CAI_EVAL_DATA=/path/to/data python benchmarks/judge_agreement.py [--rows 60] [--model smollm2] [--presets cai direct] [--sets llmbar]
 
 reads `preference/hhh_alignment_221.jsonl` (arXiv:2112.00861), `preference/llmbar` (arXiv:2310.07641) and the harmless test pairs
 of `preference/hh_rlhf` (arXiv:2204.05862), `--rows` evenly spaced pairs of each, the better reply shown first in every other one.
@@ -50,15 +50,15 @@ def harmless(data: Path) -> Iterator[tuple[Chat, str, str]]:
         yield asked(row["chosen"].rpartition("\n\nAssistant:")[0], "hh_rlhf"), last[0], last[1]
 
 
-SETS = {"hhh_alignment": hhh, "llmbar": llmbar, "hh_rlhf harmless": harmless}
+SETS = {"hhh_alignment": hhh, "llmbar": llmbar, "hh_rlhf": harmless}
 
 
 def chosen(name: str, data: Path, count: int) -> list[Known]:
     """Evenly spaced pairs with P(first is better) by people."""
     rows = [row for row in SETS[name](data) if row[1].strip() != row[2].strip()]
-    step = max(1, len(rows) // count)
+    count = min(count, len(rows))
     found = []
-    for number, (chat, better, worse) in enumerate(rows[::step][:count]):
+    for number, (chat, better, worse) in enumerate(rows[index * len(rows) // count] for index in range(count)):
         pair = Pair(source=f"{name} {number}", chat=chat, first=better, second=worse)
         found.append((pair, 1.0) if number % 2 == 0 else (pair.swap(), 0.0))
     return found
@@ -72,9 +72,10 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=60)
     options.add_argument("--model", default="smollm2")
     options.add_argument("--presets", nargs="+", default=list(PRESETS), choices=list(PRESETS))
+    options.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     given = options.parse_args()
     judge, book = open_lm(given.model), load(find("assistant"))
-    for name in SETS:
+    for name in given.sets:
         known = chosen(name, Path(where), given.rows)
         for preset in given.presets:
             step = labeller(book, judge, LabelConfig(preset=preset), 0, lambda pair: (None, None))

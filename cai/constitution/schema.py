@@ -98,6 +98,8 @@ class Proposition(Clause):
     """Case-insensitive regular expressions; the proposition holds when any is found in the reply (see rubric.propositions)."""
     unless: tuple[Text, ...] = ()
     """Where one of these matches around a found pattern, that finding does not count ("I can't wait to help")."""
+    searches: Literal["reply", "prompt"] = "reply"
+    """Where patterns look; a proposition about the prompt says what sort of request the reply has to meet."""
     fitted: Annotated[TextModel | None, WithJsonSchema({"type": "string"})] = None
     """In place of patterns: a text model, given as the name of its JSON file beside the constitution."""
     above: float | None = Field(None, gt=0, lt=1)
@@ -109,6 +111,8 @@ class Proposition(Clause):
     def _one_way(self) -> Self:
         if self.fitted is not None and (self.patterns or self.unless):
             raise ValueError("`fitted` stands in place of `patterns` and `unless`: remove one of them")
+        if self.searches == "prompt" and not self.patterns:
+            raise ValueError("`searches: prompt` is about patterns: give some")
         if self.above is not None and self.fitted is None:
             raise ValueError("`above` is about the probability of a `fitted` model: name one")
         return self

@@ -19,7 +19,7 @@ from cai.errors import ConfigError
 from cai.records import Degree, Kind, Style
 from cai.rubric.expression import MAX_NAMES, Node, Table, columns, names, parse, truth
 from cai.rubric.formula import Formula, holes
-from cai.rubric.propositions import Says, Test, compile_test
+from cai.rubric.propositions import Asks, Says, Test, compile_test, read_reply
 from cai.rubric.sieve import Sieve
 from cai.rubric.text_model import Fitted, Scorer
 
@@ -65,6 +65,11 @@ class Compiled:
     """By which a model's log-odds are divided; 1 where nothing is said."""
     degrees: tuple[tuple[Degree, Formula], ...]
     behaviours: Mapping[Kind, Behaviour]
+
+    def of_prompt(self, prompt: str) -> dict[str, bool]:
+        """The propositions that the last user turn decides alone, whatever the reply says."""
+        reply = read_reply(prompt, "", self.sieve)
+        return {id: test(reply) > 0.5 for id, test in self.tests if isinstance(test, Asks)}
 
 
 def compile_rubric(rubric: Rubric) -> Compiled:

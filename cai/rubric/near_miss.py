@@ -55,16 +55,21 @@ class NearMiss:
     """Whether the rubric finds just the propositions that were wished for."""
 
 
-def wishes(behaviour: Behaviour) -> Iterator[Wish]:
-    """The plainest reply of each class, then every one-flip neighbour of the ideal one."""
-    names = sorted(set().union(*(rule.formula.names for rule in behaviour.classes)))
+def wishes(behaviour: Behaviour, given: Assignment | None = None) -> Iterator[Wish]:
+    """The plainest reply of each class, then every one-flip neighbour of the ideal one.
+
+    Args:
+        given: propositions that hold or not whatever the reply says, for they are about the prompt.
+    """
+    given = given or {}
+    names = sorted(set().union(*(rule.formula.names for rule in behaviour.classes)) - given.keys())
     ideal: dict[str, bool] | None = None
     for rule in behaviour.classes:
-        found = _plainest(names, rule.formula)
+        found = _plainest(names, rule.formula, given)
         if found is not None:
             ideal = ideal or found
             yield Wish(behaviour.name, rule.name, None, found)
-    for name in ideal or {}:
+    for name in names if ideal else ():
         holds = {id: value != (id == name) for id, value in (ideal or {}).items()}
         yield Wish(behaviour.name, class_of(behaviour, holds), name, holds)
 
@@ -78,11 +83,11 @@ def satisfies(formula: Formula, holds: Assignment) -> bool:
     return bool(formula.probability({name: float(value) for name, value in holds.items()}))
 
 
-def _plainest(names: Sequence[str], formula: Formula) -> dict[str, bool] | None:
+def _plainest(names: Sequence[str], formula: Formula, given: Assignment) -> dict[str, bool] | None:
     """The first assignment with the fewest true propositions that satisfies it, in alphabetical order; None: there is none."""
     for count in range(len(names) + 1):
         for chosen in combinations(names, count):
-            holds = {name: name in chosen for name in names}
+            holds = {**given, **{name: name in chosen for name in names}}
             if satisfies(formula, holds):
                 return holds
     return None
@@ -101,7 +106,7 @@ FILLER = (
 
 def by_template(rubric: Rubric, filler: Sequence[str] = FILLER) -> Write:
     """Replies from the propositions' `example` sentences, in the order of the rubric. `filler` must make no proposition true."""
-    sentences = {id: proposition.example for id, proposition in rubric.propositions.items()}
+    sentences = {id: proposition.example for id, proposition in rubric.propositions.items() if proposition.searches == "reply"}
 
     async def write(prompt: Prompt, holds: Assignment) -> str | None:
         true = [id for id in sentences if holds.get(id)]
@@ -128,7 +133,10 @@ def by_model(lm: LM, compiled: Compiled, seed: int, max_tokens: int = 120) -> Wr
     """Replies by a model that is told what must hold and what must not."""
 
     async def write(prompt: Prompt, holds: Assignment) -> str | None:
-        wanted = [(compiled.questions[id], value) for id, value in holds.items() if id not in COMPUTED]
+        about_prompt = compiled.of_prompt(prompt.chat[-1].content)
+        wanted = [
+            (compiled.questions[id], value) for id, value in holds.items() if id not in COMPUTED and id not in about_prompt
+        ]
         if any(value for id, value in holds.items() if id in COMPUTED):
             return None  # empty, endless or parroted replies are no task for a writer
         where = derive(seed, "near miss", prompt.id, *(id for id, value in holds.items() if value))
@@ -146,7 +154,7 @@ async def near_misses(
         (prompt, behaviour, wish)
         for prompt in prompts
         if prompt.kind and (behaviour := compiled.behaviours.get(prompt.kind))
-        for wish in wishes(behaviour)
+        for wish in wishes(behaviour, compiled.of_prompt(prompt.chat[-1].content))
     ]
     made = []
     for start in range(0, len(asked), width):

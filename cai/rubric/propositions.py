@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,7 +92,7 @@ def compile_test(id: str, proposition: Proposition, key: str) -> Test | None:
         return COMPUTED.get(id) if proposition.fitted is None else None
     patterns = tuple(compile_pattern(text, f"{key}.patterns[{at}]") for at, text in enumerate(proposition.patterns))
     unless = tuple(compile_pattern(text, f"{key}.unless[{at}]") for at, text in enumerate(proposition.unless))
-    return Says(patterns, unless)
+    return Asks(patterns, unless) if proposition.searches == "prompt" else Says(patterns, unless)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +111,24 @@ class Says:
 
     def find(self, reply: Reply) -> tuple[int, int] | None:
         """Where, in `reply.voice`."""
-        voice, live = reply.voice, reply.live
-        for pattern in self.patterns:
-            if pattern not in live:
-                continue
-            for found in pattern.regex.finditer(voice):
-                start, end = max(0, found.start() - WINDOW), found.end() + WINDOW
-                if not any(other in live and other.regex.search(voice, start, end) for other in self.unless):
-                    return found.span()
-        return None
+        live = reply.live
+        patterns = [pattern for pattern in self.patterns if pattern in live]
+        return _find(reply.voice, patterns, [other for other in self.unless if other in live]) if patterns else None
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """As `Says`, of the prompt."""
+
+    patterns: tuple[Pattern, ...]
+    unless: tuple[Pattern, ...]
+
+    def __call__(self, reply: Reply) -> float:
+        return 0.0 if _find(reply.prompt, self.patterns, self.unless) is None else 1.0
+
+    def evidence(self, reply: Reply) -> str | None:
+        span = _find(reply.prompt, self.patterns, self.unless)
+        return None if span is None else reply.prompt[slice(*span)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +142,16 @@ class Computed:
 
     def evidence(self, reply: Reply) -> str | None:
         return f"{len(reply.words)} words" if self.holds(reply) else None
+
+
+def _find(text: str, patterns: Sequence[Pattern], unless: Sequence[Pattern]) -> tuple[int, int] | None:
+    """Where the first pattern is found whose finding nothing takes back."""
+    for pattern in patterns:
+        for found in pattern.regex.finditer(text):
+            start, end = max(0, found.start() - WINDOW), found.end() + WINDOW
+            if not any(other.regex.search(text, start, end) for other in unless):
+                return found.span()
+    return None
 
 
 def _own_voice(text: str) -> str:
