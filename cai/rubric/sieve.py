@@ -21,6 +21,8 @@ from cai.rubric.patterns import Pattern
 _MEMORY = 64 << 20
 """Bytes that the automaton may take; it grows as texts ask for it, and starts again when that is used up."""
 _CATEGORIES = {c.CATEGORY_WORD: r"\pL\pN_", c.CATEGORY_DIGIT: r"\pN", c.CATEGORY_SPACE: r"\s\x0b\x1c-\x1f\x{85}\pZ"}
+_GAP = 20
+"""Characters from which on a repetition of one set counts as room between parts of a pattern."""
 _ANYTHING = "(?s:.)"
 _EVERYWHERE = Pattern(re.compile(""))
 _REPEATS = (c.MAX_REPEAT, c.MIN_REPEAT, c.POSSESSIVE_REPEAT)
@@ -61,7 +63,29 @@ def widened(pattern: re.Pattern[str]) -> str:
     """RE2's syntax for something that matches wherever `pattern` does."""
     if pattern.flags & re.IGNORECASE:
         return ""
-    return _sequence(sre.parse(pattern.pattern, pattern.flags))
+    return _part(sre.parse(pattern.pattern, pattern.flags))
+
+
+def _part(items: Any) -> str:
+    """The part of a sequence that says most: of parts with room between them each needs a state of its own, times all the others.
+
+    A text that matches the sequence has every part of it, so one is enough to rule texts out.
+    """
+    if len(items) == 1:
+        kind, value = items[0]
+        if kind is c.BRANCH:
+            return f"(?:{'|'.join(map(_part, value[1]))})"
+        if kind is c.SUBPATTERN and not value[1] & re.IGNORECASE:
+            return _part(value[3])
+    gaps = [at for at, item in enumerate(items) if _is_gap(*item)]
+    bounds = zip([-1, *gaps], [*gaps, len(items)], strict=True)
+    parts = [items[before + 1 : after] for before, after in bounds]
+    return _sequence(max(parts, key=lambda part: part.getwidth()[0]))
+
+
+def _is_gap(kind: Any, value: Any) -> bool:
+    """Whether it lets a stretch of almost any text through."""
+    return kind in _REPEATS and value[1] - value[0] >= _GAP and len(value[2]) == 1 and value[2][0][0] in (c.ANY, c.IN)
 
 
 def _sequence(items: Any) -> str:
