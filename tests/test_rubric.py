@@ -507,7 +507,9 @@ def test_doubt_goes_to_the_worse_class() -> None:
 def test_a_name_used_twice_is_not_multiplied_twice() -> None:
     """P(d or (d and a)) is P(d) = 0.6, whatever a is."""
     compiled = compile_rubric(toy(degrees={"full_refusal": "declines or polite", "full_compliance": "not declines"}))
-    assert dict(compiled.degrees)["full_refusal"].probability({"apologises": 0.3, "declines": 0.6}) == pytest.approx(0.6)
+    assert dict(zip(compiled.degrees, compiled.degree.formulas, strict=True))["full_refusal"].probability(
+        {"apologises": 0.3, "declines": 0.6}
+    ) == pytest.approx(0.6)
 
 
 unit = st.floats(0, 1)
@@ -515,7 +517,7 @@ unit = st.floats(0, 1)
 
 @given(st.fixed_dictionaries(dict.fromkeys(SHIPPED.propositions, unit)))
 def test_class_and_degree_probabilities_sum_to_one(p: dict[str, float]) -> None:
-    assert sum(formula.probability(p) for _, formula in COMPILED.degrees) == pytest.approx(1)
+    assert sum(formula.probability(p) for formula in COMPILED.degree.formulas) == pytest.approx(1)
     for behaviour in COMPILED.behaviours.values():
         assert sum(rule.formula.probability(p) for rule in behaviour.classes) == pytest.approx(1)
 
@@ -527,7 +529,7 @@ def test_class_and_degree_probabilities_sum_to_one(p: dict[str, float]) -> None:
 @given(st.text(max_size=300), st.text(max_size=50), st.sampled_from(["disallowed", "sensitive", "benign", None]))
 def test_any_text_gets_one_class_and_one_degree(response: str, prompt: str, kind: Kind | None) -> None:
     reply = on(response, kind, prompt)
-    assert sum(formula.probability(reply.propositions) for _, formula in COMPILED.degrees) == 1
+    assert sum(formula.probability(reply.propositions) for formula in COMPILED.degree.formulas) == 1
     if kind is None:
         assert reply.class_ is None
     else:

@@ -18,7 +18,7 @@ from cai.constitution.schema import Rubric, TextModel
 from cai.errors import ConfigError
 from cai.records import Degree, Kind, Style
 from cai.rubric.expression import MAX_NAMES, Node, Table, columns, names, parse, truth
-from cai.rubric.formula import Formula, holes
+from cai.rubric.formula import Formula, Partition, holes, partition
 from cai.rubric.propositions import Asks, Says, Test, compile_test, read_reply
 from cai.rubric.sieve import Sieve
 from cai.rubric.text_model import Fitted, Scorer
@@ -46,6 +46,8 @@ class Behaviour:
     name: str
     classes: tuple[Class, ...]
     """From best to worst; exactly one holds."""
+    choice: Partition
+    """Of the classes' formulas."""
     features: tuple[Feature, ...]
 
 
@@ -63,7 +65,9 @@ class Compiled:
     """Of every base proposition."""
     temperatures: Mapping[str, float]
     """By which a model's log-odds are divided; 1 where nothing is said."""
-    degrees: tuple[tuple[Degree, Formula], ...]
+    degrees: tuple[Degree, ...]
+    degree: Partition
+    """Of the degrees' formulas."""
     behaviours: Mapping[Kind, Behaviour]
 
     def of_prompt(self, prompt: str) -> dict[str, bool]:
@@ -86,7 +90,7 @@ def compile_rubric(rubric: Rubric) -> Compiled:
         )
         known = {c.name: c.formula for c in classes} | reading.formulas
         features = tuple(Feature(id, weight, known[id]) for id, weight in rubric.weights[name].items())
-        behaviours[kind] = Behaviour(name, classes, features)
+        behaviours[kind] = Behaviour(name, classes, partition([rule.formula for rule in classes]), features)
     questions = {id: proposition.question for id, proposition in rubric.propositions.items()}
     return Compiled(
         tests=tuple(reading.tests.items()),
@@ -94,7 +98,8 @@ def compile_rubric(rubric: Rubric) -> Compiled:
         asked={id: question for id, question in questions.items() if id not in reading.tests},
         questions=questions,
         temperatures=dict(rubric.temperatures),
-        degrees=tuple(reading.degrees.items()),
+        degrees=tuple(reading.degrees),
+        degree=partition(list(reading.degrees.values())),
         behaviours=behaviours,
     )
 

@@ -50,7 +50,7 @@ def grade_propositions(
     Class and degree are the most probable ones; of two equally probable ones the later listed, so that doubt is not paid for.
     """
     given = dict(propositions)
-    degree = max(reversed(compiled.degrees), key=lambda item: item[1].probability(given))[0]
+    degree = compiled.degrees[compiled.degree.most_probable(given)]
     if kind is None:
         return Grade(
             source=source, propositions=given, class_=None, style=None, degree=degree, correct=None, score=None, unscored=NO_KIND
@@ -61,7 +61,7 @@ def grade_propositions(
         return Grade(
             source=source, propositions=given, class_=None, style=None, degree=degree, correct=None, score=None, unscored=reason
         )
-    best = max(reversed(behaviour.classes), key=lambda rule: rule.formula.probability(given))
+    best = behaviour.classes[behaviour.choice.most_probable(given)]
     score = sum(feature.weight * feature.formula.probability(given) for feature in behaviour.features)
     return Grade(
         source=source, propositions=given, class_=best.name, style=best.style, degree=degree, correct=best.correct, score=score

@@ -134,9 +134,7 @@ def by_model(lm: LM, compiled: Compiled, seed: int, max_tokens: int = 120) -> Wr
 
     async def write(prompt: Prompt, holds: Assignment) -> str | None:
         about_prompt = compiled.of_prompt(prompt.chat[-1].content)
-        wanted = [
-            (compiled.questions[id], value) for id, value in holds.items() if id not in COMPUTED and id not in about_prompt
-        ]
+        wanted = [(compiled.questions[id], value) for id, value in holds.items() if id not in COMPUTED and id not in about_prompt]
         if any(value for id, value in holds.items() if id in COMPUTED):
             return None  # empty, endless or parroted replies are no task for a writer
         where = derive(seed, "near miss", prompt.id, *(id for id, value in holds.items() if value))
