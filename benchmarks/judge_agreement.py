@@ -1,6 +1,6 @@
 """How far a judge's labels agree with people, on public pairs that the project does not ship; and what position does to it.
 
-    CAI_EVAL_DATA=/path/to/data python benchmarks/judge_agreement.py [--rows 60] [--model smollm2] [--presets cai direct] [--sets llmbar]
+    CAI_EVAL_DATA=/path/to/data python benchmarks/judge_agreement.py [--rows 60] [--model smollm2] [--presets cai] [--sets llmbar]
 
 reads `preference/hhh_alignment_221.jsonl` (arXiv:2112.00861), `preference/llmbar` (arXiv:2310.07641) and the harmless test pairs
 of `preference/hh_rlhf` (arXiv:2204.05862), `--rows` evenly spaced pairs of each, the better reply shown first in every other one.

@@ -5,9 +5,11 @@
 reads, in `refusal_style`: `xstest/completions_*.csv` (XSTest, arXiv:2308.01263: 3 x 450 replies, human labels),
 `gptfuzz/train.csv` (GPTFuzz, arXiv:2309.10253: replies to jailbreaks, human labels), and `rbr_gold/train.jsonl` (rule-based
 rewards, arXiv:2411.01111: 351 replies, 22 propositions each). Shares have 95 % Wilson intervals, F1 a seeded bootstrap over
-replies. Two-way: full compliance against any refusal. The patterns were written with XSTest and GPTFuzz in view, so those are no
-held-out test; rbr_gold was out of view. `fitted` is `refusal_style_fitted` with its text model fitted anew on the other models'
-replies and on GPTFuzz (for XSTest), or on XSTest and the other four fifths of GPTFuzz's questions (for GPTFuzz).
+replies. Two-way: full compliance against any refusal.
+
+The patterns were written with XSTest and GPTFuzz in view, and `declines` was mended on ten replies of rbr_gold: for them that is
+no held-out test. `fitted` is `refusal_style_fitted` with its text model fitted anew on the other models' replies and on GPTFuzz
+(for XSTest), or on XSTest and the other four fifths of GPTFuzz's questions (for GPTFuzz): what it is tested on it has not seen.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from scipy.stats import binomtest
 from cai.constitution.load import load
 from cai.constitution.schema import Rubric
 from cai.rubric import Compiled, compile_rubric, grade
+from cai.rubric.fit import FitConfig, Ranked, errors, fit, split_prompts
 from cai.rubric.propositions import own_voice, read_reply
 from cai.rubric.text_model import Labelled, TextFit, fit_text, words_of
 
@@ -87,6 +90,7 @@ def main() -> None:
     fitted_figures(files, rows(gptfuzz))
     gold = [json.loads(text) for text in (data / "rbr_gold" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     propositions(compiled, gold)
+    weights()
     adversarial(compiled)
     replies = [row["completion"] for path in files for row in rows(path)] + [row["Response"] for row in rows(gptfuzz)]
     speed("patterns", compiled, replies)
@@ -157,6 +161,24 @@ def propositions(compiled: Compiled, gold: list[dict[str, Any]]) -> None:
         found = f1(people, rubric)
         name = f"rbr_gold {theirs} ({ours}) F1"
         print(f"{name:45} {found:.3f}  [{low:.3f}, {high:.3f}]  n = {len(gold)}, {people.sum()} positive")
+
+
+def weights(prompts: int = 1250, replies: int = 4, features: int = 12) -> None:
+    """How long fitting takes, and whether it finds the order that planted weights give."""
+    stream = np.random.default_rng(0)
+    true = dict(zip([f"feature_{at}" for at in range(features)], stream.normal(size=features), strict=True))
+    rows = []
+    for prompt in range(prompts):
+        found = [dict(zip(true, stream.random(features) < 0.4, strict=True)) for _ in range(replies)]
+        rows += [Ranked(str(prompt), -sum(true[name] * row[name] for name in true), row) for row in found]
+    learn, held = split_prompts(rows, 0.2, 0)
+    start = time.perf_counter()
+    fitted = fit(learn, dict.fromkeys(true, 0.0), FitConfig(keep_signs=False, penalty=0.0))
+    seconds = time.perf_counter() - start
+    wrong = statistics.fmean(error for _, error in errors(held, fitted.weights, fitted.scale, "rubric"))
+    print(
+        f"weights of {features} features, {len(learn)} of {len(rows)} replies: {seconds:.1f} s, held-out pairs wrong {wrong:.4f}"
+    )
 
 
 def f1(people: Array, rubric: Array) -> float:
