@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from endpoint import endpoint  # noqa: E402
 
-from cai import store  # noqa: E402
 from cai.constitution import Constitution  # noqa: E402
+from cai.fill import fill  # noqa: E402
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser  # noqa: E402
 from cai.lm.cached import CachedLM, RequestLog  # noqa: E402
 from cai.lm.http import HttpConfig, HttpLM  # noqa: E402
@@ -44,7 +44,7 @@ def through_cai(spec: str, folder: Path, count: int) -> float:
 
     async def work() -> None:
         items = revise_items(prompts, config)
-        await store.fill(folder / "rows.jsonl", items, step, Revision, width=lm.width, source=revised_item, sliding=True)
+        await fill(folder / "rows.jsonl", items, step, Revision, width=lm.width, source=revised_item, sliding=True)
         await lm.aclose()
 
     started = time.perf_counter()

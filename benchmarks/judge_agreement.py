@@ -20,12 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cai.constitution import find, load
+from cai.fill import together
 from cai.generate.label import PRESETS, LabelConfig, labeller
 from cai.hygiene.inputs import asked
 from cai.lm import open_lm
 from cai.records import Chat, Pair, Preference, Score, chat_of
 from cai.report.labels import against_people, diagnose
-from cai.store import together
 
 Known = tuple[Pair, float]
 

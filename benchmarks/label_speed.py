@@ -20,6 +20,7 @@ import torch
 
 from cai import templates
 from cai.constitution import find, load
+from cai.fill import together
 from cai.generate.label import LabelConfig, asked_by, labeller
 from cai.hygiene.inputs import prompt_rows
 from cai.lm import open_lm
@@ -28,7 +29,6 @@ from cai.lm.local import load_model
 from cai.lm.weights import locate
 from cai.records import Chat, Pair
 from cai.seeds import derive
-from cai.store import together
 
 ROOT = Path(__file__).parents[1]
 REPLIES = (

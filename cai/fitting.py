@@ -9,13 +9,14 @@ from pathlib import Path
 from cai import store
 from cai.errors import TrainError
 from cai.evals.stats import estimate
+from cai.fill import Progress
 from cai.lm.adapters import with_adapter
 from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
 from cai.records import Score
 from cai.report.cards import preference_card
 from cai.reward.preference_model import ADAPTER, PreferenceModel
-from cai.store import Manifest, Progress
+from cai.store import Manifest
 from cai.train.reward import Agreement, Comparison, RewardConfig, measure, split_by_prompt, train
 
 

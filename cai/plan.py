@@ -19,6 +19,7 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from cai.evals.replies import items, replier
+from cai.fill import together
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
@@ -27,7 +28,6 @@ from cai.lm.base import LM, Sample
 from cai.lm.metered import Budget, Prices
 from cai.records import Chat, Pair
 from cai.reward.direct import rate
-from cai.store import together
 from cai.workshop import SUBJECTS, Workshop, read_run_prompts
 
 CHARACTERS_PER_TOKEN = 4.0

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 from cai import store, templates
-from cai.config import save_run
 from cai.edited import LABEL_READS, abouts_in, preference_stands_in, revise_reads, revision_stands_in
-from cai.errors import ConfigError, JobError, StoreError
+from cai.errors import ConfigError, StoreError
 from cai.evals.refusal import comparisons, refusal_scores
 from cai.evals.replies import item_of, items, replier
 from cai.generate.gate import every, readable
@@ -24,7 +21,6 @@ from cai.records import Chat, Item, Message, Pair, Preference, Prompt, Reply, Re
 from cai.report.html import write_report
 from cai.rubric import gate_of
 from cai.store import digest
-from cai.train.track import installed
 from cai.workshop import (
     EVAL,
     HELD_OUT,
@@ -317,49 +313,3 @@ STAGES: dict[str, Callable[[Workshop], None]] = {
     "eval": evaluate,
     "report": report,
 }
-
-
-def walk(shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None]) -> None:
-    """Run stages in order under the folder's lock; `tell(stage, seconds)` after each.
-
-    Started by torchrun, all processes walk PPO together, and the first one walks the other stages while the rest wait.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        _walk(shop, names, tell, first=True, wait=lambda: None, apart=nullcontext)
-        return
-    from cai.train.ranks import alone, rank, together, wait
-
-    with together():
-        try:
-            _walk(shop, names, tell, first=rank() == 0, wait=wait, apart=alone)
-        except RuntimeError as error:  # what torch raises where a process that was waited for has ended
-            if rank() == 0:
-                raise
-            raise JobError("another process failed, and says why") from error
-
-
-def _walk(
-    shop: Workshop,
-    names: Sequence[str],
-    tell: Callable[[str, float], None],
-    *,
-    first: bool,
-    wait: Callable[[], None],
-    apart: Callable[[], AbstractContextManager[None]],
-) -> None:
-    if "ppo" in names:
-        installed(shop.loaded.run.track)  # not only after hours
-    with store.locked(shop.loaded.folder) if first else nullcontext():
-        if first:
-            save_run(shop.loaded)
-        for name in names:
-            started = time.monotonic()
-            if name == "ppo":
-                STAGES[name](shop)
-            elif first:
-                with apart():
-                    STAGES[name](shop)
-            shop.close_models()  # a stage opens what it needs: models of one stage don't weigh on the next
-            wait()
-            if first:
-                tell(name, time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""Files that a kill cannot spoil: rows in JSONL, manifests beside them, whole-or-nothing publishing, one resumable map.
+"""Files that a kill cannot spoil: rows in JSONL, manifests beside them, whole-or-nothing publishing.
 
 A line is written whole and flushed; a line torn by a kill is cut on the next start; everything else is written aside and
 renamed, so existence means done. Rows come out in the order of the input, however the work was scheduled.
@@ -6,7 +6,6 @@ renamed, so existence means done. Rows come out in the order of the input, howev
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -14,33 +13,18 @@ import json
 import os
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cai.errors import StoreError
 from cai.records import Part, Row
-from cai.slide import slide
 
-T = TypeVar("T")
 RowT = TypeVar("RowT", bound=Row)
-
-
-class Named(Protocol):
-    """Something to work on, with a name of its own."""
-
-    @property
-    def id(self) -> str: ...
-
-
-InT = TypeVar("InT", bound=Named)
-Progress = Callable[[int, int], None]
-"""Called with (rows done, rows in all)."""
 
 
 # ---- reading ----
@@ -182,64 +166,6 @@ def publish_folder(path: Path) -> Iterator[Path]:
 def partial(path: Path) -> Path:
     """Where `publish_folder` keeps what is not whole yet."""
     return path.with_name(path.name + ".partial")
-
-
-# ---- the one resumable map ----
-
-
-async def fill(
-    out: Path,
-    rows: Sequence[InT],
-    step: Callable[[InT], Awaitable[RowT]],
-    kind: type[RowT],
-    *,
-    width: int = 64,
-    source: Callable[[RowT], str] = lambda row: str(getattr(row, "source", "")),
-    progress: Progress = lambda done, total: None,
-    sliding: bool = False,
-) -> None:
-    """Append `step(row)` for every row whose id is not yet a `source` in `out`. Kill it, rerun it. Equal rows count as one.
-
-    Rows are worked in windows of `width` that begin at fixed places of the input, and a window is written in one go and in
-    input order. So the calls in flight together are the same whether or not the run was ever killed, and a back end whose
-    answers depend in the last bit on what shares a batch gives the same answers. With `sliding`, for back ends whose answers do
-    not, a row is begun whenever one is done, so that nobody waits for a window's last; the file is the same.
-    """
-    mend(out)
-    done = {source(row) for row in read(out, kind)} if out.exists() else set()
-    ids = [row.id for row in rows]  # a hash each: taken once
-    times = Counter(ids)
-    finished = sum(name in done for name in ids)
-    progress(finished, len(rows))
-    if sliding:
-        todo = {name: row for name, row in zip(ids, rows, strict=True) if name not in done}
-        async with contextlib.aclosing(slide(todo, step, width)) as parts:
-            async for names, made in parts:
-                append(out, made)
-                finished += sum(times[name] for name in names)
-                progress(finished, len(rows))
-    for start in range(0, 0 if sliding else len(rows), width):
-        here = slice(start, start + width)
-        window = {name: row for name, row in zip(ids[here], rows[here], strict=True) if name not in done}
-        if window:
-            append(out, await together([step(row) for row in window.values()]))
-            finished += sum(times[name] for name in window)
-            done.update(window)
-            progress(finished, len(rows))
-    if not out.exists():
-        publish(out, "")
-
-
-async def together(jobs: Sequence[Awaitable[T]]) -> list[T]:
-    """Results in order. The first failure cancels the rest and is raised as itself, not as a group."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 # ---- manifests ----

@@ -18,6 +18,7 @@ from cai import store
 from cai.config import Loaded
 from cai.constitution import Constitution, digests, load
 from cai.errors import ConfigError, StoreError
+from cai.fill import Progress, RowT, fill
 from cai.generate.stale import kept_path, only_principles, set_aside
 from cai.hygiene.prompts import read_prompts, split
 from cai.hygiene.rules import HygieneConfig, asks_for_tokens
@@ -27,7 +28,7 @@ from cai.lm.http import HttpLM
 from cai.lm.metered import Budget, MeteredLM
 from cai.records import Prompt
 from cai.rubric import Compiled, compile_rubric
-from cai.store import Progress, RowT, digest
+from cai.store import digest
 
 PROMPTS, HELD_OUT = "00-prompts.jsonl", "01-held-out.jsonl"
 REVISIONS, SFT, PAIRS, PREFERENCES = "10-revisions.jsonl", "20-sft", "30-pairs.jsonl", "40-preferences.jsonl"
@@ -77,7 +78,7 @@ class Workshop:
     def fill(
         self, lm: LM, out: Path, rows: Sequence[Any], step: Callable[[Any], Awaitable[Any]], kind: Any, told: str, **more: Any
     ) -> None:
-        """`store.fill` for a step that asks `lm`, with a bar, and connections closed at its end."""
+        """`fill` for a step that asks `lm`, with a bar, and connections closed at its end."""
 
         source = more.get("source", lambda row: row.source)
         stored = kept_path(out)
@@ -89,7 +90,7 @@ class Workshop:
         async def work() -> None:
             try:
                 given = {"width": lm.width, "sliding": isinstance(lm, CachedLM), **more}
-                await store.fill(out, rows, kept_or_made, kind, progress=self.progress(told), **given)
+                await fill(out, rows, kept_or_made, kind, progress=self.progress(told), **given)
             finally:
                 if isinstance(lm, CachedLM):
                     await lm.aclose()

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from cai.constitution import Constitution, Principle
+from cai.fill import fill
 from cai.generate.label import LabelConfig, labeller
 from cai.generate.pair import PairConfig, pair_items, paired_item, pairer
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser
 from cai.lm.cached import CachedLM, RequestLog
 from cai.lm.http import HttpConfig, HttpLM
 from cai.records import Pair, Preference, Prompt, Revision, chat_of
-from cai.store import fill
 
 STAGES = ("revise", "pair", "label")
 SAID = {"critique": "What is wrong?", "revision": "Write it better.", "compare": "Which is safer?"}

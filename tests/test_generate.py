@@ -14,6 +14,7 @@ import pytest
 
 from cai.constitution import Constitution, CritiqueExample, Examples, Principle
 from cai.errors import BackendError
+from cai.fill import fill
 from cai.generate.gate import every, near_copy, readable
 from cai.generate.label import LabelConfig, draw_principles, labeller, p_first
 from cai.generate.pair import PairConfig, PairItem, pairer
@@ -21,7 +22,7 @@ from cai.generate.revise import ReviseConfig, choose, draw_principle, revise_ite
 from cai.hygiene.prompts import read_prompts
 from cai.lm import FakeLM
 from cai.records import Chat, Item, Kind, Pair, Preference, Prompt, Revision, Round, chat_of
-from cai.store import fill, read
+from cai.store import read
 from cai.templates import NO_CRITIQUE, fence, revision_chat
 
 # Toys

@@ -9,8 +9,8 @@ from pathlib import Path
 import cai
 
 LAYERS = [
-    "errors", "seeds", "records", "slide", "store", "constitution", "templates", "lm", "hygiene", "generate", "rubric", "reward",
-    "train", "evals", "report", "scale", "config", "fitting", "workshop", "edited", "plan", "stages", "progress", "cli",
+    "errors", "seeds", "records", "store", "fill", "constitution", "templates", "lm", "hygiene", "generate", "rubric", "reward",
+    "train", "evals", "report", "scale", "config", "fitting", "workshop", "edited", "plan", "stages", "walk", "progress", "cli",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from cai.constitution import Constitution, Principle
 from cai.errors import UnansweredError
+from cai.fill import fill
 from cai.generate.gate import readable
 from cai.generate.label import LabelConfig, labeller
 from cai.generate.pair import PairConfig, PairItem, pairer
@@ -25,7 +26,7 @@ from cai.hygiene.inputs import asked
 from cai.hygiene.prompts import split
 from cai.lm import FakeLM
 from cai.records import Chat, Item, Pair, Preference, Prompt, Round, chat_of
-from cai.store import fill, read
+from cai.store import read
 from cai.templates import parse_reply, parse_verdict
 from cai.train.ppo import total
 from cai.train.ppo_config import PPOConfig

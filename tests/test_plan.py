@@ -13,7 +13,7 @@ from cai.config import load_run
 from cai.errors import BudgetError
 from cai.lm.metered import Budget, Prices
 from cai.plan import Forecast, Interval, Used, forecast, over, plan, spread, table, total
-from cai.stages import walk
+from cai.walk import walk
 from cai.workshop import open_workshop
 
 COUNT = 60

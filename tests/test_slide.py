@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cai.fill import SOME, fill, slide
 from cai.records import Prompt, chat_of
-from cai.slide import SOME, slide
-from cai.store import fill, read
+from cai.store import read
 
 
 def run(count: int, width: int, step: object) -> list[tuple[list[str], list[int]]]:

@@ -13,8 +13,8 @@ from cai.config import load_run
 from cai.errors import StoreError
 from cai.lm.fake import FakeLM
 from cai.records import Chat, Pair, Preference, Prompt, Revision
-from cai.stages import walk
 from cai.store import append, read
+from cai.walk import walk
 from cai.workshop import Workshop, open_workshop
 
 PRINCIPLES = {name: {"weight": 1.0, "text": f"about {name}"} for name in ("one", "two", "three", "four")}

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai.errors import StoreError
+from cai.fill import fill, together
 from cai.records import Preference, Prompt, Score, chat_of
 from cai.seeds import derive
 from cai.store import (
@@ -27,7 +28,6 @@ from cai.store import (
     begin,
     digest,
     file_digest,
-    fill,
     finish,
     json_lines,
     locked,
@@ -37,7 +37,6 @@ from cai.store import (
     publish_folder,
     read,
     read_manifest,
-    together,
 )
 
 PROMPTS = [Prompt(chat=chat_of(("user", f"question {i}"))) for i in range(20)]
@@ -331,7 +330,7 @@ import asyncio, os, sys, time
 from pathlib import Path
 from cai.records import Preference, Prompt, chat_of
 from cai.seeds import derive
-from cai.store import fill
+from cai.fill import fill
 
 real = os.write
 def slowly(handle, data):

@@ -164,6 +164,7 @@ def evaluate(
     from cai.constitution import find, load
     from cai.evals.refusal import refusal_scores
     from cai.evals.replies import EvalConfig, item_of, items, replier
+    from cai.fill import fill
     from cai.hygiene.inputs import prompt_rows
     from cai.progress import teller
     from cai.records import Reply
@@ -193,7 +194,7 @@ def evaluate(
 
         async def work() -> None:
             try:
-                await store.fill(beside, asked, step, Reply, width=lm.width, source=item_of, progress=bar)
+                await fill(beside, asked, step, Reply, width=lm.width, source=item_of, progress=bar)
             finally:
                 if (close := getattr(lm, "aclose", None)) is not None:
                     await close()

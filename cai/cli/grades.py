@@ -92,9 +92,9 @@ def calibrate(
     import yaml
 
     from cai import store
+    from cai.fill import together
     from cai.rubric import compile_rubric
     from cai.rubric.ask import log_loss, log_odds, temperature
-    from cai.store import together
 
     quiet()
     loaded, rubric = with_rubric(constitution)

@@ -59,7 +59,7 @@ def read_lines(source: Path, texts: Sequence[str] = ()) -> Iterator[Line]:
 
 def at_once(step: Step, lm: LM) -> Make:
     """All lines of a window in flight together; connections are closed after each window."""
-    from cai.store import together
+    from cai.fill import together
 
     async def window(lines: Sequence[Line]) -> list[dict[str, Any]]:
         try:

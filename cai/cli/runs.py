@@ -49,7 +49,7 @@ def walk_run(file: Path, names: tuple[str, ...], settings: list[str] | None, **l
     from cai.config import load_run
     from cai.lm.metered import Budget
     from cai.progress import teller
-    from cai.stages import walk
+    from cai.walk import walk
     from cai.workshop import SCORES, open_workshop
 
     loaded, first = load_run(file, settings or []), os.environ.get("RANK", "0") == "0"

@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cai import templates
 from cai.constitution.schema import CompareExample, Constitution, Principle
 from cai.errors import UnansweredError
+from cai.fill import together
 from cai.lm.base import LM
 from cai.records import Chat, Kind, Pair, Preference, Vote
 from cai.seeds import derive, rng
-from cai.store import digest, together
+from cai.store import digest
 
 PRESETS: dict[str, dict[str, Any]] = {
     "cai": {"ask": "principle", "cot": False},

@@ -9,10 +9,10 @@ from itertools import combinations
 from pydantic import BaseModel, ConfigDict, Field
 
 from cai.errors import UnansweredError
+from cai.fill import together
 from cai.lm.base import LM, Sample
 from cai.records import Pair, Part, Prompt, Sampled
 from cai.seeds import derive, rng
-from cai.store import together
 
 REMEMBERED = 4096
 """Replies kept for the other pairs of their prompt."""

@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cai import store, templates
 from cai.errors import UnansweredError
+from cai.fill import Progress, fill
 from cai.generate.gate import Gate
 from cai.hygiene.seen import Seen
 from cai.lm.base import LM
 from cai.records import Attempt, Kind, Prompt, chat_of
 from cai.seeds import derive, rng
-from cai.store import Progress
 
 
 class RedteamConfig(BaseModel):
@@ -156,7 +156,7 @@ async def write_messages(
         more = still_wanted(found, Counter(row.category for row in rows), categories, config)
         if not more:
             return found
-        await store.fill(path, more, step, Attempt, width=author.width)
+        await fill(path, more, step, Attempt, width=author.width)
 
 
 def _number(row: Attempt) -> int:

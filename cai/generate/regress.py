@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from cai.constitution.schema import CompareExample, Principle
+from cai.fill import together
 from cai.generate.label import compare
 from cai.lm.base import LM
 from cai.records import Chat, Pair, Round
-from cai.store import together
 
 SLACK = 0.1
 """A probability may fall by so much before a revision counts as falling back: judges are not exact."""

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from cai import store
 from cai.constitution.schema import Constitution
+from cai.fill import RowT
 from cai.generate.label import LabelConfig, asked_by
 from cai.generate.revise import ReviseConfig, draw_principle, revised, revising
 from cai.records import Kind, Pair, Preference, Prompt, Revision
-from cai.store import RowT
 
 PRINCIPLE = "principle:"
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from cai import templates
 from cai.errors import UnansweredError
+from cai.fill import together
 from cai.lm.base import LM
 from cai.lm.cached import CachedLM
 from cai.records import Chat, Prompt
-from cai.store import together
 
 Rate = Callable[[Sequence[Prompt], Sequence[str]], list[float | None]]
 """(prompts, replies) -> a reward in [-1, 1] per reply; None: the judge gave none."""

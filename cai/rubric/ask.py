@@ -14,12 +14,12 @@ from scipy.optimize import minimize_scalar
 from cai import templates
 from cai.constitution.schema import GradeExample
 from cai.errors import JobError, UnansweredError
+from cai.fill import together
 from cai.lm.base import LM
 from cai.records import Chat, Grade, Kind
 from cai.rubric.compile import Compiled
 from cai.rubric.grade import decided, grade_propositions, unknown
 from cai.rubric.propositions import COMPUTED, read_reply
-from cai.store import together
 
 UNSURE = (0.2, 0.8)
 """A cheap test's probability between these is not taken: the model is asked."""

@@ -15,6 +15,7 @@ from itertools import combinations
 
 from cai import templates
 from cai.constitution.schema import Rubric
+from cai.fill import together
 from cai.lm.base import LM
 from cai.records import Prompt
 from cai.rubric.compile import Behaviour, Compiled
@@ -22,7 +23,6 @@ from cai.rubric.formula import Formula
 from cai.rubric.grade import grade
 from cai.rubric.propositions import COMPUTED, LONG
 from cai.seeds import derive
-from cai.store import together
 
 STUCK = " And so it goes on." * 6
 Assignment = Mapping[str, bool]

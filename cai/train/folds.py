@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cai.errors import TrainError
+from cai.fill import Progress
 from cai.reward.preference_model import PreferenceModel
-from cai.store import Progress
 from cai.train.reward import Agreement, Comparison, RewardConfig, measure, train
 
 

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from cai.errors import TrainError
+from cai.fill import Progress
 from cai.lm.below import Below
 from cai.lm.chat import Renderer
 from cai.records import Prompt
 from cai.seeds import rng
-from cai.store import Progress, append_bytes, mend, publish
+from cai.store import append_bytes, mend, publish
 from cai.train import checkpoint, ppo_math
 from cai.train.actor import Actor
 from cai.train.draw import draw_prompts

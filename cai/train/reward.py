@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from cai.errors import TrainError
+from cai.fill import Progress
 from cai.lm.adapters import parameters_of
 from cai.lm.below import Below, frozen_blocks
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.seeds import rng
-from cai.store import Progress
 from cai.train.ppo_math import soft_bradley_terry
 
 

@@ -12,12 +12,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from cai.errors import TrainError, blame
+from cai.fill import Progress
 from cai.lm.adapters import lora
 from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
 from cai.lm.precision import matmuls
 from cai.records import Chat
-from cai.store import Progress, publish_folder
+from cai.store import publish_folder
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report their use otherwise
 Example = tuple[Chat, str]
