@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
@@ -15,7 +16,7 @@ from cai.generate.label import labeller
 from cai.generate.monitors import monitors
 from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
-from cai.hygiene.preferences import judged_rows
+from cai.hygiene.preferences import clean_judged, judged_rows
 from cai.hygiene.prompts import clean_training, some
 from cai.records import Chat, Item, Message, Pair, Preference, Prompt, Reply, Revision
 from cai.report.html import write_report
@@ -144,10 +145,13 @@ def reward(shop: Workshop) -> None:
     from cai.train.folds import mixed
     from cai.train.reward import Comparison
 
-    config, out = shop.loaded.run.reward, shop.path(REWARD)
-    given = dict(zip(shop.loaded.run.preferences, shop.loaded.preferences, strict=True))
+    run, out = shop.loaded.run, shop.path(REWARD)
+    config, given = run.reward, dict(zip(run.preferences, shop.loaded.preferences, strict=True))
     files = {f"preferences {name}": store.file_digest(path) for name, path in given.items()}
-    if store.begin(out, "reward", shop.made(config, [SFT, PAIRS, PREFERENCES], **files)):
+    if given:
+        files |= hygiene_made(shop.loaded, run.hygiene.of_training_rows)
+    inputs = [SFT, PAIRS, PREFERENCES, *[HELD_OUT] * bool(given)]
+    if store.begin(out, "reward", shop.made(config, inputs, **files)):
         return
     model = fresh_model(str(shop.path(SFT)), config, shop.seed)
     pairs = {p.id: p for p in rows_of(shop.path(PAIRS), Pair)}
@@ -157,11 +161,11 @@ def reward(shop: Workshop) -> None:
         return Comparison(Prompt(chat=chat).id, model.rows(chat, first), model.rows(chat, second), p, source)
 
     own = [compared(p.chat, p.first, p.second, x.p_first, OWN) for x in known for p in [pairs[x.source]]]
-    others = [
-        compared(row.prompt.chat, row.first, row.second, row.p_first, name)
-        for name, path in given.items()
-        for row in judged_rows(path)
-    ]
+    others, gone = [], Counter[str]()
+    for name, path in given.items():
+        rows, reasons = clean_judged(judged_rows(path), run.hygiene, [shop.path(HELD_OUT), *shop.loaded.against])
+        others += [compared(row.prompt.chat, row.first, row.second, row.p_first, name) for row in rows]
+        gone += reasons
     comparisons = mixed(own, others, config.own_share, lambda c: rng(shop.seed, "reward", "mix", c.prompt, c.first).random())
     held, _ = fit_preference_model(
         model,
@@ -176,7 +180,8 @@ def reward(shop: Workshop) -> None:
         normalise_over=[row for c in own for row in (c.first, c.second)],
     )
     others_used = sum(c.source != OWN for c in comparisons)
-    store.finish(out, pairs=len(comparisons), held_out=held, **({"of others": others_used} if others else {}))
+    told_of_others = {"of others": others_used, **{f"others' {why}": n for why, n in gone.items()}} if given else {}
+    store.finish(out, pairs=len(comparisons), held_out=held, **told_of_others)
 
 
 def ppo(shop: Workshop) -> None:

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from cai.cli import app
 from cai.errors import CaiError, StoreError, TrainError
 from cai.fitting import fresh_model
-from cai.hygiene.preferences import judged_rows
+from cai.hygiene.preferences import clean_judged, judged_rows
+from cai.hygiene.rules import HygieneConfig
 from cai.records import chat_of
 from cai.reward.preference_model import PreferenceModel
 from cai.train.folds import cross_validate, folds, mixed
@@ -52,6 +53,24 @@ def test_both_shapes_are_read(tmp_path: Path) -> None:
     assert row.number == 2
     assert (row.first, row.second, row.p_first) == ("fine", "no", 1.0)
     assert row.prompt.chat == chat_of(("user", "hi"), ("assistant", "hello"), ("user", "and now?"))
+
+
+def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
+    """A prompt of the evaluation, or a reply that says one, whatever stands around it; addresses are masked in both replies."""
+    held = lines(
+        tmp_path / "held.jsonl", {"prompt": "Why is the sky blue?"}, {"prompt": "Name nine rivers of the world, in order."}
+    )
+    file = lines(
+        tmp_path / "x.jsonl",
+        {"prompt": "why is the sky BLUE", "first": "a", "second": "b", "p_first": 1},
+        {"prompt": "q", "first": "He said: name nine rivers of the world in order!", "second": "b", "p_first": 1},
+        {"prompt": "q", "first": "write to ann@example.org", "second": "or to bob@example.org", "p_first": 0.2},
+    )
+    left, gone = clean_judged(judged_rows(file), HygieneConfig(pii="mask"), [held])
+    assert gone == {"in an evaluation": 2}
+    assert [(row.p_first, "ann@" in row.first, "bob@" in row.second) for row in left] == [(0.2, False, False)]
+    assert left[0].first.startswith("write to")
+    assert left[0].second.startswith("or to")
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cai.errors import StoreError
-from cai.hygiene.inputs import FIELDS, asked, chat_from
-from cai.records import Prompt
+from cai.hygiene.inputs import FIELDS, asked, chat_from, prompt_rows
+from cai.hygiene.rules import HygieneConfig, Rules, told
+from cai.records import Exchange, Message, Prompt
 from cai.store import json_lines, parse_row
 
 BY_PRINCIPLE = "principle"
@@ -61,6 +62,24 @@ def judged_rows(path: Path, by: str | None = None, passed_over: Counter[str] | N
             if by is not None and not isinstance(data.get(by), str | int):
                 raise StoreError(f"{place}: a row needs `{by}` (text or a number), by which rows are grouped")
             yield Judged(prompt, first, second, p_first, number, None if by is None else str(data[by]))
+
+
+def clean_judged(rows: Iterable[Judged], config: HygieneConfig, against: Sequence[Path]) -> tuple[list[Judged], Counter[str]]:
+    """Verdicts that may be trained on, masked where that is asked for, and how many went for which reason.
+
+    What `config` asks of training rows holds for the prompt and for each reply to it; none may share a run of words with a text
+    in the files `against`, which are for evaluation.
+    """
+    rules = Rules(config.of_training_rows, len, (told(prompt) for file in against for prompt in prompt_rows(file)))
+    left, gone = list[Judged](), Counter[str]()
+    for row in rows:
+        said = [Exchange(chat=(*row.prompt.chat, Message(role="assistant", content=text))) for text in (row.first, row.second)]
+        (prompt, why), (first, why_first), (second, why_second) = rules.judge(row.prompt), *map(rules.judge, said)
+        if reason := why or why_first or why_second:
+            gone[reason] += 1
+        else:
+            left.append(row._replace(prompt=prompt, first=first.chat[-1].content, second=second.chat[-1].content))
+    return left, gone
 
 
 def _labelled(data: dict[str, Any], place: str) -> tuple[Prompt, str, str, float | None]:
