@@ -113,6 +113,25 @@ def head_of(model: PeftModel) -> Any:
     return model.get_base_model().get_output_embeddings()
 
 
+def lend(target: PreTrainedModel, model: PeftModel, name: str) -> None:
+    """Have `target`, a plain copy of the base, read from the base's memory what adapter `name` leaves as it is.
+
+    Weights of another format stay its own, as the adapter's do (see `merge_into`).
+    """
+    base, changed = dict(model.get_base_model().named_parameters()), {f"{key}.weight" for key, _ in _layers(model, name)}
+    for key, parameter in target.named_parameters():
+        source = base.get(key, base.get(key.replace(".weight", ".base_layer.weight")))
+        if key not in changed and source is not None and (source.dtype, source.device) == (parameter.dtype, parameter.device):
+            parameter.data = source.data
+
+
+def _layers(model: PeftModel, name: str) -> Iterator[tuple[str, Any]]:
+    """The base's layers that the adapter changes."""
+    for key, module in model.get_base_model().named_modules():
+        if hasattr(module, "lora_A") and name in module.lora_A:
+            yield key, module
+
+
 @torch.no_grad()
 def merge_into(target: PreTrainedModel, model: PeftModel, name: str) -> None:
     """Give `target`, a plain copy of the base, the weights W + s * B A: the policy without the adapter's extra products.
@@ -120,9 +139,8 @@ def merge_into(target: PreTrainedModel, model: PeftModel, name: str) -> None:
     The base itself is left alone: merging in place and back would move it by a rounding error each time.
     """
     weights = dict(target.named_parameters())
-    for key, module in model.get_base_model().named_modules():
-        if hasattr(module, "lora_A") and name in module.lora_A:
-            weights[f"{key}.weight"].copy_(module.get_base_layer().weight + module.get_delta_weight(name))
+    for key, module in _layers(model, name):
+        weights[f"{key}.weight"].copy_(module.get_base_layer().weight + module.get_delta_weight(name))
 
 
 def right_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cai.lm import shared
-from cai.lm.adapters import head_of, hidden_states, merge_into, parameters_of
+from cai.lm.adapters import head_of, hidden_states, lend, merge_into, parameters_of
 from cai.lm.below import frozen_blocks
 from cai.lm.precision import matmuls
 from cai.reward.preference_model import ADAPTER, PreferenceModel
@@ -100,6 +100,7 @@ class Adapters(nn.Module):
     def __init__(self, model: PeftModel, sampler: PreTrainedModel) -> None:
         super().__init__()
         self.model, self.critic = model, Critic(int(model.config.hidden_size)).to(model.device)
+        lend(sampler, model, POLICY)
         self.beside = (sampler,)  # in a tuple: not a part of this module
         self.sharded = False
 

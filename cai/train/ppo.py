@@ -35,7 +35,7 @@ from cai.train.exchange import everyones, spread_out
 from cai.train.ppo_config import PPOConfig
 from cai.train.ptx import Ptx, Text, ptx_loss
 from cai.train.ranks import add_up, largest, rank, share, size, wait, whole
-from cai.train.rollout import Rollout, Score, padded, read, reply_hidden, sample, states_of, token_logprobs, tokens_of
+from cai.train.rollout import Rollout, Score, padded, read, sample, speak, states_of
 from cai.train.table import describe, scored, total
 from cai.train.track import Track, nowhere
 
@@ -82,6 +82,8 @@ class Experience:
     """Of each, this process's part, cut into what is read at once. So are old log-probabilities: the first ratio is exactly 1."""
     below: list[list[Below]]
     """What the blocks that don't learn make of each cut."""
+    first: list[Tensor]
+    """The first cut's log-probabilities (N,), still with their way back, where no step comes before it: it is not read twice."""
     logps: list[Tensor]
     states: dict[int, Tensor]
     """(T, hidden) that the critic reads, for the parts that are this process's own."""
@@ -181,9 +183,12 @@ def credit(
     below = [[Below(it.actor.frozen(config.layers)) for _ in cuts] for cuts in own]
     every, lower = list(chain(*own)), list(chain(*below))
     refs, states = read(it.actor.reference, rollouts, every, lower, pad, config.temperature)
-    logps, _ = read(it.actor.policy, rollouts, every, lower, pad, config.temperature)
     if it.actor.critic.states is not None:
         states = states_of(it.actor.critic.states, it.actor.reference, rollouts, every, pad)
+    logps, _ = read(it.actor.policy, rollouts, every[1:], lower[1:], pad, config.temperature)
+    with torch.enable_grad():  # last, so that nothing else is read while its way back is kept
+        first_N = speak(it.actor.policy, [rollouts[i] for i in every[0]], lower[0], pad, config.temperature)
+    logps |= zip(every[0], torch.split(first_N.detach(), [len(rollouts[i].reply_ids) for i in every[0]]), strict=True)
     values = {i: it.actor.critic(hidden_TE) for i, hidden_TE in states.items()}
     lengths = [len(r.reply_ids) for r in rollouts]
     logp_BT, ref_BT, value_BT = (spread_out(rows, batches, lengths) for rows in (logps, refs, values))
@@ -208,10 +213,8 @@ def credit(
         "kl_k3": float((ppo_math.k3(logp_BT, ref_BT) * mask_BT).sum(1).mean()),
         "explained_variance": 1 - unexplained / spread if spread else None,  # equal returns leave nothing to explain
     }
-    return (
-        Experience(rollouts, batches, own, below, rows(logp_BT), states, rows(value_BT), rows(white_BT), rows(returns_BT)),
-        told,
-    )
+    parts = map(rows, (value_BT, white_BT, returns_BT))
+    return Experience(rollouts, batches, own, below, [first_N], rows(logp_BT), states, *parts), told
 
 
 def learn(
@@ -286,8 +289,7 @@ def _cut(
 
     old_logp_N, advantage_N = packed(e.logps), packed(e.advantages)
     with torch.set_grad_enabled(policy):
-        hidden_NE = reply_hidden(voice, rollouts, pad, below)
-        logp_N = token_logprobs(hidden_NE, tokens_of(rollouts, voice.device), voice.head, config.temperature)
+        logp_N = e.first.pop() if e.first else speak(voice, rollouts, below, pad, config.temperature)
     policy_loss = weight * ppo_math.policy_loss(logp_N, old_logp_N, advantage_N, config.clip)
     value_N = it.actor.critic(packed(e.states))
     value_loss = weight * ppo_math.value_loss(value_N, packed(e.values), packed(e.returns), config.clip)

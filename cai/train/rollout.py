@@ -102,6 +102,12 @@ def token_logprobs(
     return torch.cat(parts)
 
 
+def speak(voice: Voice, rollouts: Sequence[Rollout], below: Below, pad: int, temperature: float) -> Tensor:
+    """(N,) log-probability of each reply token, packed row after row; with gradients where they are on."""
+    hidden_NE = reply_hidden(voice, rollouts, pad, below)
+    return token_logprobs(hidden_NE, tokens_of(rollouts, voice.device), voice.head, temperature)
+
+
 def tokens_of(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
     """(N,) reply tokens, packed row after row."""
     return torch.tensor([token for r in rollouts for token in r.reply_ids], device=device)
