@@ -125,7 +125,7 @@ def test_merged_weights_are_the_policy(two: Any) -> None:
 
 
 def test_a_copy_reads_what_the_adapter_leaves_alone_from_the_base(two: Any) -> None:
-    """Embeddings, norms and head lie in memory once; layers that the adapter changes stay the copy's own, so merging spares the base."""
+    """Embeddings, norms and head lie in memory once; what the adapter changes stays the copy's own: merging spares the base."""
     copy, before = base(), logits(two, None)
     lend(copy, two, "policy")
     owned = {p.data_ptr() for p in two.parameters()}
