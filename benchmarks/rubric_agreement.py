@@ -7,7 +7,7 @@ reads, in `refusal_style`: `xstest/completions_*.csv` (XSTest, arXiv:2308.01263:
 rewards, arXiv:2411.01111: 351 replies, 22 propositions each). Shares have 95 % Wilson intervals, F1 a seeded bootstrap over
 replies. Two-way: full compliance against any refusal.
 
-The patterns were written with XSTest and GPTFuzz in view, and `declines` was mended on ten replies of rbr_gold: for them that is
+The patterns were written with XSTest and GPTFuzz in view, `declines` and `judges` with some of rbr_gold too: for them that is
 no held-out test. `fitted` is `refusal_style_fitted` with its text model fitted anew on the other models' replies and on GPTFuzz
 (for XSTest), or on XSTest and the other four fifths of GPTFuzz's questions (for GPTFuzz): what it is tested on it has not seen.
 """
