@@ -166,6 +166,10 @@ def reward(shop: Workshop) -> None:
         rows, reasons = clean_judged(judged_rows(path), run.hygiene, [shop.path(HELD_OUT), *shop.loaded.against])
         others += [compared(row.prompt.chat, row.first, row.second, row.p_first, name) for row in rows]
         gone += reasons
+    if given and not others:
+        raise StoreError(
+            f"{', '.join(given)}: no pair is left ({', '.join(f'{n} {why}' for why, n in gone.items()) or 'no verdict'})"
+        )
     comparisons = mixed(own, others, config.own_share, lambda c: rng(shop.seed, "reward", "mix", c.prompt, c.first).random())
     held, _ = fit_preference_model(
         model,

@@ -56,18 +56,33 @@ def test_both_shapes_are_read(tmp_path: Path) -> None:
 
 
 def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
-    """A prompt of the evaluation, or a reply that says one, whatever stands around it; addresses are masked in both replies."""
-    held = lines(
-        tmp_path / "held.jsonl", {"prompt": "Why is the sky blue?"}, {"prompt": "Name nine rivers of the world, in order."}
-    )
+    """A prompt of the evaluation, or a reply that says one, whatever stands around it; an equal system turn is no matter.
+
+    Addresses are masked in both replies.
+    """
+    system = {"role": "system", "content": "You are a kind assistant who answers all questions in plain English."}
+    hello = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "hi"}]
+    rivers = [system, {"role": "user", "content": "Name nine rivers of the world, in order."}]
+    held = lines(tmp_path / "held.jsonl", {"prompt": "Why is the sky blue?"}, {"chat": rivers})
     file = lines(
         tmp_path / "x.jsonl",
         {"prompt": "why is the sky BLUE", "first": "a", "second": "b", "p_first": 1},
+        {
+            "chat": [system, *hello, {"role": "user", "content": "Why is the sky blue?"}],
+            "first": "a",
+            "second": "b",
+            "p_first": 1,
+        },
         {"prompt": "q", "first": "He said: name nine rivers of the world in order!", "second": "b", "p_first": 1},
-        {"prompt": "q", "first": "write to ann@example.org", "second": "or to bob@example.org", "p_first": 0.2},
+        {
+            "chat": [system, {"role": "user", "content": "q"}],
+            "first": "write to ann@example.org",
+            "second": "or to bob@example.org",
+            "p_first": 0.2,
+        },
     )
     left, gone = clean_judged(judged_rows(file), HygieneConfig(pii="mask"), [held])
-    assert gone == {"in an evaluation": 2}
+    assert gone == {"in an evaluation": 3}
     assert [(row.p_first, "ann@" in row.first, "bob@" in row.second) for row in left] == [(0.2, False, False)]
     assert left[0].first.startswith("write to")
     assert left[0].second.startswith("or to")

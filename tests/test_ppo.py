@@ -77,8 +77,12 @@ def reply(ids: list[int], renderer: Renderer, prompt: Prompt = PROMPTS[0]) -> Ro
 
 
 def test_the_first_minibatch_sees_the_policy_that_sampled(tiny_model: Path, tmp_path: Path) -> None:
-    """Ratio 1 at the first minibatch of every update, not just of the first; later minibatches have moved away from it."""
-    history = run(fresh(tiny_model), tiny_model, tmp_path, CONFIG.model_copy(update={"updates": 3, "learning_rate": 1e-2}))
+    """Ratio 1 at the first minibatch of every update, not just of the first; later minibatches have moved away from it.
+
+    Replies are read one by one: of a minibatch of two, the first is read once, and the second twice.
+    """
+    config = CONFIG.model_copy(update={"updates": 3, "learning_rate": 1e-2, "rows": 1})
+    history = run(fresh(tiny_model), tiny_model, tmp_path, config)
     assert len(history) == 3
     assert max(row["first_ratio_error"] for row in history) < 1e-5
     assert min(row["ratio_error"] for row in history) > 1e-3

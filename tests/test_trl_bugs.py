@@ -6,6 +6,7 @@ Row 0 is a reply of three tokens, the last of which ends it; row 1 is one of two
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,7 @@ def test_old_log_probabilities_are_read_as_the_new_ones_will_be(it: Learner, tin
     """Old ones came from generation: other kernels, other shapes, and here another temperature."""
     made = rollouts(tiny_model, [3, 4, 257], [5, 6])
     experience, _ = credit(it, made, [1.0, 0.0], [[0, 1]], 257, CONFIG)
-    assert learn(it, experience, 257, CONFIG)["first_ratio_error"] == 0
+    assert learn(it, replace(experience, first=[]), 257, CONFIG)["first_ratio_error"] == 0  # read again, as later cuts are
     it.optimiser.zero_grad()
     fresh = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4), load_model(str(tiny_model)))
     again = learner(fresh, CONFIG)

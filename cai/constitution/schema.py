@@ -95,7 +95,7 @@ class Proposition(Clause):
     question: Text
     """For a model or a human grader."""
     patterns: tuple[Text, ...] = ()
-    """Case-insensitive regular expressions; the proposition holds when any is found in the reply (see rubric.propositions)."""
+    """Case-insensitive regular expressions; the proposition holds when any is found (see rubric.propositions)."""
     unless: tuple[Text, ...] = ()
     """Where one of these matches around a found pattern, that finding does not count ("I can't wait to help")."""
     searches: Literal["reply", "prompt"] = "reply"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from cai.errors import StoreError
 from cai.hygiene.inputs import FIELDS, asked, chat_from, prompt_rows
-from cai.hygiene.rules import HygieneConfig, Rules, told
+from cai.hygiene.rules import EVALUATED, HygieneConfig, Rules
 from cai.records import Exchange, Message, Prompt
 from cai.store import json_lines, parse_row
 
@@ -67,15 +67,16 @@ def judged_rows(path: Path, by: str | None = None, passed_over: Counter[str] | N
 def clean_judged(rows: Iterable[Judged], config: HygieneConfig, against: Sequence[Path]) -> tuple[list[Judged], Counter[str]]:
     """Verdicts that may be trained on, masked where that is asked for, and how many went for which reason.
 
-    What `config` asks of training rows holds for the prompt and for each reply to it; none may share a run of words with a text
-    in the files `against`, which are for evaluation.
+    What `config` says of languages and personal data holds for prompt and replies. No user turn and no reply may share a run of
+    words with the last turn of a prompt in the files `against`, which are for evaluation; a short one must not be said again.
     """
-    rules = Rules(config.of_training_rows, len, (told(prompt) for file in against for prompt in prompt_rows(file)))
+    rules = Rules(config.of_training_rows, len, (prompt.chat[-1].content for file in against for prompt in prompt_rows(file)))
     left, gone = list[Judged](), Counter[str]()
     for row in rows:
         said = [Exchange(chat=(*row.prompt.chat, Message(role="assistant", content=text))) for text in (row.first, row.second)]
         (prompt, why), (first, why_first), (second, why_second) = rules.judge(row.prompt), *map(rules.judge, said)
-        if reason := why or why_first or why_second:
+        turns = [*(m.content for m in row.prompt.chat if m.role == "user"), row.first, row.second]
+        if reason := (EVALUATED if any(map(rules.knows, turns)) else why or why_first or why_second):
             gone[reason] += 1
         else:
             left.append(row._replace(prompt=prompt, first=first.chat[-1].content, second=second.chat[-1].content))

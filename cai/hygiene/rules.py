@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from cai.records import Exchange, Message, Prompt
 
 SaidT = TypeVar("SaidT", Prompt, Exchange)
+EVALUATED = "in an evaluation"
+"""Why a text goes that shares a run of words with an evaluation text."""
 
 
 class HygieneConfig(BaseModel):
@@ -41,7 +43,7 @@ class HygieneConfig(BaseModel):
 
     @property
     def of_training_rows(self) -> HygieneConfig:
-        """What applies again to prompt and reply together: not lengths, users and beginnings, which are a prompt's alone."""
+        """What applies again where replies are learnt from: not lengths, users and beginnings, which are a prompt's alone."""
         return self.model_copy(update={"min_tokens": None, "max_tokens": None, "per_user": None, "prefix": None})
 
 
@@ -68,7 +70,7 @@ class Rules:
 
     Args:
         count: text -> tokens.
-        evaluation: the texts that `config.against` names.
+        evaluation: texts that nothing may be learnt from.
     """
 
     def __init__(self, config: HygieneConfig, count: Callable[[str], int], evaluation: Iterable[str] = ()) -> None:
@@ -86,9 +88,13 @@ class Rules:
                 return prompt, "too long"
         if c.languages and (found := language(text)) not in c.languages:
             return prompt, f"language {found}"
-        if self.known and any(gram in self.known for gram in self._grams(text)):
-            return prompt, "in an evaluation"
+        if self.knows(text):
+            return prompt, EVALUATED
         return self._personal(prompt) if c.pii != "keep" else (prompt, None)
+
+    def knows(self, text: str) -> bool:
+        """Whether it shares a run of words with an evaluation text."""
+        return bool(self.known) and not self.known.isdisjoint(self._grams(text))
 
     def _personal(self, prompt: SaidT) -> tuple[SaidT, str | None]:
         from cai.hygiene.pii import mask, personal

@@ -120,7 +120,8 @@ def lend(target: PreTrainedModel, model: PeftModel, name: str) -> None:
     """
     base, changed = dict(model.get_base_model().named_parameters()), {f"{key}.weight" for key, _ in _layers(model, name)}
     for key, parameter in target.named_parameters():
-        source = base.get(key, base.get(key.replace(".weight", ".base_layer.weight")))
+        layer, _, name_in_it = key.rpartition(".")
+        source = base.get(key, base.get(f"{layer}.base_layer.{name_in_it}"))  # where the adapter has wrapped the layer
         if key not in changed and source is not None and (source.dtype, source.device) == (parameter.dtype, parameter.device):
             parameter.data = source.data
 

@@ -58,7 +58,7 @@ class Compiled:
     tests: tuple[tuple[str, Test], ...]
     """Base propositions and what decides each."""
     sieve: Sieve
-    """Of all patterns."""
+    """Of all patterns that look at replies."""
     asked: Mapping[str, str]
     """Base propositions that only a model can decide, and the question to ask."""
     questions: Mapping[str, str]

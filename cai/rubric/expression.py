@@ -23,7 +23,7 @@ from cai.errors import ConfigError
 
 MAX_DEPTH = 50
 """Nested `not` and parentheses allowed: far beyond a readable rule, far below Python's recursion limit."""
-MAX_NAMES = 18
+MAX_NAMES = 20
 """Propositions that one truth table may span: 2^18 rows."""
 
 _TOKEN = re.compile(r"[a-z][a-z0-9_-]*|[()]")

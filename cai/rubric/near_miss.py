@@ -1,9 +1,9 @@
 """Ideal replies and their nearest misses, so that every class and proposition of a rubric has replies to be fitted on.
 
-For each behaviour and each class, the plainest assignment of propositions that satisfies it becomes a reply (`ideal` is the first
-class's); so does each assignment that differs from the ideal one in a single proposition. Replies are put together from the
-propositions' own `example` sentences, or written by a model that is told what must hold. Either way the rubric grades what came
-out: a reply that is not what was wanted is kept and marked, and counts for nothing.
+For each behaviour and each class that a reply to the prompt can be of, the plainest assignment of propositions that satisfies it
+becomes a reply (`ideal` is the first such class's); so does each assignment that differs from the ideal one in a single
+proposition. Replies are put together from the propositions' own `example` sentences, or written by a model that is told what must
+hold. Either way the rubric grades what came out: a reply that is not what was wanted is kept and marked, and counts for nothing.
 """
 
 from __future__ import annotations
@@ -148,12 +148,15 @@ async def near_misses(
     compiled: Compiled, prompts: Sequence[Prompt], write: Write, width: int = 64
 ) -> list[tuple[Prompt, NearMiss]]:
     """For each prompt with a kind: a reply per wish of its behaviour, graded. Wishes that cannot be written are left out."""
-    asked = [
-        (prompt, behaviour, wish)
-        for prompt in prompts
-        if prompt.kind and (behaviour := compiled.behaviours.get(prompt.kind))
-        for wish in wishes(behaviour, compiled.of_prompt(prompt.chat[-1].content))
-    ]
+    known: dict[tuple[str, frozenset[tuple[str, bool]]], list[Wish]] = {}
+    asked = []
+    for prompt in prompts:
+        if behaviour := compiled.behaviours.get(prompt.kind) if prompt.kind else None:
+            given = compiled.of_prompt(prompt.chat[-1].content)
+            key = behaviour.name, frozenset(given.items())
+            if key not in known:
+                known[key] = list(wishes(behaviour, given))
+            asked += [(prompt, behaviour, wish) for wish in known[key]]
     made = []
     for start in range(0, len(asked), width):
         window = asked[start : start + width]

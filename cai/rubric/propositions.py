@@ -1,7 +1,8 @@
 """Grading one proposition without a model: by patterns, or by one of a few computed tests.
 
 A reply is normalised first, so that patterns can be written in plain lower case with straight apostrophes and single spaces.
-What the reply only quotes (double quotes, ``` fences) is not its own voice, and is not searched, unless it quotes everything.
+What the reply only quotes (double quotes, ``` fences) is not its own voice, and is not searched, unless it quotes everything;
+prompts are searched whole.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Reply:
     words: tuple[str, ...]
     """Of `text`."""
     live: frozenset[Pattern]
-    """The rubric's patterns that may be found in `voice`; those left out cannot."""
+    """The rubric's patterns for replies that may be found in `voice`; those left out cannot."""
 
 
 class Test(Protocol):
@@ -77,7 +78,7 @@ def own_voice(response: str) -> str:
 
 
 def read_reply(prompt: str, response: str, sieve: Sieve) -> Reply:
-    """Both normalised, and searched for all patterns at once."""
+    """Both normalised, and the reply searched for all patterns at once."""
     words = tuple(_words(response))
     text = " ".join(words)
     voice = _own_voice(text)

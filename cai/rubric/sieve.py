@@ -1,8 +1,8 @@
-"""All patterns of a rubric searched at once: which of them may match a text, in one linear pass of RE2.
+"""All patterns of a rubric that look at replies, searched at once: which of them may match a text, in one linear pass of RE2.
 
 RE2 has neither lookarounds nor Unicode word boundaries, so each pattern is translated from its parse tree into one that matches
-at least wherever it does: boundaries, lookarounds and upper bounds of repetitions are left out. What RE2 rules out cannot match;
-the rest is for `re` to decide.
+something in every text where it does: all but its most telling part, boundaries, lookarounds and upper bounds are left out. What
+RE2 rules out cannot match; the rest is for `re` to decide.
 """
 
 from __future__ import annotations

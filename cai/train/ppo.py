@@ -139,7 +139,9 @@ def ppo(
         rollouts, table = everyones(own, scored(score, own), chosen, renderer, config)  # 2 judge
         known, totals = total(table, rollouts, config)
         batches = minibatches(len(known), config, rng(seed, "ppo", "minibatch", step))
-        experience, told = credit(it, [rollouts[i] for i in known], totals, batches, renderer.pad_id, config)  # 3 credit
+        experience, told = credit(  # 3 credit
+            it, [rollouts[i] for i in known], totals, batches, renderer.pad_id, config, learns=step >= config.critic_warmup
+        )
         told |= learn(it, experience, renderer.pad_id, config, step, Ptx(texts, config, seed))  # 4 learn
         told |= describe(table, rollouts, known, totals) | {"kl_coef": it.controller.beta, "step": step}
         it.controller = it.controller.after(told["kl"], len(known))
@@ -176,9 +178,19 @@ def minibatches(count: int, config: PPOConfig, stream: Random) -> list[list[int]
 
 @torch.no_grad()
 def credit(
-    it: Learner, rollouts: list[Rollout], totals: list[float], batches: list[list[int]], pad: int, config: PPOConfig
+    it: Learner,
+    rollouts: list[Rollout],
+    totals: list[float],
+    batches: list[list[int]],
+    pad: int,
+    config: PPOConfig,
+    *,
+    learns: bool = True,
 ) -> tuple[Experience, dict[str, Any]]:
-    """Old log-probabilities, reference, values, KL penalty, advantages (standardised over the whole batch) and returns."""
+    """Old log-probabilities, reference, values, KL penalty, advantages (standardised over the whole batch) and returns.
+
+    `learns`: whether the policy will, and not the critic alone.
+    """
     own = [cut(batch, config.rows) for batch in batches]
     below = [[Below(it.actor.frozen(config.layers)) for _ in cuts] for cuts in own]
     every, lower = list(chain(*own)), list(chain(*below))
@@ -186,7 +198,7 @@ def credit(
     if it.actor.critic.states is not None:
         states = states_of(it.actor.critic.states, it.actor.reference, rollouts, every, pad)
     logps, _ = read(it.actor.policy, rollouts, every[1:], lower[1:], pad, config.temperature)
-    with torch.enable_grad():  # last, so that nothing else is read while its way back is kept
+    with torch.set_grad_enabled(learns):  # last, so that nothing else is read while its way back is kept
         first_N = speak(it.actor.policy, [rollouts[i] for i in every[0]], lower[0], pad, config.temperature)
     logps |= zip(every[0], torch.split(first_N.detach(), [len(rollouts[i].reply_ids) for i in every[0]]), strict=True)
     values = {i: it.actor.critic(hidden_TE) for i, hidden_TE in states.items()}
