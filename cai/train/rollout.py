@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -92,8 +93,7 @@ def token_logprobs(
     """
 
     def some(hidden_ME: Tensor, tokens_M: Tensor) -> Tensor:
-        logits_MV = head(hidden_ME).float() / temperature
-        return logits_MV.gather(-1, tokens_M[:, None]).squeeze(-1) - logits_MV.logsumexp(-1)
+        return -cross_entropy(head(hidden_ME / temperature).float(), tokens_M, reduction="none")
 
     parts = []
     for start in range(0, len(tokens_N), chunk):
