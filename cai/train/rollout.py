@@ -93,7 +93,7 @@ def token_logprobs(
     """
 
     def some(hidden_ME: Tensor, tokens_M: Tensor) -> Tensor:
-        return -cross_entropy(head(hidden_ME / temperature).float(), tokens_M, reduction="none")
+        return -cross_entropy(head(hidden_ME).float() / temperature, tokens_M, reduction="none")
 
     parts = []
     for start in range(0, len(tokens_N), chunk):
