@@ -44,7 +44,12 @@ def total(table: RewardTable, rollouts: Sequence[Rollout], config: PPOConfig) ->
 
 
 def describe(table: RewardTable, rollouts: Sequence[Rollout], known: Sequence[int], totals: Sequence[float]) -> dict[str, Any]:
-    """Means over the rollouts of one update; parts of the reward by name, and how many rollouts went unscored."""
+    """Means over the rollouts of one update: the reward's parts by name, the reward by kind of prompt; how many went unscored."""
+    kinds = [rollouts[i].prompt.kind for i in known]
+    by_kind = {
+        f"reward_on.{kind}": fmean(own for own, its in zip(totals, kinds, strict=True) if its == kind)
+        for kind in sorted({kind for kind in kinds if kind})
+    }
     parts = {
         f"reward.{name}": fmean(v for v in part if v is not None)
         for name, part in table.items()
@@ -56,4 +61,5 @@ def describe(table: RewardTable, rollouts: Sequence[Rollout], known: Sequence[in
         "finished": fmean(float(r.finished) for r in rollouts),
         "episodes": len(known),
         "unscored": len(rollouts) - len(known),
+        **by_kind,
     }
