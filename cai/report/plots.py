@@ -49,12 +49,14 @@ _RC: dict[Any, Any] = {
 
 
 def ppo_curves(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Reward with its parts, and KL, over the updates of PPO: one dict an update with `step`, `reward`, `reward.*` and `kl`.
+    """Reward, its parts, reward by kind of prompt, and KL, over the updates of PPO.
+
+    `metrics`: one dict an update with `step`, `reward`, `reward.*`, `reward_on.*` and `kl`.
 
     A number that is missing or null leaves a gap in its line. Without any update the axes are empty.
     """
     steps = [float(row["step"]) for row in metrics]
-    parts = sorted({key for row in metrics for key in row if key.startswith("reward.")})
+    parts = sorted({key for row in metrics for key in row if key.startswith(("reward.", "reward_on."))})
 
     def line(axes: Axes, key: str, label: str, colour: str, **how: Any) -> None:
         values = [_number(row.get(key)) for row in metrics]
@@ -66,7 +68,8 @@ def ppo_curves(metrics: Sequence[Mapping[str, Any]]) -> str:
         looks = [(ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (SKY, (0, (5, 1, 1, 1, 1, 1))), (VERMILLION, (0, (1, 3)))]
         for index, part in enumerate(parts):
             colour, dashes = looks[index % len(looks)]
-            line(top, part, _short(part.removeprefix("reward.").lstrip("_")), colour, linestyle=dashes, linewidth=1.4)
+            name = _short(part.replace("reward_on.", "on ").removeprefix("reward.").lstrip("_"))
+            line(top, part, name, colour, linestyle=dashes, linewidth=1.4)
         line(bottom, "kl", "KL", VERMILLION, linewidth=2.2)
         top.set_ylabel("reward per reply")
         bottom.set_ylabel("KL (nats per reply)")
