@@ -2,8 +2,7 @@
 
     python benchmarks/ptx.py [SEEDS]
 
-SmolLM2 learns to decline harmless requests, which nothing in its text asks for, once with `ppo.ptx` and once without, from equal
-seeds. Plain text is the paragraphs of this project's documents: every second one may be drawn for ptx, the others only measured.
+SmolLM2 learns to be brief, which nothing in its text asks for, once with `ppo.ptx` and once without, from equal seeds. Plain text is the paragraphs of this project's documents: every second one may be drawn for ptx, the others only measured.
 Prints the log loss on those before and after, the reward of the last updates, and paired differences with Student intervals.
 """
 
@@ -18,7 +17,6 @@ from statistics import fmean, stdev
 import torch
 from scipy.stats import t as student
 
-from cai.constitution import find, load
 from cai.hygiene.inputs import prompt_rows
 from cai.lm.adapters import with_adapter
 from cai.lm.chat import Renderer, load_renderer
@@ -26,8 +24,6 @@ from cai.lm.local import load_model
 from cai.lm.precision import matmul_dtype
 from cai.lm.weights import locate
 from cai.records import Prompt, chat_of
-from cai.reward.combine import RewardMix, combine
-from cai.rubric import compile_rubric
 from cai.train.actor import POLICY, Adapters
 from cai.train.ppo import learner, ppo
 from cai.train.ppo_config import KLConfig, PPOConfig, PtxConfig
@@ -35,8 +31,10 @@ from cai.train.ptx import Text, ptx_loss
 from cai.train.rollout import RewardTable, Rollout
 
 ROOT = Path(__file__).parents[1]
+MEASURED = 40
+"""Paragraphs that the loss is measured on."""
 CONFIG = PPOConfig(
-    updates=6, prompts=8, replies=4, max_tokens=24, learning_rate=1e-3, minibatches=4, layers=10, kl=KLConfig(coef=0.02)
+    updates=5, prompts=8, replies=4, max_tokens=32, learning_rate=2e-3, minibatches=4, layers=10, kl=KLConfig(coef=0.01)
 )
 
 
@@ -57,19 +55,15 @@ def one(seed: int, coef: float) -> tuple[float, float, float]:
     renderer, sampler = load_renderer(where), load_model(where, matmul_dtype())
     torch.manual_seed(seed)
     actor = Adapters(with_adapter(load_model(where), POLICY, CONFIG.rank, CONFIG.layers), sampler)
-    rubric = load(find("refusal_style")).rubric
-    assert rubric is not None  # noqa: S101
-    compiled = compile_rubric(rubric)
     texts = paragraphs(renderer)
     learnt, held = (
         texts[::2],
-        [Rollout(Prompt(chat=chat_of(("user", "-"))), *text, text="", finished=True) for text in texts[1::2]],
+        [Rollout(Prompt(chat=chat_of(("user", "-"))), *text, text="", finished=True) for text in texts[1::2][:MEASURED]],
     )
-    asked = [p.model_copy(update={"kind": "disallowed"}) for p in prompt_rows(ROOT / "examples" / "prompts" / "benign.jsonl")]
+    asked = list(prompt_rows(ROOT / "examples" / "prompts" / "benign.jsonl"))
 
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
-        prompts, replies = [r.prompt for r in rollouts], [r.text for r in rollouts]
-        return combine(prompts, replies, None, compiled, RewardMix(pm=0))
+        return {"brief": [1 - len(r.reply_ids) / CONFIG.max_tokens for r in rollouts]}
 
     @torch.no_grad()
     def loss() -> float:
