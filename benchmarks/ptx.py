@@ -2,9 +2,9 @@
 
     python benchmarks/ptx.py [SEEDS]
 
-SmolLM2 learns to be brief, which nothing in its text asks for, once with `ppo.ptx` and once without, from equal seeds. Plain text
-is the paragraphs of this project's documents: every second one may be drawn for ptx, some of the others are measured. Prints the log
-loss on those before and after, the reward of the last updates, and paired differences with Student intervals.
+SmolLM2 learns to be brief, which nothing in its text asks for, once with `ppo.ptx` and once without, from equal seeds. Plain
+text is the paragraphs of this project's documents: every second one may be drawn for ptx, some of the others are measured.
+Prints the log loss on those before and after, the reward of the last updates, and paired differences with Student intervals.
 """
 
 from __future__ import annotations
