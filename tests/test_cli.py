@@ -20,6 +20,7 @@ import pytest
 
 from cai import store
 from cai.cli import NAMES, grades, main
+from cai.config import load_run
 from cai.constitution import find, load, read_yaml
 from cai.constitution.json_schema import MODELINE
 from cai.records import Revision
@@ -423,6 +424,21 @@ def test_a_folder_in_use(capsys: Capture, tmp_path: Path) -> None:
         told = Ended(capsys, "run", file, "--until", "revise").complaint
     assert told == f"{tmp_path}/out: in use by process {os.getpid()}; wait for it, or give another run folder"
     assert Ended(capsys, "run", file, "--until", "revise").code == 0
+
+
+@pytest.mark.parametrize("name", ["quickstart", "hour", "endpoint"])
+def test_the_example_runs_begin(capsys: Capture, tmp_path: Path, name: str) -> None:
+    """Their settings, constitution and prompts are read; what follows takes a model, minutes or an hour."""
+    file = Path(__file__).parents[1] / "examples" / f"{name}.yaml"
+    assert Ended(capsys, "run", file, "--until", "prompts", "--set", f"folder={tmp_path / name}").code == 0
+    assert len((tmp_path / name / "01-held-out.jsonl").read_text(encoding="utf-8").splitlines()) > 3
+
+
+def test_the_hour_begins_as_the_demo_does() -> None:
+    """So PPO has the same model to begin with, and each can be measured against the other."""
+    quick, hour = (load_run(Path(__file__).parents[1] / "examples" / f"{name}.yaml").run for name in ("quickstart", "hour"))
+    for part in ("seed", "model", "constitution", "prompts", "held_out", "revise", "sft", "pair", "label", "reward"):
+        assert getattr(quick, part) == getattr(hour, part), part
 
 
 def test_training_wants_weights(capsys: Capture, tmp_path: Path) -> None:
