@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from cai.lm.adapters import parameters_of, with_adapter
 from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
+from cai.records import Kind
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.train.actor import POLICY, Adapters, Whole
 from cai.train.ppo import credit, learn, learner, ppo
@@ -103,7 +104,21 @@ def test_the_critic_may_begin_as_the_preference_model(tiny_model: Path, tmp_path
     before = actor.critic.head.weight.detach().clone()
     learn(it, experience, 257, config)
     assert not torch.equal(actor.critic.head.weight, before)
-    assert torch.equal(judge.head.weight * judge.gain, before), "the preference model keeps its own head"
+    assert torch.equal(judge.head.weight.expand_as(before) * judge.gain, before), "the preference model keeps its own head"
+
+
+def test_the_critic_tells_kinds_of_prompts_apart(tiny_model: Path) -> None:
+    """The same words are worth 1 to one kind and -1 to another, which no head on states alone can say."""
+    actor = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4), load_model(str(tiny_model)))
+    kinds: list[Kind] = ["benign", "disallowed"]
+    made = [Rollout(ranks.PROMPTS[0].model_copy(update={"kind": kind}), [3, 4], [5, 6], "x", True) for kind in kinds]
+    config = CONFIG.model_copy(update={"minibatches": 1, "epochs": 20, "critic_learning_rate": 2e-2})
+    it = learner(actor, config)
+    for _ in range(10):
+        experience, told = credit(it, made, [1.0, -1.0], [[0, 1]], 257, config)
+        learn(it, experience, 257, config)
+    assert [round(float(values.mean())) for values in experience.values] == [1, -1]
+    assert told["explained_variance"] > 0.8
 
 
 def test_checkpoints_may_be_rare(tiny_model: Path, tmp_path: Path) -> None:

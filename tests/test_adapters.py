@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import tiny_llama
 
-from cai.lm import attention
+from cai.lm import attention, low_rank
 from cai.lm.adapters import (
     adapter_tensors,
     add_adapter,
@@ -183,3 +184,33 @@ def test_right_padding_changes_no_real_token(two: Any) -> None:
 def test_length_batches() -> None:
     assert length_batches([[1] * n for n in (5, 1, 3, 1, 2)], 2) == [[1, 3], [4, 2], [0]]
     assert length_batches([], 2) == []
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_layers_own_product_is_pefts(bias: bool) -> None:
+    """Value and gradients of x W' + b + s (x A') B' are those of peft's layer, in float64, and of finite differences."""
+    torch.manual_seed(0)
+    theirs = get_peft_model(
+        torch.nn.Sequential(torch.nn.Linear(5, 7, bias=bias).double()),  # type: ignore[arg-type]
+        LoraConfig(r=2, lora_alpha=6, target_modules=["0"], init_lora_weights=False),
+    ).double()
+    layer: Any = theirs.base_model.model[0]
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+
+    def product(*given: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = low_rank.Product.apply(given[0], layer.base_layer, *given[1:], 3.0)  # type: ignore[no-untyped-call]
+        return y
+
+    ours, expected = product(x, a, b), layer(x)
+    assert torch.allclose(ours, expected, rtol=1e-12, atol=1e-12)
+    way = torch.randn_like(expected)
+    for mine, his in zip(torch.autograd.grad(ours, (x, a, b), way), torch.autograd.grad(expected, (x, a, b), way), strict=True):
+        assert torch.allclose(mine, his, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(product, (x, a, b))
+
+
+def test_every_adapted_layer_has_that_product(two: Any) -> None:
+    layers = [module for module in two.modules() if hasattr(module, "lora_A")]
+    assert layers
+    assert all(type(layer) is low_rank.Linear for layer in layers)

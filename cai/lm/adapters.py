@@ -12,7 +12,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cai.lm import shared
+from cai.lm import low_rank, shared
 from cai.lm.precision import matmuls
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -29,7 +29,7 @@ def lora(base: PreTrainedModel, rank: int, layers: int | None = None) -> LoraCon
 
 
 def _config(targets: list[str], blocks: int, rank: int, layers: int | None) -> LoraConfig:
-    return LoraConfig(
+    config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.0,
@@ -37,6 +37,8 @@ def _config(targets: list[str], blocks: int, rank: int, layers: int | None) -> L
         layers_to_transform=None if layers is None else list(range(max(0, blocks - layers), blocks)),
         task_type="CAUSAL_LM",
     )
+    config._register_custom_module({torch.nn.Linear: low_rank.Linear})
+    return config
 
 
 def with_adapter(base: PreTrainedModel, name: str, rank: int, layers: int | None = None) -> PeftModel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 from peft import PeftModel
@@ -20,21 +20,29 @@ from cai.lm import shared
 from cai.lm.adapters import head_of, hidden_states, lend, merge_into, parameters_of
 from cai.lm.below import frozen_blocks
 from cai.lm.precision import matmuls
+from cai.records import Kind
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.train.ranks import size, whole
 
 POLICY = "policy"
 
 
-class Critic(nn.Module):
-    """V(state): a linear head on frozen states, the reference's at first, and zero.
+KINDS = (*get_args(Kind), None)
+"""Of prompts, in the order of the critic's heads."""
 
-    Or a preference model's head, on its states, from which it learns on (`watch`; arXiv:2203.02155 section 3.5).
+
+class Critic(nn.Module):
+    """V(state, kind): a linear head for each kind of prompt on frozen states, the reference's at first, and zero.
+
+    Or the preference model's head for all kinds, on its states, from which they learn on (`watch`; arXiv:2203.02155 section 3.5).
+
+    What a refusal is worth turns on the kind, and no one head on the same states can say both. The policy is not told the
+    kind: a critic may know more than the actor, for only training needs it (asymmetric actor-critic, arXiv:1710.06542).
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.head = nn.Linear(width, 1)
+        self.head = nn.Linear(width, len(KINDS))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.states: Callable[[Tensor], Tensor] | None = None
@@ -47,9 +55,10 @@ class Critic(nn.Module):
         self.head.bias.copy_(judge.gain * judge.head.bias + judge.bias)
         self.states = partial(hidden_states, judge.shared[0], ADAPTER)
 
-    def forward(self, hidden_NE: Tensor) -> Tensor:
-        value_N1: Tensor = self.head(hidden_NE)
-        return value_N1.squeeze(-1)
+    def forward(self, hidden_NE: Tensor, kind_N: Tensor) -> Tensor:
+        """(N,) values; `kind_N`: places in KINDS."""
+        value_NK: Tensor = self.head(hidden_NE)
+        return value_NK.gather(1, kind_N[:, None]).squeeze(1)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Proximal policy optimisation with KL control (arXiv:2203.02155 section 3.5; arXiv:1909.08593; arXiv:1707.06347).
 
-Who learns is an `Actor` (see actor.py). The critic is a linear head on the reference's hidden states, which the KL penalty needs
-anyway. With several processes each acts and learns on its share, and all of them know the whole. Every draw is addressed by
-(seed, update, prompt, draw), so a resumed run equals an uninterrupted one.
+Who learns is an `Actor` (see actor.py). The critic is a linear head for each kind of prompt on the reference's hidden states,
+which the KL penalty needs anyway. With several processes each acts and learns on its share, and all of them know the whole.
+Every draw is addressed by (seed, update, prompt, draw), so a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from cai.records import Prompt
 from cai.seeds import rng
 from cai.store import append_bytes, mend, publish
 from cai.train import checkpoint, ppo_math
-from cai.train.actor import Actor
+from cai.train.actor import KINDS, Actor
 from cai.train.draw import draw_prompts
 from cai.train.exchange import everyones, spread_out
 from cai.train.ppo_config import PPOConfig
 from cai.train.ptx import Ptx, Text, ptx_loss
 from cai.train.ranks import add_up, largest, rank, share, size, wait, whole
-from cai.train.rollout import Rollout, Score, padded, read, sample, speak, states_of
+from cai.train.rollout import Rollout, Score, kinds_of, padded, read, sample, speak, states_of
 from cai.train.table import describe, scored, total
 from cai.train.track import Track, nowhere
 
@@ -201,7 +201,7 @@ def credit(
     with torch.set_grad_enabled(learns):  # last, so that nothing else is read while its way back is kept
         first_N = speak(it.actor.policy, [rollouts[i] for i in every[0]], lower[0], pad, config.temperature)
     logps |= zip(every[0], torch.split(first_N.detach(), [len(rollouts[i].reply_ids) for i in every[0]]), strict=True)
-    values = {i: it.actor.critic(hidden_TE) for i, hidden_TE in states.items()}
+    values = {i: it.actor.critic(hidden_TE, kinds_of([rollouts[i]], hidden_TE.device)) for i, hidden_TE in states.items()}
     lengths = [len(r.reply_ids) for r in rollouts]
     logp_BT, ref_BT, value_BT = (spread_out(rows, batches, lengths) for rows in (logps, refs, values))
     mask_BT = padded([torch.ones(n, dtype=torch.bool, device=logp_BT.device) for n in lengths])
@@ -209,10 +209,8 @@ def credit(
     adv_BT = ppo_math.gae(rewards_BT, value_BT, mask_BT, gamma=1.0, lam=config.lam)
     returns_BT = adv_BT + value_BT
     if config.centre:
-        kinds = [rollout.prompt.kind or "" for rollout in rollouts]
-        adv_BT = ppo_math.centre(
-            adv_BT, mask_BT, torch.tensor([sorted(set(kinds)).index(k) for k in kinds], device=adv_BT.device)
-        )
+        kind_B = torch.tensor([KINDS.index(rollout.prompt.kind) for rollout in rollouts], device=adv_BT.device)
+        adv_BT = ppo_math.centre(adv_BT, mask_BT, kind_B)
     white_BT = ppo_math.standardise(adv_BT, mask_BT) if config.whiten else adv_BT
 
     def rows(x_BT: Tensor) -> list[Tensor]:
@@ -303,7 +301,7 @@ def _cut(
     with torch.set_grad_enabled(policy):
         logp_N = e.first.pop() if e.first else speak(voice, rollouts, below, pad, config.temperature)
     policy_loss = weight * ppo_math.policy_loss(logp_N, old_logp_N, advantage_N, config.clip)
-    value_N = it.actor.critic(packed(e.states))
+    value_N = it.actor.critic(packed(e.states), kinds_of(rollouts, voice.device))
     value_loss = weight * ppo_math.value_loss(value_N, packed(e.values), packed(e.returns), config.clip)
     value_loss.backward()  # type: ignore[no-untyped-call]  # they share no parameter: no weight between them is needed
     if policy:

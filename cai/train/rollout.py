@@ -19,7 +19,7 @@ from cai.lm.decode import generate, read_prefix
 from cai.lm.precision import matmuls
 from cai.records import Chat, Prompt
 from cai.seeds import derive
-from cai.train.actor import Voice
+from cai.train.actor import KINDS, Voice
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def token_logprobs(
     """
 
     def some(hidden_ME: Tensor, tokens_M: Tensor) -> Tensor:
-        return -cross_entropy(head(hidden_ME).float() / temperature, tokens_M, reduction="none")
+        # in place: nobody else has the logits, and another tensor of their size takes longer to get than to fill
+        return -cross_entropy(head(hidden_ME).float().div_(temperature), tokens_M, reduction="none")
 
     parts = []
     for start in range(0, len(tokens_N), chunk):
@@ -111,6 +112,11 @@ def speak(voice: Voice, rollouts: Sequence[Rollout], below: Below, pad: int, tem
 def tokens_of(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
     """(N,) reply tokens, packed row after row."""
     return torch.tensor([token for r in rollouts for token in r.reply_ids], device=device)
+
+
+def kinds_of(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
+    """(N,) the kind of each reply token's prompt, as the critic counts them."""
+    return torch.tensor([KINDS.index(r.prompt.kind) for r in rollouts for _ in r.reply_ids], device=device)
 
 
 @torch.no_grad()
