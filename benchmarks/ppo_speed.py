@@ -43,14 +43,15 @@ def ours(mode: str) -> None:
     where = locate("smollm2")
     sizes = {"updates": UPDATES, "prompts": BATCH, "replies": 1, "max_tokens": LENGTH, "minibatches": 1}
     config = PPOConfig.model_validate(sizes | {"mode": mode, "save_every": UPDATES})  # nor does the peer save
-    renderer, base, sampler = load_renderer(where), load_model(where), load_model(where, matmul_dtype())
+    renderer, base = load_renderer(where), load_model(where)
+    copy = load_model(where, matmul_dtype()) if matmul_dtype() != torch.float32 else None
     torch.manual_seed(0)
     if mode == "lora":
         base = with_adapter(base, POLICY, config.rank)
-        actor: Any = Adapters(base, sampler)
+        actor: Any = Adapters(base, copy)
     else:
         base = with_adapter(base, ADAPTER, config.rank)
-        actor = Whole(load_model(where), base, sampler)
+        actor = Whole(load_model(where), base, copy)
     judge = PreferenceModel(base, renderer)
     prompts = [
         Prompt(chat=chat_of(("user", f"Explain how to do task number {i} safely at home."))) for i in range(UPDATES * BATCH)

@@ -22,7 +22,6 @@ from cai.hygiene.inputs import prompt_rows
 from cai.lm.adapters import with_adapter
 from cai.lm.chat import Renderer, load_renderer
 from cai.lm.local import load_model
-from cai.lm.precision import matmul_dtype
 from cai.lm.weights import locate
 from cai.records import Prompt, chat_of
 from cai.train.actor import POLICY, Adapters
@@ -53,9 +52,9 @@ def paragraphs(renderer: Renderer) -> list[Text]:
 def one(seed: int, coef: float) -> tuple[float, float, float]:
     """(loss on held-out text before, after, mean reward of the last two updates)"""
     where = locate("smollm2")
-    renderer, sampler = load_renderer(where), load_model(where, matmul_dtype())
+    renderer = load_renderer(where)
     torch.manual_seed(seed)
-    actor = Adapters(with_adapter(load_model(where), POLICY, CONFIG.rank, CONFIG.layers), sampler)
+    actor = Adapters(with_adapter(load_model(where), POLICY, CONFIG.rank, CONFIG.layers))
     texts = paragraphs(renderer)
     learnt, held = (
         texts[::2],

@@ -217,16 +217,17 @@ def ppo(shop: Workshop) -> None:
         return
     where = str(shop.path(SFT))
     torch.manual_seed(shop.seed)
-    renderer, sampler = load_renderer(where), load_model(where, matmul_dtype())
+    renderer, spread = load_renderer(where), config.shard and size() > 1  # one process alone has nothing to spread
+    copy = load_model(where, matmul_dtype()) if spread or matmul_dtype() != torch.float32 else None
     if config.mode == "lora":
         base = with_adapter(load_model(where), LEARNT, config.rank, config.layers)
-        actor: Actor = Adapters(base, sampler)
+        actor: Actor = Adapters(base, copy)
     else:
         judged = bool(run.mix.pm) or config.critic == "reward"
         reference = load_model(where)
         base = with_adapter(reference, ADAPTER, run.reward.rank, run.reward.layers) if judged else reference
-        actor = whole_actor = Whole(load_model(where), base, sampler, config.layers)
-        if config.shard and size() > 1:  # one process alone has nothing to spread
+        actor = whole_actor = Whole(load_model(where), base, copy, config.layers)
+        if spread:
             whole_actor.shard()
     judge = PreferenceModel.load(base, renderer, shop.path(REWARD)) if run.mix.pm or config.critic == "reward" else None
     if config.critic == "reward" and judge is not None:
@@ -243,7 +244,7 @@ def ppo(shop: Workshop) -> None:
     with aside as folder:
         it, told = training.learner(actor, config), shop.progress("ppo")
         history = training.ppo(it, renderer, rows, score, config, folder, seed=shop.seed, progress=told, texts=texts, track=track)
-        whole = load_model(where)  # the sampler has too few bits to be kept
+        whole = load_model(where)
         actor.write(whole)
         if rank() == 0:
             whole.save_pretrained(folder)

@@ -60,13 +60,13 @@ def parted(model: PreTrainedModel, untied: bool) -> PreTrainedModel:
 def one(way: str, model: Path, folder: Path) -> None:
     """Train; leave the policy's weights, the critic's, and the metrics in `folder`."""
     config = PPOConfig.model_validate(CONFIG.model_dump() | WAYS[way])
-    base, sampler, reference = (parted(load_model(str(model)), way == "untied") for _ in range(3))
+    base, reference, copy = (parted(load_model(str(model)), way == "untied") for _ in range(3))
     renderer = load_renderer(model)
     torch.manual_seed(0)
     if config.mode == "lora":
-        actor: Adapters | Whole = Adapters(with_adapter(base, POLICY, config.rank, config.layers), sampler)
+        actor: Adapters | Whole = Adapters(with_adapter(base, POLICY, config.rank, config.layers))
     else:
-        actor = Whole(base, reference, sampler)
+        actor = Whole(base, reference, copy if config.shard else None)
         if config.shard and size() > 1:
             actor.shard()
     texts = [(renderer.prompt_ids(p.chat), renderer.reply_ids("fine")) for p in PROMPTS]

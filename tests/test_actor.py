@@ -29,7 +29,7 @@ quiet = lambda done, total: None  # noqa: E731
 
 
 def full(tiny: Path, layers: int | None = None) -> Whole:
-    return Whole(load_model(str(tiny)), load_model(str(tiny)), load_model(str(tiny)), layers)
+    return Whole(load_model(str(tiny)), load_model(str(tiny)), layers=layers)
 
 
 def trained(
@@ -51,16 +51,18 @@ def test_every_weight_learns_and_the_reference_keeps_every_bit(tiny_model: Path,
     assert not any(p.requires_grad for p in actor.beside[0].parameters())
     assert max(row["first_ratio_error"] for row in history) < 1e-5
     assert history[0]["kl"] == 0 < history[1]["kl_k3"]
-    actor.write(actor.sampler)
-    ids = torch.tensor([[5, 9, 200]])
-    assert torch.equal(actor.sampler(ids).logits, actor.model(ids).logits)
+    copied, ids = load_model(str(tiny_model)), torch.tensor([[5, 9, 200]])
+    actor.write(copied)
+    assert torch.equal(copied(ids).logits, actor.model(ids).logits)
+    with actor.sampler() as sampler:
+        assert sampler is actor.model
 
 
 def test_policy_and_critic_are_one_module(tiny_model: Path) -> None:
     """An optimiser or a wrapper that takes the module has all that learns, and not the reference."""
     actor = full(tiny_model)
     assert {id(p) for p in actor.parameters()} == {id(p) for p in [*actor.learnt(), *actor.critic.parameters()]}
-    adapters = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4), load_model(str(tiny_model)))
+    adapters = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4))
     learning = {id(p) for p in adapters.parameters() if p.requires_grad}
     assert learning == {id(p) for p in [*adapters.learnt(), *adapters.critic.parameters()]}
 
@@ -90,8 +92,7 @@ def test_the_critic_may_begin_as_the_preference_model(tiny_model: Path, tmp_path
         for parameter in parameters_of(base, ADAPTER):
             parameter.normal_(0, 0.1)
     judge.gain, judge.bias = 2.0, -0.5
-    sampler = load_model(str(tiny_model))
-    actor = Whole(load_model(str(tiny_model)), base, sampler) if whole else Adapters(base, sampler)
+    actor = Whole(load_model(str(tiny_model)), base) if whole else Adapters(base)
     actor.critic.watch(judge)
     ids = judge.renderer.prompt_ids(ranks.PROMPTS[0].chat)
     made = [Rollout(ranks.PROMPTS[0], ids, [3, 4, 257], "x", True), Rollout(ranks.PROMPTS[0], ids, [5, 6], "y", False)]
@@ -109,7 +110,7 @@ def test_the_critic_may_begin_as_the_preference_model(tiny_model: Path, tmp_path
 
 def test_the_critic_tells_kinds_of_prompts_apart(tiny_model: Path) -> None:
     """The same words are worth 1 to one kind and -1 to another, which no head on states alone can say."""
-    actor = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4), load_model(str(tiny_model)))
+    actor = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4))
     kinds: list[Kind] = ["benign", "disallowed"]
     made = [Rollout(ranks.PROMPTS[0].model_copy(update={"kind": kind}), [3, 4], [5, 6], "x", True) for kind in kinds]
     config = CONFIG.model_copy(update={"minibatches": 1, "epochs": 20, "critic_learning_rate": 2e-2})

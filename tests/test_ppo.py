@@ -39,9 +39,7 @@ quiet = lambda done, total: None  # noqa: E731
 
 def fresh(tiny: Path, config: PPOConfig = CONFIG, seed: int = 0) -> Learner:
     torch.manual_seed(seed)
-    return learner(
-        Adapters(with_adapter(load_model(str(tiny)), POLICY, config.rank, config.layers), load_model(str(tiny))), config
-    )
+    return learner(Adapters(with_adapter(load_model(str(tiny)), POLICY, config.rank, config.layers)), config)
 
 
 def high_bytes(rollouts: Sequence[Rollout]) -> RewardTable:
@@ -88,10 +86,13 @@ def test_the_first_minibatch_sees_the_policy_that_sampled(tiny_model: Path, tmp_
     assert min(row["ratio_error"] for row in history) > 1e-3
 
 
-def test_the_sampler_draws_from_the_policy(tiny_model: Path, tmp_path: Path) -> None:
-    """While an update is scored, the merged copy that has just sampled gives replies the adapter's log-probabilities."""
+@pytest.mark.parametrize("copied", [False, True])
+def test_the_sampler_draws_from_the_policy(tiny_model: Path, tmp_path: Path, copied: bool) -> None:
+    """While an update is scored, what has just sampled, merged or not, gives replies the adapter's log-probabilities."""
     config = CONFIG.model_copy(update={"learning_rate": 1e-2})
-    it = fresh(tiny_model)
+    torch.manual_seed(0)
+    base = with_adapter(load_model(str(tiny_model)), POLICY, config.rank, config.layers)
+    it = learner(Adapters(base, load_model(str(tiny_model)) if copied else None), config)
     moved: list[float] = []
 
     @torch.no_grad()
@@ -99,10 +100,11 @@ def test_the_sampler_draws_from_the_policy(tiny_model: Path, tmp_path: Path) -> 
         logps, _ = readings(it, POLICY, rollouts)
         refs, _ = readings(it, None, rollouts)
         moved.append(max(float((a - b).abs().max()) for a, b in zip(logps, refs, strict=True)))
-        for r, logp_T in zip(rollouts, logps, strict=True):
-            logits_TV = it.actor.sampler(torch.tensor([r.prompt_ids + r.reply_ids])).logits[0, len(r.prompt_ids) - 1 : -1]
-            want = logits_TV.log_softmax(-1).gather(-1, torch.tensor(r.reply_ids)[:, None]).squeeze(-1)
-            torch.testing.assert_close(logp_T, want, atol=1e-4, rtol=0)
+        with it.actor.sampler() as sampler:
+            for r, logp_T in zip(rollouts, logps, strict=True):
+                logits_TV = sampler(torch.tensor([r.prompt_ids + r.reply_ids])).logits[0, len(r.prompt_ids) - 1 : -1]
+                want = logits_TV.log_softmax(-1).gather(-1, torch.tensor(r.reply_ids)[:, None]).squeeze(-1)
+                torch.testing.assert_close(logp_T, want, atol=1e-4, rtol=0)
         return high_bytes(rollouts)
 
     run(it, tiny_model, tmp_path, config, score)
@@ -250,8 +252,8 @@ def test_the_stop_token_counts_although_it_is_the_pad(tiny_model: Path) -> None:
     it = fresh(tiny_model)
     logps, states = readings(it, POLICY, rollouts, temperature=0.7)
     for rollout, logp_T, state_TE in zip(rollouts, logps, states, strict=True):
-        with torch.no_grad():
-            logits_TV = it.actor.sampler(torch.tensor([rollout.prompt_ids + rollout.reply_ids])).logits[0]
+        with torch.no_grad(), it.actor.sampler() as sampler:
+            logits_TV = sampler(torch.tensor([rollout.prompt_ids + rollout.reply_ids])).logits[0]
         start = len(rollout.prompt_ids)
         want = [
             float((logits_TV[start + i - 1] / 0.7).log_softmax(-1)[token]) for i, token in enumerate(rollout.reply_ids)

@@ -33,7 +33,7 @@ CONFIG = PPOConfig(updates=1, prompts=2, replies=2, temperature=1.0, rank=4, min
 @pytest.fixture
 def it(tiny_model: Path) -> Learner:
     torch.manual_seed(0)
-    return learner(Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4), load_model(str(tiny_model))), CONFIG)
+    return learner(Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4)), CONFIG)
 
 
 def rollouts(tiny: Path, *replies: list[int]) -> list[Rollout]:
@@ -173,11 +173,12 @@ def test_old_log_probabilities_are_read_as_the_new_ones_will_be(it: Learner, tin
     experience, _ = credit(it, made, [1.0, 0.0], [[0, 1]], 257, CONFIG)
     assert learn(it, replace(experience, first=[]), 257, CONFIG)["first_ratio_error"] == 0  # read again, as later cuts are
     it.optimiser.zero_grad()
-    fresh = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4), load_model(str(tiny_model)))
+    fresh = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4))
     again = learner(fresh, CONFIG)
     assert ratios_begin_at_one(experience.logps, again, made)
-    sampled = []
+    sampled, copied = [], load_model(str(tiny_model))
+    fresh.write(copied)
     for rollout in made:
-        logits = fresh.sampler(torch.tensor([rollout.prompt_ids + rollout.reply_ids])).logits[0, len(rollout.prompt_ids) - 1 : -1]
+        logits = copied(torch.tensor([rollout.prompt_ids + rollout.reply_ids])).logits[0, len(rollout.prompt_ids) - 1 : -1]
         sampled.append((logits / 0.7).log_softmax(-1).gather(-1, torch.tensor(rollout.reply_ids)[:, None]).squeeze(-1))
     assert not ratios_begin_at_one(sampled, again, made)

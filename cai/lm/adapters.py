@@ -115,19 +115,6 @@ def head_of(model: PeftModel) -> Any:
     return model.get_base_model().get_output_embeddings()
 
 
-def lend(target: PreTrainedModel, model: PeftModel, name: str) -> None:
-    """Have `target`, a plain copy of the base, read from the base's memory what adapter `name` leaves as it is.
-
-    Weights of another format stay its own, as the adapter's do (see `merge_into`).
-    """
-    base, changed = dict(model.get_base_model().named_parameters()), {f"{key}.weight" for key, _ in _layers(model, name)}
-    for key, parameter in target.named_parameters():
-        layer, _, name_in_it = key.rpartition(".")
-        source = base.get(key, base.get(f"{layer}.base_layer.{name_in_it}"))  # where the adapter has wrapped the layer
-        if key not in changed and source is not None and (source.dtype, source.device) == (parameter.dtype, parameter.device):
-            parameter.data = source.data
-
-
 def _layers(model: PeftModel, name: str) -> Iterator[tuple[str, Any]]:
     """The base's layers that the adapter changes."""
     for key, module in model.get_base_model().named_modules():

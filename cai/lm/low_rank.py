@@ -14,19 +14,23 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
+def product(x: Tensor, base: nn.Linear, a_RI: Tensor, b_OR: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, x as rows, x A'), without gradients."""
+    x_NI = x.reshape(-1, x.shape[-1])
+    low_NR = x_NI @ a_RI.T
+    y = base(x)  # in its own layout and rounding: a fresh adapter must change nothing
+    return y.reshape(len(x_NI), -1).addmm_(low_NR, b_OR.T, alpha=scale).view_as(y), x_NI, low_NR
+
+
 class Product(torch.autograd.Function):
     """(..., in) -> (..., out). Gradients reach x, A and B; the linear layer `base` is frozen."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: nn.Linear, a_RI: Tensor, b_OR: Tensor, scale: float) -> Tensor:
-        x_NI = x.reshape(-1, x.shape[-1])
-        low_NR = x_NI @ a_RI.T
-        y = base(x)  # in its own layout and rounding: a fresh adapter must change nothing
-        y_NO = y.reshape(len(x_NI), -1).addmm_(low_NR, b_OR.T, alpha=scale)
+        y, x_NI, low_NR = product(x, base, a_RI, b_OR, scale)
         ctx.save_for_backward(x_NI, low_NR, base.weight, a_RI, b_OR)
         ctx.scale = scale
-        whole: Tensor = y_NO.reshape(y.shape)
-        return whole
+        return y
 
     @staticmethod
     @once_differentiable
@@ -53,5 +57,7 @@ class Linear(lora.Linear):  # type: ignore[misc]
             return plain
         [name] = active
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        if not torch.is_grad_enabled():
+            return product(x, base, a, b, self.scaling[name])[0]
         y: Tensor = Product.apply(x, base, a, b, self.scaling[name])  # type: ignore[no-untyped-call]
         return y

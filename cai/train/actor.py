@@ -1,12 +1,17 @@
-"""What speaks and learns in PPO: policy and critic in one module, the reference beside them, and a copy to sample from.
+"""What speaks and learns in PPO: policy and critic in one module, the reference beside them.
 
 Two ways to hold them. `Adapters`: one frozen base in memory; the policy is a LoRA adapter on it, the reference is the base with
 adapters off. `Whole`: every weight of the policy learns, and the reference is a second, frozen model.
+
+Either samples from its own weights, or from a `copy` of them: one in a shorter format where drawing is faster in that, and one
+in each process where the weights themselves are spread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, get_args
@@ -17,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cai.lm import shared
-from cai.lm.adapters import head_of, hidden_states, lend, merge_into, parameters_of
+from cai.lm.adapters import head_of, hidden_states, merge_into, parameters_of, using
 from cai.lm.below import frozen_blocks
 from cai.lm.precision import matmuls
 from cai.records import Kind
@@ -79,9 +84,8 @@ class Actor(Protocol):
     sharded: bool
     """Whether the policy's weights are spread over processes, which then sum its gradients by themselves."""
 
-    @property
-    def sampler(self) -> PreTrainedModel:
-        """A plain model that speaks as the policy did when it was last written into it."""
+    def sampler(self) -> AbstractContextManager[PreTrainedModel]:
+        """Inside, a model to sample from, which speaks as the policy does now. Every process of a sharded policy enters."""
         ...
 
     @property
@@ -106,16 +110,21 @@ class Actor(Protocol):
 class Adapters(nn.Module):
     """The policy as an adapter named `policy` on a frozen base, which may carry other adapters too."""
 
-    def __init__(self, model: PeftModel, sampler: PreTrainedModel) -> None:
+    def __init__(self, model: PeftModel, copy: PreTrainedModel | None = None) -> None:
         super().__init__()
         self.model, self.critic = model, Critic(int(model.config.hidden_size)).to(model.device)
-        lend(sampler, model, POLICY)
-        self.beside = (sampler,)  # in a tuple: not a part of this module
+        self.beside = (copy,)  # in a tuple: not a part of this module
         self.sharded = False
 
-    @property
-    def sampler(self) -> PreTrainedModel:
-        return self.beside[0]
+    @contextlib.contextmanager
+    def sampler(self) -> Iterator[PreTrainedModel]:
+        [copy] = self.beside
+        if copy is None:
+            with using(self.model, POLICY):
+                yield self.model.get_base_model()
+        else:
+            self.write(copy)
+            yield copy
 
     @property
     def policy(self) -> Voice:
@@ -145,7 +154,7 @@ class Whole(nn.Module):
         self,
         model: PreTrainedModel,
         reference: PreTrainedModel | PeftModel,
-        sampler: PreTrainedModel,
+        copy: PreTrainedModel | None = None,
         layers: int | None = None,
     ) -> None:
         super().__init__()
@@ -155,7 +164,7 @@ class Whole(nn.Module):
             for block in blocks_of(model)[-layers:]:
                 block.requires_grad_(True)
         self.model, self.critic = model, Critic(int(model.config.hidden_size)).to(model.device)
-        self.beside = (reference, sampler)
+        self.beside = (reference, copy)
         self.sharded = False
         self._learnt = self._learning()
 
@@ -163,6 +172,7 @@ class Whole(nn.Module):
         """Spread policy, and a reference without adapters, over the processes, block by block (FSDP2).
 
         The root keeps its weights between passes, for the head reads the embeddings after the trunk's own forward is over.
+        It needs a copy to sample from.
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -178,9 +188,12 @@ class Whole(nn.Module):
         self.sharded = True
         self._learnt = self._learning()
 
-    @property
-    def sampler(self) -> PreTrainedModel:
-        return self.beside[1]
+    @contextlib.contextmanager
+    def sampler(self) -> Iterator[PreTrainedModel]:
+        copy = self.beside[1]
+        if copy is not None:
+            self.write(copy)
+        yield self.model if copy is None else copy
 
     @property
     def policy(self) -> Voice:

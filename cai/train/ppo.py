@@ -125,17 +125,17 @@ def ppo(
     for step in range(start, config.updates):
         progress(step, config.updates)
         chosen = draw_prompts(prompts, config.prompts, seed, step, config.shares)
-        it.actor.write(it.actor.sampler)
-        own = sample(  # 1 act
-            it.actor.sampler,
-            renderer,
-            share(chosen),
-            replies=config.replies,
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            seed=seed,
-            step=step,
-        )
+        with it.actor.sampler() as sampler:
+            own = sample(  # 1 act
+                sampler,
+                renderer,
+                share(chosen),
+                replies=config.replies,
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                seed=seed,
+                step=step,
+            )
         rollouts, table = everyones(own, scored(score, own), chosen, renderer, config)  # 2 judge
         known, totals = total(table, rollouts, config)
         batches = minibatches(len(known), config, rng(seed, "ppo", "minibatch", step))
@@ -191,7 +191,7 @@ def credit(
 
     `learns`: whether the policy will, and not the critic alone.
     """
-    own = [cut(batch, config.rows) for batch in batches]
+    own = [cut(batch, config.rows, [len(r.prompt_ids) + len(r.reply_ids) for r in rollouts]) for batch in batches]
     below = [[Below(it.actor.frozen(config.layers)) for _ in cuts] for cuts in own]
     every, lower = list(chain(*own)), list(chain(*below))
     refs, states = read(it.actor.reference, rollouts, every, lower, pad, config.temperature)
@@ -249,13 +249,13 @@ def _set_rates(optimiser: torch.optim.Optimizer, config: PPOConfig, share: float
         group["lr"] = rate * share
 
 
-def cut(batch: Sequence[int], rows: int) -> list[list[int]]:
-    """This process's share of a minibatch, `rows` places at a time, in as many cuts as any process has.
+def cut(batch: Sequence[int], rows: int, lengths: Sequence[int]) -> list[list[int]]:
+    """This process's share of a minibatch, `rows` places of like length at a time, in as many cuts as any process has.
 
     Who has fewer reads the first place again, without weight: every process must take part in every pass.
     """
     count = max(1, -(-len(share(batch, 0)) // rows))
-    own = share(batch)
+    own = sorted(share(batch), key=lambda place: lengths[place])
     return [own[i * rows : (i + 1) * rows] or [batch[0]] for i in range(count)]
 
 

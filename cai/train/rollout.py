@@ -85,7 +85,7 @@ def reply_hidden(voice: Voice, rollouts: Sequence[Rollout], pad: int, below: Bel
 
 
 def token_logprobs(
-    hidden_NE: Tensor, tokens_N: Tensor, head: Callable[[Tensor], Tensor], temperature: float, chunk: int = 256
+    hidden_NE: Tensor, tokens_N: Tensor, head: Callable[[Tensor], Tensor], temperature: float, chunk: int = 128
 ) -> Tensor:
     """(N,) log-probability of each drawn token at the sampling temperature. The head runs on `chunk` tokens at a time.
 
