@@ -136,7 +136,7 @@ def test_logits_are_made_a_chunk_at_a_time() -> None:
     torch.manual_seed(0)
     hidden, tokens = torch.randn(1300, 8), torch.randint(50, (1300,))
     found = token_logprobs(hidden, tokens, head, 0.7)
-    assert seen == [256] * 5 + [20]
+    assert seen == [128] * 10 + [20]
     want = (head(hidden) / 0.7).log_softmax(-1)[torch.arange(1300), tokens]
     torch.testing.assert_close(found, want)
 
