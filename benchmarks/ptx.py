@@ -89,7 +89,7 @@ def main() -> None:
     rises: dict[str, list[float]] = {"plain": [], "ptx": []}
     rewards: dict[str, list[float]] = {"plain": [], "ptx": []}
     for seed in range(seeds):
-        for name, coef in (("plain", 0.0), ("ptx", 1.0)):
+        for name, coef in (("plain", 0.0), ("ptx", 0.1)):
             before, after, reward = one(seed, coef)
             rises[name].append(after - before)
             rewards[name].append(reward)
