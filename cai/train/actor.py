@@ -30,8 +30,6 @@ from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.train.ranks import size, whole
 
 POLICY = "policy"
-
-
 KINDS = (*get_args(Kind), None)
 """Of prompts, in the order of the critic's heads."""
 
@@ -172,11 +170,15 @@ class Whole(nn.Module):
         """Spread policy, and a reference without adapters, over the processes, block by block (FSDP2).
 
         The root keeps its weights between passes, for the head reads the embeddings after the trunk's own forward is over.
-        It needs a copy to sample from.
+
+        Raises:
+            ValueError: there is no copy to sample from, which each process does at its own pace.
         """
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        if self.beside[1] is None:
+            raise ValueError("a policy that is spread over processes needs a copy to sample from: Whole(model, reference, copy)")
         mesh = init_device_mesh(self.model.device.type, (size(),))
         for model in (self.model, self.beside[0]):
             if isinstance(model, PreTrainedModel):

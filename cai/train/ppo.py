@@ -191,7 +191,8 @@ def credit(
 
     `learns`: whether the policy will, and not the critic alone.
     """
-    own = [cut(batch, config.rows, [len(r.prompt_ids) + len(r.reply_ids) for r in rollouts]) for batch in batches]
+    whole_lengths = [len(r.prompt_ids) + len(r.reply_ids) for r in rollouts]
+    own = [cut(batch, config.rows, whole_lengths) for batch in batches]
     below = [[Below(it.actor.frozen(config.layers)) for _ in cuts] for cuts in own]
     every, lower = list(chain(*own)), list(chain(*below))
     refs, states = read(it.actor.reference, rollouts, every, lower, pad, config.temperature)
