@@ -21,6 +21,7 @@ from cai.lm import FakeLM, Sample, decode, open_lm
 from cai.lm.decode import Batch, choose, common_prefix, generate, option_logprobs, pad_left, parts_of, read_prefix
 from cai.lm.local import LocalLM, fingerprint, load_local, refuse_windows
 from cai.lm.precision import matmul_dtype
+from cai.lm.thin import ThinLinear
 from cai.lm.weights import EMBEDDED_HUB_ID, cache_folder, embedded, locate
 from cai.records import Chat, chat_of
 
@@ -83,6 +84,16 @@ def sampled(lm: LocalLM, chats: Sequence[Chat], **changes: Any) -> list[Sample]:
 
 
 # Decoding
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_few_rows_are_multiplied_as_many_are(bias: bool) -> None:
+    layer, rows_NI = ThinLinear(24, 40, bias=bias), torch.randn(300, 24)
+    whole_NO = torch.nn.functional.linear(rows_NI.double(), layer.weight.double(), layer.bias.double() if bias else None).float()
+    for count in (*range(1, 35), 47, 255, 256, 257):
+        torch.testing.assert_close(layer(rows_NI[:count]), whole_NO[:count])
+        torch.testing.assert_close(layer(rows_NI[:count, None]), whole_NO[:count, None])
+        assert layer(rows_NI[:count].T.contiguous().T).shape == (count, 40)
 
 
 def test_generate_is_the_plain_loop(lm: LocalLM, plain: Any) -> None:
