@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import runpy
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ from datasets import load_dataset, load_from_disk
 
 from cai import store
 from cai.cli import main
+from cai.cli.serve import rubric_score
 from cai.errors import StoreError
 from cai.records import Pair, Preference, Prompt, Revision, Row, chat_of
-from cai.scale.exports import export
+from cai.scale.exports import export, export_engine
+from cai.scale.reward_server import Table
+from cai.scale.trl_reward import reward_function
 
 HARM = Prompt(chat=chat_of(("user", "Do harm.")), kind="disallowed")
 HELLO = Prompt(chat=chat_of(("user", "Hi"), ("assistant", "Hello."), ("user", "How are you?")), kind="benign")
@@ -55,7 +60,7 @@ def turns(*said: tuple[str, str]) -> list[dict[str, str]]:
 
 def test_columns_are_those_of_trl(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert export(run, out) == {"sft": 2, "preferences": 3}
+    assert export(run, out) == {"sft": 2, "preferences": 3, "prompts": 2}
     sft = list(load_dataset(str(out), "sft", split="train", cache_dir=str(tmp_path / "cache")))
     assert [(r["prompt"], r["completion"]) for r in sft] == [
         (turns(("user", "Do harm.")), turns(("assistant", "No, sorry."))),
@@ -67,12 +72,18 @@ def test_columns_are_those_of_trl(run: Path, tmp_path: Path) -> None:
         ("b1", "a1", 0.75),  # P(first) of a quarter: the second is the one to choose
         ("a4", "b4", 1.0),
     ]
+    asked = load_dataset(str(out), "prompts", split="train", cache_dir=str(tmp_path / "cache"))
+    assert list(asked) == [
+        {"prompt": turns(("user", "Do harm.")), "kind": "disallowed", "id": HARM.id},
+        {"prompt": turns(("user", "Hi"), ("assistant", "Hello."), ("user", "How are you?")), "kind": "benign", "id": HELLO.id},
+    ]
     assert [r["margin"] for r in rows] == pytest.approx([math.log(3), math.log(3), math.log((1 - 1e-6) / 1e-6)])
 
 
 def test_saved_folders_open_with_datasets(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "out", form="datasets")
     assert load_from_disk(str(tmp_path / "out" / "preferences"))["p_chosen"][:] == [0.75, 0.75, 1.0]
+    assert load_from_disk(str(tmp_path / "out" / "prompts"))["kind"][:] == ["disallowed", "benign"]
     assert "load_from_disk" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -87,6 +98,8 @@ def test_card_says_what_what_from_and_what_not(run: Path, tmp_path: Path) -> Non
         assert line in card
     assert "| label | both replies are equally good | 1 |" in card
     assert "secret" not in card
+    assert "**prompts**: 2 rows. The prompts alone, for trainers that draw replies themselves" in card
+    assert "prompts/train.parquet" in card.split("---")[1]
 
 
 def test_a_benign_run_without_labels(tmp_path: Path) -> None:
@@ -94,7 +107,7 @@ def test_a_benign_run_without_labels(tmp_path: Path) -> None:
     folder.mkdir()
     write(folder / "00-prompts.jsonl", [HELLO], "prompts", train=1)
     write(folder / "10-revisions.jsonl", REVISIONS[1:2], "revise")
-    assert export(folder, tmp_path / "out") == {"sft": 1}
+    assert export(folder, tmp_path / "out") == {"sft": 1, "prompts": 1}
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Warning" not in card
     assert "Nobody has stated a licence" in card
@@ -110,6 +123,28 @@ def test_nothing_is_half_written(run: Path, tmp_path: Path) -> None:
     assert export(run, tmp_path / "out")["preferences"] == 3
     with pytest.raises(StoreError, match="exists already"):
         export(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("to", ["trl", "datasets", "verl"])
+def test_nothing_of_a_failed_export_is_published_by_the_next(run: Path, tmp_path: Path, to: str) -> None:
+    """The first gets as far as its fine-tuning rows; the second, of a run without revisions, has none."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    with (run / "40-preferences.jsonl").open("a") as file:
+        file.write('{"source": "torn')
+    with pytest.raises(StoreError, match=r"40-preferences.jsonl:6"):
+        export(run, out)
+    other.mkdir()
+    write(other / "00-prompts.jsonl", [HELLO], "prompts")
+    write(other / "30-pairs.jsonl", PAIRS, "pair")
+    write(other / "40-preferences.jsonl", [Preference(source=PAIRS[0].id, p_first=0.75)], "label")
+    if to == "verl":
+        export_engine(other, out, "verl")
+        wanted = {"train.parquet", "verl_reward.py"}
+    else:
+        export(other, out, form="datasets" if to == "datasets" else "parquet")
+        wanted = {"README.md", "preferences", "prompts"}
+    assert {file.name for file in out.iterdir()} == wanted
+    assert not store.partial(out).exists()
 
 
 def test_labels_of_other_pairs_are_refused(run: Path, tmp_path: Path) -> None:
@@ -150,3 +185,49 @@ def test_the_dpo_example_learns_from_an_export(
     moved = [name for name in before if not before[name].equal(after[name])]
     assert moved
     assert all("proj" in name for name in moved), "LoRA, merged, touches linear layers alone"
+
+
+@pytest.mark.filterwarnings("ignore")  # of TRL and transformers about each other
+def test_grpo_learns_from_exported_prompts_and_the_rubric(run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """One step on two prompts, two replies each: what the trainer logs is the rubric's reward by each prompt's own kind."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    export(run, tmp_path / "out")
+    table = load_dataset(
+        "parquet", data_files=str(tmp_path / "out/prompts/train.parquet"), split="train", cache_dir=str(tmp_path)
+    )
+    rubric, drawn = rubric_score("harmless"), list[tuple[str, str]]()
+
+    def watched(prompts: Sequence[Prompt], replies: Sequence[str]) -> Table:
+        drawn.extend((prompt.chat[-1].content, reply) for prompt, reply in zip(prompts, replies, strict=True))
+        return rubric(prompts, replies)
+
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model),
+        reward_funcs=reward_function(watched),
+        args=GRPOConfig(
+            output_dir=str(tmp_path / "trainer"),
+            max_steps=1,
+            logging_steps=1,
+            per_device_train_batch_size=4,
+            num_generations=2,
+            max_completion_length=8,
+            bf16=False,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=table,
+        processing_class=AutoTokenizer.from_pretrained(tiny_model),
+    )
+    trainer.train()
+    asked = {prompt.chat[-1].content: prompt for prompt in (HARM, HELLO)}
+    assert sorted(text for text, _ in drawn) == sorted(list(asked) * 2)
+    rewards = [rubric([asked[text]], [reply])["rubric"][0] for text, reply in drawn]
+    known = [reward for reward in rewards if reward is not None]
+    assert len(set(known)) > 1, "equal rewards would not tell one kind from another"
+    logged = trainer.state.log_history[0]
+    assert logged["rewards/cai_reward/mean"] == pytest.approx(statistics.fmean(known))
+    assert logged["rewards/cai_reward/std"] == pytest.approx(statistics.stdev(known))

@@ -26,7 +26,7 @@ def export(
     license: Annotated[str | None, typer.Option(help="Stated in the card, as the Hub spells it.")] = None,
     language: Annotated[str | None, typer.Option(metavar="CODE", help="Stated in the card: en, ja, ...")] = None,
 ) -> None:
-    """Write a run's fine-tuning rows and preferences as tables, with a card that says where they come from."""
+    """Write a run's fine-tuning rows, preferences and prompts as tables, with a card that says where they come from."""
     quiet()
     from cai.scale.exports import export, export_engine
 

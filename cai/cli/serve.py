@@ -37,12 +37,14 @@ def serve_reward(
     from cai.scale.reward_server import TOKEN, RewardServer
 
     score = rubric_score(constitution) if constitution else run_score(run or Path())
-    token = os.environ.get(TOKEN) or secrets.token_urlsafe(24)
+    ends = () if constitution else run_ends(run or Path())
+    given = os.environ.get(TOKEN)
+    token = given or secrets.token_urlsafe(24)
     try:
-        server = RewardServer((host, port), score, token)
+        server = RewardServer((host, port), score, token, ends=ends)
     except OSError as error:
         raise UsageError(f"serve-reward: {host}:{port}: {error.strerror or error}") from None
-    if TOKEN not in os.environ:
+    if not given:
         print(f"{TOKEN}={token}", file=sys.stderr)
     print(f"http://{host}:{server.server_address[1]}", flush=True)
     try:
@@ -63,6 +65,24 @@ def rubric_score(constitution: str) -> ScoreTexts:
         return combine(prompts, replies, None, compiled, mix)
 
     return score
+
+
+def run_ends(run: Path) -> tuple[str, ...]:
+    """Texts of the tokens that end or fill up replies of the run's model; none where only an endpoint knows them."""
+    from cai.config import load_run
+    from cai.lm.chat import load_renderer
+    from cai.lm.weights import EMBEDDED, locate
+    from cai.workshop import SFT
+
+    loaded = load_run(run)
+    model, tuned = loaded.run.model, loaded.folder / SFT
+    if tuned.exists():
+        renderer = load_renderer(tuned)
+    elif model == EMBEDDED or model.startswith("local:"):
+        renderer = load_renderer(locate(model.removeprefix("local:")))
+    else:
+        return ()
+    return tuple(str(renderer.tokenizer.decode([token])) for token in sorted({renderer.stop_id, renderer.pad_id}))
 
 
 def run_score(run: Path) -> ScoreTexts:

@@ -23,6 +23,11 @@ COLUMNS = {
         "that the chosen reply is the better one; `margin` is its log-odds in nats. Trainers that read neither take every row "
         "for certain."
     ),
+    "prompts": (
+        "The prompts alone, for trainers that draw replies themselves (TRL's GRPO and RLOO): `prompt` is a list of role and "
+        "content; `kind` says what a reply should do (disallowed: refuse, sensitive: support, benign: comply; null: not known), "
+        "and the rubric's reward goes by it; `id` is the prompt's name in the run."
+    ),
 }
 
 
@@ -40,7 +45,7 @@ def dataset_card(
     """The README of an export, front matter included.
 
     Args:
-        rows: config (`sft`, `preferences`) -> rows in it.
+        rows: config (`sft`, `preferences`, `prompts`) -> rows in it.
         manifests: of the artefacts that it was made from.
         left_out: stage -> reason -> rows.
         harmful: whether any prompt asks for harm.

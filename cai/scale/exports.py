@@ -7,6 +7,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +28,16 @@ PREFERENCE: Columns = {
     "margin": "number",
     "id": "text",
 }
+PROMPT: Columns = {"prompt": "chat", "kind": "text", "id": "text"}
 CERTAIN = 1e-6
 """Margins are cut at the log-odds of this: a label of exactly 1 has no finite one."""
 Format = Literal["parquet", "datasets"]
+
+
+def prompt_rows(prompts: Path) -> Iterator[dict[str, Any]]:
+    """The training prompts with their kind, without replies (TRL's prompt-only columns)."""
+    for row in store.read(prompts, Prompt):
+        yield {"prompt": _turns(row.chat), "kind": row.kind, "id": row.id}
 
 
 def sft_rows(revisions: Path) -> Iterator[dict[str, Any]]:
@@ -78,9 +86,11 @@ def export(
         tables["sft"] = sft_rows(made[REVISIONS]), SFT
     if PAIRS in made and PREFERENCES in made:
         tables["preferences"] = preference_rows(made[PAIRS], made[PREFERENCES]), PREFERENCE
+    if _whole(run / PROMPTS):
+        tables["prompts"] = prompt_rows(run / PROMPTS), PROMPT
     if not tables:
-        raise StoreError(f"{run}: neither {REVISIONS} nor {PREFERENCES} in it: nothing to export")
-    with store.publish_folder(out) as folder:
+        raise StoreError(f"{run}: no {PROMPTS}, {REVISIONS} or {PREFERENCES} in it: nothing to export")
+    with _afresh(out) as folder:
         counts = {}
         for name, (rows, columns) in tables.items():
             (folder / name).mkdir(exist_ok=True)
@@ -127,7 +137,7 @@ def export_engine(run: Path, out: Path, engine: Engine) -> int:
         raise StoreError(f"{run / PROMPTS}: not made yet: run the first stage")
     rows = store.read(run / PROMPTS, Prompt)
     plugin = f"{engine}_reward.py"
-    with store.publish_folder(out) as folder:
+    with _afresh(out) as folder:
         if engine == "verl":
             count = write_parquet(folder / "train.parquet", map(_verl_row, rows), VERL)
         else:
@@ -159,6 +169,15 @@ def _as_saved(folder: Path) -> None:
         rows.save_to_disk(f"{aside}/saved")
         shutil.rmtree(folder)
         shutil.copytree(f"{aside}/saved", folder)
+
+
+def _afresh(out: Path) -> AbstractContextManager[Path]:
+    """An empty folder to fill, which becomes `out`: what a failed export left aside may be another run's."""
+    aside = store.partial(out)
+    if aside.exists():
+        with blame(StoreError, f"{aside}: left by a failed export, cannot be removed"):
+            shutil.rmtree(aside)
+    return store.publish_folder(out)
 
 
 def _whole(path: Path) -> bool:

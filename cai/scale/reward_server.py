@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from queue import Empty, Queue
+from queue import Empty, Full, Queue
 from typing import Any
 
 from cai.errors import CaiError, StoreError
@@ -31,6 +31,8 @@ Table = dict[str, list[float | None]]
 ScoreTexts = Callable[[Sequence[Prompt], Sequence[str]], Table]
 """(prompts, replies) -> part -> one value per reply; None: the part does not know."""
 TOKEN = "CAI_REWARD_TOKEN"  # noqa: S105  # the variable's name
+DIGITS = 18
+"""Of a length in bytes: longer ones are refused unread, as Python reads no number of thousands of digits."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Limits:
     """Characters of a reply, or of all turns of a chat."""
     batch: int = 64
     """Rows scored together."""
+    waiting: int = 100_000
+    """Rows that wait to be scored; more must wait to be let in."""
     wait: float = 0.005
     """Seconds that a row waits for others."""
     answer: float = 120.0
@@ -71,43 +75,64 @@ class Scorer(threading.Thread):
     def __init__(self, score: ScoreTexts, limits: Limits) -> None:
         super().__init__(daemon=True, name="cai-scorer")
         self.score, self.limits = score, limits
-        self.jobs: Queue[Job] = Queue(maxsize=100_000)
+        self.jobs: Queue[Job] = Queue(maxsize=limits.waiting)
 
     def run(self) -> None:
         while True:
             self._one_batch(self._gather())
 
     def _gather(self) -> list[Job]:
-        found = [self.jobs.get()]
-        until = time.monotonic() + self.limits.wait
+        """The next rows, without those that nobody waits for any more: under load, they would only hold up the others."""
+        found: list[Job] = []
+        until: float | None = None
         while len(found) < self.limits.batch:
             try:
-                found.append(self.jobs.get(timeout=max(0.0, until - time.monotonic())))
+                job = self.jobs.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
             except Empty:
                 break
+            if not job.result.cancelled():
+                found.append(job)
+                until = until or time.monotonic() + self.limits.wait
         return found
 
     def _one_batch(self, jobs: list[Job]) -> None:
         try:
             table = self.score([job.prompt for job in jobs], [job.reply for job in jobs])
-            for i, job in enumerate(jobs):
-                job.result.set_result({name: part[i] for name, part in table.items()})
-        except Exception as error:  # the thread must outlive a bad batch: each of its rows is told
-            for job in jobs:
-                if not job.result.done():
-                    job.result.set_exception(error)
+            found = [{name: part[i] for name, part in table.items()} for i in range(len(jobs))]
+        except Exception as error:  # the thread must outlive a bad batch
+            if len(jobs) > 1:  # the fault may be one row's: it must not fail the requests of others
+                for job in jobs:
+                    if not job.result.cancelled():
+                        self._one_batch([job])
+            elif jobs[0].result.set_running_or_notify_cancel():
+                jobs[0].result.set_exception(error)
+            return
+        for job, row in zip(jobs, found, strict=True):
+            if job.result.set_running_or_notify_cancel():
+                job.result.set_result(row)
 
 
 class RewardServer(ThreadingHTTPServer):
-    """Serves until `shutdown`. `server_address[1]` is the port, of the system's choice when 0 was asked for."""
+    """Serves until `shutdown`. `server_address[1]` is the port, of the system's choice when 0 was asked for.
+
+    Args:
+        ends: texts of the special tokens that end or fill up a reply; engines that send whole token rows leave them in.
+    """
 
     daemon_threads = True
     request_queue_size = 1024
 
-    def __init__(self, address: tuple[str, int], score: ScoreTexts, token: str, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        score: ScoreTexts,
+        token: str,
+        limits: Limits | None = None,
+        ends: Sequence[str] = (),
+    ) -> None:
         if not token:
             raise ValueError("a reward server needs a token")
-        self.token, self.limits = token, limits or Limits()
+        self.token, self.limits, self.ends = token, limits or Limits(), tuple(ends)
         self.scorer = Scorer(score, self.limits)
         super().__init__(address, _Handler)
         self.scorer.start()
@@ -119,17 +144,20 @@ class RewardServer(ThreadingHTTPServer):
             Refused: the reward could not be computed in time, or at all.
         """
         jobs = [Job(prompt, reply) for prompt, reply in rows]
-        for job in jobs:
-            self.scorer.jobs.put(job)
         until = time.monotonic() + self.limits.answer
         try:
+            for job in jobs:
+                self.scorer.jobs.put(job, timeout=max(0.0, until - time.monotonic()))
             return [job.result.result(timeout=max(0.0, until - time.monotonic())) for job in jobs]
-        except TimeoutError:
+        except (TimeoutError, Full):
             raise Refused(503, "no answer in time: send fewer rows, or come back later") from None
         except CaiError as error:
             raise Refused(500, str(error)) from None
         except Exception as error:
             raise Refused(500, f"the reward failed: {type(error).__name__}") from None
+        finally:
+            for job in jobs:  # of a request that has failed: nobody waits for its other rows
+                job.result.cancel()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -157,10 +185,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         """All of it, before anything is answered: else the connection breaks under the sender."""
         length = self.headers.get("content-length", "")
-        if not length.isdigit():
+        if not (length.isascii() and length.isdecimal()):
             self.close_connection = True
             raise Refused(411, "a request needs a content-length")
-        if int(length) > self.server.limits.body:
+        if len(length) > DIGITS or int(length) > self.server.limits.body:
             self.close_connection = True
             raise Refused(413, f"more than {self.server.limits.body} bytes")
         return self.rfile.read(int(length))
@@ -214,7 +242,18 @@ def _row(server: RewardServer, row: dict[str, Any], place: str) -> tuple[Prompt,
         raise Refused(400, str(error)) from None
     if len(reply) > server.limits.text or sum(len(m.content) for m in prompt.chat) > server.limits.text:
         raise Refused(413, f"{place}: more than {server.limits.text} characters")
-    return prompt, reply
+    _unicode(reply, f"{place}: `response`")
+    for turn in prompt.chat:
+        _unicode(turn.content, f"{place}: `{next(iter(asked))}`")
+    return prompt, reply.strip()  # as PPO reads it
+
+
+def _unicode(text: str, place: str) -> None:
+    """Half of a surrogate pair, which JSON can spell, is no text: no tokenizer would take it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Refused(400, f"{place} must be Unicode text, without lone surrogates") from None
 
 
 def _few(server: RewardServer, count: int) -> None:
@@ -240,26 +279,44 @@ def _finite(value: float | None) -> float | None:
 def _get_reward(server: RewardServer, data: dict[str, Any]) -> dict[str, Any]:
     """OpenRLHF's contract: the query is prompt and reply in one text, the label carries {"kind", "chat"?} as JSON.
 
-    The engine can leave no row out: an unknown reward is 0 there, and `cai_error` says so.
+    The engine can leave no row out: an unknown reward is 0 there, and `cai_error` says so. Unknown is also the reward of a
+    query that doesn't begin with its prompt: nobody can tell where its reply begins.
     """
     query, prompts, labels = (data.get(key) or [] for key in ("query", "prompts", "labels"))
     if not all(isinstance(part, list) for part in (query, prompts, labels)) or len(query) != len(prompts):
         raise Refused(400, "`query`, `prompts` and `labels` must be lists of the same length")
     _few(server, len(query))
-    rows = []
+    rows: dict[int, tuple[Prompt, str]] = {}
     for i, (whole, prompt) in enumerate(zip(query, prompts, strict=True)):
         if not isinstance(whole, str) or not isinstance(prompt, str):
             raise Refused(400, f"query.{i}: must be text")
+        if not whole.startswith(prompt):
+            continue
         about = _label(labels[i] if i < len(labels) else None)
         asked = {"chat": about["chat"]} if about.get("chat") else {"prompt": prompt}
-        reply = whole[len(prompt) :] if whole.startswith(prompt) else whole
-        rows.append(_row(server, {**asked, "kind": about.get("kind"), "response": reply}, f"query.{i}"))
-    found = _summed(server.rewards(rows))
-    unknown = [float(reward is None) for reward in found["rewards"]]
-    rewards = [reward or 0.0 for reward in found["rewards"]]
-    logs = {name: [value or 0.0 for value in part] for name, part in found["parts"].items()}
+        reply = without_ends(whole[len(prompt) :], server.ends)
+        rows[i] = _row(server, {**asked, "kind": about.get("kind"), "response": reply}, f"query.{i}")
+    found = _summed(server.rewards(list(rows.values())))
+
+    def of_all(values: list[float | None]) -> list[float | None]:
+        known = dict(zip(rows, values, strict=False))  # a reward without any part has no values
+        return [known.get(i) for i in range(len(query))]
+
+    totals = of_all(found["rewards"])
+    unknown = [float(reward is None) for reward in totals]
+    rewards = [reward or 0.0 for reward in totals]
+    logs = {name: [value or 0.0 for value in of_all(part)] for name, part in found["parts"].items()}
     scores = [1 / (1 + math.exp(-max(-30.0, min(30.0, reward)))) for reward in rewards]
     return {"rewards": rewards, "scores": scores, "extra_logs": logs | {"cai_error": unknown}}
+
+
+def without_ends(text: str, ends: Sequence[str]) -> str:
+    """A reply as `Renderer.text` gives it: without the special tokens at its end, and without outer white space."""
+    text, known = text.strip(), tuple(filter(None, ends))
+    length = len(text)
+    while found := next((end for end in known if text.endswith(end, 0, length)), None):
+        length -= len(found)
+    return text[:length].strip()
 
 
 def _label(label: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cai.errors import UsageError
 from cai.records import Message, Prompt
 from cai.scale.reward_server import ScoreTexts, summed
 
@@ -12,13 +13,21 @@ from cai.scale.reward_server import ScoreTexts, summed
 def reward_function(score: ScoreTexts) -> Callable[..., list[float | None]]:
     """(prompts, completions, kind=None, ...) -> rewards. None where a part is unknown: TRL leaves such rows out of its mean.
 
-    Prompts are chats or texts; a column `kind` of the data set says what each prompt deserves.
+    Prompts are chats or texts; a column `kind` of the data set says what each prompt deserves, as `cai export` writes it.
+
+    Raises:
+        UsageError: (from the function) the reward has a rubric and the data set no `kind`: the rubric would be silent throughout.
     """
 
     def cai_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         kinds = columns.get("kind") or [None] * len(prompts)
         asked = [Prompt(chat=_chat(prompt), kind=kind) for prompt, kind in zip(prompts, kinds, strict=True)]
-        return summed(score(asked, [_text(completion) for completion in completions]))
+        table = score(asked, [_text(completion) for completion in completions])
+        if "rubric" in table and columns.get("kind") is None:
+            raise UsageError(
+                "cai_reward: the data set has no column `kind`, which the rubric goes by: train on `prompts` of cai export"
+            )
+        return summed(table)
 
     return cai_reward
 
@@ -30,4 +39,5 @@ def _chat(prompt: Any) -> tuple[Message, ...]:
 
 
 def _text(completion: Any) -> str:
-    return completion if isinstance(completion, str) else "".join(turn["content"] for turn in completion)
+    text = completion if isinstance(completion, str) else "".join(turn["content"] for turn in completion)
+    return text.strip()  # as PPO reads it
