@@ -27,7 +27,7 @@ from cai.records import Prompt, chat_of
 from cai.train.actor import POLICY, Adapters
 from cai.train.ppo import learner, ppo
 from cai.train.ppo_config import KLConfig, PPOConfig, PtxConfig
-from cai.train.ptx import Text, ptx_loss
+from cai.train.ptx import Text, ptx_losses
 from cai.train.rollout import RewardTable, Rollout
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def one(seed: int, coef: float) -> tuple[float, float, float]:
 
     @torch.no_grad()
     def loss() -> float:
-        return float(ptx_loss(actor, held, renderer.pad_id, CONFIG))
+        return float(sum(ptx_losses(actor, held, renderer.pad_id, CONFIG)))
 
     before = loss()
     config = CONFIG.model_copy(update={"ptx": PtxConfig(coef=coef, batch=8)})

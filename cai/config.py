@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cai.constitution import find
 from cai.constitution.source import Source, parse, read_yaml
@@ -66,6 +66,12 @@ class Run(BaseModel):
     eval: EvalConfig = EvalConfig()
     track: Tracker | None = None
     """Where PPO's curves go besides `60-policy/metrics.jsonl`: `tensorboard` (files in `60-tensorboard/`) or `trackio`."""
+
+    @model_validator(mode="after")
+    def _a_judge_to_begin_as(self) -> Run:
+        if self.ppo.critic == "reward" and not self.mix.pm:
+            raise ValueError("ppo.critic: reward begins as the preference model, which mix.pm: 0 leaves out; give it a weight")
+        return self
 
 
 class Loaded(BaseModel):

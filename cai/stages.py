@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 from cai import store, templates
 from cai.edited import LABEL_READS, abouts_in, preference_stands_in, revise_reads, revision_stands_in
@@ -223,15 +223,14 @@ def ppo(shop: Workshop) -> None:
         base = with_adapter(load_model(where), LEARNT, config.rank, config.layers)
         actor: Actor = Adapters(base, copy)
     else:
-        judged = bool(run.mix.pm) or config.critic == "reward"
         reference = load_model(where)
-        base = with_adapter(reference, ADAPTER, run.reward.rank, run.reward.layers) if judged else reference
+        base = with_adapter(reference, ADAPTER, run.reward.rank, run.reward.layers) if run.mix.pm else reference
         actor = whole_actor = Whole(load_model(where), base, copy, config.layers)
         if spread:
             whole_actor.shard()
-    judge = PreferenceModel.load(base, renderer, shop.path(REWARD)) if run.mix.pm or config.critic == "reward" else None
+    judge = PreferenceModel.load(base, renderer, shop.path(REWARD)) if run.mix.pm else None
     if config.critic == "reward" and judge is not None:
-        actor.critic.watch(judge)
+        actor.critic.watch(judge, run.mix.pm)
 
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
         return combine([r.prompt for r in rollouts], [r.text for r in rollouts], judge, shop.rubric, run.mix, rate)
@@ -240,16 +239,16 @@ def ppo(shop: Workshop) -> None:
     learnt: list[Revision] = rows_of(shop.path(REVISIONS), Revision) if config.ptx.coef else []
     texts = [(renderer.prompt_ids(r.chat), renderer.reply_ids(r.final)) for r in learnt if r.final is not None]
     track = tracker(None if rank() else run.track, shop.path("60-tensorboard"), run.name)
-    aside = nullcontext(store.partial(out)) if rank() else store.publish_folder(out)
-    with aside as folder:
-        it, told = training.learner(actor, config), shop.progress("ppo")
-        history = training.ppo(it, renderer, rows, score, config, folder, seed=shop.seed, progress=told, texts=texts, track=track)
-        whole = load_model(where)
-        actor.write(whole)
-        if rank() == 0:
+    it, told, folder = training.learner(actor, config), shop.progress("ppo"), store.partial(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    history = training.ppo(it, renderer, rows, score, config, folder, seed=shop.seed, progress=told, texts=texts, track=track)
+    whole = load_model(where)
+    actor.write(whole)
+    if rank() == 0:
+        with store.publish_folder(out) as folder:
             whole.save_pretrained(folder)
             renderer.tokenizer.save_pretrained(folder)
-    if rank() == 0:
+            shutil.rmtree(folder / "checkpoints")  # three times the model's size, where every weight learnt
         store.finish(out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history))
 
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 
 from cai.errors import StoreError
 from cai.records import Part, Row
@@ -91,9 +93,16 @@ def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"{path}: the disk is full; nothing finished is lost: make room and run again") from None
-        raise StoreError(f"{path}: cannot write: {error.strerror or error}") from None
+        raise _unwritten(path, error.errno, error.strerror or str(error)) from None
+    except SafetensorError as error:  # tells the system's error in words
+        number = re.search(r"os error (\d+)", str(error))
+        raise _unwritten(path, int(number[1]) if number else None, str(error)) from None
+
+
+def _unwritten(path: Path, number: int | None, why: str) -> StoreError:
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(f"{path}: the disk is full; nothing finished is lost: make room and run again")
+    return StoreError(f"{path}: cannot write: {why}")
 
 
 def append(path: Path, rows: Sequence[Row]) -> None:
@@ -158,6 +167,10 @@ def publish_folder(path: Path) -> Iterator[Path]:
     with _write_errors(path):
         aside.mkdir(parents=True, exist_ok=True)
         yield aside
+        for file in aside.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
         if path.exists():
             shutil.rmtree(path)
         os.replace(aside, path)

@@ -23,13 +23,13 @@ def walk(shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         _walk(shop, names, tell, first=True, wait=lambda: None, apart=nullcontext)
         return
-    from cai.train.ranks import alone, rank, together, wait
+    from cai.train.ranks import alone, lost, rank, together, wait
 
     with together():
         try:
             _walk(shop, names, tell, first=rank() == 0, wait=wait, apart=alone)
-        except RuntimeError as error:  # what torch raises where a process that was waited for has ended
-            if rank() == 0:
+        except RuntimeError as error:
+            if not lost(error):
                 raise
             raise JobError("another process failed, and says why") from error
 

@@ -98,7 +98,7 @@ def test_the_critic_may_begin_as_the_preference_model(tiny_model: Path, tmp_path
     made = [Rollout(ranks.PROMPTS[0], ids, [3, 4, 257], "x", True), Rollout(ranks.PROMPTS[0], ids, [5, 6], "y", False)]
     config = CONFIG.model_copy(update={"minibatches": 1, "mode": "full" if whole else "lora"})
     it = learner(actor, config)
-    experience, _ = credit(it, made, [1.0, 0.0], [[0, 1]], 257, config)
+    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, config, beta=config.kl.coef)
     for rollout, values in zip(made, experience.values, strict=True):
         said = [ids + rollout.reply_ids[:t] for t in range(len(rollout.reply_ids))]
         assert values.tolist() == pytest.approx(judge.score(said), abs=1e-4)
@@ -116,7 +116,7 @@ def test_the_critic_tells_kinds_of_prompts_apart(tiny_model: Path) -> None:
     config = CONFIG.model_copy(update={"minibatches": 1, "epochs": 20, "critic_learning_rate": 2e-2})
     it = learner(actor, config)
     for _ in range(10):
-        experience, told = credit(it, made, [1.0, -1.0], [[0, 1]], 257, config)
+        experience, told = credit(it.actor, made, [1.0, -1.0], [[0, 1]], 257, config, beta=config.kl.coef)
         learn(it, experience, 257, config)
     assert [round(float(values.mean())) for values in experience.values] == [1, -1]
     assert told["explained_variance"] > 0.8

@@ -57,7 +57,7 @@ def test_a_planted_judge_is_the_reward() -> None:
     prompts = [Prompt(chat=CHAT)] * len(replies)
     table = combine(prompts, replies, None, None, RewardMix(pm=0, rubric=0, direct=2.0), rater(judge()))
     assert table == {"direct": [-2.0, 2.0, pytest.approx(-2 / 3), None, None]}
-    assert combine(prompts, replies, None, None, RewardMix(pm=0, rubric=0), rater(judge())) == {}
+    assert combine(prompts, replies, None, None, RewardMix(pm=0), rater(judge())) == {}
 
 
 def test_the_judge_is_asked_for_single_digits() -> None:

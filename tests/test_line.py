@@ -215,7 +215,7 @@ def test_a_rating_may_stand_for_the_preference_model(home: Path, whole: tuple[Pa
     steps = [json.loads(line) for line in (folder / "60-policy/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(steps) == 3
     for step in steps:
-        assert [key for key in step if key.startswith("reward.")] == ["reward.direct"]
+        assert [key for key in step if key.startswith("reward.")] == ["reward.direct", "reward.missing_stop"]
         assert -1 <= step["reward.direct"] <= 1
 
 

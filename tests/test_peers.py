@@ -29,7 +29,6 @@ from cai.records import Chat, Item, Pair, Preference, Prompt, Round, chat_of
 from cai.store import read
 from cai.templates import parse_reply, parse_verdict
 from cai.train.ppo import total
-from cai.train.ppo_config import PPOConfig
 from cai.train.rollout import RewardTable, Rollout
 
 BOOK = Constitution(
@@ -232,7 +231,7 @@ def drops_what_it_does_not_know(sum_up: Callable[[RewardTable, list[Rollout]], l
 
 
 def test_a_time_out_that_is_a_reward_of_zero() -> None:
-    drops_what_it_does_not_know(lambda table, rollouts: total(table, rollouts, PPOConfig())[1])
+    drops_what_it_does_not_know(lambda table, rollouts: total(table)[1])
     fails(drops_what_it_does_not_know, lambda table, rollouts: [part or 0.0 for part in table["judge"]])
 
 

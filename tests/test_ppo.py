@@ -30,7 +30,7 @@ from cai.train.ppo import (
 from cai.train.ppo_config import KLConfig, PPOConfig
 from cai.train.ppo_math import KLController
 from cai.train.rollout import RewardTable, Rollout, read
-from cai.train.table import total
+from cai.train.table import total, with_penalty
 
 CONFIG = PPOConfig(updates=2, prompts=4, replies=2, max_tokens=6, temperature=1.0, rank=4, epochs=2, minibatches=4)
 PROMPTS = [Prompt(chat=chat_of(("user", "word " * (i + 1)))) for i in range(5)]
@@ -180,8 +180,8 @@ def test_totals(tiny_model: Path) -> None:
     renderer = load_renderer(tiny_model)
     rollouts = [reply([5, renderer.stop_id], renderer), reply([5, 6], renderer), reply([7], renderer), reply([8, 9], renderer)]
     table: RewardTable = {"a": [1.0, None, 3.0, 0.0], "b": [0.5, 1.0, 1.0, None]}
-    assert total(table, rollouts, CONFIG) == ([0, 2], [1.5, 4.0])
-    assert total(table, rollouts, CONFIG.model_copy(update={"missing_stop": 0.25})) == ([0, 2], [1.5, 3.75])
+    assert total(with_penalty(table, rollouts, CONFIG)) == ([0, 2], [1.5, 4.0])
+    assert total(with_penalty(table, rollouts, CONFIG.model_copy(update={"missing_stop": 0.25}))) == ([0, 2], [1.5, 3.75])
 
 
 def test_a_kind_of_prompt_is_measured_by_itself(tiny_model: Path) -> None:
@@ -192,7 +192,9 @@ def test_a_kind_of_prompt_is_measured_by_itself(tiny_model: Path) -> None:
     rollouts = [reply([1, 2, 3][: i + 1], renderer, asked[i % 2]) for i in range(3)]
     for centre in (True, False):
         config = CONFIG.model_copy(update={"centre": centre, "lam": 1.0, "whiten": False, "kl": KLConfig(coef=0.0)})
-        got, _ = credit(fresh(tiny_model), rollouts, [1.0, 5.0, 1.0], [[0, 1, 2]], renderer.pad_id, config)
+        got, _ = credit(
+            fresh(tiny_model).actor, rollouts, [1.0, 5.0, 1.0], [[0, 1, 2]], renderer.pad_id, config, beta=config.kl.coef
+        )
         assert [set(row.tolist()) for row in got.advantages] == ([{0.0}] * 3 if centre else [{1.0}, {5.0}, {1.0}])
         assert [set(row.tolist()) for row in got.returns] == [{1.0}, {5.0}, {1.0}], "what the critic learns is the same"
 
@@ -276,7 +278,9 @@ def test_stopping_is_learnt(tiny_model: Path) -> None:
     before = stop_logp()
     for update in range(5):
         batches = minibatches(8, config, rng(0, update))
-        experience, _ = credit(it, ends + goes_on, [1.0] * 4 + [0.0] * 4, batches, renderer.pad_id, config)
+        experience, _ = credit(
+            it.actor, ends + goes_on, [1.0] * 4 + [0.0] * 4, batches, renderer.pad_id, config, beta=config.kl.coef
+        )
         learn(it, experience, renderer.pad_id, config)
     assert stop_logp() > before + 0.5
 

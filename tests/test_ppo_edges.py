@@ -60,8 +60,8 @@ def test_curves_go_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.
     told: list[Any] = []
 
     class Writer:
-        def __init__(self, folder: str) -> None:
-            told.append(folder)
+        def __init__(self, folder: str, purge_step: int) -> None:
+            told.append((folder, purge_step))
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             told.append((name, value, step))
@@ -72,7 +72,7 @@ def test_curves_go_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("cai.train.track.find_spec", lambda name: name)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
     tracker("tensorboard", tmp_path, "mine")(4, {"kl": 0.5, "step": 4})
-    assert told == [str(tmp_path), ("ppo/kl", 0.5, 4), "flushed"]
+    assert told == [(str(tmp_path), 4), ("ppo/kl", 0.5, 4), "flushed"]
     told.clear()
     fake = SimpleNamespace(init=lambda **given: told.append(given), log=lambda row, step: told.append((row, step)))
     monkeypatch.setitem(sys.modules, "trackio", fake)

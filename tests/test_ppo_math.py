@@ -258,3 +258,11 @@ def test_standardised_numbers_have_mean_0_and_variance_1(seed: int) -> None:
     scaled = rescale(rewards, mask)[mask]
     assert float(scaled.var(unbiased=False)) == pytest.approx(1, abs=1e-5)
     assert torch.equal(scaled.sign(), rewards[mask].sign())
+
+
+def test_a_ratio_that_overflows_has_a_gradient() -> None:
+    """e^99 is no float32. Where it is clipped its gradient is 0, and not 0 * inf; the other token's, of ratio 1, is -1/2."""
+    logp_N = torch.tensor([-1.0, -1.0], requires_grad=True)
+    policy_loss(logp_N, torch.tensor([-100.0, -1.0]), torch.ones(2), 0.2).backward()  # type: ignore[no-untyped-call]
+    assert logp_N.grad is not None
+    assert logp_N.grad.tolist() == [0.0, -0.5]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cai.lm.adapters import right_pad, with_adapter
+from cai.lm.adapters import with_adapter
 from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
 from cai.records import Prompt, chat_of
@@ -22,7 +22,7 @@ from cai.train.actor import POLICY, Adapters
 from cai.train.ppo import Learner, credit, learn, learner
 from cai.train.ppo_config import PPOConfig
 from cai.train.rollout import Rollout, token_logprobs
-from cai.train.table import total
+from cai.train.table import total, with_penalty
 
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 LOGP = torch.tensor([[-1.0, -2.0, -3.0], [-1.5, -0.5, 0.0]])
@@ -47,7 +47,7 @@ def test_every_minibatch_is_an_optimiser_step(it: Learner, tiny_model: Path) -> 
     steps: list[int] = []
     it.optimiser.register_step_post_hook(lambda *_: steps.append(1))
     made = rollouts(tiny_model, [3, 4, 257], [5, 6], [7, 257], [8, 9])
-    experience, _ = credit(it, made, [1.0, 0.0, 0.5, 0.2], [[0, 1], [2, 3]], 257, CONFIG)
+    experience, _ = credit(it.actor, made, [1.0, 0.0, 0.5, 0.2], [[0, 1], [2, 3]], 257, CONFIG, beta=CONFIG.kl.coef)
     learn(it, experience, 257, CONFIG)
     assert len(steps) == 2
 
@@ -69,33 +69,35 @@ def test_the_score_is_at_the_last_token_and_not_one_beyond() -> None:
     assert not at_the_last_token(one_beyond)
 
 
-def sees_whole_prompts(mask_of: Callable[[list[list[int]]], Tensor], rows: list[list[int]]) -> bool:
-    return mask_of(rows).sum(1).tolist() == [len(row) for row in rows]
-
-
-def test_masks_come_from_lengths_and_not_from_the_pad_token(tiny_model: Path) -> None:
+def test_masks_come_from_lengths_and_not_from_the_pad_token(it: Learner, tiny_model: Path) -> None:
     """ppo_trainer.py:99: with pad == eos, ends of turns inside the prompt, and the reply's own end, counted as padding."""
-    renderer = load_renderer(tiny_model)
-    whole, short = (renderer.prompt_ids(chat) for chat in (PROMPT.chat, PROMPT.chat[:1]))
-    rows = [[*whole, 65, renderer.stop_id], [*short, 66]]
-    assert renderer.pad_id == renderer.stop_id
-    assert rows[0].count(renderer.pad_id) > 1
-    device = torch.device("cpu")
-    assert sees_whole_prompts(lambda r: right_pad(r, renderer.pad_id, device)[1], rows)
-    assert not sees_whole_prompts(lambda r: right_pad(r, renderer.pad_id, device)[0] != renderer.pad_id, rows)
+    made = rollouts(tiny_model, [65, 257], [66, 67, 257, 68, 69])
+    assert load_renderer(tiny_model).pad_id == 257 in made[0].prompt_ids
+    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    plain = load_model(str(tiny_model))
+
+    def alone(r: Rollout, *, masked: bool) -> Tensor:
+        ids_1T = torch.tensor([r.prompt_ids + r.reply_ids])
+        seen_1T = ids_1T != 257 if masked else torch.ones_like(ids_1T)
+        logits_TV = plain(ids_1T, attention_mask=seen_1T.long()).logits[0, len(r.prompt_ids) - 1 : -1] / CONFIG.temperature
+        return logits_TV.log_softmax(-1).gather(-1, torch.tensor(r.reply_ids)[:, None]).squeeze(-1)
+
+    for rollout, logp_T in zip(made, experience.logps, strict=True):
+        torch.testing.assert_close(logp_T, alone(rollout, masked=False), atol=1e-4, rtol=0)
+        assert float((logp_T - alone(rollout, masked=True)).detach().abs().max()) > 1e-3
 
 
 def test_stopping_is_told_by_the_stop_token_that_was_drawn(tiny_model: Path) -> None:
     """ppo_trainer.py:757: the missing-stop penalty looked for eos_token_id, whatever token was to end a reply."""
     made = rollouts(tiny_model, [3, 257], [257, 4])
     table: dict[str, list[float | None]] = {"r": [1.0, 1.0]}
-    assert total(table, made, CONFIG.model_copy(update={"missing_stop": 0.25}))[1] == [1.0, 0.75]
+    assert total(with_penalty(table, made, CONFIG.model_copy(update={"missing_stop": 0.25})))[1] == [1.0, 0.75]
 
 
 def test_metrics_are_means_over_tokens_and_not_over_padding(it: Learner, tiny_model: Path) -> None:
     """ppo_trainer.py:857-867. Entropy is minus the mean log-probability of five drawn tokens, not of six places."""
     made = rollouts(tiny_model, [3, 4, 257], [5, 6])
-    experience, _ = credit(it, made, [1.0, 0.0], [[0, 1]], 257, CONFIG)
+    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
     told = learn(it, experience, 257, CONFIG.model_copy(update={"minibatches": 1}))
     drawn = torch.cat(experience.logps)
     assert len(drawn) == 5
@@ -122,7 +124,7 @@ def test_gradients_are_clipped(it: Learner, tiny_model: Path) -> None:
 
     it.optimiser.register_step_pre_hook(norm)
     made = rollouts(tiny_model, [3, 4, 257], [5, 6])
-    experience, _ = credit(it, made, [9.0, -9.0], [[0, 1]], 257, CONFIG)
+    experience, _ = credit(it.actor, made, [9.0, -9.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
     told = learn(it, experience, 257, CONFIG.model_copy(update={"minibatches": 1, "max_grad_norm": 1e-3}))
     assert (told["grad_norm"] or 0.0) > 1e-3
     assert met == pytest.approx([1e-3], rel=1e-3)
@@ -162,7 +164,7 @@ def test_no_sentinel_stands_in_for_a_log_probability() -> None:
 
 
 def ratios_begin_at_one(old: Sequence[Tensor], it: Learner, made: list[Rollout]) -> bool:
-    experience, _ = credit(it, made, [1.0, 0.0], [[0, 1]], 257, CONFIG)
+    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
     error = max(float((a - b).detach().abs().max()) for a, b in zip(old, experience.logps, strict=True))
     return error < 1e-6
 
@@ -170,7 +172,7 @@ def ratios_begin_at_one(old: Sequence[Tensor], it: Learner, made: list[Rollout])
 def test_old_log_probabilities_are_read_as_the_new_ones_will_be(it: Learner, tiny_model: Path) -> None:
     """Old ones came from generation: other kernels, other shapes, and here another temperature."""
     made = rollouts(tiny_model, [3, 4, 257], [5, 6])
-    experience, _ = credit(it, made, [1.0, 0.0], [[0, 1]], 257, CONFIG)
+    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
     assert learn(it, replace(experience, first=[]), 257, CONFIG)["first_ratio_error"] == 0  # read again, as later cuts are
     it.optimiser.zero_grad()
     fresh = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4))

@@ -24,7 +24,7 @@ from cai.lm.attention import Prefix
 from cai.lm.base import Sample, cut
 from cai.lm.chat import Renderer, load_renderer
 from cai.lm.decode import common_prefix
-from cai.lm.precision import matmul_dtype
+from cai.lm.precision import device, matmul_dtype
 from cai.lm.thin import thin
 from cai.records import Chat
 from cai.store import digest, file_digest
@@ -218,6 +218,7 @@ def load_model(where: str, dtype: torch.dtype = torch.float32) -> PreTrainedMode
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             where, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True
         )
+        model.to(device())
     refuse_windows(model.config, where)
     thin(model)
     return model.eval()

@@ -12,10 +12,23 @@ from functools import cache
 
 import torch
 
-from cai.errors import UsageError
+from cai.errors import UsageError, blame
 
+DEVICE = "CAI_DEVICE"
 VARIABLE = "CAI_PRECISION"
 CHOICES = ("auto", "float32", "bfloat16")
+
+
+@cache
+def device() -> torch.device:
+    """Where models live: the graphics card whose number torchrun gave this process, or the first; else main memory.
+
+    `CAI_DEVICE=cpu` (or any name that torch knows) decides instead.
+    """
+    if chosen := os.environ.get(DEVICE):
+        with blame(UsageError, f"{DEVICE}={chosen}"):
+            return torch.device(chosen)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @cache
@@ -25,7 +38,7 @@ def matmul_dtype() -> torch.dtype:
     if chosen not in CHOICES:
         raise UsageError(f"{VARIABLE}={chosen}: expected one of {', '.join(CHOICES)}")
     if chosen == "auto":
-        native = torch.cuda.is_available() or any(map(torch.cpu.get_capabilities().get, ("amx_bf16", "avx512_bf16")))
+        native = device().type != "cpu" or any(map(torch.cpu.get_capabilities().get, ("amx_bf16", "avx512_bf16")))
         chosen = "bfloat16" if native else "float32"
     return torch.bfloat16 if chosen == "bfloat16" else torch.float32
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cai.records import Prompt
 from cai.reward import terms
@@ -29,6 +29,12 @@ class RewardMix(BaseModel):
     free_words: int = Field(150, ge=0)
     format: float = Field(0.0, ge=0)
     """Taken off for each fault of form: see `terms.faults`."""
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> RewardMix:
+        if not any((self.pm, self.rubric, self.direct, self.length, self.format)):
+            raise ValueError("every weight is 0: no reward would be left; give pm, rubric, direct, length or format one")
+        return self
 
 
 def combine(

@@ -52,10 +52,10 @@ class Critic(nn.Module):
         """(B, T) ids -> (B, T, hidden), where it does not read the reference's."""
 
     @torch.no_grad()
-    def watch(self, judge: PreferenceModel) -> None:
-        """Read the preference model's states from now on, and begin as its head, in units of the normalised reward."""
-        self.head.weight.copy_(judge.gain * judge.head.weight)
-        self.head.bias.copy_(judge.gain * judge.head.bias + judge.bias)
+    def watch(self, judge: PreferenceModel, weight: float = 1.0) -> None:
+        """Read the preference model's states from now on, and begin as its head, times its `weight` in the reward."""
+        self.head.weight.copy_(weight * judge.gain * judge.head.weight)
+        self.head.bias.copy_(weight * (judge.gain * judge.head.bias + judge.bias))
         self.states = partial(hidden_states, judge.shared[0], ADAPTER)
 
     def forward(self, hidden_NE: Tensor, kind_N: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cai.errors import StoreError, blame
-from cai.store import publish_folder
+from cai.store import partial, publish_folder
 from cai.train.ranks import put, rank, whole
 
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -53,10 +53,14 @@ def save(home: Path, step: int, parameters: Sequence[Tensor], optimiser: torch.o
             tensors[name] = gathered
     if rank():
         return
-    home.mkdir(parents=True, exist_ok=True)
-    with publish_folder(home / f"step-{step:06d}") as aside:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, aside / TENSORS)
-        (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
+    target = home / f"step-{step:06d}"
+    try:
+        with publish_folder(target) as aside:
+            save_file({name: t.contiguous() for name, t in tensors.items()}, aside / TENSORS)
+            (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(partial(target), ignore_errors=True)  # a full disk needs the room
+        raise
     for older in _saved(home)[:-1]:
         shutil.rmtree(older)
 
@@ -65,11 +69,14 @@ def _saved(home: Path) -> list[Path]:
     return sorted(p for p in home.glob("step-*") if p.suffix != ".partial")
 
 
-def load(home: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load(home: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, made: str) -> dict[str, Any] | None:
     """Put the newest saved numbers back and return the JSON state; None when there is no checkpoint.
 
+    Args:
+        made: what the state must have been saved with, as `state["made"]`.
+
     Raises:
-        StoreError: the checkpoint is torn, or was written for other parameters.
+        StoreError: the checkpoint is torn, or was written for other parameters or by a run with other settings.
     """
     saved = _saved(home)
     if not saved:
@@ -78,11 +85,14 @@ def load(home: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimi
     with blame(StoreError, f"{folder}: not a checkpoint of this run (delete {home} to start the stage anew)"):
         tensors = load_file(folder / TENSORS)
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        int(state["step"])
+        if state.get("made") != made:
+            raise ValueError("it was made with other settings, another seed or other prompts")
         if f"parameter.{len(parameters)}" in tensors:
             raise ValueError("it holds more parameters than this run has")
         for i, parameter in enumerate(parameters):
             if tensors[f"parameter.{i}"].shape != parameter.shape:
                 raise ValueError(f"parameter {i} has another shape there")
             put(parameter, tensors[f"parameter.{i}"])
-    restore_optimiser(optimiser, tensors)
+        restore_optimiser(optimiser, tensors)
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Annotated, get_args
@@ -44,11 +45,19 @@ def _group(prompt: Prompt, shares: Mapping[str, float]) -> str | None:
 
 
 def _passes(prompts: Sequence[Prompt], count: int, step: int, stream: Callable[[int], Random]) -> list[Prompt]:
-    chosen = []
-    for place in range(step * count, (step + 1) * count):
-        epoch, spot = divmod(place, len(prompts))
-        chosen.append(prompts[stream(epoch).sample(range(len(prompts)), len(prompts))[spot]])
-    return chosen
+    places = [divmod(place, len(prompts)) for place in range(step * count, (step + 1) * count)]
+    orders = {epoch: stream(epoch).sample(range(len(prompts)), len(prompts)) for epoch in {epoch for epoch, _ in places}}
+    return [prompts[orders[epoch][spot]] for epoch, spot in places]
+
+
+def counted(prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
+    """Each prompt with how often it came before it in the same update: the second time its replies are other draws."""
+    before: Counter[str] = Counter()
+    found = []
+    for prompt in prompts:
+        found.append((prompt, before[prompt.id]))
+        before[prompt.id] += 1
+    return found
 
 
 def quotas(shares: Mapping[str, float], count: int) -> dict[str, int]:

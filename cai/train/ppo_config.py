@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cai.train.draw import Share
+from cai.train.draw import Share, quotas
 
 
 class KLConfig(BaseModel):
@@ -22,6 +22,12 @@ class KLConfig(BaseModel):
     """Episodes in which the controller may move by a factor of about e^0.2."""
     stop: float | None = Field(None, gt=0)
     """An update ends once a minibatch is so many nats a token (estimated) from the policy that sampled; None: never early."""
+
+    @model_validator(mode="after")
+    def _something_to_steer(self) -> KLConfig:
+        if self.target is not None and not self.coef:
+            raise ValueError("coef = 0 stays 0 whatever the controller multiplies it by; give the weight to begin with")
+        return self
 
 
 class PtxConfig(BaseModel):
@@ -55,7 +61,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Published recipes by name: arXiv:2203.02155 section 3.5 and appendix C (256,000 episodes, 512 an update in eight minibatches,
 eight fine-tuning texts an episode), for models of a billion weights and more; and arXiv:2212.08073, which tells little beyond the
-reward, that of arXiv:2204.05862: the preference model's less 0.001 of the KL. What a run says beside the name counts more."""
+reward, that of arXiv:2204.05862: the preference model's less 0.001 of the KL. What a run says beside the name counts more.
+
+Other than in the papers: the critic is linear heads on the preference model's frozen states, not a network of its own that learns
+whole; Adam's second decay is 0.999, not 0.95; and the longest reply is whatever `max_tokens` says."""
 
 
 class PPOConfig(BaseModel):
@@ -108,8 +117,10 @@ class PPOConfig(BaseModel):
     right replies to a kind whose best reward is low are pushed away from otherwise."""
     whiten: bool = True
     """Standardise advantages over the whole update."""
+    rescale: bool = False
+    """Divide the tokens' rewards, KL penalty included, by their standard deviation over the whole update."""
     warmup: int = Field(0, ge=0)
-    """Optimiser steps in which the learning rates rise from nothing."""
+    """The policy's first optimiser steps, in which its learning rate rises from a tenth."""
     critic_warmup: int = Field(0, ge=0)
     """Updates in which only the critic learns."""
     ema: float | None = Field(None, gt=0, lt=1)
@@ -139,6 +150,14 @@ class PPOConfig(BaseModel):
 
     @model_validator(mode="after")
     def _whole_minibatches(self) -> PPOConfig:
+        if self.kl.target is not None and 0.2 * self.episodes >= self.kl.horizon:
+            raise ValueError(
+                f"kl.horizon = {self.kl.horizon}: an update of {self.episodes} replies could move the weight by all of itself;"
+                f" give more than {self.episodes // 5}, about ten times an update's replies"
+            )
+        if self.shares and 0 in (parts := quotas(self.shares, self.prompts)).values():
+            name = next(name for name, part in parts.items() if not part)
+            raise ValueError(f"shares: {name} gets none of an update's {self.prompts} prompts; give it more, or leave it out")
         if self.episodes % self.minibatches:
             raise ValueError(f"prompts * replies = {self.episodes} is not a multiple of minibatches = {self.minibatches}")
         if self.shard and self.mode != "full":

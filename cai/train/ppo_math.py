@@ -76,7 +76,8 @@ def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 def policy_loss(logp_N: Tensor, old_logp_N: Tensor, advantage_N: Tensor, clip: float) -> Tensor:
     """Clipped surrogate, eq. 7 of arXiv:1707.06347, negated; mean over tokens."""
-    ratio_N = (logp_N - old_logp_N).exp()
+    # beyond e^20 a ratio is clipped or the run is lost; left to overflow, its gradient would be 0 * inf where it is clipped
+    ratio_N = (logp_N - old_logp_N).clamp(max=20.0).exp()
     return -torch.min(ratio_N * advantage_N, ratio_N.clamp(1 - clip, 1 + clip) * advantage_N).mean()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from cai.records import Prompt, chat_of
 from cai.seeds import rng
 from cai.train.actor import Actor
 from cai.train.ppo_config import PPOConfig
-from cai.train.ranks import share
+from cai.train.ranks import cut, share
 from cai.train.rollout import Rollout, reply_hidden, token_logprobs, tokens_of
 
 Text = tuple[list[int], list[int]]
@@ -37,11 +37,12 @@ class Ptx:
 NO_PROMPT = Prompt(chat=chat_of(("user", "-")))
 
 
-def ptx_loss(actor: Actor, texts: list[Rollout], pad: int, config: PPOConfig) -> Tensor:
-    """This process's part of the mean log loss of the policy on the replies' tokens, nats."""
-    own = share(texts)
-    weight = sum(len(r.reply_ids) for r in own) / sum(len(r.reply_ids) for r in texts)
-    own = own or texts[:1]
-    hidden_NE = reply_hidden(actor.policy, own, pad, Below([]))
-    logp_N = token_logprobs(hidden_NE, tokens_of(own, actor.policy.device), actor.policy.head, 1.0)
-    return -logp_N.mean() * weight
+def ptx_losses(actor: Actor, texts: list[Rollout], pad: int, config: PPOConfig) -> Iterator[Tensor]:
+    """This process's parts of the mean log loss of the policy on the replies' tokens, nats: `config.rows` texts at a time."""
+    lengths = [len(r.prompt_ids) + len(r.reply_ids) for r in texts]
+    count, mine = sum(len(r.reply_ids) for r in texts), set(share(range(len(texts))))
+    for places in cut(range(len(texts)), config.rows, lengths):
+        own = [texts[i] for i in places]
+        hidden_NE = reply_hidden(actor.policy, own, pad, Below([]))
+        logp_N = token_logprobs(hidden_NE, tokens_of(own, actor.policy.device), actor.policy.head, 1.0)
+        yield -logp_N.mean() * (sum(len(texts[i].reply_ids) for i in places if i in mine) / count)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
@@ -16,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from cai.lm.precision import device
 
 T = TypeVar("T")
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE", "GROUP_WORLD_SIZE")
@@ -30,7 +33,10 @@ def together() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    place = device()
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -64,6 +70,16 @@ def wait() -> None:
 def share(items: Sequence[T], of: int | None = None) -> list[T]:
     """What this process (or process `of`) does of `items`: each takes every n-th."""
     return list(items[rank() if of is None else of :: size()])
+
+
+def cut(batch: Sequence[int], rows: int, lengths: Sequence[int]) -> list[list[int]]:
+    """This process's share of a minibatch, `rows` places of like length at a time, in as many cuts as any process has.
+
+    Who has fewer reads the first place again, without weight: every process must take part in every pass.
+    """
+    count = max(1, -(-len(share(batch, 0)) // rows))
+    own = sorted(share(batch), key=lambda place: lengths[place])
+    return [own[i * rows : (i + 1) * rows] or [batch[0]] for i in range(count)]
 
 
 def pooled(own: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
@@ -112,6 +128,11 @@ def said_by_first(value: bool) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor of one that is spread over processes (all of them must ask); any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def lost(error: RuntimeError) -> bool:
+    """Whether it is what torch raises in one process because another that it waited for has ended."""
+    return isinstance(error, dist.DistError) or re.search("gloo|NCCL", str(error)) is not None
 
 
 def put(target: Tensor, value: Tensor) -> None:

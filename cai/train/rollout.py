@@ -43,7 +43,7 @@ Score = Callable[[Sequence[Rollout]], RewardTable | Awaitable[RewardTable]]
 def sample(
     sampler: PreTrainedModel,
     renderer: Renderer,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[tuple[Prompt, int]],
     *,
     replies: int,
     max_tokens: int,
@@ -52,8 +52,17 @@ def sample(
     step: int,
     batch: int = 64,
 ) -> list[Rollout]:
-    """`replies` draws for every prompt, addressed by (seed, step, prompt, draw)."""
-    asked = [(p, ids, draw) for p in prompts for ids in [renderer.prompt_ids(p.chat)] for draw in range(replies)]
+    """`replies` draws for every prompt, addressed by (seed, step, prompt, draw).
+
+    Args:
+        prompts: each with how often it came before in this update (`counted`), so that no draw is made twice.
+    """
+    asked = [
+        (prompt, ids, before * replies + k)
+        for prompt, before in prompts
+        for ids in [renderer.prompt_ids(prompt.chat)]
+        for k in range(replies)
+    ]
     found: list[Rollout | None] = [None] * len(asked)
     for places in length_batches([ids for _, ids, _ in asked], batch):
         rows = [asked[i][1] for i in places]

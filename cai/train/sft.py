@@ -16,7 +16,7 @@ from cai.fill import Progress
 from cai.lm.adapters import lora
 from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
-from cai.lm.precision import matmuls
+from cai.lm.precision import device, matmuls
 from cai.records import Chat
 from cai.store import publish_folder
 
@@ -142,7 +142,7 @@ def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: P
         disable_tqdm=True,
         log_level="error",
         bf16=False,  # compute_loss decides on number formats
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device().type == "cpu",
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
         seed=seed,

@@ -6,10 +6,11 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
 from typing import Any
 
-from cai.errors import TrainError
+from cai.errors import TrainError, blame
 from cai.train.ppo_config import PPOConfig
 from cai.train.rollout import RewardTable, Rollout, Score
 
@@ -20,8 +21,9 @@ def scored(score: Score, rollouts: list[Rollout]) -> RewardTable:
     Raises:
         TrainError: a part has not one value (a finite number, or None) for each rollout.
     """
-    found = score(rollouts)
-    table = asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
+    with blame(TrainError, "ppo: the reward"):
+        found = score(rollouts)
+        table = _finished(found) if inspect.isawaitable(found) else found
     for name, part in table.items():
         if len(part) != len(rollouts):
             raise TrainError(f"ppo: reward {name!r} has {len(part)} values for {len(rollouts)} rollouts")
@@ -30,31 +32,45 @@ def scored(score: Score, rollouts: list[Rollout]) -> RewardTable:
     return table
 
 
-async def _awaited(found: Awaitable[RewardTable]) -> RewardTable:
-    return await found
+def _finished(found: Awaitable[RewardTable]) -> RewardTable:
+    """What is awaited, by a loop of its own: in a thread, as a notebook's loop may be running in this one."""
+
+    async def wait() -> RewardTable:
+        return await found
+
+    with ThreadPoolExecutor(1) as aside:
+        return aside.submit(asyncio.run, wait()).result()
 
 
-def total(table: RewardTable, rollouts: Sequence[Rollout], config: PPOConfig) -> tuple[list[int], list[float]]:
-    """(places of rollouts whose every part is known, their summed rewards less the missing-stop penalty)."""
-    known = [i for i in range(len(rollouts)) if all(part[i] is not None for part in table.values())]
+def with_penalty(table: RewardTable, rollouts: Sequence[Rollout], config: PPOConfig) -> RewardTable:
+    """The table, with what replies lose that did not end themselves as a part of its own."""
+    if not config.missing_stop:
+        return table
+    return table | {"missing_stop": [0.0 if r.finished else -config.missing_stop for r in rollouts]}
+
+
+def total(table: RewardTable) -> tuple[list[int], list[float]]:
+    """(places of rollouts whose every part is known, their summed rewards).
+
+    Raises:
+        TrainError: there is none.
+    """
+    rows = list(zip(*table.values(), strict=True))
+    known = {i: sum(map(float, row)) for i, row in enumerate(rows) if None not in row}
     if not known:
         raise TrainError("ppo: no rollout of this update has a known reward")
-    sums = [sum(part[i] or 0.0 for part in table.values()) - config.missing_stop * (not rollouts[i].finished) for i in known]
-    return known, sums
+    return list(known), list(known.values())
 
 
 def describe(table: RewardTable, rollouts: Sequence[Rollout], known: Sequence[int], totals: Sequence[float]) -> dict[str, Any]:
-    """Means over the rollouts of one update: the reward's parts by name, the reward by kind of prompt; how many went unscored."""
+    """Means over the known rollouts of one update: the reward, its parts by name, the reward by kind of prompt; over all of them:
+    length, and whether they ended by themselves; how many went unscored."""
     kinds = [rollouts[i].prompt.kind for i in known]
     by_kind = {
         f"reward_on.{kind}": fmean(own for own, its in zip(totals, kinds, strict=True) if its == kind)
         for kind in sorted({kind for kind in kinds if kind})
     }
-    parts = {
-        f"reward.{name}": fmean(v for v in part if v is not None)
-        for name, part in table.items()
-        if any(v is not None for v in part)
-    }
+    parts = {f"reward.{name}": fmean(part[i] or 0.0 for i in known) for name, part in table.items()}
     return parts | {
         "reward": fmean(totals),
         "length": fmean(len(r.reply_ids) for r in rollouts),

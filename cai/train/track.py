@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,18 +42,36 @@ def tracker(name: Tracker | None, folder: Path, run: str) -> Track:
     installed(name)
     if name is None:
         return nowhere
-    return _tensorboard(folder) if name == "tensorboard" else _trackio(run)
+    return forgiving(name, _tensorboard(folder) if name == "tensorboard" else _trackio(run))
+
+
+def forgiving(name: str, tell: Track) -> Track:
+    """`tell`, until it fails: that is said once, and training goes on without."""
+    failed: list[Exception] = []
+
+    def told(step: int, metrics: Mapping[str, Any]) -> None:
+        if failed:
+            return
+        try:
+            tell(step, metrics)
+        except Exception as error:
+            failed.append(error)
+            print(f"track: {name} failed at update {step} and is left out from here on: {error}", file=sys.stderr)
+
+    return told
 
 
 def _tensorboard(folder: Path) -> Track:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder))
+    writers: list[Any] = []
 
     def tell(step: int, metrics: Mapping[str, Any]) -> None:
+        if not writers:  # from here on: a killed run may have told of this update and later ones
+            writers.append(SummaryWriter(str(folder), purge_step=step))
         for key, value in numbers(metrics).items():
-            writer.add_scalar(f"ppo/{key}", value, step)
-        writer.flush()
+            writers[0].add_scalar(f"ppo/{key}", value, step)
+        writers[0].flush()
 
     return tell
 
