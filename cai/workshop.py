@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
-import gc
 import os
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +18,7 @@ from cai.fill import Progress, RowT, fill
 from cai.generate.stale import kept_path, only_principles, set_aside
 from cai.hygiene.prompts import read_prompts, split
 from cai.hygiene.rules import HygieneConfig, asks_for_tokens
-from cai.lm import LM, open_lm
+from cai.lm import LM, heap, open_lm
 from cai.lm.cached import LOG, CachedLM, RequestLog
 from cai.lm.http import HttpLM
 from cai.lm.metered import Budget, MeteredLM
@@ -119,7 +115,7 @@ class Workshop:
     def close_models(self) -> None:
         """Forget the open models, and give their memory back to the system."""
         self.models.clear()
-        _give_memory_back()
+        heap.give_back()
 
     def made(self, config: Any, inputs: Sequence[str], parts: Sequence[str] = (), **more: str) -> dict[str, str]:
         """What decides an artefact: config, seed, input files, the parts of the constitution it reads, models."""
@@ -182,11 +178,3 @@ def read_run_prompts(loaded: Loaded) -> tuple[list[Prompt], list[Prompt], Counte
 
 def rows_of(path: Path, kind: Any) -> list[Any]:
     return list(store.read(path, kind))
-
-
-def _give_memory_back() -> None:
-    """Freed memory to the system, not only to the allocator, which would keep gigabytes of it for the rest of the run."""
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
-            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -24,6 +24,7 @@ from cai.lm.attention import Prefix
 from cai.lm.base import Sample, cut
 from cai.lm.chat import Renderer, load_renderer
 from cai.lm.decode import common_prefix
+from cai.lm.lean import lean
 from cai.lm.precision import device, matmul_dtype
 from cai.lm.thin import thin
 from cai.records import Chat
@@ -221,6 +222,7 @@ def load_model(where: str, dtype: torch.dtype = torch.float32) -> PreTrainedMode
         model.to(device())
     refuse_windows(model.config, where)
     thin(model)
+    lean(model)
     return model.eval()
 
 

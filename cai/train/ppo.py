@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cai.errors import TrainError
 from cai.fill import Progress
+from cai.lm import heap
 from cai.lm.below import Below
 from cai.lm.chat import Renderer
 from cai.lm.precision import matmul_dtype
@@ -108,6 +109,7 @@ def ppo(
     if state is not None:
         it.controller = ppo_math.KLController(float(state["beta"]), config.kl.target, config.kl.horizon)
     history = _history(metrics_file, start)
+    heap.map_large()
     with halting() as halt:
         for step in range(start, config.updates):
             progress(step, config.updates)
