@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -19,7 +20,7 @@ from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
 from cai.records import Prompt, chat_of
 from cai.train.actor import POLICY, Adapters, Whole
-from cai.train.ppo import learner, ppo
+from cai.train.ppo import Learner, learner, ppo
 from cai.train.ppo_config import KLConfig, PPOConfig, PtxConfig
 from cai.train.ranks import rank, size, together, wait, whole
 from cai.train.rollout import RewardTable, Rollout
@@ -59,7 +60,20 @@ def parted(model: PreTrainedModel, untied: bool) -> PreTrainedModel:
 
 def one(way: str, model: Path, folder: Path) -> None:
     """Train; leave the policy's weights, the critic's, and the metrics in `folder`."""
-    config = PPOConfig.model_validate(CONFIG.model_dump() | WAYS[way])
+    if rank() == 0:
+        folder.mkdir()
+    wait()
+    if way == "shard" and size() > 1:  # a first run ends after one update; another one, with weights of its own, goes on
+        trained(way, model, folder, updates=1)
+    it, history = trained(way, model, folder, updates=CONFIG.updates)
+    weights = {f"{i}": whole(p.detach()).clone() for i, p in enumerate([*it.actor.learnt(), *it.actor.critic.parameters()])}
+    if rank() == 0:
+        save_file(weights, folder / "weights.safetensors")
+    (folder / f"history-{rank()}.json").write_text(json.dumps(history))
+
+
+def trained(way: str, model: Path, folder: Path, updates: int) -> tuple[Learner, list[dict[str, Any]]]:
+    config = PPOConfig.model_validate(CONFIG.model_dump() | WAYS[way] | {"updates": updates})
     base, reference, copy = (parted(load_model(str(model)), way == "untied") for _ in range(3))
     renderer = load_renderer(model)
     torch.manual_seed(0)
@@ -70,15 +84,8 @@ def one(way: str, model: Path, folder: Path) -> None:
         if config.shard and size() > 1:
             actor.shard()
     texts = [(renderer.prompt_ids(p.chat), renderer.reply_ids("fine")) for p in PROMPTS]
-    if rank() == 0:
-        folder.mkdir()
-    wait()
     it = learner(actor, config)
-    history = ppo(it, renderer, PROMPTS, score, config, folder, seed=0, progress=lambda done, total: None, texts=texts)
-    weights = {f"{i}": whole(p.detach()).clone() for i, p in enumerate([*it.actor.learnt(), *it.actor.critic.parameters()])}
-    if rank() == 0:
-        save_file(weights, folder / "weights.safetensors")
-    (folder / f"history-{rank()}.json").write_text(json.dumps(history))
+    return it, ppo(it, renderer, PROMPTS, score, config, folder, seed=0, progress=lambda done, total: None, texts=texts)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,8 @@ def pairwise(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_two_processes_make_the_update_of_one(pairwise: Path, tiny_model: Path, tmp_path: Path, way: str) -> None:
     """Same prompts, draws, minibatches, whitening, centring, KL, controller, ptx, clipping, steps: weights to float tolerance.
 
-    Five minibatches of two replies, some of whose rewards nobody knows: a process may have no part of one.
+    Five minibatches of two replies, some of whose rewards nobody knows: a process may have no part of one. The pair whose weights
+    are spread was stopped after an update, and went on.
     """
     ranks.one(way, tiny_model, tmp_path / "one")
     alone, pair = (load_file(folder / "weights.safetensors") for folder in (tmp_path / "one", pairwise / way))
