@@ -23,6 +23,11 @@ def _libc() -> ctypes.CDLL | None:
 def give_back() -> None:
     """Freed memory to the system, not only to the allocator, which would keep gigabytes of it for the rest of the run."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """What is free already, without looking for more."""
     with contextlib.suppress(OSError, AttributeError):
         if (libc := _libc()) is not None:
             libc.malloc_trim(0)

@@ -113,6 +113,7 @@ def ppo(
     with halting() as halt:
         for step in range(start, config.updates):
             progress(step, config.updates)
+            heap.trim()
             told = _update(it, renderer, prompts, score, config, step, Ptx(texts, config, seed), seed)
             history.append(told)
             if rank() == 0:
