@@ -248,8 +248,9 @@ def ppo(shop: Workshop) -> None:
         with store.publish_folder(out) as folder:
             whole.save_pretrained(folder)
             renderer.tokenizer.save_pretrained(folder)
-            shutil.rmtree(folder / "checkpoints")  # three times the model's size, where every weight learnt
         store.finish(out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history))
+        # three times the model's size; last, for a kill before this would need it, and a run of no update has none
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
 def evaluate(shop: Workshop) -> None:

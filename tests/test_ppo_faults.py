@@ -25,7 +25,7 @@ from cai.train import checkpoint, ptx
 from cai.train.credit import credit
 from cai.train.draw import counted, draw_prompts
 from cai.train.ppo import ppo, warm
-from cai.train.ppo_config import KLConfig, PPOConfig
+from cai.train.ppo_config import PPOConfig
 from cai.train.ptx import ptx_losses
 from cai.train.ranks import lost
 from cai.train.rollout import RewardTable, Rollout
@@ -305,7 +305,3 @@ def test_who_is_blamed_where_a_process_ends() -> None:
     assert lost(torch.distributed.DistBackendError("NCCL error"))
     assert not lost(torch.OutOfMemoryError("out of memory"))
     assert not lost(RuntimeError("The size of tensor a (3) must match"))
-
-
-def test_a_weight_to_begin_with_is_asked_for() -> None:
-    assert KLConfig(coef=0.0).target is None

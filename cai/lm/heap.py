@@ -1,6 +1,6 @@
 """The C library's heap, which keeps what is freed and tears what it keeps: measured, a third of the memory of a PPO run.
 
-Both are requests that other C libraries than glibc do not know; there nothing happens.
+These are requests that other C libraries than glibc do not know; there nothing happens.
 """
 
 from __future__ import annotations
