@@ -23,12 +23,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from endpoint import endpoint  # noqa: E402
 
+from cai.async_map import fill  # noqa: E402
 from cai.constitution import Constitution  # noqa: E402
-from cai.fill import fill  # noqa: E402
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser  # noqa: E402
-from cai.lm.cached import CachedLM, RequestLog  # noqa: E402
+from cai.lm.budget import Budget, MeteredLM, Prices  # noqa: E402
 from cai.lm.http import HttpConfig, HttpLM  # noqa: E402
-from cai.lm.metered import Budget, MeteredLM, Prices  # noqa: E402
+from cai.lm.request_log import CachedLM, RequestLog  # noqa: E402
 from cai.records import Prompt, Revision, chat_of  # noqa: E402
 
 CONNECTIONS, LATENCY = 64, 0.05

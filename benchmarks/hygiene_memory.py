@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cai.hygiene.clean import clean, kept
-from cai.hygiene.outputs import write_prompts
-from cai.hygiene.rules import HygieneConfig, Rules
+from cai.data.dedupe import clean, kept
+from cai.data.filters import HygieneConfig, Rules
+from cai.data.writers import write_prompts
 from cai.records import Prompt, chat_of
 
 WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "s", "t", "ld", "mp")]

@@ -19,10 +19,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cai.async_map import together
 from cai.constitution import find, load
-from cai.fill import together
+from cai.data.readers import asked
 from cai.generate.label import PRESETS, LabelConfig, labeller
-from cai.hygiene.inputs import asked
 from cai.lm import open_lm
 from cai.records import Chat, Pair, Preference, Score, chat_of
 from cai.report.labels import against_people, diagnose

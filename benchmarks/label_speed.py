@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 
 from cai import templates
+from cai.async_map import together
 from cai.constitution import find, load
-from cai.fill import together
+from cai.data.readers import prompt_rows
 from cai.generate.label import LabelConfig, asked_by, labeller
-from cai.hygiene.inputs import prompt_rows
 from cai.lm import open_lm
-from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
-from cai.lm.weights import locate
+from cai.modeling.model_files import locate
+from cai.modeling.tokenization import load_renderer
 from cai.records import Chat, Pair
 from cai.seeds import derive
 

@@ -29,16 +29,16 @@ FORWARD = 0.27e9
 def ours(mode: str) -> None:
     import torch
 
-    from cai.lm.adapters import with_adapter
-    from cai.lm.chat import load_renderer
     from cai.lm.local import load_model
-    from cai.lm.precision import matmul_dtype
-    from cai.lm.weights import locate
+    from cai.modeling.lora import with_adapter
+    from cai.modeling.model_files import locate
+    from cai.modeling.precision import matmul_dtype
+    from cai.modeling.tokenization import load_renderer
     from cai.records import Prompt, chat_of
     from cai.reward.preference_model import ADAPTER, PreferenceModel
-    from cai.train import ppo as loop
-    from cai.train.actor import POLICY, Adapters, Whole
-    from cai.train.ppo_config import PPOConfig
+    from cai.train.ppo import trainer as loop
+    from cai.train.ppo.actor import POLICY, Adapters, Whole
+    from cai.train.ppo.config import PPOConfig
 
     where = locate("smollm2")
     sizes = {"updates": UPDATES, "prompts": BATCH, "replies": 1, "max_tokens": LENGTH, "minibatches": 1}
@@ -122,7 +122,7 @@ def main() -> None:
     if given.mode and not given.peer:
         ours(given.mode)
         return
-    from cai.lm.weights import locate
+    from cai.modeling.model_files import locate
 
     where = locate("smollm2")
     for mode in (given.mode,) if given.mode else ("lora", "full"):

@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from cai.data.preferences import judged_rows
 from cai.evals.agreement import ece
 from cai.evals.stats import estimate
-from cai.fitting import fresh_model
-from cai.hygiene.preferences import judged_rows
-from cai.lm.weights import locate
+from cai.modeling.model_files import locate
+from cai.pipeline.preference_model import fresh_model
 from cai.records import Chat
 from cai.reward.preference_model import PreferenceModel
 from cai.seeds import rng
-from cai.train.reward import Comparison, RewardConfig, train
+from cai.train.preference import Comparison, RewardConfig, train
 
 TOKENS = 320
 

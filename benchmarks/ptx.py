@@ -18,17 +18,17 @@ from statistics import fmean, stdev
 import torch
 from scipy.stats import t as student
 
-from cai.hygiene.inputs import prompt_rows
-from cai.lm.adapters import with_adapter
-from cai.lm.chat import Renderer, load_renderer
+from cai.data.readers import prompt_rows
 from cai.lm.local import load_model
-from cai.lm.weights import locate
+from cai.modeling.lora import with_adapter
+from cai.modeling.model_files import locate
+from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt, chat_of
-from cai.train.actor import POLICY, Adapters
-from cai.train.ppo import learner, ppo
-from cai.train.ppo_config import KLConfig, PPOConfig, PtxConfig
-from cai.train.ptx import Text, ptx_losses
-from cai.train.rollout import RewardTable, Rollout
+from cai.train.ppo.actor import POLICY, Adapters
+from cai.train.ppo.config import KLConfig, PPOConfig, PtxConfig
+from cai.train.ppo.ptx import Text, ptx_losses
+from cai.train.ppo.rollout import RewardTable, Rollout
+from cai.train.ppo.trainer import learner, ppo
 
 ROOT = Path(__file__).parents[1]
 MEASURED = 40

@@ -33,9 +33,9 @@ from scipy.stats import binomtest
 from cai.constitution.load import load
 from cai.constitution.schema import Rubric
 from cai.rubric import Compiled, compile_rubric, grade
-from cai.rubric.fit import FitConfig, Ranked, errors, fit, split_prompts
+from cai.rubric.fit_weights import FitConfig, Ranked, errors, fit, split_prompts
 from cai.rubric.propositions import own_voice, read_reply
-from cai.rubric.text_model import Labelled, TextFit, fit_text, words_of
+from cai.rubric.text_classifier import Labelled, TextFit, fit_text, words_of
 
 ROOT = Path(__file__).parents[1]
 Array = NDArray[np.bool_]

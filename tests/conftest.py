@@ -17,7 +17,7 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny Llama and its tokenizer."""
-    from tiny import save_tiny  # torch takes seconds to import: only tests of models wait for it
+    from toys import save_tiny  # torch takes seconds to import: only tests of models wait for it
 
     return save_tiny(tmp_path_factory.mktemp("tiny"))
 

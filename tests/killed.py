@@ -6,13 +6,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from cai.async_map import fill
 from cai.constitution import Constitution, Principle
-from cai.fill import fill
 from cai.generate.label import LabelConfig, labeller
 from cai.generate.pair import PairConfig, pair_items, paired_item, pairer
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser
-from cai.lm.cached import CachedLM, RequestLog
 from cai.lm.http import HttpConfig, HttpLM
+from cai.lm.request_log import CachedLM, RequestLog
 from cai.records import Pair, Preference, Prompt, Revision, chat_of
 
 STAGES = ("revise", "pair", "label")

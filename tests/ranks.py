@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from cai.lm.adapters import with_adapter
-from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
+from cai.modeling.lora import with_adapter
+from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of
-from cai.train.actor import POLICY, Adapters, Whole
-from cai.train.ppo import Learner, learner, ppo
-from cai.train.ppo_config import KLConfig, PPOConfig, PtxConfig
-from cai.train.ranks import rank, size, together, wait, whole
-from cai.train.rollout import RewardTable, Rollout
+from cai.train.distributed import rank, size, together, wait, whole
+from cai.train.ppo.actor import POLICY, Adapters, Whole
+from cai.train.ppo.config import KLConfig, PPOConfig, PtxConfig
+from cai.train.ppo.rollout import RewardTable, Rollout
+from cai.train.ppo.trainer import Learner, learner, ppo
 
 CONFIG = PPOConfig(
     updates=2,

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from cai.cli import constitutions, exports, files, fits, grades, logs, prompts, redteam, rewards, runs, serve
+from cai.cli import constitutions, exports, file_commands, fit_preference, fit_rubric, grades, logs, prompts, redteam, runs, serve
 from cai.cli.runs import NAMES
 from cai.errors import CaiError, UsageError
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (constitutions, prompts, redteam, grades, fits, rewards, runs, files, exports, serve):
+for part in (constitutions, prompts, redteam, grades, fit_rubric, fit_preference, runs, file_commands, exports, serve):
     app.add_typer(part.app)
 app.add_typer(logs.log)
 INTERRUPTED = "interrupted; nothing finished is lost: run the same command to go on"

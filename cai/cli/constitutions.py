@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cai.cli.quiet import quiet
+from cai.cli.silence import quiet
 from cai.errors import UsageError
 
 app = typer.Typer()
@@ -50,9 +50,9 @@ def show(
         print(overview(loaded))
         return
     quiet()
-    from cai.generate.render import renderings
-    from cai.lm.chat import load_renderer
-    from cai.lm.weights import locate
+    from cai.generate.preview import renderings
+    from cai.modeling.model_files import locate
+    from cai.modeling.tokenization import load_renderer
 
     chosen = [one for one in loaded.principles if principle in (None, one.id)]
     if not chosen:
@@ -83,9 +83,9 @@ def diff(
         print(f"{change.what} {change.key}{': ' * bool(change.fields)}{', '.join(change.fields)}")
     if run is not None:
         quiet()
-        from cai.config import load_run
-        from cai.edited import stale_rows
-        from cai.workshop import open_workshop
+        from cai.pipeline.config import load_run
+        from cai.pipeline.context import open_workshop
+        from cai.pipeline.staleness import stale_rows
 
         shop = replace(open_workshop(load_run(run, []), lambda stage: lambda done, total: None), constitution=new)
         for name, (rows, total) in stale_rows(shop, changes).items():
@@ -101,7 +101,7 @@ def import_foreign(
     name: Annotated[str, typer.Option(help="Name of the constitution.")] = "imported",
 ) -> None:
     """Turn another tool's constitution or rubric into one of ours, on standard output; what has no place is named."""
-    from cai.constitution.foreign import as_yaml, read_foreign, slug
+    from cai.constitution.importers import as_yaml, read_foreign, slug
 
     if slug(name) != name:
         raise UsageError(f"--name {name}: lower-case letters, digits, - and _ only; {slug(name)} would do")

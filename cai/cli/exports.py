@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cai.cli.quiet import quiet
+from cai.cli.silence import quiet
 
 app = typer.Typer()
 
@@ -28,7 +28,7 @@ def export(
 ) -> None:
     """Write a run's fine-tuning rows, preferences and prompts as tables, with a card that says where they come from."""
     quiet()
-    from cai.scale.exports import export, export_engine
+    from cai.integrations.export import export, export_engine
 
     if to in ("openrlhf", "verl"):
         print(f"{output}: {export_engine(run, output, to):,} prompts, and {to}_reward.py")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cai.cli.lines import STREAM, Input, Line, Output, at_once, each_line, open_logged, read_lines
-from cai.cli.quiet import quiet
+from cai.cli.jsonl import STREAM, Input, Line, Output, at_once, each_line, open_logged, read_lines
+from cai.cli.silence import quiet
 from cai.errors import ConfigError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def grade_replies(
 ) -> None:
     """Grade replies by the rubric. Keeps every field and the order; a file cut short by a kill is gone on with."""
     from cai.rubric import compile_rubric, grade
-    from cai.rubric.ask import grade_with
     from cai.rubric.explain import explain as explanation
+    from cai.rubric.llm_grader import grade_with
 
     quiet()
     loaded, rubric = with_rubric(constitution)
@@ -92,9 +92,9 @@ def calibrate(
     import yaml
 
     from cai import store
-    from cai.fill import together
+    from cai.async_map import together
     from cai.rubric import compile_rubric
-    from cai.rubric.ask import log_loss, log_odds, temperature
+    from cai.rubric.llm_grader import log_loss, log_odds, temperature
 
     quiet()
     loaded, rubric = with_rubric(constitution)

@@ -25,7 +25,7 @@ def log_stats(file: LogFile) -> None:
     """Calls, tokens and seconds of waiting, by model and kind."""
     from rich.table import Table
 
-    from cai.lm.cached import RequestLog
+    from cai.lm.request_log import RequestLog
 
     table = Table("model", "kind", *(f"{name}" for name in ("calls", "prompt tokens", "completion tokens", "s a call")))
     for model, kind, calls, prompt, completion, seconds in RequestLog(file, create=False).stats():
@@ -36,7 +36,7 @@ def log_stats(file: LogFile) -> None:
 @log.command("export", epilog="Example: cai log export runs/mine/requests.sqlite > calls.jsonl")
 def log_export(file: LogFile) -> None:
     """Every call as a JSON line on standard output: request, raw answer, tokens, time. It holds no keys."""
-    from cai.lm.cached import RequestLog
+    from cai.lm.request_log import RequestLog
 
     for row in RequestLog(file, create=False).rows():
         print(json.dumps(row, ensure_ascii=False))
@@ -49,7 +49,7 @@ def log_prune(
     model: Annotated[str | None, typer.Option(help="Only calls of this model, as `cai log stats` names it.")] = None,
 ) -> None:
     """Forget calls. They are made again, and paid for again, when a stage needs them."""
-    from cai.lm.cached import RequestLog
+    from cai.lm.request_log import RequestLog
 
     before = None if older_than is None else time.time() - older_than * 86400
     print(f"{RequestLog(file, create=False).prune(before=before, model=model)} calls forgotten")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cai.cli.quiet import quiet
+from cai.cli.silence import quiet
 from cai.errors import UsageError
 
 app = typer.Typer()
@@ -41,10 +41,10 @@ def clean(
     """Let through the prompts that are fit for training, and count why the others are not."""
     from pydantic import ValidationError
 
-    from cai.hygiene.clean import clean, kept
-    from cai.hygiene.inputs import prompt_rows
-    from cai.hygiene.outputs import write_prompts
-    from cai.hygiene.rules import HygieneConfig, Rules, asks_for_tokens, told
+    from cai.data.dedupe import clean, kept
+    from cai.data.filters import HygieneConfig, Rules, asks_for_tokens, told
+    from cai.data.readers import prompt_rows
+    from cai.data.writers import write_prompts
     from cai.progress import teller
     from cai.records import Prompt
 
@@ -66,7 +66,7 @@ def clean(
     count: Callable[[str], int] = len
     if asks_for_tokens(config):
         quiet()
-        from cai.lm.chat import token_counter
+        from cai.modeling.tokenization import token_counter
 
         count = token_counter(model)
     rules = Rules(config, count, evaluation)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cai.cli.quiet import quiet
+from cai.cli.silence import quiet
 from cai.errors import UsageError
 from cai.records import Kind
 
 if TYPE_CHECKING:
     from cai.constitution.schema import Rubric
-    from cai.generate.gate import Gate
+    from cai.generate.filters import Gate
     from cai.generate.redteam import Taken
     from cai.records import Prompt
 
@@ -47,8 +47,8 @@ def redteam(
     quiet()
     from cai import store
     from cai.constitution import find, load
+    from cai.data.readers import prompt_rows
     from cai.generate.redteam import RedteamConfig, write_messages
-    from cai.hygiene.inputs import prompt_rows
     from cai.lm import open_lm
     from cai.progress import teller
 
@@ -78,7 +78,7 @@ def redteam(
 
 def _gate(rubric: Rubric | None) -> Gate:
     """Against refusals to write anything, which the rubric knows, and against what is no message."""
-    from cai.generate.gate import readable
+    from cai.generate.filters import readable
     from cai.rubric import compile_rubric, grade
 
     compiled = compile_rubric(rubric) if rubric else None
@@ -94,7 +94,7 @@ def _gate(rubric: Rubric | None) -> Gate:
 def _tell(found: Taken, categories: Sequence[str]) -> None:
     from rich.table import Table
 
-    from cai.generate.monitors import monitors
+    from cai.generate.diversity import monitors
 
     table = Table("category", "taken", "not taken")
     for name in categories:

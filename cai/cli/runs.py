@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cai.cli.quiet import quiet
+from cai.cli.silence import quiet
 from cai.errors import JobError, UsageError
 
 app = typer.Typer()
@@ -46,11 +46,11 @@ def run(
 
 def walk_run(file: Path, names: tuple[str, ...], settings: list[str] | None, **limits: Any) -> None:
     quiet()
-    from cai.config import load_run
-    from cai.lm.metered import Budget
+    from cai.lm.budget import Budget
+    from cai.pipeline.config import load_run
+    from cai.pipeline.context import SCORES, open_workshop
+    from cai.pipeline.runner import walk
     from cai.progress import teller
-    from cai.walk import walk
-    from cai.workshop import SCORES, open_workshop
 
     loaded, first = load_run(file, settings or []), os.environ.get("RANK", "0") == "0"
     started = time.monotonic()
@@ -102,12 +102,12 @@ def plan(
     With a limit, exit 1 when more than that is to be expected; the probe keeps to it too.
     """
     quiet()
-    from cai.config import load_run
-    from cai.lm.metered import Budget
-    from cai.plan import over, plan, table
+    from cai.lm.budget import Budget
+    from cai.pipeline.config import load_run
+    from cai.pipeline.context import open_workshop
+    from cai.pipeline.estimate import over, plan, table
     from cai.progress import teller
     from cai.store import locked
-    from cai.workshop import open_workshop
 
     loaded = load_run(file, settings or [])
     with teller() as progress, locked(loaded.folder):

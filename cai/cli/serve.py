@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cai.cli.quiet import quiet
+from cai.cli.silence import quiet
 from cai.errors import UsageError
 
 if TYPE_CHECKING:
+    from cai.integrations.reward_server import ScoreTexts, Table
     from cai.records import Prompt
-    from cai.scale.reward_server import ScoreTexts, Table
 
 app = typer.Typer()
 
@@ -34,7 +34,7 @@ def serve_reward(
     if (run is None) == (constitution is None):
         raise UsageError("serve-reward: give a run, or --constitution for its rubric alone")
     quiet()
-    from cai.scale.reward_server import TOKEN, RewardServer
+    from cai.integrations.reward_server import TOKEN, RewardServer
 
     score = rubric_score(constitution) if constitution else run_score(run or Path())
     ends = () if constitution else run_ends(run or Path())
@@ -56,7 +56,7 @@ def serve_reward(
 def rubric_score(constitution: str) -> ScoreTexts:
     """The rubric of a constitution as the whole reward."""
     from cai.cli.grades import with_rubric
-    from cai.reward.combine import RewardMix, combine
+    from cai.reward.composite import RewardMix, combine
     from cai.rubric import compile_rubric
 
     compiled, mix = compile_rubric(with_rubric(constitution)[1]), RewardMix(pm=0.0)
@@ -69,10 +69,10 @@ def rubric_score(constitution: str) -> ScoreTexts:
 
 def run_ends(run: Path) -> tuple[str, ...]:
     """Texts of the tokens that end or fill up replies of the run's model; none where only an endpoint knows them."""
-    from cai.config import load_run
-    from cai.lm.chat import load_renderer
-    from cai.lm.weights import EMBEDDED, locate
-    from cai.workshop import SFT
+    from cai.modeling.model_files import EMBEDDED, locate
+    from cai.modeling.tokenization import load_renderer
+    from cai.pipeline.config import load_run
+    from cai.pipeline.context import SFT
 
     loaded = load_run(run)
     model, tuned = loaded.run.model, loaded.folder / SFT
@@ -87,15 +87,15 @@ def run_ends(run: Path) -> tuple[str, ...]:
 
 def run_score(run: Path) -> ScoreTexts:
     """The reward that a run's PPO learns from: preference model, rubric, rating and terms, by the run's own mix."""
-    from cai.config import load_run
-    from cai.lm.adapters import with_adapter
-    from cai.lm.chat import load_renderer
     from cai.lm.local import load_model
+    from cai.modeling.lora import with_adapter
+    from cai.modeling.tokenization import load_renderer
+    from cai.pipeline.config import load_run
+    from cai.pipeline.context import REWARD, SFT, open_workshop
     from cai.progress import teller
-    from cai.reward.combine import combine
-    from cai.reward.direct import rater
+    from cai.reward.composite import combine
+    from cai.reward.direct_rlaif import rater
     from cai.reward.preference_model import ADAPTER, PreferenceModel
-    from cai.workshop import REWARD, SFT, open_workshop
 
     loaded = load_run(run)
     with teller() as progress:

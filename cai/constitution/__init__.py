@@ -1,8 +1,9 @@
 """Constitutions: what they may say, how they are read, checked, compared and shown."""
 
-from cai.constitution.check import Finding, lint
-from cai.constitution.digest import Change, diff, digests
+from cai.constitution.diff import Change, diff, digests
+from cai.constitution.lint import Finding, lint
 from cai.constitution.load import find, load
+from cai.constitution.preview import overview
 from cai.constitution.schema import (
     ClassRule,
     CompareExample,
@@ -13,8 +14,7 @@ from cai.constitution.schema import (
     Proposition,
     Rubric,
 )
-from cai.constitution.show import overview
-from cai.constitution.source import Source, explain, parse, read_yaml
+from cai.constitution.yaml_source import Source, explain, parse, read_yaml
 
 __all__ = [
     "Change",

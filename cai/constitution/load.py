@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cai.constitution.plain import dotted, shorten, suggestion
 from cai.constitution.schema import Constitution, Examples, Principle, Rubric
-from cai.constitution.source import Source, parse, read_yaml
+from cai.constitution.validation_errors import dotted, shorten, suggestion
+from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.errors import ConfigError, blame
 
 SHIPPED = Path(__file__).parents[2] / "constitutions"

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cai import templates
+from cai.async_map import together
 from cai.constitution.schema import CompareExample, Constitution, Principle
 from cai.errors import UnansweredError
-from cai.fill import together
 from cai.lm.base import LM
 from cai.records import Chat, Kind, Pair, Preference, Vote
 from cai.seeds import derive, rng

@@ -8,8 +8,8 @@ from itertools import combinations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cai.async_map import together
 from cai.errors import UnansweredError
-from cai.fill import together
 from cai.lm.base import LM, Sample
 from cai.records import Pair, Part, Prompt, Sampled
 from cai.seeds import derive, rng

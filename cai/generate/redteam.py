@@ -14,10 +14,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cai import store, templates
+from cai.async_map import Progress, fill
+from cai.data.near_duplicates import Seen
 from cai.errors import UnansweredError
-from cai.fill import Progress, fill
-from cai.generate.gate import Gate
-from cai.hygiene.seen import Seen
+from cai.generate.filters import Gate
 from cai.lm.base import LM
 from cai.records import Attempt, Kind, Prompt, chat_of
 from cai.seeds import derive, rng

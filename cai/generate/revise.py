@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from cai import templates
 from cai.constitution.schema import Constitution, Principle
 from cai.errors import UnansweredError
-from cai.generate import regress
-from cai.generate.gate import Gate, near_copy
+from cai.generate import regression
+from cai.generate.filters import Gate, near_copy
 from cai.lm.base import LM
 from cai.records import Chat, Item, Kind, Prompt, Revision, Round
 from cai.seeds import derive, rng
@@ -131,7 +131,7 @@ def reviser(
                 break
         compared = None
         if config.matrix and rounds:
-            compared = await regress.matrix(author, constitution.examples.compare, prompt.chat, initial, rounds, principles)
+            compared = await regression.matrix(author, constitution.examples.compare, prompt.chat, initial, rounds, principles)
         return choose(item, initial, rounds, gate, compared)
 
     return revise
@@ -153,10 +153,10 @@ def choose(
     prompt = item.prompt
     reasons = [_objection(prompt, initial, made.revision, gate) for made in rounds]
     for i in range(len(rounds)):
-        if compared and reasons[i] is None and (undone := regress.falls_back(compared, i)):
+        if compared and reasons[i] is None and (undone := regression.falls_back(compared, i)):
             reasons[i] = f"falls back on {undone}"
     good = [i for i, reason in enumerate(reasons) if reason is None]
-    best = max(good, key=lambda i: (regress.standing(compared or {}, i), i), default=None)
+    best = max(good, key=lambda i: (regression.standing(compared or {}, i), i), default=None)
     first_reason = gate(prompt, initial)
     final, dropped = None, None
     if best is not None:

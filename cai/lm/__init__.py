@@ -31,7 +31,7 @@ def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
     if spec == "smollm2" or (kind == "local" and name):
         # torch and transformers take seconds to import: only those who load a model wait for them.
         from cai.lm.local import load_local
-        from cai.lm.weights import locate
+        from cai.modeling.model_files import locate
 
         return load_local(locate(name or spec))
     near = difflib.get_close_matches(spec, ["smollm2", "local:", "http:", "fake:"], 1)

@@ -22,7 +22,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from cai.errors import BackendError, TransientError, UnansweredError, UsageError, blame
 from cai.lm.base import Sample
-from cai.lm.pace import Pace, retry_after, wait_as_told
+from cai.lm.rate_limit import Pace, retry_after, wait_as_told
 from cai.records import Chat
 
 KEY = "CAI_API_KEY"

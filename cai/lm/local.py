@@ -19,14 +19,14 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cai.errors import BackendError, UnansweredError, blame
-from cai.lm import attention, decode
-from cai.lm.attention import Prefix
 from cai.lm.base import Sample, cut
-from cai.lm.chat import Renderer, load_renderer
-from cai.lm.decode import common_prefix
-from cai.lm.lean import lean
-from cai.lm.precision import device, matmul_dtype
-from cai.lm.thin import thin
+from cai.modeling import attention, generation
+from cai.modeling.attention import Prefix
+from cai.modeling.gated_mlp import lean
+from cai.modeling.generation import common_prefix
+from cai.modeling.precision import device, matmul_dtype
+from cai.modeling.skinny_linear import thin
+from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat
 from cai.store import digest, file_digest
 
@@ -129,11 +129,11 @@ class LocalLM:
     def _prefix(self, rows: Sequence[list[int]]) -> Prefix | None:
         """What all rows begin with, read once. Only an exactly equal prefix is taken from memory: the numbers stay the same."""
         length = common_prefix(rows) if len(rows) > 1 else 0
-        if length < decode.MIN_PREFIX:
+        if length < generation.MIN_PREFIX:
             return None
         key = tuple(rows[0][:length])
         if key not in self._prefixes:
-            self._prefixes[key] = decode.read_prefix(self.model, key)
+            self._prefixes[key] = generation.read_prefix(self.model, key)
             if len(self._prefixes) > KEPT_PREFIXES:
                 self._prefixes.popitem(last=False)
         self._prefixes.move_to_end(key)
@@ -145,7 +145,7 @@ class LocalLM:
         def halt(row: int, ids: list[int]) -> bool:
             return bool(calls[row].stop) and cut(self.renderer.text(ids), calls[row].stop)[1]
 
-        draws = decode.generate(
+        draws = generation.generate(
             self.model,
             rows,
             max_tokens=[call.max_tokens for call in calls],
@@ -168,7 +168,7 @@ class LocalLM:
 
     def _choice_batch(self, calls: list[_Choice]) -> list[list[float]]:
         rows = [call.ids for call in calls]
-        return decode.option_logprobs(
+        return generation.option_logprobs(
             self.model, rows, [call.options for call in calls], pad=self.renderer.pad_id, prefix=self._prefix(rows)
         )
 

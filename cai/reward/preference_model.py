@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cai.errors import StoreError, blame
-from cai.lm.adapters import (
+from cai.modeling.lora import (
     ADAPTER_FILE,
     adapter_tensors,
     add_adapter,
@@ -25,7 +25,7 @@ from cai.lm.adapters import (
     right_pad,
     set_adapter_tensors,
 )
-from cai.lm.chat import Renderer
+from cai.modeling.tokenization import Renderer
 from cai.records import Chat
 
 ADAPTER = "reward"

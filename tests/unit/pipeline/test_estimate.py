@@ -1,0 +1,124 @@
+"""What a run will cost: totals by hand, intervals that hold, and answers that the run does not pay for again."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from endpoint import endpoint
+
+from cai.errors import BudgetError
+from cai.lm.budget import Budget, Prices
+from cai.pipeline.config import load_run
+from cai.pipeline.context import open_workshop
+from cai.pipeline.estimate import Forecast, Interval, Used, forecast, over, plan, spread, table, total
+from cai.pipeline.runner import walk
+
+COUNT = 60
+RUN = """
+name: planned
+model: {spec}
+constitution: assistant
+prompts: [prompts.jsonl]
+held_out: 0.5
+folder: {folder}
+revise: {{rounds: 1, helpful_samples: 2}}
+label: {{principles: 2}}
+eval: {{draws: 3}}
+prices: {{prompt: 0.5, completion: 2.25}}
+http: {{connections: 8}}
+"""
+still = lambda stage: lambda done, total: None  # noqa: E731
+
+
+def test_a_total_by_hand() -> None:
+    """Values 1, 2, 3 of 12 rows: 24, and 12 * t(2) * 1 / sqrt(3) * sqrt(1 - 3/12) = 12 * 4.302653 / 2 = 25.8159 to each side."""
+    found = total([1, 2, 3], 12)
+    assert found.mean == 24
+    assert found.low == 0  # 24 - 25.8 would be less than nothing
+    assert found.high == pytest.approx(24 + 25.8159, abs=1e-3)
+
+
+def test_nothing_is_unknown_when_all_rows_were_probed_and_much_when_one_was() -> None:
+    assert total([1, 2, 3], 3) == Interval(6, 6, 6)
+    assert total([5.0], 4) == Interval(20, 0, math.inf)
+
+
+def test_a_stage_adds_up() -> None:
+    """Two rows of 2 calls, 100 + 20 tokens, half of the prompt shared, 3 s of waiting at 4 in flight; ten rows in all."""
+    used = [Used(calls=2, prompt=100, shared=50, completion=20, seconds=3.0) for _ in range(2)]
+    found = forecast("pair", "m", used, 10, Prices(prompt=10, completion=100), 1 / 4)
+    assert (found.calls.mean, found.prompt.mean, found.completion.mean, found.shared) == (20, 1000, 200, 500)
+    assert found.cost.mean == pytest.approx(0.03)  # 1,000 at 10 and 200 at 100 per million
+    assert found.hours.mean == pytest.approx(10 * 3 / 4 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen"), [(1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (10, list(range(10))), (99, list(range(10)))]
+)
+def test_probed_rows_come_from_all_over(count: int, chosen: list[int]) -> None:
+    assert spread(range(10), count) == chosen
+
+
+def planned(tmp_path: Path, spec: str, probe: int, budget: Budget | None = None, more: str = "") -> list[Forecast]:
+    kinds = ("disallowed", "benign", "sensitive")
+    lines = [json.dumps({"prompt": f"question {i}", "kind": kinds[i % 3]}) for i in range(COUNT)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "run.yaml").write_text(RUN.format(spec=spec, folder=tmp_path / "run") + more, encoding="utf-8")
+    return plan(open_workshop(load_run(tmp_path / "run.yaml"), still, budget), probe)
+
+
+def test_the_forecast_of_a_whole_run(tmp_path: Path) -> None:
+    """30 prompts train, 30 are held out. Revise: 20 rows of 3 calls, 10 prompts of 2 draws; 2 a pair; 2 principles in 2 orders;
+    3 draws for 3 subjects. Every call takes 50 + 10 tokens."""
+    with endpoint(tmp_path / "server") as server:
+        found = {f.stage: f for f in planned(tmp_path, server.spec, 1000)}
+        calls = {stage: f.calls.mean for stage, f in found.items()}
+        assert calls == {"revise": 20 * 3 + 20, "pair": 60, "label": 120, "eval": 270}
+        assert found["pair"].prompt == Interval(3000, 3000, 3000)
+        assert found["pair"].cost.mean == pytest.approx((3000 * 0.5 + 600 * 2.25) / 1e6)
+        assert found["revise"].shared > 0.3 * found["revise"].prompt.mean  # the few-shots
+        asked = len(server.answered())
+        loaded = load_run(tmp_path / "run.yaml")
+        walk(open_workshop(loaded, still), ["prompts", "revise"], lambda stage, seconds: None)
+        assert len(server.answered()) == asked  # every row was probed: the run has nothing left to ask
+
+
+def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
+    """Direct RLAIF asks the judge once a rollout: 5 updates of 4 prompts and 2 replies are 40 calls."""
+    with endpoint(tmp_path / "server") as server:
+        more = "\nmix: {pm: 0, direct: 1}\nppo: {updates: 5, prompts: 4, replies: 2}\n"
+        found = {f.stage: f for f in planned(tmp_path, server.spec, 6, more=more)}
+    assert list(found) == ["revise", "pair", "label", "ppo", "eval"]
+    assert found["ppo"].calls.mean == 40
+
+
+def test_a_few_rows_cost_a_few_calls(tmp_path: Path) -> None:
+    """3 rows a stage: 3 of 2 or 3 calls, 3 pairs, 3 labels of 4, 3 replies; and the interval holds the true number."""
+    with endpoint(tmp_path / "server") as server:
+        found = {f.stage: f for f in planned(tmp_path, server.spec, 3)}
+        assert len(server.answered()) <= 9 + 6 + 12 + 3
+    assert found["revise"].probed == 3
+    assert found["revise"].rows == 40
+    assert found["revise"].calls.low <= 80 <= found["revise"].calls.high
+    shown = table(list(found.values()))
+    assert shown.row_count == 5
+
+
+def test_a_probe_keeps_to_the_budget(tmp_path: Path) -> None:
+    with endpoint(tmp_path / "server") as server, pytest.raises(BudgetError, match="--max-tokens"):
+        planned(tmp_path, server.spec, 20, Budget(max_tokens=60))
+
+
+def test_limits_that_the_forecast_breaks() -> None:
+    """Ten rows of 120 tokens at 1 per million each way: 1,200 tokens, 0.0012 in money."""
+    used = [Used(calls=2, prompt=100, completion=20, seconds=3.6)] * 2
+    found = [forecast("label", "m", used, 10, Prices(prompt=1, completion=1), 1.0)]
+    assert over(found, Budget(max_cost=0.0013, max_tokens=1201, max_hours=0.011)) == []
+    assert over(found, Budget(max_cost=0.0011, max_tokens=1199, max_hours=0.009)) == [
+        "--max-cost 0.0011 is less than the 0.0012 to expect",
+        "--max-tokens 1199 is less than the 1,200 to expect",
+        "--max-hours 0.009 is less than the 0.01 to expect",
+    ]

@@ -1,0 +1,186 @@
+"""The mistakes of TRL 1.12's PPO, one by one: ours does not make them, and a re-creation of each fails the same check.
+
+Row 0 is a reply of three tokens, the last of which ends it; row 1 is one of two that was cut short. End and pad are one token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cai.lm.local import load_model
+from cai.modeling.lora import with_adapter
+from cai.modeling.tokenization import load_renderer
+from cai.records import Prompt, chat_of
+from cai.train import losses
+from cai.train.ppo.actor import POLICY, Adapters
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.reward_table import total, with_penalty
+from cai.train.ppo.rollout import Rollout, token_logprobs
+from cai.train.ppo.trainer import Learner, credit, learn, learner
+
+MASK = torch.tensor([[True, True, True], [True, True, False]])
+LOGP = torch.tensor([[-1.0, -2.0, -3.0], [-1.5, -0.5, 0.0]])
+PROMPT = Prompt(chat=chat_of(("user", "hi"), ("assistant", "yes"), ("user", "go on")))
+CONFIG = PPOConfig(updates=1, prompts=2, replies=2, temperature=1.0, rank=4, minibatches=2, whiten=False)
+
+
+@pytest.fixture
+def it(tiny_model: Path) -> Learner:
+    torch.manual_seed(0)
+    return learner(Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4)), CONFIG)
+
+
+def rollouts(tiny: Path, *replies: list[int]) -> list[Rollout]:
+    renderer = load_renderer(tiny)
+    ids = renderer.prompt_ids(PROMPT.chat)
+    return [Rollout(PROMPT, ids, reply, renderer.text(reply), reply[-1] == renderer.stop_id) for reply in replies]
+
+
+def test_every_minibatch_is_an_optimiser_step(it: Learner, tiny_model: Path) -> None:
+    """#5645: one step per epoch, however many minibatches were asked for."""
+    steps: list[int] = []
+    it.optimiser.register_step_post_hook(lambda *_: steps.append(1))
+    made = rollouts(tiny_model, [3, 4, 257], [5, 6], [7, 257], [8, 9])
+    experience, _ = credit(it.actor, made, [1.0, 0.0, 0.5, 0.2], [[0, 1], [2, 3]], 257, CONFIG, beta=CONFIG.kl.coef)
+    learn(it, experience, 257, CONFIG)
+    assert len(steps) == 2
+
+
+def at_the_last_token(rewards: Callable[[Tensor], Tensor]) -> bool:
+    found = rewards(torch.tensor([5.0, 7.0]))
+    return bool(found[0, 2] == 5 and found[1, 1] == 7 and found.sum() == 12)
+
+
+def test_the_score_is_at_the_last_token_and_not_one_beyond() -> None:
+    """ppo_trainer.py:778."""
+
+    def one_beyond(score_B: Tensor) -> Tensor:
+        rewards = torch.zeros(2, 3)
+        rewards[torch.arange(2), torch.minimum(MASK.sum(1), torch.tensor(2))] = score_B
+        return rewards
+
+    assert at_the_last_token(lambda score_B: losses.token_rewards(score_B, LOGP, LOGP, MASK, 0.1))
+    assert not at_the_last_token(one_beyond)
+
+
+def test_masks_come_from_lengths_and_not_from_the_pad_token(it: Learner, tiny_model: Path) -> None:
+    """ppo_trainer.py:99: with pad == eos, ends of turns inside the prompt, and the reply's own end, counted as padding."""
+    made = rollouts(tiny_model, [65, 257], [66, 67, 257, 68, 69])
+    assert load_renderer(tiny_model).pad_id == 257 in made[0].prompt_ids
+    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    plain = load_model(str(tiny_model))
+
+    def alone(r: Rollout, *, masked: bool) -> Tensor:
+        ids_1T = torch.tensor([r.prompt_ids + r.reply_ids])
+        seen_1T = ids_1T != 257 if masked else torch.ones_like(ids_1T)
+        logits_TV = plain(ids_1T, attention_mask=seen_1T.long()).logits[0, len(r.prompt_ids) - 1 : -1] / CONFIG.temperature
+        return logits_TV.log_softmax(-1).gather(-1, torch.tensor(r.reply_ids)[:, None]).squeeze(-1)
+
+    for rollout, logp_T in zip(made, experience.logps, strict=True):
+        torch.testing.assert_close(logp_T, alone(rollout, masked=False), atol=1e-4, rtol=0)
+        assert float((logp_T - alone(rollout, masked=True)).detach().abs().max()) > 1e-3
+
+
+def test_stopping_is_told_by_the_stop_token_that_was_drawn(tiny_model: Path) -> None:
+    """ppo_trainer.py:757: the missing-stop penalty looked for eos_token_id, whatever token was to end a reply."""
+    made = rollouts(tiny_model, [3, 257], [257, 4])
+    table: dict[str, list[float | None]] = {"r": [1.0, 1.0]}
+    assert total(with_penalty(table, made, CONFIG.model_copy(update={"missing_stop": 0.25})))[1] == [1.0, 0.75]
+
+
+def test_metrics_are_means_over_tokens_and_not_over_padding(it: Learner, tiny_model: Path) -> None:
+    """ppo_trainer.py:857-867. Entropy is minus the mean log-probability of five drawn tokens, not of six places."""
+    made = rollouts(tiny_model, [3, 4, 257], [5, 6])
+    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    told = learn(it, experience, 257, CONFIG.model_copy(update={"minibatches": 1}))
+    drawn = torch.cat(experience.logps)
+    assert len(drawn) == 5
+    assert told["entropy"] == pytest.approx(float(-drawn.mean()), rel=1e-5)
+    assert told["entropy"] != pytest.approx(float(-drawn.sum() / 6), rel=1e-3)
+
+
+def test_whitening_is_over_the_whole_batch() -> None:
+    """ppo_trainer.py:797 standardised each process's own; two processes are compared with one in test_actor.py."""
+    x = torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 0.0]])
+    together = losses.standardise(x, MASK)
+    apart = torch.cat([losses.standardise(x[i : i + 1], MASK[i : i + 1]) for i in range(2)])
+    assert float(together[MASK].mean()) == pytest.approx(0, abs=1e-6)
+    assert bool(together[0, 2] < together[1, 0])
+    assert not bool(apart[0, 2] < apart[1, 0]), "apart, the best of a bad reply beats the worst of a good one"
+
+
+def test_gradients_are_clipped(it: Learner, tiny_model: Path) -> None:
+    """`max_grad_norm` was never used."""
+    met: list[float] = []
+
+    def norm(*_: object) -> None:
+        met.append(float(torch.stack([p.grad.norm() for p in it.actor.learnt() if p.grad is not None]).norm()))
+
+    it.optimiser.register_step_pre_hook(norm)
+    made = rollouts(tiny_model, [3, 4, 257], [5, 6])
+    experience, _ = credit(it.actor, made, [9.0, -9.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    told = learn(it, experience, 257, CONFIG.model_copy(update={"minibatches": 1, "max_grad_norm": 1e-3}))
+    assert (told["grad_norm"] or 0.0) > 1e-3
+    assert met == pytest.approx([1e-3], rel=1e-3)
+
+
+def test_logits_are_made_a_chunk_at_a_time() -> None:
+    """`output_scores=True` kept all B x T x V of them."""
+    seen: list[int] = []
+    head = torch.nn.Linear(8, 50)
+    head.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    torch.manual_seed(0)
+    hidden, tokens = torch.randn(1300, 8), torch.randint(50, (1300,))
+    found = token_logprobs(hidden, tokens, head, 0.7)
+    assert seen == [128] * 10 + [20]
+    want = (head(hidden) / 0.7).log_softmax(-1)[torch.arange(1300), tokens]
+    torch.testing.assert_close(found, want)
+
+
+def unmoved_by_padding(mean_reward: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Whatever stands in the padding of the log-probabilities, nothing changes."""
+    clean, poisoned = (torch.where(MASK, LOGP, torch.tensor(fill)) for fill in (0.0, 1.0))
+    return bool(torch.equal(mean_reward(clean, clean * 0), mean_reward(poisoned, clean * 0)))
+
+
+def test_no_sentinel_stands_in_for_a_log_probability() -> None:
+    """INVALID_LOGPROB = 1.0 in padding leaks wherever a mask is forgotten."""
+
+    def ours(logp: Tensor, ref: Tensor) -> Tensor:
+        rewards = losses.token_rewards(torch.tensor([1.0, 2.0]), logp, ref, MASK, 0.1)
+        return losses.gae(rewards, torch.zeros(2, 3), MASK, gamma=1.0, lam=0.95)
+
+    def forgotten(logp: Tensor, ref: Tensor) -> Tensor:
+        return -0.1 * (logp - ref).mean(1)
+
+    assert unmoved_by_padding(ours)
+    assert not unmoved_by_padding(forgotten)
+
+
+def ratios_begin_at_one(old: Sequence[Tensor], it: Learner, made: list[Rollout]) -> bool:
+    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    error = max(float((a - b).detach().abs().max()) for a, b in zip(old, experience.logps, strict=True))
+    return error < 1e-6
+
+
+def test_old_log_probabilities_are_read_as_the_new_ones_will_be(it: Learner, tiny_model: Path) -> None:
+    """Old ones came from generation: other kernels, other shapes, and here another temperature."""
+    made = rollouts(tiny_model, [3, 4, 257], [5, 6])
+    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    assert learn(it, replace(experience, first=[]), 257, CONFIG)["first_ratio_error"] == 0  # read again, as later cuts are
+    it.optimiser.zero_grad()
+    fresh = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4))
+    again = learner(fresh, CONFIG)
+    assert ratios_begin_at_one(experience.logps, again, made)
+    sampled, copied = [], load_model(str(tiny_model))
+    fresh.write(copied)
+    for rollout in made:
+        logits = copied(torch.tensor([rollout.prompt_ids + rollout.reply_ids])).logits[0, len(rollout.prompt_ids) - 1 : -1]
+        sampled.append((logits / 0.7).log_softmax(-1).gather(-1, torch.tensor(rollout.reply_ids)[:, None]).squeeze(-1))
+    assert not ratios_begin_at_one(sampled, again, made)
