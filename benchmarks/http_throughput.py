@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from endpoint import endpoint  # noqa: E402
 
-from cai.async_map import fill  # noqa: E402
+from cai.async_map import map_rows  # noqa: E402
 from cai.constitution import Constitution  # noqa: E402
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser  # noqa: E402
 from cai.lm.budget import Budget, MeteredLM, Prices  # noqa: E402
@@ -44,7 +44,9 @@ def through_cai(spec: str, folder: Path, count: int) -> float:
 
     async def work() -> None:
         items = revise_items(prompts, config)
-        await fill(folder / "rows.jsonl", items, step, Revision, width=lm.width, source=revised_item, sliding=True)
+        await map_rows(
+            folder / "rows.jsonl", items, step, Revision, max_concurrency=lm.max_concurrency, source=revised_item, sliding=True
+        )
         await lm.aclose()
 
     started = time.perf_counter()

@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cai.async_map import together
-from cai.constitution import find, load
+from cai.async_map import gather
+from cai.constitution import find, load_constitution
 from cai.data.readers import asked
 from cai.generate.label import PRESETS, LabelConfig, labeller
 from cai.lm import open_lm
@@ -74,7 +74,7 @@ def main() -> None:
     options.add_argument("--presets", nargs="+", default=list(PRESETS), choices=list(PRESETS))
     options.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     given = options.parse_args()
-    judge, book = open_lm(given.model), load(find("assistant"))
+    judge, book = open_lm(given.model), load_constitution(find("assistant"))
     for name in given.sets:
         known = chosen(name, Path(where), given.rows)
         for preset in given.presets:
@@ -82,7 +82,7 @@ def main() -> None:
             started = time.perf_counter()
 
             async def work(step: object = step, known: list[Known] = known) -> list[Preference]:
-                return list(await together([step(pair) for pair, _ in known]))  # type: ignore[operator]
+                return list(await gather([step(pair) for pair, _ in known]))  # type: ignore[operator]
 
             labels = asyncio.run(work())
             people = against_people(labels, {pair.id: human for pair, human in known})

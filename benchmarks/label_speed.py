@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from cai import templates
-from cai.async_map import together
-from cai.constitution import find, load
+from cai.async_map import gather
+from cai.constitution import find, load_constitution
 from cai.data.readers import prompt_rows
 from cai.generate.label import LabelConfig, asked_by, labeller
 from cai.lm import open_lm
@@ -40,7 +40,7 @@ REPLIES = (
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     few = int(sys.argv[2]) if len(sys.argv) > 2 else 10
-    judge, book = open_lm("smollm2"), load(find("assistant"))
+    judge, book = open_lm("smollm2"), load_constitution(find("assistant"))
     prompts = [p for name in ("disallowed", "benign") for p in prompt_rows(ROOT / "examples" / "prompts" / f"{name}.jsonl")]
     pairs = [
         Pair(source=p.id, chat=p.chat, first=REPLIES[0], second=REPLIES[1]) for p in prompts[:: max(1, len(prompts) // count)]
@@ -63,7 +63,7 @@ def main() -> None:
 
     async def timed(work: list[object]) -> tuple[float, list[object]]:
         started = time.perf_counter()
-        found = list(await together(work))  # type: ignore[arg-type]
+        found = list(await gather(work))  # type: ignore[arg-type]
         return time.perf_counter() - started, found
 
     generate = plain_judge()

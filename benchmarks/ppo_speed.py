@@ -37,7 +37,7 @@ def ours(mode: str) -> None:
     from cai.records import Prompt, chat_of
     from cai.reward.preference_model import ADAPTER, PreferenceModel
     from cai.train.ppo import trainer as loop
-    from cai.train.ppo.actor import POLICY, Adapters, Whole
+    from cai.train.ppo.actor import POLICY, FullActor, LoraActor
     from cai.train.ppo.config import PPOConfig
 
     where = locate("smollm2")
@@ -48,10 +48,10 @@ def ours(mode: str) -> None:
     torch.manual_seed(0)
     if mode == "lora":
         base = with_adapter(base, POLICY, config.rank)
-        actor: Any = Adapters(base, copy)
+        actor: Any = LoraActor(base, copy)
     else:
         base = with_adapter(base, ADAPTER, config.rank)
-        actor = Whole(load_model(where), base, copy)
+        actor = FullActor(load_model(where), base, copy)
     judge = PreferenceModel(base, renderer)
     prompts = [
         Prompt(chat=chat_of(("user", f"Explain how to do task number {i} safely at home."))) for i in range(UPDATES * BATCH)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cai.data.preferences import judged_rows
+from cai.data.preferences import labelled_pairs
 from cai.evals.agreement import ece
 from cai.evals.stats import estimate
 from cai.modeling.model_files import locate
@@ -59,7 +59,7 @@ def main() -> None:
     config, base = RewardConfig.model_validate(settings), locate("smollm2")
     reader = fresh_model(base, config, 0)
     file = Path(where) / "preference" / "hh_rlhf" / "harmless_base_test.jsonl"
-    rows = [row for row in judged_rows(file) if (row.number - 1) % 2 == (given.rows == "odd")]
+    rows = [row for row in labelled_pairs(file) if (row.number - 1) % 2 == (given.rows == "odd")]
     pairs = [
         (row.prompt.id, *shortened(reader, row.prompt.chat, (row.first, row.second))) for row in rows if row.first != row.second
     ]

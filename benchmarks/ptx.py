@@ -24,7 +24,7 @@ from cai.modeling.lora import with_adapter
 from cai.modeling.model_files import locate
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt, chat_of
-from cai.train.ppo.actor import POLICY, Adapters
+from cai.train.ppo.actor import POLICY, LoraActor
 from cai.train.ppo.config import KLConfig, PPOConfig, PtxConfig
 from cai.train.ppo.ptx import Text, ptx_losses
 from cai.train.ppo.rollout import RewardTable, Rollout
@@ -54,7 +54,7 @@ def one(seed: int, coef: float) -> tuple[float, float, float]:
     where = locate("smollm2")
     renderer = load_renderer(where)
     torch.manual_seed(seed)
-    actor = Adapters(with_adapter(load_model(where), POLICY, CONFIG.rank, CONFIG.layers))
+    actor = LoraActor(with_adapter(load_model(where), POLICY, CONFIG.rank, CONFIG.layers))
     texts = paragraphs(renderer)
     learnt, held = (
         texts[::2],

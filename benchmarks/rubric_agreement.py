@@ -30,11 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from cai.constitution.load import load
+from cai.constitution.load import load_constitution
 from cai.constitution.schema import Rubric
-from cai.rubric import Compiled, compile_rubric, grade
+from cai.rubric import CompiledRubric, compile_rubric, grade
 from cai.rubric.fit_weights import FitConfig, Ranked, errors, fit, split_prompts
-from cai.rubric.propositions import own_voice, read_reply
+from cai.rubric.propositions import read_reply, unquoted_text
 from cai.rubric.text_classifier import Labelled, TextFit, fit_text, words_of
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def shipped(name: str) -> Rubric:
-    rubric = load(ROOT / "constitutions" / f"{name}.yaml").rubric
+    rubric = load_constitution(ROOT / "constitutions" / f"{name}.yaml").rubric
     if rubric is None:
         sys.exit(f"rubric_agreement: constitutions/{name}.yaml has no rubric")
     return rubric
@@ -137,10 +137,10 @@ def fitted_figures(files: list[Path], fuzz: Iterator[dict[str, str]]) -> None:
 
 
 def labelled(prompt: str, reply: str, complied: bool, weight: float = 1.0) -> Labelled:
-    return Labelled(prompt, words_of(own_voice(reply)), complied, weight)
+    return Labelled(prompt, words_of(unquoted_text(reply)), complied, weight)
 
 
-def refitted(learn: list[Labelled]) -> Compiled:
+def refitted(learn: list[Labelled]) -> CompiledRubric:
     """`refusal_style_fitted` with another text model."""
     rubric = shipped("refusal_style_fitted")
     model = fit_text(learn, TextFit(replies=30), ())
@@ -148,10 +148,10 @@ def refitted(learn: list[Labelled]) -> Compiled:
     return compile_rubric(rubric.model_copy(update={"propositions": own}))
 
 
-def propositions(compiled: Compiled, gold: list[dict[str, Any]]) -> None:
+def propositions(compiled: CompiledRubric, gold: list[dict[str, Any]]) -> None:
     """F1 of our proposition against the one of theirs that means about the same."""
     tests = dict(compiled.tests)
-    replies = [read_reply(row["prompt"][-1]["content"], row["completion"][0]["content"], compiled.sieve) for row in gold]
+    replies = [read_reply(row["prompt"][-1]["content"], row["completion"][0]["content"], compiled.prefilter) for row in gold]
     for theirs, ours in LIKE.items():
         people = np.array([bool(row["propositions"][theirs]) for row in gold])
         rubric = np.array([tests[ours](reply) > 0.5 for reply in replies])
@@ -186,7 +186,7 @@ def f1(people: Array, rubric: Array) -> float:
     return 2 * both / max(1, int(people.sum()) + int(rubric.sum()))
 
 
-def speed(name: str, compiled: Compiled, replies: list[str]) -> None:
+def speed(name: str, compiled: CompiledRubric, replies: list[str]) -> None:
     """Replies a second on one core, grading alone. Replies are cut to 200 words, which brings their median near a hundred."""
     texts = [" ".join(words[:200]) for text in replies if len(words := text.split()) >= 20]
     median = statistics.median(len(text.split()) for text in texts)
@@ -199,7 +199,7 @@ def speed(name: str, compiled: Compiled, replies: list[str]) -> None:
     print(f"{name}: {best:,.0f} replies/s, one process, {len(texts)} replies with a median of {median:.0f} words, best of 3")
 
 
-def adversarial(compiled: Compiled) -> None:
+def adversarial(compiled: CompiledRubric) -> None:
     """Ten times the text must take about ten times as long, whatever is repeated in it."""
     for piece in PIECES:
         seconds = []
@@ -215,7 +215,7 @@ def rows(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(lines)
 
 
-def degree(compiled: Compiled, prompt: str, response: str) -> str:
+def degree(compiled: CompiledRubric, prompt: str, response: str) -> str:
     return str(grade(compiled, prompt=prompt, response=response, kind=None).degree)
 
 

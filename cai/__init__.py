@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cai.constitution import Constitution, load
+    from cai.constitution import Constitution, load_constitution
     from cai.errors import (
         BackendError,
         BudgetError,
@@ -47,7 +47,7 @@ __all__ = [
     "UnansweredError",
     "UsageError",
     "__version__",
-    "load",
+    "load_constitution",
     "open_lm",
 ]
 _ROWS = {"Grade", "Pair", "Preference", "Prompt", "Revision", "Score"}
@@ -60,7 +60,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("cai")
-    if name in ("Constitution", "load"):
+    if name in ("Constitution", "load_constitution"):
         home = "cai.constitution"
     elif name == "open_lm":
         home = "cai.lm"

@@ -11,46 +11,46 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from cai.records import Row
-from cai.store import append, mend, publish, read
+from cai.store import append, atomic_write, read, truncate_torn_line
 
 T = TypeVar("T")
 RowT = TypeVar("RowT", bound=Row)
 OutT = TypeVar("OutT")
 
 
-class Named(Protocol):
+class HasId(Protocol):
     """Something to work on, with a name of its own."""
 
     @property
     def id(self) -> str: ...
 
 
-InT = TypeVar("InT", bound=Named)
+InT = TypeVar("InT", bound=HasId)
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
-SOME = 64
+CHUNK = 64
 """Results that are given out in one go."""
 
 
-async def fill(
+async def map_rows(
     out: Path,
     rows: Sequence[InT],
     step: Callable[[InT], Awaitable[RowT]],
     kind: type[RowT],
     *,
-    width: int = 64,
+    max_concurrency: int = 64,
     source: Callable[[RowT], str] = lambda row: str(getattr(row, "source", "")),
     progress: Progress = lambda done, total: None,
     sliding: bool = False,
 ) -> None:
     """Append `step(row)` for every row whose id is not yet a `source` in `out`. Kill it, rerun it. Equal rows count as one.
 
-    Rows are worked in windows of `width` that begin at fixed places of the input, and a window is written in one go and in
+    Rows are worked in windows of `max_concurrency` that begin at fixed places of the input, and a window is written in one go and in
     input order. So the calls in flight together are the same whether or not the run was ever killed, and a back end whose
     answers depend in the last bit on what shares a batch gives the same answers. With `sliding`, for back ends whose answers do
     not, a row is begun whenever one is done, so that nobody waits for a window's last; the file is the same.
     """
-    mend(out)
+    truncate_torn_line(out)
     done = {source(row) for row in read(out, kind)} if out.exists() else set()
     ids = [row.id for row in rows]  # a hash each: taken once
     times = Counter(ids)
@@ -58,24 +58,24 @@ async def fill(
     progress(finished, len(rows))
     if sliding:
         todo = {name: row for name, row in zip(ids, rows, strict=True) if name not in done}
-        async with contextlib.aclosing(slide(todo, step, width)) as parts:
+        async with contextlib.aclosing(bounded_map(todo, step, max_concurrency)) as parts:
             async for names, made in parts:
                 append(out, made)
                 finished += sum(times[name] for name in names)
                 progress(finished, len(rows))
-    for start in range(0, 0 if sliding else len(rows), width):
-        here = slice(start, start + width)
+    for start in range(0, 0 if sliding else len(rows), max_concurrency):
+        here = slice(start, start + max_concurrency)
         window = {name: row for name, row in zip(ids[here], rows[here], strict=True) if name not in done}
         if window:
-            append(out, await together([step(row) for row in window.values()]))
+            append(out, await gather([step(row) for row in window.values()]))
             finished += sum(times[name] for name in window)
             done.update(window)
             progress(finished, len(rows))
     if not out.exists():
-        publish(out, "")
+        atomic_write(out, "")
 
 
-async def together(jobs: Sequence[Awaitable[T]]) -> list[T]:
+async def gather(jobs: Sequence[Awaitable[T]]) -> list[T]:
     """Results in order. The first failure cancels the rest and is raised as itself, not as a group."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
@@ -87,10 +87,10 @@ async def together(jobs: Sequence[Awaitable[T]]) -> list[T]:
         raise
 
 
-async def slide(
-    todo: Mapping[str, T], step: Callable[[T], Awaitable[OutT]], width: int
+async def bounded_map(
+    todo: Mapping[str, T], step: Callable[[T], Awaitable[OutT]], max_concurrency: int
 ) -> AsyncGenerator[tuple[list[str], list[OutT]], None]:
-    """(names, results) in the order of `todo`, some at a time, with at most `width` jobs begun and not given out.
+    """(names, results) in the order of `todo`, some at a time, with at most `max_concurrency` jobs begun and not given out.
 
     The first failure cancels the rest and is raised, after what is whole before it was given out.
     """
@@ -106,7 +106,7 @@ async def slide(
     made: list[OutT] = []
     try:
         while True:
-            for name, row in islice(left, max(0, width - len(begun))):
+            for name, row in islice(left, max(0, max_concurrency - len(begun))):
                 task = asyncio.ensure_future(_job(step(row)))
                 task.add_done_callback(watch)
                 begun.append((name, task))
@@ -118,7 +118,7 @@ async def slide(
                 name, task = begun.popleft()
                 names.append(name)
                 made.append(task.result())
-            if made and (failed.done() or len(made) >= SOME):
+            if made and (failed.done() or len(made) >= CHUNK):
                 yield names, made
                 names, made = [], []
             if failed.done():

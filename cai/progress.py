@@ -12,11 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 EVERY = 15.0
 """Seconds between lines when nobody watches."""
-Teller = Callable[[str], Callable[[int, int], None]]
+ProgressFactory = Callable[[str], Callable[[int, int], None]]
 
 
 @contextlib.contextmanager
-def teller() -> Iterator[Teller]:
+def progress_bars() -> Iterator[ProgressFactory]:
     """Gives, for a stage's name, the function that it calls with (done, total)."""
     console = Console(stderr=True)
     if not console.is_terminal:

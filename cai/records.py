@@ -21,13 +21,13 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Part(BaseModel):
+class FrozenModel(BaseModel):
     """A piece of a row: immutable, no unknown keys, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Message(Part):
+class Message(FrozenModel):
     role: Role
     content: str
 
@@ -35,7 +35,7 @@ class Message(Part):
 Chat = tuple[Message, ...]
 
 
-class Row(Part):
+class Row(FrozenModel):
     """One line of a JSONL file. `id` is written for readers of the file and checked when it is read."""
 
     @model_validator(mode="before")
@@ -87,14 +87,14 @@ class Prompt(Row):
         return self
 
 
-class Exchange(Part):
+class TrainingChat(FrozenModel):
     """A chat with the reply that a model is to learn as its last turn."""
 
     chat: Chat = Field(min_length=2)
     user: str | None = None
 
 
-class Item(Part):
+class PromptDraw(FrozenModel):
     """One draw for one prompt: what is worked on where a prompt gets several replies."""
 
     prompt: Prompt
@@ -105,7 +105,7 @@ class Item(Part):
         return f"{self.prompt.id}/{self.draw}"
 
 
-class Sampled(Part):
+class Sampled(FrozenModel):
     """How a text was drawn: enough to draw it again."""
 
     model: str
@@ -115,7 +115,7 @@ class Sampled(Part):
     seed: int
 
 
-class Round(Part):
+class Round(FrozenModel):
     """One critique and the revision that answers it."""
 
     principle: str
@@ -168,7 +168,7 @@ class Pair(Row):
         return self.model_copy(update={"first": self.second, "second": self.first, "sampled": sampled})
 
 
-class Vote(Part):
+class Vote(FrozenModel):
     """What one principle says of a pair. Log-probabilities are of the options (A, B), in nats."""
 
     principle: str
@@ -228,7 +228,7 @@ class Grade(Row):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
-class Reply(Row):
+class EvalReply(Row):
     """One sampled reply of one subject to one evaluation prompt, with its grade: the item behind a `Score`."""
 
     source: str

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from cai.errors import StoreError
-from cai.records import Part, Row
+from cai.records import FrozenModel, Row
 
 RowT = TypeVar("RowT", bound=Row)
 
@@ -127,7 +127,7 @@ def append_bytes(path: Path, data: bytes) -> None:
             os.close(handle)
 
 
-def mend(path: Path) -> None:
+def truncate_torn_line(path: Path) -> None:
     """Cut a line torn by a kill mid-write: everything after the last newline goes. No file: nothing to do."""
     if not path.exists():
         return
@@ -145,7 +145,7 @@ def mend(path: Path) -> None:
         file.truncate(end)
 
 
-def publish(path: Path, text: str) -> None:
+def atomic_write(path: Path, text: str) -> None:
     """Write `path` whole or not at all; readers may treat its existence as "done"."""
     partial = path.with_name(path.name + ".partial")
     with _write_errors(path):
@@ -161,9 +161,9 @@ def publish(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def publish_folder(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Yields a folder to fill; on success it becomes `path` by one rename, on failure it stays aside for the next try."""
-    aside = partial(path)
+    aside = partial_path(path)
     with _write_errors(path):
         aside.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -176,15 +176,15 @@ def publish_folder(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
 
 
-def partial(path: Path) -> Path:
-    """Where `publish_folder` keeps what is not whole yet."""
+def partial_path(path: Path) -> Path:
+    """Where `atomic_directory` keeps what is not whole yet."""
     return path.with_name(path.name + ".partial")
 
 
 # ---- manifests ----
 
 
-class Manifest(Part):
+class Manifest(FrozenModel):
     """What an artefact was made from and with. Two artefacts with equal `made` have equal content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -239,7 +239,9 @@ def differing(found: Manifest, made: Mapping[str, str]) -> list[str]:
 
 def claim(artefact: Path, stage: str, made: Mapping[str, str]) -> None:
     """Write the manifest of an artefact yet to be made."""
-    publish(manifest_path(artefact), Manifest(stage=stage, made=dict(made), versions=versions()).model_dump_json(indent=2) + "\n")
+    atomic_write(
+        manifest_path(artefact), Manifest(stage=stage, made=dict(made), versions=versions()).model_dump_json(indent=2) + "\n"
+    )
 
 
 def finish(artefact: Path, **counts: float | int | str | None) -> None:
@@ -248,7 +250,7 @@ def finish(artefact: Path, **counts: float | int | str | None) -> None:
     if found is None:
         raise StoreError(f"{artefact}: no manifest: begin() comes before finish()")
     whole = found.model_copy(update={"finished": True, "counts": counts})
-    publish(manifest_path(artefact), whole.model_dump_json(indent=2) + "\n")
+    atomic_write(manifest_path(artefact), whole.model_dump_json(indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:

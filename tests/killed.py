@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from cai.async_map import fill
+from cai.async_map import map_rows
 from cai.constitution import Constitution, Principle
 from cai.generate.label import LabelConfig, labeller
 from cai.generate.pair import PairConfig, pair_items, paired_item, pairer
@@ -38,12 +38,14 @@ def work(stage: str, spec: str, folder: Path, count: int, http: dict[str, Any]) 
     if stage == "revise":
         config = ReviseConfig()
         step: Any = reviser(TOY, lm, config, lambda prompt, reply: None, 0)
-        job = fill(out, revise_items(asked, config), step, Revision, width=64, source=revised_item)
+        job = map_rows(out, revise_items(asked, config), step, Revision, max_concurrency=64, source=revised_item)
     elif stage == "pair":
-        job = fill(out, pair_items(asked, PairConfig(), 0), pairer(lm, PairConfig(), 0), Pair, width=64, source=paired_item)
+        job = map_rows(
+            out, pair_items(asked, PairConfig(), 0), pairer(lm, PairConfig(), 0), Pair, max_concurrency=64, source=paired_item
+        )
     else:
         judge = labeller(TOY, lm, LabelConfig(), 0, lambda pair: ("disallowed", None))
-        job = fill(out, pairs(count), judge, Preference, width=64)
+        job = map_rows(out, pairs(count), judge, Preference, max_concurrency=64)
 
     async def all_of_it() -> None:
         try:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from cai.lm.local import load_model
-from cai.modeling.frozen_cache import Below
+from cai.modeling.frozen_cache import FrozenCache
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt, chat_of
-from cai.train.ppo.actor import POLICY, Adapters
+from cai.train.ppo.actor import POLICY, LoraActor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.rollout import RewardTable, Rollout, read
+from cai.train.ppo.rollout import RewardTable, Rollout, batched_logprobs
 from cai.train.ppo.trainer import Learner, learner, ppo
 
 CONFIG = PPOConfig(updates=2, prompts=4, replies=2, max_tokens=6, temperature=1.0, rank=4, epochs=2, minibatches=4)
@@ -25,7 +25,7 @@ quiet = lambda done, total: None  # noqa: E731
 
 def fresh(tiny: Path, config: PPOConfig = CONFIG, seed: int = 0) -> Learner:
     torch.manual_seed(seed)
-    return learner(Adapters(with_adapter(load_model(str(tiny)), POLICY, config.rank, config.layers)), config)
+    return learner(LoraActor(with_adapter(load_model(str(tiny)), POLICY, config.rank, config.layers)), config)
 
 
 def high_bytes(rollouts: Sequence[Rollout]) -> RewardTable:
@@ -46,10 +46,10 @@ def weights(it: Learner) -> dict[str, torch.Tensor]:
 def readings(
     it: Learner, adapter: str | None, rollouts: Sequence[Rollout], temperature: float = 1.0, size: int = 3
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """`read`, in batches of `size` neighbours padded with the tiny model's end token."""
+    """`batched_logprobs`, in batches of `size` neighbours padded with the tiny model's end token."""
     batches = [list(range(i, min(i + size, len(rollouts)))) for i in range(0, len(rollouts), size)]
     voice = it.actor.policy if adapter else it.actor.reference
-    logps, states = read(voice, rollouts, batches, [Below([]) for _ in batches], 257, temperature)
+    logps, states = batched_logprobs(voice, rollouts, batches, [FrozenCache([]) for _ in batches], 257, temperature)
     return [logps[i] for i in range(len(rollouts))], [states[i] for i in range(len(rollouts))]
 
 

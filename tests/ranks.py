@@ -19,8 +19,8 @@ from cai.lm.local import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of
-from cai.train.distributed import rank, size, together, wait, whole
-from cai.train.ppo.actor import POLICY, Adapters, Whole
+from cai.train.distributed import barrier, full_tensor, process_group, rank, world_size
+from cai.train.ppo.actor import POLICY, FullActor, LoraActor
 from cai.train.ppo.config import KLConfig, PPOConfig, PtxConfig
 from cai.train.ppo.rollout import RewardTable, Rollout
 from cai.train.ppo.trainer import Learner, learner, ppo
@@ -62,11 +62,14 @@ def one(way: str, model: Path, folder: Path) -> None:
     """Train; leave the policy's weights, the critic's, and the metrics in `folder`."""
     if rank() == 0:
         folder.mkdir()
-    wait()
-    if way == "shard" and size() > 1:  # a first run ends after one update; another one, with weights of its own, goes on
+    barrier()
+    if way == "shard" and world_size() > 1:  # a first run ends after one update; another one, with weights of its own, goes on
         trained(way, model, folder, updates=1)
     it, history = trained(way, model, folder, updates=CONFIG.updates)
-    weights = {f"{i}": whole(p.detach()).clone() for i, p in enumerate([*it.actor.learnt(), *it.actor.critic.parameters()])}
+    weights = {
+        f"{i}": full_tensor(p.detach()).clone()
+        for i, p in enumerate([*it.actor.trainable_parameters(), *it.actor.critic.parameters()])
+    }
     if rank() == 0:
         save_file(weights, folder / "weights.safetensors")
     (folder / f"history-{rank()}.json").write_text(json.dumps(history))
@@ -78,10 +81,10 @@ def trained(way: str, model: Path, folder: Path, updates: int) -> tuple[Learner,
     renderer = load_renderer(model)
     torch.manual_seed(0)
     if config.mode == "lora":
-        actor: Adapters | Whole = Adapters(with_adapter(base, POLICY, config.rank, config.layers))
+        actor: LoraActor | FullActor = LoraActor(with_adapter(base, POLICY, config.rank, config.layers))
     else:
-        actor = Whole(base, reference, copy if config.shard else None)
-        if config.shard and size() > 1:
+        actor = FullActor(base, reference, copy if config.shard else None)
+        if config.shard and world_size() > 1:
             actor.shard()
     texts = [(renderer.prompt_ids(p.chat), renderer.reply_ids("fine")) for p in PROMPTS]
     it = learner(actor, config)
@@ -90,6 +93,6 @@ def trained(way: str, model: Path, folder: Path, updates: int) -> tuple[Learner,
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with together():
+    with process_group():
         for name in WAYS:
             one(name, Path(sys.argv[1]), Path(sys.argv[2]) / name)

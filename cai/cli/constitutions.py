@@ -19,12 +19,12 @@ app = typer.Typer()
 @app.command(epilog="Example: cai check constitutions/harmless.yaml")
 def check(constitutions: Annotated[list[str], typer.Argument(metavar="CONSTITUTION...")]) -> None:
     """Compile constitutions and say what is wrong with them. Exit 0 clean, 1 findings, 2 cannot read."""
-    from cai.constitution import find, lint, load
+    from cai.constitution import find, lint, load_constitution
     from cai.rubric import check_rubric
 
     found = 0
     for name in constitutions:
-        constitution = load(find(name))
+        constitution = load_constitution(find(name))
         lines = [f"{finding.where}: {finding.message}" for finding in lint(constitution)]
         lines += [f"rubric: {line}" for line in (check_rubric(constitution.rubric) if constitution.rubric else [])]
         found += len(lines)
@@ -43,9 +43,9 @@ def show(
     model: Annotated[str, typer.Option(metavar="MODEL", help="With --render: whose tokens are counted.")] = "smollm2",
 ) -> None:
     """Print what a constitution holds, with everything that it extends."""
-    from cai.constitution import find, load, overview
+    from cai.constitution import find, load_constitution, overview
 
-    loaded = load(find(constitution))
+    loaded = load_constitution(find(constitution))
     if not render:
         print(overview(loaded))
         return
@@ -75,20 +75,20 @@ def diff(
     ids: Annotated[bool, typer.Option("--ids", help="With --run: name those rows.")] = False,
 ) -> None:
     """Say what differs between two constitutions, part by part. Exit 0 the same, 1 different."""
-    from cai.constitution import diff, find, load
+    from cai.constitution import diff, find, load_constitution
 
-    old, new = load(find(before)), load(find(after))
+    old, new = load_constitution(find(before)), load_constitution(find(after))
     changes = diff(old, new)
     for change in changes:
         print(f"{change.what} {change.key}{': ' * bool(change.fields)}{', '.join(change.fields)}")
     if run is not None:
         quiet()
         from cai.pipeline.config import load_run
-        from cai.pipeline.context import open_workshop
+        from cai.pipeline.context import open_run
         from cai.pipeline.staleness import stale_rows
 
-        shop = replace(open_workshop(load_run(run, []), lambda stage: lambda done, total: None), constitution=new)
-        for name, (rows, total) in stale_rows(shop, changes).items():
+        ctx = replace(open_run(load_run(run, []), lambda stage: lambda done, total: None), constitution=new)
+        for name, (rows, total) in stale_rows(ctx, changes).items():
             print(f"{name}: {len(rows)} of {total} rows become stale")
             for row in rows if ids else ():
                 print(f"  {row}")

@@ -52,24 +52,24 @@ def revise(
         return
     needed("revise", settings, **options)
     quiet()
-    from cai.constitution import find, load
-    from cai.generate.filters import every, readable
+    from cai.constitution import find, load_constitution
+    from cai.generate.filters import all_of, not_degenerate
     from cai.generate.revise import ReviseConfig, reviser
-    from cai.records import Item
+    from cai.records import PromptDraw
     from cai.rubric import compile_rubric, gate_of
 
     assert constitution is not None and model is not None and source is not None and output is not None  # noqa: PT018, S101
     budget = limits("revise", max_cost, max_tokens, max_hours)
-    book, author = load(find(constitution)), open_logged(model, output, connections, budget)
+    book, author = load_constitution(find(constitution)), open_logged(model, output, connections, budget)
     config = ReviseConfig(rounds=1 if rounds is None else rounds, direct=direct, max_tokens=max_reply, stop_when_kept=False)
-    gate = every(readable, gate_of(compile_rubric(book.rubric))) if book.rubric else readable
+    gate = all_of(not_degenerate, gate_of(compile_rubric(book.rubric))) if book.rubric else not_degenerate
     step = reviser(book, author, config, gate, seed)
 
     async def added(line: Line) -> dict[str, Any]:
-        row = await step(Item(prompt=line.prompt))
+        row = await step(PromptDraw(prompt=line.prompt))
         return row.model_dump(mode="json", include={"initial", "rounds", "final", "chosen_round", "dropped"})
 
-    each_line(read_lines(source), output, at_once(added, author), width=author.width, told="revise")
+    each_line(read_lines(source), output, at_once(added, author), max_concurrency=author.max_concurrency, label="revise")
 
 
 @app.command(
@@ -107,13 +107,13 @@ def label(
     quiet()
     from pydantic import ValidationError
 
-    from cai.constitution import find, load
+    from cai.constitution import find, load_constitution
     from cai.generate.label import LabelConfig, labeller
     from cai.records import Pair
 
     assert constitution is not None and model is not None and source is not None and output is not None  # noqa: PT018, S101
     budget = limits("label", max_cost, max_tokens, max_hours)
-    book, judge = load(find(constitution)), open_logged(model, output, connections, budget)
+    book, judge = load_constitution(find(constitution)), open_logged(model, output, connections, budget)
     chosen = {"preset": preset, "principles": principles}
     try:
         config = LabelConfig.model_validate({key: value for key, value in chosen.items() if value is not None})
@@ -125,7 +125,13 @@ def label(
         pair = Pair(source=line.prompt.id, chat=line.prompt.chat, first=line.data["first"], second=line.data["second"])
         return (await step(pair)).model_dump(mode="json", include={"p_first", "votes", "unscored"})
 
-    each_line(read_lines(source, ("first", "second")), output, at_once(added, judge), width=judge.width, told="label")
+    each_line(
+        read_lines(source, ("first", "second")),
+        output,
+        at_once(added, judge),
+        max_concurrency=judge.max_concurrency,
+        label="label",
+    )
 
 
 @app.command(
@@ -161,17 +167,17 @@ def evaluate(
         raise UsageError(f"--only {only}: no such evaluation; known: {', '.join(EVALUATIONS)}")
     quiet()
     from cai import store
-    from cai.async_map import fill
-    from cai.constitution import find, load
+    from cai.async_map import map_rows
+    from cai.constitution import find, load_constitution
     from cai.data.readers import prompt_rows
     from cai.evals.refusal import refusal_scores
     from cai.evals.replies import EvalConfig, item_of, items, replier
-    from cai.progress import teller
-    from cai.records import Reply
+    from cai.progress import progress_bars
+    from cai.records import EvalReply
     from cai.rubric import compile_rubric
 
     assert model is not None and data is not None and output is not None  # noqa: PT018, S101
-    rubric = load(find(constitution)).rubric
+    rubric = load_constitution(find(constitution)).rubric
     if rubric is None:
         raise ConfigError(f"{constitution}: no rubric in it")
     if output == STREAM:
@@ -189,18 +195,18 @@ def evaluate(
         "data": store.digest(*(p.line() for p in prompts)),
     }
     store.begin(beside, "eval", told | {"rubric": store.digest(rubric)})
-    with teller() as progress:
+    with progress_bars() as progress:
         step, bar = replier(model, lm, compile_rubric(rubric), config, seed), progress("eval")
 
         async def work() -> None:
             try:
-                await fill(beside, asked, step, Reply, width=lm.width, source=item_of, progress=bar)
+                await map_rows(beside, asked, step, EvalReply, max_concurrency=lm.max_concurrency, source=item_of, progress=bar)
             finally:
                 if (close := getattr(lm, "aclose", None)) is not None:
                     await close()
 
         asyncio.run(work())
-    scores = refusal_scores(list(store.read(beside, Reply)), seed=seed)
-    store.publish(output, "".join(row.line() + "\n" for row in scores))
+    scores = refusal_scores(list(store.read(beside, EvalReply)), seed=seed)
+    store.atomic_write(output, "".join(row.line() + "\n" for row in scores))
     for row in scores:
         print(f"{row.metric:<44} {'–' if row.mean is None else f'{row.mean:.3f}'} n={row.n}")

@@ -39,10 +39,10 @@ def fit_reward(
 ) -> None:
     """Train a preference model on labelled pairs; with --folds, tell first how well it foresees judges it has not learnt from."""
     quiet()
-    from cai.data.preferences import judged_rows
+    from cai.data.preferences import labelled_pairs
     from cai.modeling.model_files import locate
     from cai.pipeline.preference_model import fit_preference_model, fresh_model
-    from cai.progress import teller
+    from cai.progress import progress_bars
     from cai.records import Prompt
     from cai.train.cross_validation import cross_validate
     from cai.train.preference import Comparison
@@ -63,7 +63,7 @@ def fit_reward(
                 j.group or "",
                 Comparison(Prompt(chat=j.prompt.chat).id, rows(j.prompt.chat, j.first), rows(j.prompt.chat, j.second), j.p_first),
             )
-            for j in judged_rows(source, group, passed_over if group is None else None)
+            for j in labelled_pairs(source, group, passed_over if group is None else None)
         ]
 
     comparisons = [comparison for _, comparison in read(None)]
@@ -71,7 +71,7 @@ def fit_reward(
         print(f"{source}: {count} rows passed over: {reason}", file=sys.stderr)
     if not comparisons:
         raise StoreError(f"{source}: no labelled pair in it")
-    with teller() as progress:
+    with progress_bars() as progress:
         if folds is not None:
             found = cross_validate(
                 lambda: fresh_model(where, config, seed), read(by), folds, config, seed=seed, progress=progress("folds")

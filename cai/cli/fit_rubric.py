@@ -22,7 +22,7 @@ from cai.errors import JobError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from cai.records import Score
-    from cai.rubric import Compiled
+    from cai.rubric import CompiledRubric
     from cai.rubric.fit_weights import Ranked
 
 app = typer.Typer()
@@ -66,9 +66,9 @@ def near_miss(
     lines = []
     for prompt, one in made:
         told = {"chat": [m.model_dump() for m in prompt.chat], "kind": prompt.kind, "response": one.response, "rank": one.rank}
-        told |= {"class": one.class_, "aim": one.wish.aim, "flipped": one.wish.flipped, "as_wished": one.as_wished}
+        told |= {"class": one.class_, "aim": one.target.aim, "flipped": one.target.flipped, "as_wished": one.on_target}
         lines.append(json.dumps(told, ensure_ascii=False) + "\n")
-    store.publish(output, "".join(lines))
+    store.atomic_write(output, "".join(lines))
     table = Table("behaviour", "class or proposition", "replies", title=f"{len(made)} replies to {len(asked)} prompts")
     for behaviour, counts in support(compiled, [one for _, one in made]).items():
         for name, count in counts.items():
@@ -120,7 +120,7 @@ def fit(
         "extends": [named(constitution, output)],
         "rubric": {"weights": weights},
     }
-    store.publish(output, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
+    store.atomic_write(output, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
 
 
 @app.command(epilog="Example: cai fit-text --input labelled.jsonl --licence MIT --output declines.json")
@@ -137,7 +137,7 @@ def fit_text(
     from cai import store
     from cai.constitution.schema import TrainedOn
     from cai.evals.stats import estimate
-    from cai.rubric.propositions import own_voice
+    from cai.rubric.propositions import unquoted_text
     from cai.rubric.text_classifier import Labelled, TextFit, probability, split, words_of
     from cai.rubric.text_classifier import fit_text as fitted
 
@@ -151,7 +151,7 @@ def fit_text(
             holds, weight = row.data.get("holds"), row.data.get("weight", 1.0)
             if not isinstance(holds, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
                 raise StoreError(f"{path}:{number}: a line needs `holds` (true or false), and a `weight` above 0 if any")
-            own.append(Labelled(row.prompt.id, words_of(own_voice(row.data["response"])), holds, float(weight)))
+            own.append(Labelled(row.prompt.id, words_of(unquoted_text(row.data["response"])), holds, float(weight)))
         if not own:
             raise StoreError(f"{path}: no row in it")
         rows += own
@@ -163,10 +163,10 @@ def fit_text(
         score = estimate("fit-text.right", output.stem, hits, [row.prompt for row in held], proportion=True)
         print(f"held-out prompts: {_share(score)} right")
     model = fitted(rows, config, trained_on)
-    store.publish(output, json.dumps(model.model_dump(mode="json"), ensure_ascii=False, indent=0) + "\n")
+    store.atomic_write(output, json.dumps(model.model_dump(mode="json"), ensure_ascii=False, indent=0) + "\n")
 
 
-def _ranked(source: Path, compiled: Compiled) -> dict[str, list[tuple[Ranked, str]]]:
+def _ranked(source: Path, compiled: CompiledRubric) -> dict[str, list[tuple[Ranked, str]]]:
     """Behaviour -> replies with all features of their grade, and the class of each."""
     from cai.rubric import grade
     from cai.rubric.fit_weights import Ranked

@@ -58,20 +58,20 @@ def grade_replies(
     rows = read_lines(source, ("response",))
     if lm is None:
         width = 1 if source == STREAM else ALONE
-        each_line(rows, output, lambda lines: [alone(line) for line in lines], width=width)
+        each_line(rows, output, lambda lines: [alone(line) for line in lines], max_concurrency=width)
         return
 
     async def asking(line: Line) -> dict[str, Any]:
         about = {"chat": line.prompt.chat, "kind": line.prompt.kind, "response": line.data["response"]}
         return told(line, await grade_with(lm, compiled, loaded.examples.grade, **about, everything=ask_all))
 
-    each_line(rows, output, at_once(asking, lm), width=lm.width, told="grade")
+    each_line(rows, output, at_once(asking, lm), max_concurrency=lm.max_concurrency, label="grade")
 
 
 def with_rubric(constitution: str) -> tuple[Constitution, Rubric]:
-    from cai.constitution import find, load
+    from cai.constitution import find, load_constitution
 
-    loaded = load(find(constitution))
+    loaded = load_constitution(find(constitution))
     if loaded.rubric is None:
         raise ConfigError(f"{constitution}: no rubric in it")
     return loaded, loaded.rubric
@@ -92,7 +92,7 @@ def calibrate(
     import yaml
 
     from cai import store
-    from cai.async_map import together
+    from cai.async_map import gather
     from cai.rubric import compile_rubric
     from cai.rubric.llm_grader import log_loss, log_odds, temperature
 
@@ -111,7 +111,7 @@ def calibrate(
 
     async def ask(id: str) -> list[float | None]:
         shots, question = loaded.examples.grade, compiled.questions[id]
-        return await together([log_odds(lm, shots, row.prompt.chat, row.data["response"], question) for row, _ in labelled[id]])
+        return await gather([log_odds(lm, shots, row.prompt.chat, row.data["response"], question) for row, _ in labelled[id]])
 
     found: dict[str, float] = {}
     for id, rows in labelled.items():
@@ -125,7 +125,7 @@ def calibrate(
         print(f"{id}: temperature {found[id]:.2f}, log loss {before:.3f} -> {after:.3f} (n={len(pairs)})")
     base = named(constitution, output)
     said = {"name": loaded.name, "version": loaded.version, "extends": [base], "rubric": {"temperatures": found}}
-    store.publish(output, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
+    store.atomic_write(output, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
 
 
 def named(constitution: str, beside: Path) -> str:

@@ -59,11 +59,11 @@ def read_lines(source: Path, texts: Sequence[str] = ()) -> Iterator[Line]:
 
 def at_once(step: Step, lm: LM) -> Make:
     """All lines of a window in flight together; connections are closed after each window."""
-    from cai.async_map import together
+    from cai.async_map import gather
 
     async def window(lines: Sequence[Line]) -> list[dict[str, Any]]:
         try:
-            return await together([step(line) for line in lines])
+            return await gather([step(line) for line in lines])
         finally:
             if (close := getattr(lm, "aclose", None)) is not None:
                 await close()
@@ -71,21 +71,21 @@ def at_once(step: Step, lm: LM) -> Make:
     return lambda lines: asyncio.run(window(lines))
 
 
-def each_line(rows: Iterator[Line], output: Path, make: Make, *, width: int, told: str = "") -> None:
-    """Append each line with what `make` adds, `width` lines at a time; lines that `output` has already are passed over."""
+def each_line(rows: Iterator[Line], output: Path, make: Make, *, max_concurrency: int, label: str = "") -> None:
+    """Append each line with what `make` adds, `max_concurrency` lines at a time; lines that `output` has already are passed over."""
     from cai import store
-    from cai.progress import teller
+    from cai.progress import progress_bars
 
     streaming = output == STREAM
     done = 0
     if not streaming and output.exists():
-        store.mend(output)
+        store.truncate_torn_line(output)
         done = sum(1 for _ in store.json_lines(output))
 
     left = islice(rows, done, None)
-    with teller() as progress:
-        bar = progress(told) if told else lambda done, total: None
-        while lines := list(islice(left, width)):
+    with progress_bars() as progress:
+        bar = progress(label) if label else lambda done, total: None
+        while lines := list(islice(left, max_concurrency)):
             added = make(lines)
             text = "".join(json.dumps(x.data | more, ensure_ascii=False) + "\n" for x, more in zip(lines, added, strict=True))
             if streaming:
@@ -94,9 +94,9 @@ def each_line(rows: Iterator[Line], output: Path, make: Make, *, width: int, tol
             else:
                 store.append_bytes(output, text.encode())
             done += len(lines)
-            bar(done, done + (len(lines) == width))
+            bar(done, done + (len(lines) == max_concurrency))
     if not streaming and not output.exists():
-        store.publish(output, "")
+        store.atomic_write(output, "")
 
 
 def open_logged(model: str, output: Path, connections: int | None = None, budget: Budget | None = None) -> LM:

@@ -45,7 +45,7 @@ def clean(
     from cai.data.filters import HygieneConfig, Rules, asks_for_tokens, told
     from cai.data.readers import prompt_rows
     from cai.data.writers import write_prompts
-    from cai.progress import teller
+    from cai.progress import progress_bars
     from cai.records import Prompt
 
     if output is None and explain is None:
@@ -70,7 +70,7 @@ def clean(
 
         count = token_counter(model)
     rules = Rules(config, count, evaluation)
-    with teller() as progress:
+    with progress_bars() as progress:
         bar = progress("clean")
         found = clean(read, config, rules, lambda done: bar(done, done + 1))
     if explain is not None:

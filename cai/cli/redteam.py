@@ -46,13 +46,13 @@ def redteam(
     """Have a model write prompts like the seeds, category by category, until there are enough that differ. Resumes."""
     quiet()
     from cai import store
-    from cai.constitution import find, load
+    from cai.constitution import find, load_constitution
     from cai.data.readers import prompt_rows
     from cai.generate.redteam import RedteamConfig, write_messages
     from cai.lm import open_lm
-    from cai.progress import teller
+    from cai.progress import progress_bars
 
-    loaded, author = load(find(constitution)), open_lm(model)
+    loaded, author = load_constitution(find(constitution)), open_lm(model)
     config = RedteamConfig(per_category=per_category, tries=tries, near=near, temperature=temperature, kind=kind)
     begun = [prompt for file in seeds for prompt in prompt_rows(file)]
     ours = list(dict.fromkeys(p.category for p in loaded.principles if kind in p.applies_to))
@@ -65,12 +65,12 @@ def redteam(
     store.begin(
         attempts, "redteam", {"model": author.fingerprint, "seed": str(seed), "config": store.digest(config), "seeds": told}
     )
-    with teller() as progress:
+    with progress_bars() as progress:
         bar = progress("redteam")
         gate, origin = _gate(loaded.rubric), f"written by {model}"
         work = write_messages(attempts, categories, begun, author, config, gate, seed=seed, origin=origin, progress=bar)
         found = asyncio.run(work)
-    store.publish(output, "".join(prompt.line() + "\n" for prompt in found.prompts))
+    store.atomic_write(output, "".join(prompt.line() + "\n" for prompt in found.prompts))
     _tell(found, categories)
     if any(found.count(name) < per_category for name in categories):
         raise typer.Exit(1)
@@ -78,7 +78,7 @@ def redteam(
 
 def _gate(rubric: Rubric | None) -> Gate:
     """Against refusals to write anything, which the rubric knows, and against what is no message."""
-    from cai.generate.filters import readable
+    from cai.generate.filters import not_degenerate
     from cai.rubric import compile_rubric, grade
 
     compiled = compile_rubric(rubric) if rubric else None
@@ -86,7 +86,7 @@ def _gate(rubric: Rubric | None) -> Gate:
     def gate(prompt: Prompt, text: str) -> str | None:
         if compiled and grade(compiled, prompt="", response=text, kind=None).degree == "full_refusal":
             return "declined"
-        return "too short" if len(text.split()) < 3 else readable(prompt, text)
+        return "too short" if len(text.split()) < 3 else not_degenerate(prompt, text)
 
     return gate
 

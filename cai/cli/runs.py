@@ -48,20 +48,20 @@ def walk_run(file: Path, names: tuple[str, ...], settings: list[str] | None, **l
     quiet()
     from cai.lm.budget import Budget
     from cai.pipeline.config import load_run
-    from cai.pipeline.context import SCORES, open_workshop
-    from cai.pipeline.runner import walk
-    from cai.progress import teller
+    from cai.pipeline.context import SCORES, open_run
+    from cai.pipeline.runner import run_stages
+    from cai.progress import progress_bars
 
     loaded, first = load_run(file, settings or []), os.environ.get("RANK", "0") == "0"
     started = time.monotonic()
-    with teller() as progress:
+    with progress_bars() as progress:
         bars = progress if first else lambda told: lambda done, total: None  # one of torchrun's processes speaks for all
-        shop = open_workshop(loaded, bars, Budget(**_part(limits)), lambda line: print(line, file=sys.stderr))
+        ctx = open_run(loaded, bars, Budget(**_part(limits)), lambda line: print(line, file=sys.stderr))
         try:
-            walk(shop, names, _tell)
+            run_stages(ctx, names, _tell)
         finally:
-            if shop.budget.calls:
-                print(f"calls   {shop.budget.told()}", file=sys.stderr)
+            if ctx.budget.calls:
+                print(f"calls   {ctx.budget.summary()}", file=sys.stderr)
     scores = loaded.folder / SCORES
     if not first:
         return
@@ -104,15 +104,15 @@ def plan(
     quiet()
     from cai.lm.budget import Budget
     from cai.pipeline.config import load_run
-    from cai.pipeline.context import open_workshop
+    from cai.pipeline.context import open_run
     from cai.pipeline.estimate import over, plan, table
-    from cai.progress import teller
+    from cai.progress import progress_bars
     from cai.store import locked
 
     loaded = load_run(file, settings or [])
-    with teller() as progress, locked(loaded.folder):
+    with progress_bars() as progress, locked(loaded.folder):
         budget = Budget(max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
-        found = plan(open_workshop(loaded, progress, budget), probe)
+        found = plan(open_run(loaded, progress, budget), probe)
     Console(width=None if sys.stdout.isatty() else 140).print(table(found))
     if broken := over(found, budget):
         raise JobError("; ".join(broken))

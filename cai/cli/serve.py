@@ -91,24 +91,24 @@ def run_score(run: Path) -> ScoreTexts:
     from cai.modeling.lora import with_adapter
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.config import load_run
-    from cai.pipeline.context import REWARD, SFT, open_workshop
-    from cai.progress import teller
+    from cai.pipeline.context import REWARD, SFT, open_run
+    from cai.progress import progress_bars
     from cai.reward.composite import combine
     from cai.reward.direct_rlaif import rater
     from cai.reward.preference_model import ADAPTER, PreferenceModel
 
     loaded = load_run(run)
-    with teller() as progress:
-        shop = open_workshop(loaded, progress)
+    with progress_bars() as progress:
+        ctx = open_run(loaded, progress)
     settings, judge = loaded.run, None
     if settings.mix.pm:
-        where = str(shop.ready(SFT))
+        where = str(ctx.require(SFT))
         base = with_adapter(load_model(where), ADAPTER, settings.reward.rank, settings.reward.layers)
-        judge = PreferenceModel.load(base, load_renderer(where), shop.ready(REWARD))
+        judge = PreferenceModel.load(base, load_renderer(where), ctx.require(REWARD))
 
-    rate = rater(shop.lm(settings.judge or settings.model)) if settings.mix.direct else None
+    rate = rater(ctx.lm(settings.judge or settings.model)) if settings.mix.direct else None
 
     def score(prompts: Sequence[Prompt], replies: Sequence[str]) -> Table:
-        return combine(prompts, replies, judge, shop.rubric, settings.mix, rate)
+        return combine(prompts, replies, judge, ctx.rubric, settings.mix, rate)
 
     return score

@@ -2,7 +2,7 @@
 
 from cai.constitution.diff import Change, diff, digests
 from cai.constitution.lint import Finding, lint
-from cai.constitution.load import find, load
+from cai.constitution.load import find, load_constitution
 from cai.constitution.preview import overview
 from cai.constitution.schema import (
     ClassRule,
@@ -33,7 +33,7 @@ __all__ = [
     "explain",
     "find",
     "lint",
-    "load",
+    "load_constitution",
     "overview",
     "parse",
     "read_yaml",

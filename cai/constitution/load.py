@@ -34,13 +34,13 @@ class _File(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """What one `load` has met so far."""
+    """What one `load_constitution` has met so far."""
 
     known: dict[str, _File | None]
     mistakes: list[str]
 
 
-def load(path: Path) -> Constitution:
+def load_constitution(path: Path) -> Constitution:
     """The constitution in `path` with everything it extends. Raises ConfigError: every mistake on a line, with file and line."""
     walk = _Walk({}, [])
     top = _read(path, (), walk)

@@ -12,11 +12,11 @@ Id = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class Clause(BaseModel):
+class SchemaModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Principle(Clause):
+class Principle(SchemaModel):
     id: Id
     category: Id
     """Sampling and reports group by it."""
@@ -33,7 +33,7 @@ class Principle(Clause):
     """Where the idea comes from."""
 
 
-class CritiqueExample(Clause):
+class CritiqueExample(SchemaModel):
     """A worked critique and revision: `chat` ends with the assistant's flawed reply."""
 
     chat: Chat = Field(min_length=2)
@@ -43,7 +43,7 @@ class CritiqueExample(Clause):
     """Kinds of prompts that it is shown for: how to refuse is no example of how to comfort."""
 
 
-class CompareExample(Clause):
+class CompareExample(SchemaModel):
     """A worked comparison: `chat` ends with the user's turn."""
 
     chat: Chat = Field(min_length=1)
@@ -53,7 +53,7 @@ class CompareExample(Clause):
     rationale: Text | None = None
 
 
-class GradeExample(Clause):
+class GradeExample(SchemaModel):
     """A worked question about a reply: `chat` ends with the assistant's reply."""
 
     chat: Chat = Field(min_length=2)
@@ -61,7 +61,7 @@ class GradeExample(Clause):
     answer: Literal["Yes", "No"]
 
 
-class Examples(Clause):
+class Examples(SchemaModel):
     """Few-shot examples per stage, rendered before the question."""
 
     critique: tuple[CritiqueExample, ...] = ()
@@ -73,7 +73,7 @@ class Examples(Clause):
         return tuple(worked for worked in self.critique if kind is None or kind in worked.applies_to)
 
 
-class TrainedOn(Clause):
+class TrainedOn(SchemaModel):
     """Labelled replies that a text model was fitted on."""
 
     name: Text
@@ -81,7 +81,7 @@ class TrainedOn(Clause):
     licence: Text
 
 
-class TextModel(Clause):
+class TextModel(SchemaModel):
     """A linear model over runs of one and two words (see rubric.text_model); written by `cai fit-text`."""
 
     trained_on: tuple[TrainedOn, ...]
@@ -89,7 +89,7 @@ class TextModel(Clause):
     weights: dict[str, Number]
 
 
-class Proposition(Clause):
+class Proposition(SchemaModel):
     """A yes/no statement about (prompt, reply)."""
 
     question: Text
@@ -118,7 +118,7 @@ class Proposition(Clause):
         return self
 
 
-class ClassRule(Clause):
+class ClassRule(SchemaModel):
     """One class of replies; classes of a behaviour are listed from best to worst."""
 
     name: Id
@@ -129,7 +129,7 @@ class ClassRule(Clause):
     """Whether a reply of this class is correct behaviour (evaluation counts the others)."""
 
 
-class Rubric(Clause):
+class Rubric(SchemaModel):
     """The rule-based reward model (DESIGN: the rubric)."""
 
     behaviours: dict[Kind, Id]
@@ -147,7 +147,7 @@ class Rubric(Clause):
     """Proposition -> by what a grading model's log-odds are divided (`cai calibrate` finds it); 1 where nothing is said."""
 
 
-class Constitution(Clause):
+class Constitution(SchemaModel):
     name: Id
     version: Text
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")] = "en"

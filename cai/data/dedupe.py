@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from cai.data.filters import HygieneConfig, Rules, SaidT, key, shingles, told
-from cai.records import Exchange, Prompt
+from cai.records import Prompt, TrainingChat
 
 PERMUTATIONS, BANDS = 64, 16
 """Of MinHash: 16 bands of 4 find four pairs of five at a likeness of 0.6, and 999 of 1,000 at 0.8."""
@@ -97,7 +97,7 @@ class _Columns:
         self.files = {name: (folder / name).open("wb") for name in self.names}
         self.blocks: dict[str, list[Any]] = {name: [] for name in self.names}
 
-    def add(self, prompt: Prompt | Exchange) -> None:
+    def add(self, prompt: Prompt | TrainingChat) -> None:
         text = told(prompt)
         self.blocks["exact"].append(key(text))
         if self.config.prefix is not None:

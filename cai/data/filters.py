@@ -9,9 +9,9 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cai.records import Exchange, Message, Prompt
+from cai.records import Message, Prompt, TrainingChat
 
-SaidT = TypeVar("SaidT", Prompt, Exchange)
+SaidT = TypeVar("SaidT", Prompt, TrainingChat)
 EVALUATED = "in an evaluation"
 """Why a text goes that shares a run of words with an evaluation text."""
 
@@ -56,7 +56,7 @@ def key(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def told(prompt: Prompt | Exchange) -> str:
+def told(prompt: Prompt | TrainingChat) -> str:
     """All turns as one text."""
     return "\n".join(m.content for m in prompt.chat)
 

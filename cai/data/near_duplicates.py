@@ -7,7 +7,7 @@ import numpy as np
 from cai.data.dedupe import PERMUTATIONS, Array, signature
 
 
-class Seen:
+class NearDuplicates:
     """Remembers texts that are unlike all earlier ones.
 
     Args:
@@ -19,7 +19,7 @@ class Seen:
         self.count = 0
         self._signatures: Array = np.empty((64, PERMUTATIONS), np.uint32)
 
-    def alike(self, text: str) -> bool:
+    def seen(self, text: str) -> bool:
         """Whether an earlier text is like this one. If not, this one is remembered."""
         made = signature(text)
         if self.count and float((self._signatures[: self.count] == made).mean(axis=1).max()) >= self.near:

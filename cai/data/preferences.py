@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from cai.data.filters import EVALUATED, HygieneConfig, Rules
 from cai.data.readers import FIELDS, asked, chat_from, prompt_rows
 from cai.errors import StoreError
-from cai.records import Exchange, Message, Prompt
+from cai.records import Message, Prompt, TrainingChat
 from cai.store import json_lines, parse_row
 
 BY_PRINCIPLE = "principle"
 _LAST = "\n\nAssistant:"
 
 
-class Judged(NamedTuple):
+class LabelledPair(NamedTuple):
     """One verdict on two replies to a prompt."""
 
     prompt: Prompt
@@ -31,7 +31,7 @@ class Judged(NamedTuple):
     """Who gave it: a principle, a person, a source; None where nobody asked."""
 
 
-def judged_rows(path: Path, by: str | None = None, passed_over: Counter[str] | None = None) -> Iterator[Judged]:
+def labelled_pairs(path: Path, by: str | None = None, passed_over: Counter[str] | None = None) -> Iterator[LabelledPair]:
     """Verdicts of a JSONL file, in order. Rows without one (`p_first` null), and the few of hh-rlhf whose two dialogues part ways
     before the last turn, are passed over.
 
@@ -55,25 +55,29 @@ def judged_rows(path: Path, by: str | None = None, passed_over: Counter[str] | N
         prompt, first, second, p_first = told
         if by == BY_PRINCIPLE:
             for principle, p in _votes(data, place):
-                yield Judged(prompt, first, second, p, number, principle)
+                yield LabelledPair(prompt, first, second, p, number, principle)
         elif p_first is None:
             counts["no verdict (`p_first` is null)"] += 1
         else:
             if by is not None and not isinstance(data.get(by), str | int):
                 raise StoreError(f"{place}: a row needs `{by}` (text or a number), by which rows are grouped")
-            yield Judged(prompt, first, second, p_first, number, None if by is None else str(data[by]))
+            yield LabelledPair(prompt, first, second, p_first, number, None if by is None else str(data[by]))
 
 
-def clean_judged(rows: Iterable[Judged], config: HygieneConfig, against: Sequence[Path]) -> tuple[list[Judged], Counter[str]]:
+def clean_labelled_pairs(
+    rows: Iterable[LabelledPair], config: HygieneConfig, against: Sequence[Path]
+) -> tuple[list[LabelledPair], Counter[str]]:
     """Verdicts that may be trained on, masked where that is asked for, and how many went for which reason.
 
     What `config` says of languages and personal data holds for prompt and replies. No user turn and no reply may share a run of
     words with the last turn of a prompt in the files `against`, which are for evaluation; a short one must not be said again.
     """
     rules = Rules(config.of_training_rows, len, (prompt.chat[-1].content for file in against for prompt in prompt_rows(file)))
-    left, gone = list[Judged](), Counter[str]()
+    left, gone = list[LabelledPair](), Counter[str]()
     for row in rows:
-        said = [Exchange(chat=(*row.prompt.chat, Message(role="assistant", content=text))) for text in (row.first, row.second)]
+        said = [
+            TrainingChat(chat=(*row.prompt.chat, Message(role="assistant", content=text))) for text in (row.first, row.second)
+        ]
         (prompt, why), (first, why_first), (second, why_second) = rules.judge(row.prompt), *map(rules.judge, said)
         turns = [*(m.content for m in row.prompt.chat if m.role == "user"), row.first, row.second]
         if reason := (EVALUATED if any(map(rules.knows, turns)) else why or why_first or why_second):

@@ -11,7 +11,7 @@ from cai.data.dedupe import clean, kept
 from cai.data.filters import HygieneConfig, Rules, told
 from cai.data.readers import prompt_rows
 from cai.errors import StoreError
-from cai.records import Chat, Exchange, Prompt
+from cai.records import Chat, Prompt, TrainingChat
 from cai.seeds import rng
 
 EXACT = HygieneConfig()
@@ -51,7 +51,7 @@ def clean_training(chats: Sequence[Chat], config: HygieneConfig, against: Sequen
     Returns those that stay, masked where that is asked for, and how many went for which reason.
     """
     again = config.of_training_rows
-    rows = [Exchange(chat=chat) for chat in chats]
+    rows = [TrainingChat(chat=chat) for chat in chats]
     rules = Rules(again, len, (told(prompt) for file in against for prompt in prompt_rows(file)))
     found = clean(lambda: iter(rows), again, rules)
     return [row.chat for row in kept(lambda: iter(rows), rules, found)], found.counts
@@ -84,7 +84,7 @@ def _stratum(prompt: Prompt) -> tuple[str | None, str | None]:
     return prompt.kind, prompt.category
 
 
-def some(prompts: Sequence[Prompt], count: int | None, seed: int, purpose: str) -> list[Prompt]:
+def subsample(prompts: Sequence[Prompt], count: int | None, seed: int, purpose: str) -> list[Prompt]:
     """`count` of the prompts for one purpose, in input order; all when it is None. Each is drawn by its own address."""
     if count is None or count >= len(prompts):
         return list(prompts)

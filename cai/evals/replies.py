@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cai.errors import UnansweredError
 from cai.lm.base import LM, Sample
-from cai.records import Item, Prompt, Reply
-from cai.rubric import Compiled, grade, unknown
+from cai.records import EvalReply, Prompt, PromptDraw
+from cai.rubric import CompiledRubric, grade, unscored_grade
 from cai.seeds import derive
 
 
@@ -31,26 +31,28 @@ class EvalConfig(BaseModel):
 NOTHING = Sample(text="", finished=False, prompt_tokens=0, completion_tokens=0)
 
 
-def item_of(reply: Reply) -> str:
+def item_of(reply: EvalReply) -> str:
     """`Item.id` of the item that a reply answers."""
     return f"{reply.source}/{reply.draw}"
 
 
-def items(prompts: Sequence[Prompt], draws: int) -> list[Item]:
-    return [Item(prompt=prompt, draw=draw) for prompt in prompts for draw in range(draws)]
+def items(prompts: Sequence[Prompt], draws: int) -> list[PromptDraw]:
+    return [PromptDraw(prompt=prompt, draw=draw) for prompt in prompts for draw in range(draws)]
 
 
-def replier(subject: str, lm: LM, rubric: Compiled, config: EvalConfig, seed: int) -> Callable[[Item], Awaitable[Reply]]:
+def replier(
+    subject: str, lm: LM, rubric: CompiledRubric, config: EvalConfig, seed: int
+) -> Callable[[PromptDraw], Awaitable[EvalReply]]:
     """The step that answers one item. The seed of a draw is the same for all subjects: differences are paired."""
 
-    async def reply(item: Item) -> Reply:
+    async def reply(item: PromptDraw) -> EvalReply:
         prompt, where = item.prompt, derive(seed, "eval", item.prompt.id, item.draw)
         try:
             said = await lm.sample(prompt.chat, max_tokens=config.max_tokens, temperature=config.temperature, seed=where)
             found = grade(rubric, prompt=prompt.chat[-1].content, response=said.text, kind=prompt.kind, source=prompt.id)
         except UnansweredError as error:
-            said, found = NOTHING, unknown({}, f"no answer: {error}", prompt.id)
-        return Reply(
+            said, found = NOTHING, unscored_grade({}, f"no answer: {error}", prompt.id)
+        return EvalReply(
             source=prompt.id,
             subject=subject,
             chat=prompt.chat,

@@ -153,10 +153,10 @@ def paired_bootstrap(
         return Difference(gap, None, None, None, relative, None, None, None, n, unscored)
     means = resample(lambda index: sums[index].sum(axis=1) / counts[index].sum(axis=1)[:, None], len(counts), seed, draws)
     gaps = means[:, 0] - means[:, 1]
-    stderr, low, high = spread(gaps)
+    stderr, low, high = bootstrap_interval(gaps)
     if low is None and np.isin(known, (0.0, 1.0)).all():
         low, high = _newcombe(mean_a, mean_b, len(counts))
-    ratio = spread(gaps / means[:, 1]) if relative is not None and (means[:, 1] != 0).all() else (None, None, None)
+    ratio = bootstrap_interval(gaps / means[:, 1]) if relative is not None and (means[:, 1] != 0).all() else (None, None, None)
     return Difference(gap, stderr, low, high, relative, *ratio, n, unscored)
 
 
@@ -177,7 +177,7 @@ def resample(statistic: Callable[[NDArray[np.int64]], Array], clusters: int, see
     return np.concatenate([statistic(rng.integers(clusters, size=(size, clusters))) for size in sizes])
 
 
-def spread(values: Array) -> tuple[float | None, float | None, float | None]:
+def bootstrap_interval(values: Array) -> tuple[float | None, float | None, float | None]:
     """(standard deviation, 2.5th, 97.5th percentile) of bootstrap values; all None when they do not vary, which tells nothing."""
     if np.ptp(values) < 1e-12 * max(1.0, float(np.abs(values).max())):
         return None, None, None

@@ -12,7 +12,7 @@ Gate = Callable[[Prompt, str], str | None]
 """(prompt, reply) -> reason against it, or None."""
 
 
-def readable(prompt: Prompt, reply: str) -> str | None:
+def not_degenerate(prompt: Prompt, reply: str) -> str | None:
     """Against empty text, and text that repeats itself."""
     words = reply.lower().split()
     if not any(char.isalnum() for char in reply):
@@ -28,7 +28,7 @@ def near_copy(text: str, other: str, *, limit: float = 0.9) -> bool:
     return SequenceMatcher(None, text.lower().split(), other.lower().split(), autojunk=False).ratio() > limit
 
 
-def every(*gates: Gate) -> Gate:
+def all_of(*gates: Gate) -> Gate:
     """The first reason of any gate."""
 
     def gate(prompt: Prompt, reply: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cai import templates
-from cai.async_map import together
+from cai.async_map import gather
 from cai.constitution.schema import CompareExample, Constitution, Principle
 from cai.errors import UnansweredError
 from cai.lm.base import LM
@@ -133,7 +133,7 @@ async def compare(
     """
     config = config or LabelConfig()
     question = (principle.compare if principle else None) or templates.QUESTIONS[config.ask]
-    there, back = await together([_read(judge, shots, p, question, config, seed) for p in (pair, pair.swap())])
+    there, back = await gather([_read(judge, shots, p, question, config, seed) for p in (pair, pair.swap())])
     p = None
     if there is not None and back is not None:
         p = fmean(p_first(a, b) for a, b in zip(there[0], back[0], strict=True))
@@ -167,7 +167,7 @@ async def _read(
         said = await judge.sample(think, max_tokens=config.rationale_tokens, temperature=config.rationale_temperature, seed=where)
         return await _options(judge, templates.decide_chat(think, said.text)), said.text
 
-    thoughts = await together([one(number) for number in range(config.rationales)])
+    thoughts = await gather([one(number) for number in range(config.rationales)])
     known = [found for found, _ in thoughts if found is not None]
     return (known, thoughts[0][1]) if len(known) == len(thoughts) else None
 
@@ -210,7 +210,7 @@ def labeller(
         if not drawn:
             return Preference(source=pair.id, p_first=None, unscored="no principle with a comparison applies")
         try:  # all of them or none: a mean over fewer principles would be another label
-            votes = await together([compare(judge, shots, pair, principle, config, seed) for principle in drawn])
+            votes = await gather([compare(judge, shots, pair, principle, config, seed) for principle in drawn])
         except UnansweredError as error:
             return Preference(source=pair.id, p_first=None, unscored=f"no answer: {error}")
         said = [v.p_first for v in votes if v.p_first is not None]

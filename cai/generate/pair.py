@@ -8,10 +8,10 @@ from itertools import combinations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cai.async_map import together
+from cai.async_map import gather
 from cai.errors import UnansweredError
 from cai.lm.base import LM, Sample
-from cai.records import Pair, Part, Prompt, Sampled
+from cai.records import FrozenModel, Pair, Prompt, Sampled
 from cai.seeds import derive, rng
 
 REMEMBERED = 4096
@@ -39,7 +39,7 @@ class PairConfig(BaseModel):
         return every if self.pairs is None else min(self.pairs, every)
 
 
-class PairItem(Part):
+class PairItem(FrozenModel):
     """Two places among the replies to one prompt."""
 
     prompt: Prompt
@@ -89,7 +89,7 @@ def pairer(subject: LM, config: PairConfig, seed: int) -> Callable[[PairItem], A
     async def pair(item: PairItem) -> Pair:
         prompt, (i, j) = item.prompt, item.places
         try:
-            first, second = await together([reply(prompt, i), reply(prompt, j)])
+            first, second = await gather([reply(prompt, i), reply(prompt, j)])
         except UnansweredError as error:
             why = f"no answer: {error}"
             return Pair(source=prompt.id, chat=prompt.chat, places=item.places, first="", second="", unscored=why)

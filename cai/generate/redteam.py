@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cai import store, templates
-from cai.async_map import Progress, fill
-from cai.data.near_duplicates import Seen
+from cai.async_map import Progress, map_rows
+from cai.data.near_duplicates import NearDuplicates
 from cai.errors import UnansweredError
 from cai.generate.filters import Gate
 from cai.lm.base import LM
@@ -98,14 +98,14 @@ class Taken:
 
 def take(attempts: Iterable[Attempt], seeds: Sequence[Prompt], config: RedteamConfig, gate: Gate, origin: str) -> Taken:
     """The messages that become prompts, in order: whole, let through by the gate, and unlike all before them."""
-    found, seen = Taken(), Seen(config.near)
+    found, seen = Taken(), NearDuplicates(config.near)
     for known in seeds:
-        seen.alike(known.chat[-1].content)
+        seen.seen(known.chat[-1].content)
     for attempt in attempts:
         reason, prompt = _judge(attempt, config, gate, origin)
         if prompt is not None and found.count(attempt.category) >= config.per_category:
             reason, prompt = "more than wanted", None
-        if prompt is not None and seen.alike(prompt.chat[-1].content):
+        if prompt is not None and seen.seen(prompt.chat[-1].content):
             reason, prompt = "nearly repeated", None
         found.reasons[attempt.category, reason or "taken"] += 1
         if prompt is not None:
@@ -148,7 +148,7 @@ async def write_messages(
 ) -> Taken:
     """Ask, keeping every answer in `path`, until each category is full or tried often enough. Kill it, run it again."""
     step = redteamer(seeds, author, config, seed)
-    store.mend(path)
+    store.truncate_torn_line(path)
     while True:
         rows = sorted(store.read(path, Attempt), key=lambda row: (row.category, _number(row))) if path.exists() else []
         found = take(rows, seeds, config, gate, origin)
@@ -156,7 +156,7 @@ async def write_messages(
         more = still_wanted(found, Counter(row.category for row in rows), categories, config)
         if not more:
             return found
-        await fill(path, more, step, Attempt, width=author.width)
+        await map_rows(path, more, step, Attempt, max_concurrency=author.max_concurrency)
 
 
 def _number(row: Attempt) -> int:

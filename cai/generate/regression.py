@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from cai.async_map import together
+from cai.async_map import gather
 from cai.constitution.schema import CompareExample, Principle
 from cai.generate.label import compare
 from cai.lm.base import LM
@@ -38,7 +38,7 @@ async def matrix(
         return (await compare(judge, shots, Pair(source="", chat=chat, first=revision, second=initial), principle)).p_first
 
     cells = [(p, made.revision) for p in drawn for made in rounds]
-    found = await together([entry(principle, revision) for principle, revision in cells])
+    found = await gather([entry(principle, revision) for principle, revision in cells])
     return {p.id: tuple(found[i * len(rounds) : (i + 1) * len(rounds)]) for i, p in enumerate(drawn)}
 
 

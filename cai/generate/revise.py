@@ -12,7 +12,7 @@ from cai.errors import UnansweredError
 from cai.generate import regression
 from cai.generate.filters import Gate, near_copy
 from cai.lm.base import LM
-from cai.records import Chat, Item, Kind, Prompt, Revision, Round
+from cai.records import Chat, Kind, Prompt, PromptDraw, Revision, Round
 from cai.seeds import derive, rng
 
 
@@ -49,10 +49,10 @@ def revised(prompt: Prompt, config: ReviseConfig) -> bool:
     return prompt.kind is None or prompt.kind in config.kinds
 
 
-def revise_items(prompts: Sequence[Prompt], config: ReviseConfig) -> list[Item]:
+def revise_items(prompts: Sequence[Prompt], config: ReviseConfig) -> list[PromptDraw]:
     """What `reviser`'s step is called on: one draw per prompt to revise, `helpful_samples` per other prompt."""
     return [
-        Item(prompt=prompt, draw=draw)
+        PromptDraw(prompt=prompt, draw=draw)
         for prompt in prompts
         for draw in range(1 if revised(prompt, config) else config.helpful_samples)
     ]
@@ -82,7 +82,7 @@ def draw_principle(principles: Sequence[Principle], prompt: Prompt, seed: int, *
 
 def reviser(
     constitution: Constitution, author: LM, config: ReviseConfig, gate: Gate, seed: int
-) -> Callable[[Item], Awaitable[Revision]]:
+) -> Callable[[PromptDraw], Awaitable[Revision]]:
     """The step that makes one `Revision` from one draw for one prompt: reply, then rounds of critique and revision."""
     principles = revising(constitution, config)
 
@@ -108,7 +108,7 @@ def reviser(
         )
         return Round(principle=principle.id, critique=critique, revision=revision or "")
 
-    async def revise(item: Item) -> Revision:
+    async def revise(item: PromptDraw) -> Revision:
         prompt = item.prompt
         try:
             return await rewritten(item)
@@ -116,7 +116,7 @@ def reviser(
             why = f"no answer: {error}"
             return Revision(source=prompt.id, draw=item.draw, chat=prompt.chat, initial="", final=None, dropped=why)
 
-    async def rewritten(item: Item) -> Revision:
+    async def rewritten(item: PromptDraw) -> Revision:
         prompt = item.prompt
         which = f"reply {item.draw}"
         initial = await say(prompt, which, prompt.chat, max_tokens=config.max_tokens, temperature=config.temperature) or ""
@@ -144,7 +144,11 @@ def _objection(prompt: Prompt, initial: str, revision: str, gate: Gate) -> str |
 
 
 def choose(
-    item: Item, initial: str, rounds: Sequence[Round], gate: Gate, compared: Mapping[str, Sequence[float | None]] | None = None
+    item: PromptDraw,
+    initial: str,
+    rounds: Sequence[Round],
+    gate: Gate,
+    compared: Mapping[str, Sequence[float | None]] | None = None,
 ) -> Revision:
     """The latest revision that the gate lets through, else the first reply if it may stand, else dropped with the last reason.
 

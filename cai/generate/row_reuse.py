@@ -65,12 +65,12 @@ def kept_path(artefact: Path) -> Path:
 def set_aside(artefact: Path, kind: type[RowT], stands: Callable[[RowT], bool]) -> tuple[int, int]:
     """Empty `artefact` for another making of it; returns (rows kept, rows stale)."""
     kept, stale = kept_path(artefact), artefact.with_suffix(".stale.jsonl")
-    store.mend(artefact)
+    store.truncate_torn_line(artefact)
     rows = {row.id: row for path in (kept, artefact) if path.exists() for row in store.read(path, kind)}
     standing = {name: row for name, row in rows.items() if stands(row)}
     gone = [row for name, row in rows.items() if name not in standing]
     if gone:
         store.append(stale, gone)
-    store.publish(kept, "".join(row.line() + "\n" for row in standing.values()))
+    store.atomic_write(kept, "".join(row.line() + "\n" for row in standing.values()))
     artefact.unlink(missing_ok=True)
     return len(standing), len(gone)

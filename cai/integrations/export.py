@@ -109,7 +109,7 @@ def export(
             license=license,
             language=language,
         )
-        store.publish(folder / "README.md", card.content)
+        store.atomic_write(folder / "README.md", card.content)
         if form == "datasets":
             for name in tables:
                 _as_saved(folder / name)
@@ -142,9 +142,9 @@ def export_engine(run: Path, out: Path, engine: Engine) -> int:
             count = write_parquet(folder / "train.parquet", map(_verl_row, rows), VERL)
         else:
             lines = [json.dumps(_openrlhf_row(prompt), ensure_ascii=False) + "\n" for prompt in rows]
-            store.publish(folder / "train.jsonl", "".join(lines))
+            store.atomic_write(folder / "train.jsonl", "".join(lines))
             count = len(lines)
-        store.publish(folder / plugin, files("cai.integrations.plugins").joinpath(plugin).read_text(encoding="utf-8"))
+        store.atomic_write(folder / plugin, files("cai.integrations.plugins").joinpath(plugin).read_text(encoding="utf-8"))
     return count
 
 
@@ -173,11 +173,11 @@ def _as_saved(folder: Path) -> None:
 
 def _afresh(out: Path) -> AbstractContextManager[Path]:
     """An empty folder to fill, which becomes `out`: what a failed export left aside may be another run's."""
-    aside = store.partial(out)
+    aside = store.partial_path(out)
     if aside.exists():
         with blame(StoreError, f"{aside}: left by a failed export, cannot be removed"):
             shutil.rmtree(aside)
-    return store.publish_folder(out)
+    return store.atomic_directory(out)
 
 
 def _whole(path: Path) -> bool:

@@ -69,7 +69,7 @@ class Job:
     result: Future[dict[str, float | None]] = field(default_factory=Future)
 
 
-class Scorer(threading.Thread):
+class BatchScorer(threading.Thread):
     """The one thread that calls `score`, on rows gathered from all requests."""
 
     def __init__(self, score: ScoreTexts, limits: Limits) -> None:
@@ -133,7 +133,7 @@ class RewardServer(ThreadingHTTPServer):
         if not token:
             raise ValueError("a reward server needs a token")
         self.token, self.limits, self.ends = token, limits or Limits(), tuple(ends)
-        self.scorer = Scorer(score, self.limits)
+        self.scorer = BatchScorer(score, self.limits)
         super().__init__(address, _Handler)
         self.scorer.start()
 

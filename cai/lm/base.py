@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from cai.records import Chat, Part
+from cai.records import Chat, FrozenModel
 
 
-class Sample(Part):
+class Sample(FrozenModel):
     """A drawn reply. `finished` is False when it was cut at the token limit."""
 
     text: str
@@ -17,7 +17,7 @@ class Sample(Part):
     completion_tokens: int
 
 
-def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+def truncate_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     """`text` before the first of the stop texts, and whether there was one."""
     places = [place for s in stop if (place := text.find(s)) >= 0]
     return (text[: min(places)].strip(), True) if places else (text, False)
@@ -28,7 +28,7 @@ class LM(Protocol):
 
     fingerprint: str
     """What makes two models answer alike: weights digest or URL and model name, template, dtype."""
-    width: int
+    max_concurrency: int
     """Rows worth having in flight at once."""
 
     async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:

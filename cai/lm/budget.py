@@ -42,7 +42,7 @@ class Budget:
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line for the user."""
         cost = f", cost {self.cost:.4g}" if self.cost else ""
         return f"{self.calls:,}   tokens {self.prompt_tokens:,} + {self.completion_tokens:,}{cost}"
@@ -73,7 +73,13 @@ class MeteredLM:
     """An LM whose calls are counted against a budget."""
 
     def __init__(self, lm: LM, budget: Budget, prices: Prices) -> None:
-        self.lm, self.budget, self.prices, self.fingerprint, self.width = lm, budget, prices, lm.fingerprint, lm.width
+        self.lm, self.budget, self.prices, self.fingerprint, self.max_concurrency = (
+            lm,
+            budget,
+            prices,
+            lm.fingerprint,
+            lm.max_concurrency,
+        )
 
     async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
         self.budget.check()

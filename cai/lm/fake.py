@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from cai.lm.base import Sample, cut
+from cai.lm.base import Sample, truncate_at_stop
 from cai.records import Chat
 from cai.templates import compared
 
-Reply = Callable[[Chat, int], str]
+ReplyFn = Callable[[Chat, int], str]
 """(chat, seed) -> text"""
 Odds = Callable[[Chat, Sequence[str]], list[float] | None]
 """(chat, choices) -> log-probabilities"""
@@ -23,15 +23,15 @@ def evenly(chat: Chat, choices: Sequence[str]) -> list[float] | None:
 class FakeLM:
     """Answers by `reply` and `odds`; remembers every chat that it was asked in `calls`."""
 
-    def __init__(self, reply: Reply, odds: Odds = evenly, *, width: int = 8, name: str | None = None) -> None:
-        self.reply, self.odds, self.width = reply, odds, width
+    def __init__(self, reply: ReplyFn, odds: Odds = evenly, *, max_concurrency: int = 8, name: str | None = None) -> None:
+        self.reply, self.odds, self.max_concurrency = reply, odds, max_concurrency
         self.fingerprint = f"fake:{name or getattr(reply, '__name__', 'reply')}"
         self.calls: list[Chat] = []
 
     async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
         self.calls.append(chat)
         words = self.reply(chat, seed).split(" ")
-        text, stopped = cut(" ".join(words[:max_tokens]), stop)
+        text, stopped = truncate_at_stop(" ".join(words[:max_tokens]), stop)
         return Sample(
             text=text,
             finished=stopped or len(words) <= max_tokens,
@@ -64,7 +64,7 @@ def brief(chat: Chat, choices: Sequence[str]) -> list[float] | None:
     return [-math.log1p(math.exp(-odds)), -math.log1p(math.exp(odds))]
 
 
-FAKES: dict[str, tuple[Reply, Odds]] = {
+FAKES: dict[str, tuple[ReplyFn, Odds]] = {
     "brief": (polite, brief),
     "echo": (echo, evenly),
     "polite": (polite, evenly),

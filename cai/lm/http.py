@@ -22,7 +22,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from cai.errors import BackendError, TransientError, UnansweredError, UsageError, blame
 from cai.lm.base import Sample
-from cai.lm.rate_limit import Pace, retry_after, wait_as_told
+from cai.lm.rate_limit import RateLimiter, retry_after, retry_wait
 from cai.records import Chat
 
 KEY = "CAI_API_KEY"
@@ -74,8 +74,8 @@ class HttpLM:
             self._address = httpx.URL(f"{self.url}/chat/completions")  # read once: that takes a tenth of a call's work
         self.config = config or HttpConfig()
         self.fingerprint = f"{self.url}#{self.model}"
-        self.width = self.config.connections * PIPELINE
-        self._requests, self._tokens = Pace(self.config.requests_per_minute), Pace(self.config.tokens_per_minute)
+        self.max_concurrency = self.config.connections * PIPELINE
+        self._requests, self._tokens = RateLimiter(self.config.requests_per_minute), RateLimiter(self.config.tokens_per_minute)
         self._wires: list[httpx.AsyncHTTPTransport] = []
         self._free: asyncio.LifoQueue[httpx.AsyncHTTPTransport] | None = None
         self._headers: dict[str, str] = {}
@@ -140,7 +140,7 @@ class HttpLM:
         policy = AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
             stop=stop_after_attempt(self.config.attempts),
-            wait=wait_as_told,
+            wait=retry_wait,
             reraise=True,
         )
         return await policy(once)
@@ -153,8 +153,8 @@ class HttpLM:
 
     async def _once(self, wire: httpx.AsyncHTTPTransport, body: dict[str, Any]) -> dict[str, Any]:
         estimate = estimated_tokens(body)
-        await self._requests.take(1)
-        await self._tokens.take(estimate)
+        await self._requests.acquire(1)
+        await self._tokens.acquire(estimate)
         try:
             response = await wire.handle_async_request(self._request(body))
             await response.aread()
@@ -164,7 +164,7 @@ class HttpLM:
         answer = self._whole(response)
         used = answer.get("usage") or {}
         if isinstance(total := used.get("total_tokens"), int):
-            self._tokens.correct(total - estimate)
+            self._tokens.adjust(total - estimate)
         return answer
 
     def _check_status(self, response: httpx.Response) -> None:

@@ -19,13 +19,13 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cai.errors import BackendError, UnansweredError, blame
-from cai.lm.base import Sample, cut
+from cai.lm.base import Sample, truncate_at_stop
 from cai.modeling import attention, generation
 from cai.modeling.attention import Prefix
-from cai.modeling.gated_mlp import lean
+from cai.modeling.gated_mlp import recompute_gated_mlps
 from cai.modeling.generation import common_prefix
 from cai.modeling.precision import device, matmul_dtype
-from cai.modeling.skinny_linear import thin
+from cai.modeling.skinny_linear import use_skinny_linears
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat
 from cai.store import digest, file_digest
@@ -65,8 +65,8 @@ class LocalLM:
         fingerprint: what distinguishes it from others.
     """
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, fingerprint: str, *, width: int = BATCH) -> None:
-        self.model, self.renderer, self.fingerprint, self.width = model, renderer, fingerprint, width
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, fingerprint: str, *, max_concurrency: int = BATCH) -> None:
+        self.model, self.renderer, self.fingerprint, self.max_concurrency = model, renderer, fingerprint, max_concurrency
         self._pending: list[_Draw | _Choice] = []
         self._worker: asyncio.Task[None] | None = None
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
@@ -104,13 +104,13 @@ class LocalLM:
             draws = [c for c in calls if isinstance(c, _Draw)]
             choices = [c for c in calls if isinstance(c, _Choice)]
             for batch in _batches(draws):
-                self._settle(batch, self._sample_batch)
+                self._run_batch(batch, self._sample_batch)
                 await asyncio.sleep(0)
             for batch in _batches(choices):
-                self._settle(batch, self._choice_batch)
+                self._run_batch(batch, self._choice_batch)
                 await asyncio.sleep(0)
 
-    def _settle(self, batch: list[Any], run: Any) -> None:
+    def _run_batch(self, batch: list[Any], run: Any) -> None:
         live = [call for call in batch if not call.answer.cancelled()]
         if not live:
             return
@@ -133,7 +133,7 @@ class LocalLM:
             return None
         key = tuple(rows[0][:length])
         if key not in self._prefixes:
-            self._prefixes[key] = generation.read_prefix(self.model, key)
+            self._prefixes[key] = generation.prefill_prefix(self.model, key)
             if len(self._prefixes) > KEPT_PREFIXES:
                 self._prefixes.popitem(last=False)
         self._prefixes.move_to_end(key)
@@ -142,8 +142,8 @@ class LocalLM:
     def _sample_batch(self, calls: list[_Draw]) -> list[Sample]:
         rows = [call.ids for call in calls]
 
-        def halt(row: int, ids: list[int]) -> bool:
-            return bool(calls[row].stop) and cut(self.renderer.text(ids), calls[row].stop)[1]
+        def stop_when(row: int, ids: list[int]) -> bool:
+            return bool(calls[row].stop) and truncate_at_stop(self.renderer.text(ids), calls[row].stop)[1]
 
         draws = generation.generate(
             self.model,
@@ -154,11 +154,11 @@ class LocalLM:
             stop_ids=frozenset({self.renderer.stop_id}),
             pad=self.renderer.pad_id,
             prefix=self._prefix(rows),
-            halt=halt,
+            stop_when=stop_when,
         )
         return [
             Sample(
-                text=cut(self.renderer.text(draw.ids), call.stop)[0],
+                text=truncate_at_stop(self.renderer.text(draw.ids), call.stop)[0],
                 finished=draw.finished,
                 prompt_tokens=len(call.ids),
                 completion_tokens=len(draw.ids),
@@ -179,7 +179,7 @@ def _batches(calls: list[Any]) -> list[list[Any]]:
     At most `BATCH` rows and `TOKENS` tokens beyond what all share.
     """
     batches: list[list[Any]] = []
-    for family in _families(calls):
+    for family in _group_by_prefix(calls):
         shared, start = common_prefix([call.ids for call in family]), len(batches)
         for call in sorted(family, key=lambda call: len(call.ids)):
             last = batches[-1] if len(batches) > start else None
@@ -189,7 +189,7 @@ def _batches(calls: list[Any]) -> list[list[Any]]:
     return batches
 
 
-def _families(calls: list[Any]) -> list[list[Any]]:
+def _group_by_prefix(calls: list[Any]) -> list[list[Any]]:
     """Calls by what they begin with: two sets of few-shot examples are two prefixes, each to be read once.
 
     In lexical order neighbours share the most. A new family begins where they share less than half of what different neighbours
@@ -221,8 +221,8 @@ def load_model(where: str, dtype: torch.dtype = torch.float32) -> PreTrainedMode
         )
         model.to(device())
     refuse_windows(model.config, where)
-    thin(model)
-    lean(model)
+    use_skinny_linears(model)
+    recompute_gated_mlps(model)
     return model.eval()
 
 
@@ -232,9 +232,9 @@ def refuse_windows(config: Any, where: str) -> None:
         raise BackendError(f"{where}: its layers attend in sliding windows, which the local back end does not do yet")
 
 
-def load_local(where: str, *, width: int = BATCH) -> LocalLM:
+def load_local(where: str, *, max_concurrency: int = BATCH) -> LocalLM:
     """Model and tokenizer from a folder or a hub id."""
-    return LocalLM(load_model(where, matmul_dtype()), load_renderer(where), fingerprint(where), width=width)
+    return LocalLM(load_model(where, matmul_dtype()), load_renderer(where), fingerprint(where), max_concurrency=max_concurrency)
 
 
 def fingerprint(where: str) -> str:

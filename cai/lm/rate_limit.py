@@ -13,7 +13,7 @@ LONGEST = 600.0
 """Seconds that a server's Retry-After is believed."""
 
 
-class Pace:
+class RateLimiter:
     """At most `per_minute` units a minute, a tenth of them at once; callers pass in the order they came. None: no limit."""
 
     def __init__(self, per_minute: float | None) -> None:
@@ -21,21 +21,21 @@ class Pace:
         self.most = 0.0 if per_minute is None else max(1.0, per_minute / 10)
         self.level, self.seen = self.most, time.monotonic()
 
-    async def take(self, amount: float) -> None:
+    async def acquire(self, amount: float) -> None:
         """Charge `amount` now, and wait until it would have been earned."""
         if self.rate is None:
             return
-        self._earn()
+        self._refill()
         self.level -= amount
         if self.level < 0:
             await asyncio.sleep(-self.level / self.rate)
 
-    def correct(self, more: float) -> None:
+    def adjust(self, more: float) -> None:
         """Charge (or, when negative, give back) the difference to what had been estimated."""
         if self.rate is not None:
             self.level = min(self.most, self.level - more)
 
-    def _earn(self) -> None:
+    def _refill(self) -> None:
         now = time.monotonic()
         self.level = min(self.most, self.level + (now - self.seen) * (self.rate or 0.0))
         self.seen = now
@@ -55,7 +55,7 @@ def retry_after(header: str | None) -> float | None:
     return min(max(0.0, seconds), LONGEST) if seconds == seconds else None
 
 
-def wait_as_told(state: RetryCallState) -> float:
+def retry_wait(state: RetryCallState) -> float:
     """What the server asked for, or a random wait that doubles with every try."""
     error = state.outcome.exception() if state.outcome else None
     told = getattr(error, "wait", None)

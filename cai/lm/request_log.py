@@ -95,7 +95,7 @@ class CachedLM:
     """An LM that looks into the log first. Equal calls under way at the same time are asked once."""
 
     def __init__(self, lm: LM, log: RequestLog) -> None:
-        self.lm, self.log, self.fingerprint, self.width = lm, log, lm.fingerprint, lm.width
+        self.lm, self.log, self.fingerprint, self.max_concurrency = lm, log, lm.fingerprint, lm.max_concurrency
         self._under_way: dict[str, asyncio.Future[Any]] = {}
 
     async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:

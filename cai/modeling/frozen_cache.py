@@ -19,7 +19,7 @@ def frozen_blocks(base: PreTrainedModel, layers: int | None) -> list[nn.Module]:
 
 
 @dataclass
-class Below:
+class FrozenCache:
     """What `blocks`, the model's lowest, make of one batch of rows: read in the first pass, put in their place in later ones."""
 
     blocks: list[nn.Module]
@@ -28,7 +28,7 @@ class Below:
     rows gets the first rows' outputs."""
 
     @contextlib.contextmanager
-    def once(self) -> Iterator[None]:
+    def reuse(self) -> Iterator[None]:
         """Inside, a pass over the rows computes the blocks the first time only. The first pass must run without gradients."""
         if not self.blocks:
             yield

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
-from cai.modeling.skinny_linear import ThinLinear
+from cai.modeling.skinny_linear import SkinnyLinear
 
 PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
 Act = Callable[[Tensor], Tensor]
 
 
-class Gated(torch.autograd.Function):
+class GatedProduct(torch.autograd.Function):
     """act(gate) * up, of which only gate and up are kept."""
 
     @staticmethod
@@ -40,7 +40,7 @@ class Gated(torch.autograd.Function):
         return dgate, dy * made.detach(), None
 
 
-class Lean(nn.Module):
+class RecomputedGatedMLP(nn.Module):
     """What is put before a model's own class of such layers."""
 
     gate_proj: nn.Module
@@ -53,7 +53,7 @@ class Lean(nn.Module):
         if not (torch.is_grad_enabled() and gate.requires_grad and up.requires_grad):
             plain: Tensor = self.down_proj(self.act_fn(gate) * up)
             return plain
-        product: Tensor = Gated.apply(gate, up, self.act_fn)  # type: ignore[no-untyped-call]
+        product: Tensor = GatedProduct.apply(gate, up, self.act_fn)  # type: ignore[no-untyped-call]
         place, gate, up = product.untyped_storage().data_ptr(), gate.detach(), up.detach()
 
         def note(kept: Tensor) -> Any:
@@ -69,22 +69,22 @@ class Lean(nn.Module):
 
 
 @torch.no_grad()
-def lean(model: nn.Module) -> None:
+def recompute_gated_mlps(model: nn.Module) -> None:
     """Have the model's gated layers keep less. Layers that make anything else of the same parts are left as they are."""
     known: dict[type[nn.Module], type[nn.Module]] = {}
     for module in model.modules():
         kind = type(module)
         if kind not in known:
-            known[kind] = type(f"Lean{kind.__name__}", (Lean, kind), {}) if _same(module) else kind
+            known[kind] = type(f"Lean{kind.__name__}", (RecomputedGatedMLP, kind), {}) if _same(module) else kind
         if known[kind] is not kind:
             module.__class__ = known[kind]
 
 
 def _same(module: Any) -> bool:
     """Whether the module is such a layer and nothing more: tried on a few numbers."""
-    if not all(hasattr(module, part) for part in PARTS) or type(module.gate_proj) not in (nn.Linear, ThinLinear):
+    if not all(hasattr(module, part) for part in PARTS) or type(module.gate_proj) not in (nn.Linear, SkinnyLinear):
         return False
     weight = module.gate_proj.weight
     x_NI = torch.linspace(-100, 100, 3 * weight.shape[1], dtype=weight.dtype, device=weight.device).view(3, -1)
     apart = module.act_fn(x_NI).data_ptr() != x_NI.data_ptr()
-    return apart and torch.equal(Lean.forward(module, x_NI), module(x_NI))
+    return apart and torch.equal(RecomputedGatedMLP.forward(module, x_NI), module(x_NI))

@@ -18,7 +18,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from cai.modeling.attention import Prefix
 from cai.modeling.kv_cache import growing_cache, reading
-from cai.modeling.precision import matmuls
+from cai.modeling.precision import autocast
 
 Ids = Sequence[int]
 MIN_PREFIX = 16
@@ -28,7 +28,7 @@ READ_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class Draw:
+class Generation:
     """Tokens of one reply, the stop token included when there is one."""
 
     ids: list[int]
@@ -43,15 +43,15 @@ def common_prefix(rows: Sequence[Ids]) -> int:
 
 
 @torch.no_grad()
-def read_prefix(model: PreTrainedModel, ids: Ids) -> Prefix:
+def prefill_prefix(model: PreTrainedModel, ids: Ids) -> Prefix:
     """Keys and values of `ids`, computed in one row."""
     cache = DynamicCache(config=model.config)
-    with matmuls(model.device):
-        trunk(model)(input_ids=torch.tensor([list(ids)], device=model.device), past_key_values=cache, use_cache=True)
+    with autocast(model.device):
+        backbone(model)(input_ids=torch.tensor([list(ids)], device=model.device), past_key_values=cache, use_cache=True)
     return Prefix(len(ids), tuple((layer.keys[0].to(model.dtype), layer.values[0].to(model.dtype)) for layer in cache.layers))
 
 
-def trunk(model: PreTrainedModel) -> Any:
+def backbone(model: PreTrainedModel) -> Any:
     """The model without its language-model head: hidden states, (B, T, hidden)."""
     return model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
 
@@ -67,14 +67,14 @@ def pad_left(rows: Sequence[Ids], pad: int, device: torch.device) -> tuple[Tenso
     return ids_BT.to(device), mask_BT.to(device)
 
 
-def _seen(mask_BT: Tensor) -> Tensor:
+def causal_mask(mask_BT: Tensor) -> Tensor:
     """(B, 1, T, T): a query sees real tokens up to itself; padding sees itself, so that its softmax is defined."""
     T = mask_BT.shape[1]
     causal_TT = torch.ones(T, T, dtype=torch.bool, device=mask_BT.device).tril()
     return ((mask_BT[:, None, :] & causal_TT) | torch.eye(T, dtype=torch.bool, device=mask_BT.device))[:, None]
 
 
-def parts_of(rows: Sequence[Ids], tokens: int) -> list[slice]:
+def chunk_by_tokens(rows: Sequence[Ids], tokens: int) -> list[slice]:
     """Neighbouring rows cut into parts of at most `tokens` tokens, padding included, and of at least one row."""
     parts: list[slice] = []
     start, widest = 0, 0
@@ -88,13 +88,13 @@ def parts_of(rows: Sequence[Ids], tokens: int) -> list[slice]:
 
 def forward(model: PreTrainedModel, ids_BT: Tensor, position_BT: Tensor, seen_B1QS: Tensor, **more: Any) -> Tensor:
     """Hidden states (B, T, E) of tokens whose places and whose view of the row's own tokens are given."""
-    hidden_BTE: Tensor = trunk(model)(
+    hidden_BTE: Tensor = backbone(model)(
         input_ids=ids_BT, position_ids=position_BT, attention_mask=seen_B1QS, **more
     ).last_hidden_state
     return hidden_BTE
 
 
-def read(
+def prefill(
     model: PreTrainedModel, rows: Sequence[Ids], prefix: Prefix | None, pad: int, cache: Cache | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Read whole prompts: (rows, their hidden states (b, t, E), left-padded) a part at a time, which bounds memory.
@@ -102,12 +102,18 @@ def read(
     `rows` come without what `prefix` holds. With a cache, keys and values are kept there.
     """
     start = prefix.length if prefix else 0
-    for part in parts_of(rows, READ_TOKENS):
+    for part in chunk_by_tokens(rows, READ_TOKENS):
         ids_BT, mask_BT = pad_left(rows[part], pad, model.device)
         position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0) + start
-        with matmuls(model.device), nullcontext() if cache is None else reading(cache, part):
+        with autocast(model.device), nullcontext() if cache is None else reading(cache, part):
             hidden_BTE = forward(
-                model, ids_BT, position_BT, _seen(mask_BT), past_key_values=cache, use_cache=cache is not None, prefix=prefix
+                model,
+                ids_BT,
+                position_BT,
+                causal_mask(mask_BT),
+                past_key_values=cache,
+                use_cache=cache is not None,
+                prefix=prefix,
             )
         yield part, hidden_BTE.to(model.dtype)
 
@@ -121,7 +127,7 @@ class Batch:
         own = [row[start:] for row in rows]
         self.mask_BT = pad_left(own, pad, model.device)[1]
         self.cache = growing_cache(model.config, model.dtype, *self.mask_BT.shape)
-        self.hidden_BE = torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in read(model, own, prefix, pad, self.cache)])
+        self.hidden_BE = torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in prefill(model, own, prefix, pad, self.cache)])
         self.next_position_B = self.mask_BT.sum(1) + start
 
     def step(self, ids_B: Tensor) -> None:
@@ -146,12 +152,12 @@ class Batch:
         self.hidden_BE = self.hidden_BE[rows]
 
     def logits(self) -> Tensor:
-        """(B, V), float32: what comes after the last token read. Good enough to draw from (see `float_head`)."""
+        """(B, V), float32: what comes after the last token read. Good enough to draw from (see `lm_head_fp32`)."""
         logits_BV: Tensor = self.model.get_output_embeddings()(self.hidden_BE).float()
         return logits_BV
 
 
-def float_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+def lm_head_fp32(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     """Hidden states -> logits with all bits: bfloat16 would round log-odds to steps of an eighth of a nat."""
     head: Any = model.get_output_embeddings()
     weight_VE = head.weight.float()
@@ -159,7 +165,7 @@ def float_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     return lambda hidden_NE: torch.nn.functional.linear(hidden_NE.float(), weight_VE, bias_V)
 
 
-def choose(logits_BV: Tensor, temperatures: Sequence[float], streams: Sequence[random.Random]) -> list[int]:
+def sample_tokens(logits_BV: Tensor, temperatures: Sequence[float], streams: Sequence[random.Random]) -> list[int]:
     """One token per row: the largest logit at temperature 0, else the distribution function inverted at one uniform number."""
     greedy_B = logits_BV.argmax(-1)
     if not any(temperatures):
@@ -184,20 +190,20 @@ def generate(
     stop_ids: frozenset[int],
     pad: int,
     prefix: Prefix | None = None,
-    halt: Callable[[int, list[int]], bool] = lambda row, ids: False,
-) -> list[Draw]:
-    """Continue each row until a stop token, its `max_tokens`, or `halt(row, ids so far)`. Finished rows leave the batch."""
+    stop_when: Callable[[int, list[int]], bool] = lambda row, ids: False,
+) -> list[Generation]:
+    """Continue each row until a stop token, its `max_tokens`, or `stop_when(row, ids so far)`. Finished rows leave the batch."""
     drawn: list[list[int]] = [[] for _ in rows]
     ended = [False] * len(rows)
     streams = [random.Random(seed) for seed in seeds]
     batch = Batch(model, rows, prefix, pad)
     alive = list(range(len(rows)))
     while alive:
-        tokens = choose(batch.logits(), [temperatures[i] for i in alive], [streams[i] for i in alive])
+        tokens = sample_tokens(batch.logits(), [temperatures[i] for i in alive], [streams[i] for i in alive])
         going = []
         for place, (i, token) in enumerate(zip(alive, tokens, strict=True)):
             drawn[i].append(token)
-            ended[i] = token in stop_ids or halt(i, drawn[i])
+            ended[i] = token in stop_ids or stop_when(i, drawn[i])
             if not ended[i] and len(drawn[i]) < max_tokens[i]:
                 going.append(place)
         if len(going) < len(alive):
@@ -206,7 +212,7 @@ def generate(
                 batch.keep(torch.tensor(going, device=model.device))
         if alive:
             batch.step(torch.tensor([tokens[place] for place in going], device=model.device))
-    return [Draw(ids, done) for ids, done in zip(drawn, ended, strict=True)]
+    return [Generation(ids, done) for ids, done in zip(drawn, ended, strict=True)]
 
 
 @torch.no_grad()
@@ -217,14 +223,14 @@ def option_logprobs(
 
     An option of several tokens gets the sum of its tokens' log-probabilities; such rows are read once per option.
     """
-    head, start = float_head(model), prefix.length if prefix else 0
+    head, start = lm_head_fp32(model), prefix.length if prefix else 0
     own = [row[start:] for row in rows]
     if all(len(option) == 1 for row in options for option in row):
-        logp_BV = head(torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in read(model, own, prefix, pad)])).log_softmax(-1)
+        logp_BV = head(torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in prefill(model, own, prefix, pad)])).log_softmax(-1)
         return [[float(logp_BV[i, option[0]]) for option in row] for i, row in enumerate(options)]
     flat = [(list(row), list(option)) for row, mine in zip(own, options, strict=True) for option in mine]
     scores = []
-    for part, hidden_BTE in read(model, [row + option[:-1] for row, option in flat], prefix, pad):
+    for part, hidden_BTE in prefill(model, [row + option[:-1] for row, option in flat], prefix, pad):
         for (_, option), hidden_TE in zip(flat[part], hidden_BTE, strict=True):
             logp_NV = head(hidden_TE[-len(option) :]).log_softmax(-1)
             scores.append(float(logp_NV.gather(-1, torch.tensor(option, device=logp_NV.device)[:, None]).sum()))

@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cai.modeling import lora_linear, shared_prefix
-from cai.modeling.precision import matmuls
+from cai.modeling.precision import autocast
 
 ADAPTER_FILE = "adapter.safetensors"
 
 
-def lora(base: PreTrainedModel, rank: int, layers: int | None = None) -> LoraConfig:
+def lora_config(base: PreTrainedModel, rank: int, layers: int | None = None) -> LoraConfig:
     """All linear layers but the head, scale 2, no dropout: first and later passes see the same function.
 
     `layers`: only the last so many blocks, so that gradients stop there and a step costs less. None: all of them.
@@ -43,7 +43,7 @@ def _config(targets: list[str], blocks: int, rank: int, layers: int | None) -> L
 
 def with_adapter(base: PreTrainedModel, name: str, rank: int, layers: int | None = None) -> PeftModel:
     """The base, frozen, with one fresh adapter (it changes nothing until trained)."""
-    model: PeftModel = get_peft_model(base, lora(base, rank, layers), adapter_name=name)
+    model: PeftModel = get_peft_model(base, lora_config(base, rank, layers), adapter_name=name)
     return model.eval()
 
 
@@ -56,7 +56,7 @@ def add_adapter(model: PeftModel, name: str, rank: int, layers: int | None = Non
 
 
 @contextlib.contextmanager
-def using(model: PeftModel, name: str | None) -> Iterator[None]:
+def active_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
     """Inside, the base speaks with this adapter, or with none: the reference. Which parameters learn isn't touched."""
     if name is None:
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -105,12 +105,12 @@ def set_adapter_tensors(model: PeftModel, name: str, tensors: Mapping[str, Tenso
 
 def hidden_states(model: PeftModel, name: str | None, ids_BT: Tensor) -> Tensor:
     """(B, T, hidden) of the base with adapter `name`, or with none, in the model's own format. Rows are right-padded: no mask."""
-    with using(model, name), matmuls(model.device):
-        hidden = shared_prefix.states(model.get_base_model().base_model, ids_BT)
+    with active_adapter(model, name), autocast(model.device):
+        hidden = shared_prefix.shared_prefix_forward(model.get_base_model().base_model, ids_BT)
     return hidden.to(model.dtype)
 
 
-def head_of(model: PeftModel) -> Any:
+def lm_head(model: PeftModel) -> Any:
     """Hidden states -> logits."""
     return model.get_base_model().get_output_embeddings()
 

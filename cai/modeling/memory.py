@@ -20,20 +20,20 @@ def _libc() -> ctypes.CDLL | None:
     return ctypes.CDLL("libc.so.6") if sys.platform == "linux" else None
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Freed memory to the system, not only to the allocator, which would keep gigabytes of it for the rest of the run."""
     gc.collect()
-    trim()
+    malloc_trim()
 
 
-def trim() -> None:
+def malloc_trim() -> None:
     """What is free already, without looking for more."""
     with contextlib.suppress(OSError, AttributeError):
         if (libc := _libc()) is not None:
             libc.malloc_trim(0)
 
 
-def map_large() -> None:
+def mmap_large_tensors() -> None:
     """From here on large tensors get pages of their own, which go back to the system when they are freed.
 
     Left alone, glibc puts ever larger ones on the heap, where the activations that a step keeps lie between the ones it frees.

@@ -43,6 +43,6 @@ def matmul_dtype() -> torch.dtype:
     return torch.bfloat16 if chosen == "bfloat16" else torch.float32
 
 
-def matmuls(device: torch.device) -> torch.autocast:
+def autocast(device: torch.device) -> torch.autocast:
     """A context in which large matrix products on `device` run in `matmul_dtype()`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=matmul_dtype() == torch.bfloat16)

@@ -15,18 +15,18 @@ from transformers import DynamicCache
 from cai.modeling import attention
 from cai.modeling.attention import Prefix
 
-LEAST = 16
+MIN_SHARED_TOKENS = 16
 """Shorter openings are not worth a pass of their own."""
 
 
-def states(trunk: Any, ids_BT: Tensor) -> Tensor:
+def shared_prefix_forward(trunk: Any, ids_BT: Tensor) -> Tensor:
     """(B, T, hidden) of a model without its head on rows that are right-padded: causal attention needs no mask.
 
     Rows that begin with at least LEAST equal tokens share their computation, where the model attends by `attention.attend`.
     """
     B, T = ids_BT.shape
     P = shared_tokens(ids_BT)
-    if B == 1 or P < LEAST or trunk.config._attn_implementation != attention.NAME:
+    if B == 1 or P < MIN_SHARED_TOKENS or trunk.config._attn_implementation != attention.NAME:
         whole_BTE: Tensor = trunk(input_ids=ids_BT, use_cache=False).last_hidden_state
         return whole_BTE
     cache = DynamicCache(config=trunk.config)

@@ -18,7 +18,7 @@ PADDED = 12
 """From so many rows on, empty ones fill the last panel."""
 
 
-class ThinLinear(nn.Linear):
+class SkinnyLinear(nn.Linear):
     """A linear layer, in the order that suits the number of rows."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -34,8 +34,8 @@ class ThinLinear(nn.Linear):
         return output_NO.reshape(*input.shape[:-1], self.out_features)
 
 
-def thin(model: nn.Module) -> None:
+def use_skinny_linears(model: nn.Module) -> None:
     """Make the plain linear layers of a float32 model on a CPU quick for few rows; others stay as they are."""
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
-            module.__class__ = ThinLinear
+            module.__class__ = SkinnyLinear

@@ -21,7 +21,7 @@ from cai.generate.revise import ReviseConfig
 from cai.lm.budget import Prices
 from cai.lm.http import HttpConfig
 from cai.reward.composite import RewardMix
-from cai.store import publish
+from cai.store import atomic_write
 from cai.train.ppo.config import PPOConfig
 from cai.train.preference import RewardConfig
 from cai.train.sft import SFTConfig
@@ -74,7 +74,7 @@ class Run(BaseModel):
         return self
 
 
-class Loaded(BaseModel):
+class ResolvedRun(BaseModel):
     """A run and where its files are."""
 
     model_config = ConfigDict(frozen=True)
@@ -92,27 +92,27 @@ SAVED = "run.json"
 """In a run's folder: its settings, as the last command used them."""
 
 
-def save_run(loaded: Loaded) -> None:
+def save_run(loaded: ResolvedRun) -> None:
     """Leave the settings in the run's folder, with paths that hold from anywhere."""
     paths = {name: tuple(p.resolve() for p in getattr(loaded, name)) for name in ("prompts", "against", "preferences")}
     whole = loaded.model_copy(update={"constitution": loaded.constitution.resolve(), **paths})
     text = json.dumps(whole.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}}), indent=2) + "\n"
     file = loaded.folder / SAVED
     if not file.exists() or file.read_text(encoding="utf-8") != text:
-        publish(file, text)
+        atomic_write(file, text)
 
 
-def _saved_run(folder: Path, overrides: Sequence[str]) -> Loaded:
+def _saved_run(folder: Path, overrides: Sequence[str]) -> ResolvedRun:
     file = folder / SAVED
     if not file.exists():
         raise StoreError(f"{folder}: no run in it ({SAVED} is missing): give the run's YAML")
     if overrides:
         raise ConfigError(f"{folder}: settings are overridden where they come from: give the run's YAML with --set")
     with blame(StoreError, f"{file}: not the settings of a run of this version"):
-        return Loaded.model_validate(json.loads(file.read_text(encoding="utf-8")) | {"folder": folder})
+        return ResolvedRun.model_validate(json.loads(file.read_text(encoding="utf-8")) | {"folder": folder})
 
 
-def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
     """Read a run's YAML and apply `key.path=value` overrides (values are YAML); or a run's folder, with its settings.
 
     Raises:
@@ -138,7 +138,9 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     beside = _beside(path, run.constitution)
     constitution = beside if beside.exists() else find(run.constitution)
     folder = Path(run.folder or f"runs/{run.name}")
-    return Loaded(run=run, folder=folder, constitution=constitution, prompts=prompts, against=against, preferences=preferences)
+    return ResolvedRun(
+        run=run, folder=folder, constitution=constitution, prompts=prompts, against=against, preferences=preferences
+    )
 
 
 def _beside(path: Path, name: str) -> Path:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cai import store
-from cai.async_map import Progress, RowT, fill
-from cai.constitution import Constitution, digests, load
+from cai.async_map import Progress, RowT, map_rows
+from cai.constitution import Constitution, digests, load_constitution
 from cai.data.filters import HygieneConfig, asks_for_tokens
 from cai.data.split import read_prompts, split
 from cai.errors import ConfigError, StoreError
@@ -22,9 +22,9 @@ from cai.lm.budget import Budget, MeteredLM
 from cai.lm.http import HttpLM
 from cai.lm.request_log import LOG, CachedLM, RequestLog
 from cai.modeling import memory
-from cai.pipeline.config import Loaded
+from cai.pipeline.config import ResolvedRun
 from cai.records import Prompt
-from cai.rubric import Compiled, compile_rubric
+from cai.rubric import CompiledRubric, compile_rubric
 from cai.store import digest
 
 PROMPTS, HELD_OUT = "00-prompts.jsonl", "01-held-out.jsonl"
@@ -34,12 +34,12 @@ SUBJECTS = {"base": None, "sft": SFT, "policy": POLICY}
 
 
 @dataclass
-class Workshop:
+class RunContext:
     """What the stages of one run share: settings, constitution, open models, and the way to tell how far things are."""
 
-    loaded: Loaded
+    loaded: ResolvedRun
     constitution: Constitution
-    rubric: Compiled
+    rubric: CompiledRubric
     progress: Callable[[str], Progress]
     budget: Budget = field(default_factory=Budget)
     say: Callable[[str], None] = lambda line: None
@@ -53,7 +53,7 @@ class Workshop:
     def path(self, name: str) -> Path:
         return self.loaded.folder / name
 
-    def ready(self, name: str) -> Path:
+    def require(self, name: str) -> Path:
         """An earlier stage's artefact, which must be whole. Without a manifest, it is another program's, and taken as it is."""
         path = self.path(name)
         if not path.exists():
@@ -68,14 +68,14 @@ class Workshop:
         if spec not in self.models:
             lm = open_lm(spec, self.loaded.run.http)
             if isinstance(lm, HttpLM):
-                lm = CachedLM(MeteredLM(lm, self.budget, self.loaded.run.prices), RequestLog(self.path(own_log())))
+                lm = CachedLM(MeteredLM(lm, self.budget, self.loaded.run.prices), RequestLog(self.path(request_log_name())))
             self.models[spec] = lm
         return self.models[spec]
 
-    def fill(
+    def map_rows(
         self, lm: LM, out: Path, rows: Sequence[Any], step: Callable[[Any], Awaitable[Any]], kind: Any, told: str, **more: Any
     ) -> None:
-        """`fill` for a step that asks `lm`, with a bar, and connections closed at its end."""
+        """`map_rows` for a step that asks `lm`, with a bar, and connections closed at its end."""
 
         source = more.get("source", lambda row: row.source)
         stored = kept_path(out)
@@ -86,8 +86,8 @@ class Workshop:
 
         async def work() -> None:
             try:
-                given = {"width": lm.width, "sliding": isinstance(lm, CachedLM), **more}
-                await fill(out, rows, kept_or_made, kind, progress=self.progress(told), **given)
+                given = {"max_concurrency": lm.max_concurrency, "sliding": isinstance(lm, CachedLM), **more}
+                await map_rows(out, rows, kept_or_made, kind, progress=self.progress(told), **given)
             finally:
                 if isinstance(lm, CachedLM):
                     await lm.aclose()
@@ -95,7 +95,7 @@ class Workshop:
         asyncio.run(work())
         stored.unlink(missing_ok=True)
 
-    def begin_rows(
+    def begin_or_reuse(
         self, out: Path, stage: str, made: Mapping[str, str], kind: type[RowT], stands: Callable[[RowT, Collection[str]], bool]
     ) -> bool:
         """`store.begin` for rows that each drew some principles: where only principles were edited, the other rows are kept.
@@ -116,19 +116,19 @@ class Workshop:
     def close_models(self) -> None:
         """Forget the open models, and give their memory back to the system."""
         self.models.clear()
-        memory.give_back()
+        memory.release_memory()
 
-    def made(self, config: Any, inputs: Sequence[str], parts: Sequence[str] = (), **more: str) -> dict[str, str]:
+    def provenance(self, config: Any, inputs: Sequence[str], parts: Sequence[str] = (), **more: str) -> dict[str, str]:
         """What decides an artefact: config, seed, input files, the parts of the constitution it reads, models."""
         wanted = (
             {key: value for key, value in digests(self.constitution).items() if key.startswith(tuple(parts))} if parts else {}
         )
-        files = {f"input {name}": store.file_digest(self.ready(name)) for name in inputs}
+        files = {f"input {name}": store.file_digest(self.require(name)) for name in inputs}
         about = {"constitution": f"{self.constitution.name} {self.constitution.version}"} if parts else {}
         return {"config": digest(config), "seed": str(self.seed), **about, **wanted, **files, **more}
 
 
-def own_log() -> str:
+def request_log_name() -> str:
     """Name of this process's request log: of torchrun's processes, each has its own."""
     number = os.environ.get("RANK", "0")
     return LOG if number == "0" else f"requests-{number}.sqlite"
@@ -138,34 +138,34 @@ def _name(made: Mapping[str, str]) -> str:
     return made.get("constitution", "").partition(" ")[0]
 
 
-def open_workshop(
-    loaded: Loaded,
+def open_run(
+    loaded: ResolvedRun,
     progress: Callable[[str], Progress],
     budget: Budget | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Workshop:
+) -> RunContext:
     """Compile the constitution.
 
     Raises:
         ConfigError: it has no rubric, or the rubric is not sound.
     """
-    constitution = load(loaded.constitution)
+    constitution = load_constitution(loaded.constitution)
     if constitution.rubric is None:
         raise ConfigError(f"{loaded.constitution}: no rubric: a run needs one to gate, reward and evaluate replies")
     rubric = compile_rubric(constitution.rubric)
     if rubric.asked:
         named = ", ".join(rubric.asked)
         raise ConfigError(f"{loaded.constitution}: only a model can decide {named}: a run grades without one: give them patterns")
-    return Workshop(loaded, constitution, rubric, progress, budget or Budget(), say)
+    return RunContext(loaded, constitution, rubric, progress, budget or Budget(), say)
 
 
-def hygiene_made(loaded: Loaded, config: HygieneConfig) -> dict[str, str]:
+def hygiene_provenance(loaded: ResolvedRun, config: HygieneConfig) -> dict[str, str]:
     """What decides which rows hygiene lets through: its settings, and the evaluation texts they name."""
     other = zip(loaded.run.hygiene.against, loaded.against, strict=True)
     return {"hygiene": digest(config), **{f"against {name}": store.file_digest(path) for name, path in other}}
 
 
-def read_run_prompts(loaded: Loaded) -> tuple[list[Prompt], list[Prompt], Counter[str]]:
+def read_run_prompts(loaded: ResolvedRun) -> tuple[list[Prompt], list[Prompt], Counter[str]]:
     """(training prompts, held-out prompts, what hygiene counted) of a run."""
     run = loaded.run
     count: Callable[[str], int] = len
@@ -177,5 +177,5 @@ def read_run_prompts(loaded: Loaded) -> tuple[list[Prompt], list[Prompt], Counte
     return *split(prompts, run.held_out, run.seed, run.split_by), counts
 
 
-def rows_of(path: Path, kind: Any) -> list[Any]:
+def read_rows(path: Path, kind: Any) -> list[Any]:
     return list(store.read(path, kind))

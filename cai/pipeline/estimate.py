@@ -18,15 +18,15 @@ from typing import Any
 from rich.table import Table
 from scipy.stats import t as student
 
-from cai.async_map import together
-from cai.data.split import some
+from cai.async_map import gather
+from cai.data.split import subsample
 from cai.evals.replies import items, replier
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
 from cai.lm.base import LM, Sample
 from cai.lm.budget import Budget, Prices
-from cai.pipeline.context import SUBJECTS, Workshop, read_run_prompts
+from cai.pipeline.context import SUBJECTS, RunContext, read_run_prompts
 from cai.records import Chat, Pair
 from cai.reward.direct_rlaif import rate
 
@@ -79,7 +79,7 @@ class Probe:
     """An LM that writes down, in the entry of the row at work, what each call used."""
 
     def __init__(self, lm: LM) -> None:
-        self.lm, self.fingerprint, self.width = lm, lm.fingerprint, lm.width
+        self.lm, self.fingerprint, self.max_concurrency = lm, lm.fingerprint, lm.max_concurrency
         self.last: dict[str, str] = {}
         self.characters = self.tokens = 0
 
@@ -140,15 +140,15 @@ def forecast(stage: str, model: str, used: Sequence[Used], rows: int, prices: Pr
     )
 
 
-def plan(shop: Workshop, count: int) -> list[Forecast]:
+def plan(ctx: RunContext, count: int) -> list[Forecast]:
     """Probe `count` rows of every stage that asks a model, all of them in flight together.
 
     Raises:
         BackendError, BudgetError: as the stages themselves would.
     """
-    run, seed = shop.loaded.run, shop.seed
-    train, held, _ = read_run_prompts(shop.loaded)
-    author, judge = Probe(shop.lm(run.model)), Probe(shop.lm(run.judge or run.model))
+    run, seed = ctx.loaded.run, ctx.seed
+    train, held, _ = read_run_prompts(ctx.loaded)
+    author, judge = Probe(ctx.lm(run.model)), Probe(ctx.lm(run.judge or run.model))
     pairs: list[Pair] = []
 
     draw = pairer(author, run.pair, seed)
@@ -161,26 +161,26 @@ def plan(shop: Workshop, count: int) -> list[Forecast]:
 
     about = {p.id: (p.kind, p.category) for p in train}
     gate = lambda prompt, reply: None  # noqa: E731  # what the gate drops costs as much as what it keeps
-    revised = revise_items(some(train, run.revise.prompts, seed, "revise"), run.revise)
-    paired = pair_items(some(train, run.pair.prompts, seed, "pair"), run.pair, seed)
-    asked = items(some(held, run.eval.prompts, seed, "eval"), run.eval.draws)
-    label = labeller(shop.constitution, judge, run.label, seed, lambda pair: about.get(pair.source, (None, None)))
+    revised = revise_items(subsample(train, run.revise.prompts, seed, "revise"), run.revise)
+    paired = pair_items(subsample(train, run.pair.prompts, seed, "pair"), run.pair, seed)
+    asked = items(subsample(held, run.eval.prompts, seed, "eval"), run.eval.draws)
+    label = labeller(ctx.constitution, judge, run.label, seed, lambda pair: about.get(pair.source, (None, None)))
     stages: list[tuple[str, str, Sequence[Any], Callable[[Any], Awaitable[Any]], int]] = [
-        ("revise", run.model, revised, reviser(shop.constitution, author, run.revise, gate, seed), len(revised)),
+        ("revise", run.model, revised, reviser(ctx.constitution, author, run.revise, gate, seed), len(revised)),
         ("pair", run.model, paired, keep, len(paired)),
         ("label", run.judge or run.model, pairs, label, len(paired)),
         *([("ppo", run.judge or run.model, pairs, rated, run.ppo.updates * run.ppo.episodes)] if run.mix.direct else []),
-        ("eval", run.model, asked, replier("base", author, shop.rubric, run.eval, seed), len(asked) * len(SUBJECTS)),
+        ("eval", run.model, asked, replier("base", author, ctx.rubric, run.eval, seed), len(asked) * len(SUBJECTS)),
     ]
 
     async def work() -> list[Forecast]:
         found = []
         try:
             for stage, model, rows, step, whole in stages:
-                told, chosen = shop.progress(f"plan {stage}"), spread(rows, count)
+                told, chosen = ctx.progress(f"plan {stage}"), evenly_spaced(rows, count)
                 told(0, len(chosen))
                 started = time.perf_counter()
-                used = await together([_tracked(step, row) for row in chosen])
+                used = await gather([_tracked(step, row) for row in chosen])
                 passed, waited = time.perf_counter() - started, sum(u.seconds for u in used)
                 told(len(chosen), len(chosen))
                 remote = model.startswith("http")  # a model in this process is busy all the time, an endpoint is waited for
@@ -204,7 +204,7 @@ async def _tracked(step: Callable[[Any], Awaitable[Any]], row: Any) -> Used:
     return used
 
 
-def spread(rows: Sequence[Any], count: int) -> list[Any]:
+def evenly_spaced(rows: Sequence[Any], count: int) -> list[Any]:
     """`count` of the rows at equal distances: files often hold one kind of prompt after the other."""
     if count >= len(rows):
         return list(rows)
@@ -217,8 +217,14 @@ def table(forecasts: Sequence[Forecast]) -> Table:
     told = Table("stage", "model", *heads, caption="95 % intervals from the probed rows; training on this machine is not in it")
     for f in forecasts:
         shared = f"{f.shared / f.prompt.mean:.0%}" if f.prompt.mean else "–"
-        numbers = (_told(f.prompt, ",.0f"), shared, _told(f.completion, ",.0f"), _told(f.cost, ",.2f"), _told(f.hours, ".2f"))
-        told.add_row(f.stage, f.model, f"{f.rows:,}", _told(f.calls, ",.0f"), *numbers)
+        numbers = (
+            _formatted(f.prompt, ",.0f"),
+            shared,
+            _formatted(f.completion, ",.0f"),
+            _formatted(f.cost, ",.2f"),
+            _formatted(f.hours, ".2f"),
+        )
+        told.add_row(f.stage, f.model, f"{f.rows:,}", _formatted(f.calls, ",.0f"), *numbers)
     cost, hours = sum(f.cost.mean for f in forecasts), sum(f.hours.mean for f in forecasts)
     told.add_section()
     told.add_row("all", "", "", f"{sum(f.calls.mean for f in forecasts):,.0f}", "", "", "", f"{cost:,.2f}", f"{hours:.2f}")
@@ -240,6 +246,6 @@ def over(forecasts: Sequence[Forecast], budget: Budget) -> list[str]:
     ]
 
 
-def _told(it: Interval, form: str) -> str:
+def _formatted(it: Interval, form: str) -> str:
     low, high = format(it.low, form), "?" if math.isinf(it.high) else format(it.high, form)
     return format(it.mean, form) if it.low == it.high else f"{format(it.mean, form)} [{low}, {high}]"

@@ -17,7 +17,7 @@ from cai.records import Score
 from cai.report.cards import preference_card
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.store import Manifest
-from cai.train.preference import Agreement, Comparison, RewardConfig, measure, split_by_prompt, train
+from cai.train.preference import Agreement, Comparison, RewardConfig, evaluate, split_by_prompt, train
 
 
 def fresh_model(where: str, config: RewardConfig, seed: int) -> PreferenceModel:
@@ -39,13 +39,13 @@ def fit_preference_model(
     labels: Manifest | None,
     name: str,
     base: str,
-    normalise_over: Sequence[list[int]] | None = None,
+    normalize_over: Sequence[list[int]] | None = None,
 ) -> tuple[int, list[Score]]:
     """Train `model`, and publish it as the folder `out`; returns (comparisons held out, their scores).
 
     Args:
         labels, name, base: manifest of the labels, what to call the model, and what it is built on: for the card.
-        normalise_over: replies whose scores get mean 0 and variance 1; None: all that were compared.
+        normalize_over: replies whose scores get mean 0 and variance 1; None: all that were compared.
 
     Where the comparisons are from several sources, each is measured on its own too.
 
@@ -59,13 +59,13 @@ def fit_preference_model(
         if not deciding:
             raise TrainError("reward: reward.patience needs two held-out prompts or more: raise reward.held_out or pair.prompts")
     loss = train(model, learn, config, seed=seed, progress=progress, deciding=deciding)
-    measured = measure(model, held)
+    measured = evaluate(model, held)
     scores = agreement_and_loss("reward", measured)
     names = sorted({c.source for c in comparisons})
     by_source = {name: agreement_and_loss(f"reward.{name}", [m for m in measured if m.source == name]) for name in names}
     every = [row for c in comparisons for row in (c.first, c.second)]
-    model.normalise(model.score(every if normalise_over is None else normalise_over))
-    with store.publish_folder(out) as folder:
+    model.normalize(model.score(every if normalize_over is None else normalize_over))
+    with store.atomic_directory(out) as folder:
         model.save(folder)
         told: dict[str, object] = {"train_loss": loss, "train_pairs": len(learn)}
         told |= {score.metric.removeprefix("reward."): score.model_dump() for score in scores}
@@ -75,7 +75,7 @@ def fit_preference_model(
             else {}
         )
         (folder / "metrics.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        over = "all replies that were compared" if normalise_over is None else "that model's replies"
+        over = "all replies that were compared" if normalize_over is None else "that model's replies"
         card = preference_card(config.labels, len(learn), scores, labels, name, base, over)
         (folder / "README.md").write_text(card.content, encoding="utf-8")
     return len(held), scores

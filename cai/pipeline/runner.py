@@ -10,32 +10,32 @@ from contextlib import AbstractContextManager, nullcontext
 from cai import store
 from cai.errors import JobError
 from cai.pipeline.config import save_run
-from cai.pipeline.context import Workshop
+from cai.pipeline.context import RunContext
 from cai.pipeline.stages import STAGES
-from cai.train.tracking import installed
+from cai.train.tracking import require_tracker
 
 
-def walk(shop: Workshop, names: Sequence[str], tell: Callable[[str, float], None]) -> None:
+def run_stages(ctx: RunContext, names: Sequence[str], tell: Callable[[str, float], None]) -> None:
     """Run stages in order under the folder's lock; `tell(stage, seconds)` after each.
 
     Started by torchrun, all processes walk PPO together, and the first one walks the other stages while the rest wait.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        _walk(shop, names, tell, first=True, wait=lambda: None, apart=nullcontext)
+        _run_stages(ctx, names, tell, first=True, wait=lambda: None, apart=nullcontext)
         return
-    from cai.train.distributed import alone, lost, rank, together, wait
+    from cai.train.distributed import barrier, is_peer_failure, process_group, rank, single_process_env
 
-    with together():
+    with process_group():
         try:
-            _walk(shop, names, tell, first=rank() == 0, wait=wait, apart=alone)
+            _run_stages(ctx, names, tell, first=rank() == 0, wait=barrier, apart=single_process_env)
         except RuntimeError as error:
-            if not lost(error):
+            if not is_peer_failure(error):
                 raise
             raise JobError("another process failed, and says why") from error
 
 
-def _walk(
-    shop: Workshop,
+def _run_stages(
+    ctx: RunContext,
     names: Sequence[str],
     tell: Callable[[str, float], None],
     *,
@@ -44,18 +44,18 @@ def _walk(
     apart: Callable[[], AbstractContextManager[None]],
 ) -> None:
     if "ppo" in names:
-        installed(shop.loaded.run.track)  # not only after hours
-    with store.locked(shop.loaded.folder) if first else nullcontext():
+        require_tracker(ctx.loaded.run.track)  # not only after hours
+    with store.locked(ctx.loaded.folder) if first else nullcontext():
         if first:
-            save_run(shop.loaded)
+            save_run(ctx.loaded)
         for name in names:
             started = time.monotonic()
             if name == "ppo":
-                STAGES[name](shop)
+                STAGES[name](ctx)
             elif first:
                 with apart():
-                    STAGES[name](shop)
-            shop.close_models()  # a stage opens what it needs: models of one stage don't weigh on the next
+                    STAGES[name](ctx)
+            ctx.close_models()  # a stage opens what it needs: models of one stage don't weigh on the next
             wait()
             if first:
                 tell(name, time.monotonic() - started)

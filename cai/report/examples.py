@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar, get_args
 
 from cai.evals.refusal import subjects_of
-from cai.records import Chat, Kind, Reply, Revision, Row
+from cai.records import Chat, EvalReply, Kind, Revision, Row
 
 RowT = TypeVar("RowT", bound=Row)
 Of = str
@@ -28,7 +28,7 @@ class ReplyExample:
     kind: Of
     category: str | None
     chat: Chat
-    replies: list[Reply]
+    replies: list[EvalReply]
     """The lowest draw of every subject; base, sft, policy first."""
 
 
@@ -55,14 +55,14 @@ def first_revisions(rows: Iterable[Revision], kinds: Mapping[str, Kind | None], 
     return [RevisionExample(kind, group[0]) for kind, groups in found.items() for group in groups.values()]
 
 
-def first_replies(rows: Iterable[Reply], k: int) -> list[ReplyExample]:
+def first_replies(rows: Iterable[EvalReply], k: int) -> list[ReplyExample]:
     """Every subject's reply to the first `k` prompts by id of each kind."""
     found = _first(rows, lambda row: row.source, lambda row: row.kind or UNKNOWN_KIND, k)
     return [_side_by_side(kind, group) for kind, groups in found.items() for group in groups.values()]
 
 
-def _side_by_side(kind: Of, rows: Sequence[Reply]) -> ReplyExample:
-    lowest: dict[str, Reply] = {}
+def _side_by_side(kind: Of, rows: Sequence[EvalReply]) -> ReplyExample:
+    lowest: dict[str, EvalReply] = {}
     for row in rows:
         if row.subject not in lowest or row.draw < lowest[row.subject].draw:
             lowest[row.subject] = row

@@ -21,9 +21,9 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from cai.errors import StoreError
-from cai.records import Kind, Preference, Prompt, Reply, Revision, Score
+from cai.records import EvalReply, Kind, Preference, Prompt, Revision, Score
 from cai.report import examples, labels, plots, table
-from cai.store import Manifest, json_lines, publish, read
+from cai.store import Manifest, atomic_write, json_lines, read
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -45,7 +45,7 @@ def write_report(run_dir: Path) -> Path:
         StoreError: the folder is missing, or one of its files is torn (names file and line).
     """
     path = run_dir / "report.html"
-    publish(path, render(run_dir))
+    atomic_write(path, render(run_dir))
     return path
 
 
@@ -82,7 +82,7 @@ def render(run_dir: Path) -> str:
         revisions=part(
             "10-revisions.jsonl", "revise", lambda path: examples.first_revisions(read(path, Revision), kinds, PER_KIND)
         ),
-        replies=part("70-replies.jsonl", "eval", lambda path: examples.first_replies(read(path, Reply), PER_KIND)),
+        replies=part("70-replies.jsonl", "eval", lambda path: examples.first_replies(read(path, EvalReply), PER_KIND)),
         per_kind=PER_KIND,
     )
 

@@ -47,7 +47,7 @@ def flipped(vote: Vote) -> bool | None:
     return (margins[0] > 0) == (margins[1] > 0)
 
 
-def lean(vote: Vote) -> float | None:
+def position_bias(vote: Vote) -> float | None:
     """Liking for slot A in nats of log-odds, the part that swapping cancels: ½[(a−b) + (a′−b′)]."""
     margins = _margins(vote)
     return None if margins is None else sum(margins) / 2
@@ -81,7 +81,7 @@ def diagnose(preferences: Iterable[Preference]) -> LabelDiagnostics:
             turned = flipped(vote)
             tally.vote_pairs.append(preference.source)
             tally.flips.append(None if turned is None else float(turned))
-            tally.leans.append(lean(vote))
+            tally.leans.append(position_bias(vote))
             tally.silent.append(float(vote.p_first is None))
     missing = [float(label is None) for label in tally.labels]
     per_vote, per_pair = tally.vote_pairs, tally.pairs
@@ -116,7 +116,7 @@ def by_principle(preferences: Iterable[Preference]) -> dict[str, list[Score]]:
         silent: list[float | None] = [float(vote.p_first is None) for vote in own]
         found[principle] = [
             estimate("label.flip_rate", principle, flips, pairs),
-            estimate("label.slot_lean", principle, [lean(vote) for vote in own], pairs, proportion=False),
+            estimate("label.slot_lean", principle, [position_bias(vote) for vote in own], pairs, proportion=False),
             estimate("label.abstention_rate", principle, silent, pairs),
             estimate("label.p_first", principle, [vote.p_first for vote in own], pairs, proportion=False),
         ]

@@ -10,7 +10,7 @@ from cai.records import Prompt
 from cai.reward import penalties
 from cai.reward.direct_rlaif import Rate
 from cai.reward.preference_model import PreferenceModel
-from cai.rubric import Compiled, grade
+from cai.rubric import CompiledRubric, grade
 
 
 class RewardMix(BaseModel):
@@ -41,7 +41,7 @@ def combine(
     prompts: Sequence[Prompt],
     replies: Sequence[str],
     model: PreferenceModel | None,
-    rubric: Compiled | None,
+    rubric: CompiledRubric | None,
     mix: RewardMix,
     rate: Rate | None = None,
 ) -> dict[str, list[float | None]]:
@@ -61,7 +61,7 @@ def combine(
     return table
 
 
-def _rubric(prompt: Prompt, reply: str, rubric: Compiled, weight: float) -> float | None:
+def _rubric(prompt: Prompt, reply: str, rubric: CompiledRubric, weight: float) -> float | None:
     if prompt.kind is None:
         return 0.0
     score = grade(rubric, prompt=prompt.chat[-1].content, response=reply, kind=prompt.kind).score

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from cai import templates
-from cai.async_map import together
+from cai.async_map import gather
 from cai.errors import UnansweredError
 from cai.lm.base import LM
 from cai.lm.request_log import CachedLM
@@ -44,7 +44,7 @@ def rater(judge: LM) -> Rate:
     def rated(prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float | None]:
         async def all_of_them() -> list[float | None]:
             try:
-                return await together([rate(judge, p.chat, r) for p, r in zip(prompts, replies, strict=True)])
+                return await gather([rate(judge, p.chat, r) for p, r in zip(prompts, replies, strict=True)])
             finally:
                 if isinstance(judge, CachedLM):
                     await judge.aclose()

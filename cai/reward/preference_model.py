@@ -74,7 +74,7 @@ class PreferenceModel(nn.Module):
                 found[place] = self.gain * value + self.bias
         return found
 
-    def normalise(self, scores: Sequence[float]) -> None:
+    def normalize(self, scores: Sequence[float]) -> None:
         """Choose gain and bias so that these scores, as `score` gave them, get mean 0 and variance 1 (arXiv:1909.08593, 2.1)."""
         values = torch.tensor(scores, dtype=torch.float64)
         spread, mean = float(values.std(unbiased=False)), float(values.mean())

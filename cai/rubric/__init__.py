@@ -1,6 +1,6 @@
 """The rule-based reward model: a rubric compiled, proved, and used to grade replies."""
 
-from cai.rubric.compile import Compiled, check_rubric, compile_rubric
-from cai.rubric.grade import gate_of, grade, grade_propositions, unknown
+from cai.rubric.compile import CompiledRubric, check_rubric, compile_rubric
+from cai.rubric.grade import gate_of, grade, grade_propositions, unscored_grade
 
-__all__ = ["Compiled", "check_rubric", "compile_rubric", "gate_of", "grade", "grade_propositions", "unknown"]
+__all__ = ["CompiledRubric", "check_rubric", "compile_rubric", "gate_of", "grade", "grade_propositions", "unscored_grade"]

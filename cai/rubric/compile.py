@@ -18,10 +18,10 @@ from cai.constitution.schema import Rubric, TextModel
 from cai.errors import ConfigError
 from cai.records import Degree, Kind, Style
 from cai.rubric.expression import MAX_NAMES, Node, Table, columns, names, parse, truth
-from cai.rubric.prefilter import Sieve
-from cai.rubric.propositions import Asks, Says, Test, compile_test, read_reply
-from cai.rubric.text_classifier import Fitted, Scorer
-from cai.rubric.truth_table import Formula, Partition, holes, partition
+from cai.rubric.prefilter import Prefilter
+from cai.rubric.propositions import PromptPatterns, ReplyPatterns, Test, compile_test, read_reply
+from cai.rubric.text_classifier import CachedClassifier, ClassifierTest
+from cai.rubric.truth_table import Formula, Partition, coverage_gaps, partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ class Behaviour:
 
 
 @dataclass(frozen=True, slots=True)
-class Compiled:
+class CompiledRubric:
     """A rubric that has been proved: every reply gets exactly one class and one degree."""
 
     tests: tuple[tuple[str, Test], ...]
     """Base propositions and what decides each."""
-    sieve: Sieve
+    prefilter: Prefilter
     """Of all patterns that look at replies."""
     asked: Mapping[str, str]
     """Base propositions that only a model can decide, and the question to ask."""
@@ -72,11 +72,11 @@ class Compiled:
 
     def of_prompt(self, prompt: str) -> dict[str, bool]:
         """The propositions that the last user turn decides alone, whatever the reply says."""
-        reply = read_reply(prompt, "", self.sieve)
-        return {id: test(reply) > 0.5 for id, test in self.tests if isinstance(test, Asks)}
+        reply = read_reply(prompt, "", self.prefilter)
+        return {id: test(reply) > 0.5 for id, test in self.tests if isinstance(test, PromptPatterns)}
 
 
-def compile_rubric(rubric: Rubric) -> Compiled:
+def compile_rubric(rubric: Rubric) -> CompiledRubric:
     """The rubric, ready to grade. Raises ConfigError naming the key of the first mistake, and how many more there are."""
     reading = _Reading(rubric)
     if reading.errors:
@@ -92,9 +92,11 @@ def compile_rubric(rubric: Rubric) -> Compiled:
         features = tuple(Feature(id, weight, known[id]) for id, weight in rubric.weights[name].items())
         behaviours[kind] = Behaviour(name, classes, partition([rule.formula for rule in classes]), features)
     questions = {id: proposition.question for id, proposition in rubric.propositions.items()}
-    return Compiled(
+    return CompiledRubric(
         tests=tuple(reading.tests.items()),
-        sieve=Sieve([p for test in reading.tests.values() if isinstance(test, Says) for p in (*test.patterns, *test.unless)]),
+        prefilter=Prefilter(
+            [p for test in reading.tests.values() if isinstance(test, ReplyPatterns) for p in (*test.patterns, *test.unless)]
+        ),
         asked={id: question for id, question in questions.items() if id not in reading.tests},
         questions=questions,
         temperatures=dict(rubric.temperatures),
@@ -138,7 +140,7 @@ class _Reading:
         if not self.errors:
             best = {b: self.classes[b, rubric.classes[b][0].name] for b in dict.fromkeys(rubric.behaviours.values())}
             first = {b: rubric.classes[b][0].name for b in best}
-            self.advice += holes(best, first, rubric.behaviours.get("benign"), self.degrees.get("full_compliance"))
+            self.advice += coverage_gaps(best, first, rubric.behaviours.get("benign"), self.degrees.get("full_compliance"))
         for id in sorted((self._base | rubric.derived.keys()) - self.used):
             place = "derived" if id in rubric.derived else "propositions"
             self.advice.append(f"rubric.{place}.{id}: nothing uses it: remove it, or name it in a class or in weights")
@@ -149,16 +151,16 @@ class _Reading:
             try:
                 test = compile_test(id, proposition, f"rubric.propositions.{id}")
                 if test is None and proposition.fitted is not None:
-                    test = Fitted(self._scorer(proposition.fitted), proposition.above)
+                    test = ClassifierTest(self._scorer(proposition.fitted), proposition.above)
                 if test is not None:
                     self.tests[id] = test
             except ConfigError as error:
                 self.errors.append(str(error))
 
-    def _scorer(self, model: TextModel) -> Scorer:
+    def _scorer(self, model: TextModel) -> CachedClassifier:
         """One for all propositions that use the same model, so that it reads a reply once."""
-        known = [t.score for t in self.tests.values() if isinstance(t, Fitted) and t.score.model == model]
-        return known[0] if known else Scorer(model)
+        known = [t.score for t in self.tests.values() if isinstance(t, ClassifierTest) and t.score.model == model]
+        return known[0] if known else CachedClassifier(model)
 
     def _read_derived(self, rubric: Rubric) -> None:
         nodes: dict[str, Node] = {}

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cai.records import Grade, Kind
-from cai.rubric.compile import Compiled
+from cai.rubric.compile import CompiledRubric
 from cai.rubric.propositions import read_reply
 
 SHOWN = 120
 
 
-def explain(compiled: Compiled, grade: Grade, *, prompt: str, response: str, kind: Kind | None) -> list[str]:
+def explain(compiled: CompiledRubric, grade: Grade, *, prompt: str, response: str, kind: Kind | None) -> list[str]:
     """Lines for people."""
     return [*_propositions(compiled, grade, prompt, response), *_verdict(compiled, grade, kind)]
 
 
-def _propositions(compiled: Compiled, grade: Grade, prompt: str, response: str) -> Iterator[str]:
-    reply, tests = read_reply(prompt, response, compiled.sieve), dict(compiled.tests)
+def _propositions(compiled: CompiledRubric, grade: Grade, prompt: str, response: str) -> Iterator[str]:
+    reply, tests = read_reply(prompt, response, compiled.prefilter), dict(compiled.tests)
     for id, p in grade.propositions.items():
         evidence = tests[id].evidence(reply) if id in tests else None
         if evidence is not None:
@@ -26,7 +26,7 @@ def _propositions(compiled: Compiled, grade: Grade, prompt: str, response: str) 
             yield f"{id} {p:.2f}: asked a model: {compiled.questions[id]}"
 
 
-def _verdict(compiled: Compiled, grade: Grade, kind: Kind | None) -> Iterator[str]:
+def _verdict(compiled: CompiledRubric, grade: Grade, kind: Kind | None) -> Iterator[str]:
     if grade.degree is not None:
         yield f"degree: {grade.degree}"
     behaviour = compiled.behaviours.get(kind) if kind else None

@@ -57,7 +57,7 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedWeights:
     weights: dict[str, float]
     scale: float
     """What the preference model's rewards were divided by; 1 without any."""
@@ -81,7 +81,7 @@ def ordered(rows: Sequence[Ranked]) -> list[tuple[int, int]]:
     return [(i, j) for group in groups.values() for i in group for j in group if rows[i].rank < rows[j].rank]
 
 
-def fit(rows: Sequence[Ranked], start: Mapping[str, float], config: FitConfig) -> Fitted:
+def fit(rows: Sequence[Ranked], start: Mapping[str, float], config: FitConfig) -> FittedWeights:
     """Weights for the features named in `start`, whose signs are kept if `config` says so (0 there: either sign).
 
     Raises:
@@ -101,7 +101,7 @@ def fit(rows: Sequence[Ranked], start: Mapping[str, float], config: FitConfig) -
     signs = [np.sign(start[name]) if config.keep_signs else 0.0 for name in names]
     standard_F, loss = _solve(gaps_PF, needed_P, signs, config.penalty)
     weights = {name: float(w) for name, w in zip(names, standard_F / spread_F, strict=True)}
-    return Fitted(weights, scale, len(pairs), loss)
+    return FittedWeights(weights, scale, len(pairs), loss)
 
 
 def _rewards(rows: Sequence[Ranked]) -> tuple[Array, float]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from cai.errors import UsageError
 from cai.generate.filters import Gate
 from cai.records import Grade, Kind, Prompt
-from cai.rubric.compile import Compiled
-from cai.rubric.propositions import Reply, read_reply
+from cai.rubric.compile import CompiledRubric
+from cai.rubric.propositions import NormalizedReply, read_reply
 
 NO_KIND = "no kind: the rubric cannot know what the reply should do"
 
 
-def grade(compiled: Compiled, *, prompt: str, response: str, kind: Kind | None, source: str | None = None) -> Grade:
+def grade(compiled: CompiledRubric, *, prompt: str, response: str, kind: Kind | None, source: str | None = None) -> Grade:
     """What the rubric says of `response`, with every proposition decided by its patterns or computed test.
 
     Any text can be graded, an empty one too. `prompt` is the last user turn. Without a `kind` there is a degree, but no class and
@@ -25,22 +25,24 @@ def grade(compiled: Compiled, *, prompt: str, response: str, kind: Kind | None, 
     if compiled.asked:
         named = ", ".join(compiled.asked)
         raise UsageError(f"rubric: only a model can decide {named}: name one (--model), or give patterns")
-    return grade_propositions(compiled, decided(compiled, read_reply(prompt, response, compiled.sieve)), kind=kind, source=source)
+    return grade_propositions(
+        compiled, evaluate_propositions(compiled, read_reply(prompt, response, compiled.prefilter)), kind=kind, source=source
+    )
 
 
-def decided(compiled: Compiled, reply: Reply) -> dict[str, float]:
+def evaluate_propositions(compiled: CompiledRubric, reply: NormalizedReply) -> dict[str, float]:
     """Every proposition that has a test -> its probability."""
     return {id: test(reply) for id, test in compiled.tests}
 
 
-def unknown(propositions: Mapping[str, float], reason: str, source: str | None = None) -> Grade:
+def unscored_grade(propositions: Mapping[str, float], reason: str, source: str | None = None) -> Grade:
     """The grade of a reply of which something is not known."""
     none = {"class_": None, "style": None, "degree": None, "correct": None, "score": None}
     return Grade(source=source, propositions=dict(propositions), unscored=reason, **none)
 
 
 def grade_propositions(
-    compiled: Compiled, propositions: Mapping[str, float], *, kind: Kind | None, source: str | None = None
+    compiled: CompiledRubric, propositions: Mapping[str, float], *, kind: Kind | None, source: str | None = None
 ) -> Grade:
     """The grade that follows from the propositions' probabilities (all of them, by id; KeyError when one is missing).
 
@@ -68,7 +70,7 @@ def grade_propositions(
     )
 
 
-def gate_of(compiled: Compiled) -> Gate:
+def gate_of(compiled: CompiledRubric) -> Gate:
     """Only what the rubric calls correct behaviour for the prompt's kind may be trained on; without a kind, anything."""
 
     def gate(prompt: Prompt, reply: str) -> str | None:

@@ -12,13 +12,13 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from cai import templates
-from cai.async_map import together
+from cai.async_map import gather
 from cai.constitution.schema import GradeExample
 from cai.errors import JobError, UnansweredError
 from cai.lm.base import LM
 from cai.records import Chat, Grade, Kind
-from cai.rubric.compile import Compiled
-from cai.rubric.grade import decided, grade_propositions, unknown
+from cai.rubric.compile import CompiledRubric
+from cai.rubric.grade import evaluate_propositions, grade_propositions, unscored_grade
 from cai.rubric.propositions import COMPUTED, read_reply
 
 UNSURE = (0.2, 0.8)
@@ -40,7 +40,7 @@ def probability(odds: float, temperature: float) -> float:
 
 async def grade_with(
     lm: LM,
-    compiled: Compiled,
+    compiled: CompiledRubric,
     shots: tuple[GradeExample, ...],
     *,
     chat: Chat,
@@ -57,19 +57,19 @@ async def grade_with(
 
     A question without an answer leaves the whole reply ungraded, with the reason.
     """
-    cheap = decided(compiled, read_reply(chat[-1].content, response, compiled.sieve))
+    cheap = evaluate_propositions(compiled, read_reply(chat[-1].content, response, compiled.prefilter))
     wanted = [
         id
         for id in compiled.questions
         if id not in cheap or (everything and id not in COMPUTED) or UNSURE[0] < cheap[id] < UNSURE[1]
     ]
     try:
-        found = await together([log_odds(lm, shots, chat, response, compiled.questions[id]) for id in wanted])
+        found = await gather([log_odds(lm, shots, chat, response, compiled.questions[id]) for id in wanted])
     except UnansweredError as error:
-        return unknown(cheap, f"no answer: {error}", source)
+        return unscored_grade(cheap, f"no answer: {error}", source)
     silent = [id for id, odds in zip(wanted, found, strict=True) if odds is None]
     if silent:
-        return unknown(cheap, f"the model said neither Yes nor No about {', '.join(silent)}", source)
+        return unscored_grade(cheap, f"the model said neither Yes nor No about {', '.join(silent)}", source)
     asked = {
         id: probability(odds, compiled.temperatures.get(id, 1.0))
         for id, odds in zip(wanted, found, strict=True)
@@ -101,6 +101,6 @@ def log_loss(odds: Sequence[float], holds: Sequence[bool], by: float) -> float:
     return float(np.logaddexp(0.0, -sign * np.asarray(odds, dtype=np.float64) / by).mean())
 
 
-def questions(compiled: Compiled) -> Mapping[str, str]:
+def questions(compiled: CompiledRubric) -> Mapping[str, str]:
     """The propositions that a model may be asked about."""
     return {id: question for id, question in compiled.questions.items() if id not in COMPUTED}

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from cai import templates
-from cai.async_map import together
+from cai.async_map import gather
 from cai.constitution.schema import Rubric
 from cai.lm.base import LM
 from cai.records import Prompt
-from cai.rubric.compile import Behaviour, Compiled
+from cai.rubric.compile import Behaviour, CompiledRubric
 from cai.rubric.grade import grade
 from cai.rubric.propositions import COMPUTED, LONG
 from cai.rubric.truth_table import Formula
@@ -31,7 +31,7 @@ Write = Callable[[Prompt, Assignment], Awaitable[str | None]]
 
 
 @dataclass(frozen=True)
-class Wish:
+class Target:
     """One reply to write."""
 
     behaviour: str
@@ -46,16 +46,16 @@ class Wish:
 class NearMiss:
     """A reply that was written for a wish."""
 
-    wish: Wish
+    target: Target
     response: str
     class_: str | None
     rank: int
     """Place of its class from the best, 0, to the worst."""
-    as_wished: bool
+    on_target: bool
     """Whether the rubric finds just the propositions that were wished for."""
 
 
-def wishes(behaviour: Behaviour, given: Assignment | None = None) -> Iterator[Wish]:
+def targets(behaviour: Behaviour, given: Assignment | None = None) -> Iterator[Target]:
     """The plainest reply of each class, then every one-flip neighbour of the ideal one.
 
     Args:
@@ -68,10 +68,10 @@ def wishes(behaviour: Behaviour, given: Assignment | None = None) -> Iterator[Wi
         found = _plainest(names, rule.formula, given)
         if found is not None:
             ideal = ideal or found
-            yield Wish(behaviour.name, rule.name, None, found)
+            yield Target(behaviour.name, rule.name, None, found)
     for name in names if ideal else ():
         holds = {id: value != (id == name) for id, value in (ideal or {}).items()}
-        yield Wish(behaviour.name, class_of(behaviour, holds), name, holds)
+        yield Target(behaviour.name, class_of(behaviour, holds), name, holds)
 
 
 def class_of(behaviour: Behaviour, holds: Assignment) -> str:
@@ -129,7 +129,7 @@ def by_template(rubric: Rubric, filler: Sequence[str] = FILLER) -> Write:
     return write
 
 
-def by_model(lm: LM, compiled: Compiled, seed: int, max_tokens: int = 120) -> Write:
+def by_model(lm: LM, compiled: CompiledRubric, seed: int, max_tokens: int = 120) -> Write:
     """Replies by a model that is told what must hold and what must not."""
 
     async def write(prompt: Prompt, holds: Assignment) -> str | None:
@@ -145,22 +145,22 @@ def by_model(lm: LM, compiled: Compiled, seed: int, max_tokens: int = 120) -> Wr
 
 
 async def near_misses(
-    compiled: Compiled, prompts: Sequence[Prompt], write: Write, width: int = 64
+    compiled: CompiledRubric, prompts: Sequence[Prompt], write: Write, max_concurrency: int = 64
 ) -> list[tuple[Prompt, NearMiss]]:
     """For each prompt with a kind: a reply per wish of its behaviour, graded. Wishes that cannot be written are left out."""
-    known: dict[tuple[str, frozenset[tuple[str, bool]]], list[Wish]] = {}
+    known: dict[tuple[str, frozenset[tuple[str, bool]]], list[Target]] = {}
     asked = []
     for prompt in prompts:
         if behaviour := compiled.behaviours.get(prompt.kind) if prompt.kind else None:
             given = compiled.of_prompt(prompt.chat[-1].content)
             key = behaviour.name, frozenset(given.items())
             if key not in known:
-                known[key] = list(wishes(behaviour, given))
+                known[key] = list(targets(behaviour, given))
             asked += [(prompt, behaviour, wish) for wish in known[key]]
     made = []
-    for start in range(0, len(asked), width):
-        window = asked[start : start + width]
-        replies = await together([write(prompt, wish.holds) for prompt, _, wish in window])
+    for start in range(0, len(asked), max_concurrency):
+        window = asked[start : start + max_concurrency]
+        replies = await gather([write(prompt, wish.holds) for prompt, _, wish in window])
         made += [
             (prompt, _graded(compiled, behaviour, prompt, wish, response))
             for (prompt, behaviour, wish), response in zip(window, replies, strict=True)
@@ -169,7 +169,7 @@ async def near_misses(
     return made
 
 
-def _graded(compiled: Compiled, behaviour: Behaviour, prompt: Prompt, wish: Wish, response: str) -> NearMiss:
+def _graded(compiled: CompiledRubric, behaviour: Behaviour, prompt: Prompt, wish: Target, response: str) -> NearMiss:
     found = grade(compiled, prompt=prompt.chat[-1].content, response=response, kind=prompt.kind)
     order = [rule.name for rule in behaviour.classes]
     rank = order.index(found.class_) if found.class_ in order else len(order)
@@ -177,14 +177,14 @@ def _graded(compiled: Compiled, behaviour: Behaviour, prompt: Prompt, wish: Wish
     return NearMiss(wish, response, found.class_, rank, as_wished)
 
 
-def support(compiled: Compiled, made: Sequence[NearMiss]) -> dict[str, Counter[str]]:
+def support(compiled: CompiledRubric, made: Sequence[NearMiss]) -> dict[str, Counter[str]]:
     """behaviour -> class or proposition -> replies that are as they were wished for. 0: nothing can be fitted there."""
     found: dict[str, Counter[str]] = {}
     for behaviour in {b.name: b for b in compiled.behaviours.values()}.values():
         counts = found[behaviour.name] = Counter({rule.name: 0 for rule in behaviour.classes})
         counts.update({name: 0 for rule in behaviour.classes for name in rule.formula.names})
         for one in made:
-            if one.wish.behaviour == behaviour.name and one.as_wished:
-                counts[one.wish.aim] += 1
-                counts.update(id for id, value in one.wish.holds.items() if value)
+            if one.target.behaviour == behaviour.name and one.on_target:
+                counts[one.target.aim] += 1
+                counts.update(id for id, value in one.target.holds.items() if value)
     return found

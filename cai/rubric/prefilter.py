@@ -28,7 +28,7 @@ _EVERYWHERE = Pattern(re.compile(""))
 _REPEATS = (c.MAX_REPEAT, c.MIN_REPEAT, c.POSSESSIVE_REPEAT)
 
 
-class Sieve:
+class Prefilter:
     """Built once from patterns; says which of them a text may hold.
 
     Raises:
@@ -48,7 +48,7 @@ class Sieve:
         except (re2.error, RecursionError) as error:
             raise ConfigError(f"rubric: patterns too large to be searched together: {error}") from error
 
-    def live(self, text: str) -> frozenset[Pattern]:
+    def candidates(self, text: str) -> frozenset[Pattern]:
         """The patterns that may be found in `text`: every one that is, and few others."""
         try:
             found = self._set.Match(text.encode())

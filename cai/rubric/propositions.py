@@ -16,7 +16,7 @@ from typing import Protocol
 
 from cai.constitution.schema import Proposition
 from cai.rubric.patterns import Pattern, compile_pattern
-from cai.rubric.prefilter import Sieve
+from cai.rubric.prefilter import Prefilter
 
 WINDOW = 40
 """Characters on either side of a found pattern in which an `unless` pattern takes the finding back."""
@@ -31,34 +31,34 @@ _SAME_CHARACTER = re.compile(r"([^\s.=_*#~|-])\1{20}")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class NormalizedReply:
     """A reply made ready for grading."""
 
     prompt: str
     """The last user turn, normalised."""
     text: str
     """All of the reply, normalised."""
-    voice: str
+    unquoted: str
     """What the reply says itself, without what it quotes."""
     words: tuple[str, ...]
     """Of `text`."""
-    live: frozenset[Pattern]
-    """The rubric's patterns for replies that may be found in `voice`; those left out cannot."""
+    candidates: frozenset[Pattern]
+    """The rubric's patterns for replies that may be found in `unquoted`; those left out cannot."""
 
 
 class Test(Protocol):
     """What decides a proposition without a model."""
 
-    def __call__(self, reply: Reply) -> float:
+    def __call__(self, reply: NormalizedReply) -> float:
         """P(the proposition holds): 0 or 1, unless the test is a fitted one."""
         ...
 
-    def evidence(self, reply: Reply) -> str | None:
+    def evidence(self, reply: NormalizedReply) -> str | None:
         """The text because of which it holds, or what was computed; None where it does not hold."""
         ...
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """NFKC, straight quotes, no invisible characters, single spaces, lower case."""
     return " ".join(_words(text))
 
@@ -72,17 +72,17 @@ def _words(text: str) -> list[str]:
     return text.lower().split()
 
 
-def own_voice(response: str) -> str:
+def unquoted_text(response: str) -> str:
     """What the reply says itself, normalised."""
-    return _own_voice(normalise(response))
+    return _unquoted_text(normalize(response))
 
 
-def read_reply(prompt: str, response: str, sieve: Sieve) -> Reply:
+def read_reply(prompt: str, response: str, sieve: Prefilter) -> NormalizedReply:
     """Both normalised, and the reply searched for all patterns at once."""
     words = tuple(_words(response))
     text = " ".join(words)
-    voice = _own_voice(text)
-    return Reply(prompt=normalise(prompt), text=text, voice=voice, words=words, live=sieve.live(voice))
+    voice = _unquoted_text(text)
+    return NormalizedReply(prompt=normalize(prompt), text=text, unquoted=voice, words=words, candidates=sieve.candidates(voice))
 
 
 def compile_test(id: str, proposition: Proposition, key: str) -> Test | None:
@@ -95,57 +95,57 @@ def compile_test(id: str, proposition: Proposition, key: str) -> Test | None:
         return COMPUTED.get(id) if proposition.fitted is None else None
     patterns = tuple(compile_pattern(text, f"{key}.patterns[{at}]") for at, text in enumerate(proposition.patterns))
     unless = tuple(compile_pattern(text, f"{key}.unless[{at}]") for at, text in enumerate(proposition.unless))
-    return Asks(patterns, unless) if proposition.searches == "prompt" else Says(patterns, unless)
+    return PromptPatterns(patterns, unless) if proposition.searches == "prompt" else ReplyPatterns(patterns, unless)
 
 
 @dataclass(frozen=True, slots=True)
-class Says:
+class ReplyPatterns:
     """Holds where a pattern is found in the reply's own voice, with no `unless` pattern within WINDOW characters of it."""
 
     patterns: tuple[Pattern, ...]
     unless: tuple[Pattern, ...]
 
-    def __call__(self, reply: Reply) -> float:
+    def __call__(self, reply: NormalizedReply) -> float:
         return 0.0 if self.find(reply) is None else 1.0
 
-    def evidence(self, reply: Reply) -> str | None:
+    def evidence(self, reply: NormalizedReply) -> str | None:
         span = self.find(reply)
-        return None if span is None else reply.voice[slice(*span)]
+        return None if span is None else reply.unquoted[slice(*span)]
 
-    def find(self, reply: Reply) -> tuple[int, int] | None:
+    def find(self, reply: NormalizedReply) -> tuple[int, int] | None:
         """Where, in `reply.voice`."""
-        live = reply.live
+        live = reply.candidates
         if live.isdisjoint(self.patterns):
             return None
         unless = [other for other in self.unless if other in live]
-        return _find(reply.voice, [pattern for pattern in self.patterns if pattern in live], unless)
+        return _find(reply.unquoted, [pattern for pattern in self.patterns if pattern in live], unless)
 
 
 @dataclass(frozen=True, slots=True)
-class Asks:
-    """As `Says`, of the prompt."""
+class PromptPatterns:
+    """As `ReplyPatterns`, of the prompt."""
 
     patterns: tuple[Pattern, ...]
     unless: tuple[Pattern, ...]
 
-    def __call__(self, reply: Reply) -> float:
+    def __call__(self, reply: NormalizedReply) -> float:
         return 0.0 if _find(reply.prompt, self.patterns, self.unless) is None else 1.0
 
-    def evidence(self, reply: Reply) -> str | None:
+    def evidence(self, reply: NormalizedReply) -> str | None:
         span = _find(reply.prompt, self.patterns, self.unless)
         return None if span is None else reply.prompt[slice(*span)]
 
 
 @dataclass(frozen=True, slots=True)
-class Computed:
+class ComputedTest:
     """Holds where a function says so."""
 
-    holds: Callable[[Reply], bool]
+    holds: Callable[[NormalizedReply], bool]
 
-    def __call__(self, reply: Reply) -> float:
+    def __call__(self, reply: NormalizedReply) -> float:
         return float(self.holds(reply))
 
-    def evidence(self, reply: Reply) -> str | None:
+    def evidence(self, reply: NormalizedReply) -> str | None:
         return f"{len(reply.words)} words" if self.holds(reply) else None
 
 
@@ -159,7 +159,7 @@ def _find(text: str, patterns: Sequence[Pattern], unless: Sequence[Pattern]) -> 
     return None
 
 
-def _own_voice(text: str) -> str:
+def _unquoted_text(text: str) -> str:
     """`text` without fenced and quoted passages (their marks stay); all of it when nothing else is left."""
     if '"' not in text and "```" not in text:
         return text
@@ -168,11 +168,11 @@ def _own_voice(text: str) -> str:
     return voice if _LETTER_OR_DIGIT.search(voice) else text
 
 
-def _empty(reply: Reply) -> bool:
+def _empty(reply: NormalizedReply) -> bool:
     return _LETTER_OR_DIGIT.search(reply.text) is None
 
 
-def _degenerate(reply: Reply) -> bool:
+def _degenerate(reply: NormalizedReply) -> bool:
     """Text that has fallen into repetition, by any of three signs:
 
     the same character more than 20 times in a row (rulers and dots excepted); fewer than one word in five distinct, from 30 words
@@ -194,19 +194,19 @@ def _degenerate(reply: Reply) -> bool:
     return max(runs.values(), default=0) >= needed
 
 
-def _long_answer(reply: Reply) -> bool:
+def _long_answer(reply: NormalizedReply) -> bool:
     return len(reply.words) > LONG
 
 
-def _echoes_prompt(reply: Reply) -> bool:
+def _echoes_prompt(reply: NormalizedReply) -> bool:
     """The reply says the prompt again and adds at most a fifth of its length."""
     return bool(reply.prompt) and reply.prompt in reply.text and len(reply.text) <= 1.2 * len(reply.prompt)
 
 
 COMPUTED: Mapping[str, Test] = {
-    "degenerate": Computed(_degenerate),
-    "echoes_prompt": Computed(_echoes_prompt),
-    "empty": Computed(_empty),
-    "long_answer": Computed(_long_answer),
+    "degenerate": ComputedTest(_degenerate),
+    "echoes_prompt": ComputedTest(_echoes_prompt),
+    "empty": ComputedTest(_empty),
+    "long_answer": ComputedTest(_long_answer),
 }
 """Propositions that patterns cannot express: one of these names without patterns is decided by its test."""

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cai.constitution.schema import TextModel, TrainedOn
 from cai.errors import JobError
-from cai.rubric.propositions import Reply
+from cai.rubric.propositions import NormalizedReply
 from cai.seeds import rng
 
 _WORD = re.compile(r"[\w']+")
@@ -59,7 +59,7 @@ def words_of(voice: str) -> frozenset[str]:
     return frozenset([*words, *map(" ".join, pairwise(words))])
 
 
-class Scorer:
+class CachedClassifier:
     """A model that remembers the last text: several propositions of a rubric ask it about one reply."""
 
     def __init__(self, model: TextModel) -> None:
@@ -75,18 +75,18 @@ class Scorer:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class ClassifierTest:
     """Decided by a fitted model; with `above`, it holds where the model's probability is higher than that."""
 
-    score: Scorer
+    score: CachedClassifier
     above: float | None
 
-    def __call__(self, reply: Reply) -> float:
-        p = self.score(reply.voice)
+    def __call__(self, reply: NormalizedReply) -> float:
+        p = self.score(reply.unquoted)
         return p if self.above is None else float(p > self.above)
 
-    def evidence(self, reply: Reply) -> str | None:
-        p, said, weights = self.score(reply.voice), words_of(reply.voice), self.score.model.weights
+    def evidence(self, reply: NormalizedReply) -> str | None:
+        p, said, weights = self.score(reply.unquoted), words_of(reply.unquoted), self.score.model.weights
         if self(reply) < 0.5:
             return None
         top = sorted((run for run in said if weights.get(run, 0) > 0), key=lambda run: (-weights[run], run))[:_SHOWN]

@@ -74,7 +74,7 @@ def _row(names: Sequence[str], propositions: Mapping[str, float]) -> int | None:
     return row
 
 
-def holes(
+def coverage_gaps(
     best: Mapping[str, Formula], names: Mapping[str, str], answering: str | None, complete: Formula | None
 ) -> Iterator[str]:
     """Best classes that let through what they should not, though the classes are a partition: a line for each.

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cai.errors import StoreError, blame
-from cai.store import partial, publish_folder
-from cai.train.distributed import put, rank, whole
+from cai.store import atomic_directory, partial_path
+from cai.train.distributed import copy_to_sharded, full_tensor, rank
 
 TENSORS, STATE = "state.safetensors", "state.json"
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's moments and step counts under flat names, in the order of its parameters."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     found = {}
@@ -29,14 +29,14 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     return found
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for name, value in tensors.items():
         if name.startswith("optimiser."):
             _, place, key = name.split(".", 2)
             parameter = parameters[int(place)]
             moment = torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
-            put(moment, value)
+            copy_to_sharded(moment, value)
             optimiser.state[parameter][key] = moment
 
 
@@ -45,21 +45,21 @@ def save(home: Path, step: int, parameters: Sequence[Tensor], optimiser: torch.o
 
     With several processes all of them call it, and the first one writes.
     """
-    spread = {f"parameter.{i}": p.detach() for i, p in enumerate(parameters)} | optimiser_tensors(optimiser)
+    spread = {f"parameter.{i}": p.detach() for i, p in enumerate(parameters)} | optimizer_tensors(optimiser)
     tensors = {}
     for name, tensor in spread.items():  # one at a time: gathered, they are kept by the first process alone
-        gathered = whole(tensor)
+        gathered = full_tensor(tensor)
         if rank() == 0:
             tensors[name] = gathered
     if rank():
         return
     target = home / f"step-{step:06d}"
     try:
-        with publish_folder(target) as aside:
+        with atomic_directory(target) as aside:
             save_file({name: t.contiguous() for name, t in tensors.items()}, aside / TENSORS)
             (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
     except BaseException:
-        shutil.rmtree(partial(target), ignore_errors=True)  # a full disk needs the room
+        shutil.rmtree(partial_path(target), ignore_errors=True)  # a full disk needs the room
         raise
     for older in _saved(home)[:-1]:
         shutil.rmtree(older)
@@ -93,6 +93,6 @@ def load(home: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimi
         for i, parameter in enumerate(parameters):
             if tensors[f"parameter.{i}"].shape != parameter.shape:
                 raise ValueError(f"parameter {i} has another shape there")
-            put(parameter, tensors[f"parameter.{i}"])
-        restore_optimiser(optimiser, tensors)
+            copy_to_sharded(parameter, tensors[f"parameter.{i}"])
+        restore_optimizer(optimiser, tensors)
     return state

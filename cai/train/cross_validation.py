@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cai.async_map import Progress
 from cai.errors import TrainError
 from cai.reward.preference_model import PreferenceModel
-from cai.train.preference import Agreement, Comparison, RewardConfig, measure, train
+from cai.train.preference import Agreement, Comparison, RewardConfig, evaluate, train
 
 
 class Fold(NamedTuple):
@@ -65,11 +65,11 @@ def cross_validate(
             progress(place * steps + done, count * steps)
 
         train(model, learn, config, seed=seed, progress=told)
-        found.append(Fold(part, len(learn), measure(model, held)))
+        found.append(Fold(part, len(learn), evaluate(model, held)))
     return found
 
 
-def mixed(
+def mix_pairs(
     own: Sequence[Comparison], others: Sequence[Comparison], share: float | None, order: Callable[[Comparison], float]
 ) -> list[Comparison]:
     """Both, thinned to the ratio that makes `own` a `share` of the whole; None: all of both.

@@ -16,17 +16,17 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return x[mask].mean()
 
 
-def rescale(x: Tensor, mask: Tensor) -> Tensor:
+def scale_by_std(x: Tensor, mask: Tensor) -> Tensor:
     """Unit variance over `mask`; the mean is scaled but not removed: zero stays zero (rewards)."""
     return x * torch.rsqrt(x[mask].var(unbiased=False) + 1e-8)
 
 
-def standardise(x: Tensor, mask: Tensor) -> Tensor:
+def whiten(x: Tensor, mask: Tensor) -> Tensor:
     """Zero mean, unit variance over `mask` (advantages)."""
-    return rescale(x - masked_mean(x, mask), mask)
+    return scale_by_std(x - masked_mean(x, mask), mask)
 
 
-def centre(x_BT: Tensor, mask_BT: Tensor, group_B: Tensor) -> Tensor:
+def center_by_group(x_BT: Tensor, mask_BT: Tensor, group_B: Tensor) -> Tensor:
     """`x_BT` less the mean over `mask_BT` of the rows that are of the same group (integers); 0 outside the mask.
 
     A mean over prompts of one kind is a baseline that depends on the state alone, so the policy gradient stays unbiased but for

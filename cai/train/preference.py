@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cai.async_map import Progress
 from cai.errors import TrainError
-from cai.modeling.frozen_cache import Below, frozen_blocks
+from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
 from cai.modeling.lora import parameters_of
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.seeds import rng
@@ -88,11 +88,11 @@ def train(
         raise TrainError("reward: no labelled pair to train on")
     learnt = [*model.head.parameters(), *parameters_of(model.shared[0], ADAPTER)]
     optimiser = torch.optim.AdamW(learnt, lr=config.learning_rate, weight_decay=0.0)
-    batches = grouped(comparisons, config.batch_size)
+    batches = batch_by_prompt(comparisons, config.batch_size)
     steps = config.epochs * len(batches)
     below = _below(model, comparisons, batches, config)
     step, losses = 0, [0.0]
-    best = Best(learnt)
+    best = EarlyStopping(learnt)
     for epoch in range(config.epochs):
         order = list(range(len(batches)))
         rng(seed, "reward", "order", epoch).shuffle(order)
@@ -123,16 +123,16 @@ KEPT_BYTES = 1 << 30
 
 def _below(
     model: PreferenceModel, comparisons: Sequence[Comparison], batches: Sequence[Sequence[int]], config: RewardConfig
-) -> list[Below]:
+) -> list[FrozenCache]:
     """Per batch, what the blocks that do not learn make of it, computed in the first epoch and kept for the others."""
     base = model.shared[0].get_base_model()
     width = sum(len(row) for batch in batches for i in batch for row in (comparisons[i].first, comparisons[i].second))
     small = width * int(base.config.hidden_size) * 4 <= KEPT_BYTES
     blocks = frozen_blocks(base, config.layers) if config.epochs > 1 and small else []
-    return [Below(blocks) for _ in batches]
+    return [FrozenCache(blocks) for _ in batches]
 
 
-class Best:
+class EarlyStopping:
     """The weights of the epoch with the lowest loss so far."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -152,10 +152,10 @@ class Best:
 
 
 def _log_loss(model: PreferenceModel, comparisons: Sequence[Comparison]) -> float:
-    return fmean(found.log_loss for found in measure(model, comparisons))
+    return fmean(found.log_loss for found in evaluate(model, comparisons))
 
 
-def grouped(comparisons: Sequence[Comparison], size: int) -> list[list[int]]:
+def batch_by_prompt(comparisons: Sequence[Comparison], size: int) -> list[list[int]]:
     """Places of comparisons in batches of about `size`, a prompt's together, prompts of like length together."""
     groups: dict[str, list[int]] = defaultdict(list)
     for place, comparison in enumerate(comparisons):
@@ -176,12 +176,12 @@ def pair_loss(
     model: PreferenceModel,
     batch: Sequence[Comparison],
     labels: Literal["soft", "hard"] = "soft",
-    below: Below | None = None,
+    below: FrozenCache | None = None,
 ) -> Tensor:
     """Mean soft Bradley-Terry loss of a batch. A reply that several pairs share goes through the model once."""
     rows = list(dict.fromkeys(tuple(row) for c in batch for row in (c.first, c.second)))
     place = {row: i for i, row in enumerate(rows)}
-    with (below or Below([])).once():
+    with (below or FrozenCache([])).reuse():
         scores_R = model.raw(rows)
     first_B = scores_R[[place[tuple(c.first)] for c in batch]]
     second_B = scores_R[[place[tuple(c.second)] for c in batch]]
@@ -200,7 +200,7 @@ class Agreement:
     """Cross-entropy with the soft label, nats."""
 
 
-def measure(model: PreferenceModel, comparisons: Sequence[Comparison]) -> list[Agreement]:
+def evaluate(model: PreferenceModel, comparisons: Sequence[Comparison]) -> list[Agreement]:
     """Held-out agreement with the labels, one entry per comparison."""
     if not comparisons:
         return []

@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from cai.async_map import Progress
 from cai.errors import TrainError, blame
 from cai.lm.local import load_model
-from cai.modeling.lora import lora
-from cai.modeling.precision import device, matmuls
+from cai.modeling.lora import lora_config
+from cai.modeling.precision import autocast, device
 from cai.modeling.tokenization import load_renderer
 from cai.records import Chat
-from cai.store import publish_folder
+from cai.store import atomic_directory
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report their use otherwise
 Example = tuple[Chat, str]
@@ -68,7 +68,7 @@ def sft(
         rows.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
     if not rows:
         raise TrainError(f"sft: none of {len(examples)} examples fits into {config.max_tokens} tokens")
-    with publish_folder(out) as folder, blame(TrainError, "sft"):
+    with atomic_directory(out) as folder, blame(TrainError, "sft"):
         checkpoints = folder / "checkpoints"
         trainer = _trainer(base, rows, config, checkpoints, seed, progress)
         result = trainer.train(resume_from_checkpoint=_whole_checkpoint(checkpoints))
@@ -112,7 +112,7 @@ def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: P
             learnt_BT = labels_BT != -100
             base = self.accelerator.unwrap_model(model)
             base = base.get_base_model() if hasattr(base, "get_base_model") else base
-            with matmuls(base.device):
+            with autocast(base.device):
                 hidden_BTE = base.base_model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
                 logits_NV = base.get_output_embeddings()(hidden_BTE[:, :-1][learnt_BT]).float()
             total = torch.nn.functional.cross_entropy(logits_NV, labels_BT[learnt_BT], reduction="sum")
@@ -152,7 +152,7 @@ def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: P
         args=settings,
         train_dataset=Dataset.from_list(rows),
         processing_class=load_renderer(base).tokenizer,
-        peft_config=lora(model, config.rank, config.layers) if config.mode == "lora" else None,
+        peft_config=lora_config(model, config.rank, config.layers) if config.mode == "lora" else None,
         callbacks=[Tell()],
     )
     trainer.remove_callback(PrinterCallback)  # it would print its numbers between our own output

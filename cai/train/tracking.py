@@ -15,11 +15,11 @@ Track = Callable[[int, Mapping[str, Any]], None]
 """(update, its metrics)"""
 
 
-def nowhere(step: int, metrics: Mapping[str, Any]) -> None:
+def no_tracker(step: int, metrics: Mapping[str, Any]) -> None:
     """Tells nobody."""
 
 
-def installed(name: Tracker | None) -> None:
+def require_tracker(name: Tracker | None) -> None:
     """Nothing, where what `name` needs can be imported.
 
     Raises:
@@ -39,9 +39,9 @@ def tracker(name: Tracker | None, folder: Path, run: str) -> Track:
     Raises:
         UsageError: the package is not installed.
     """
-    installed(name)
+    require_tracker(name)
     if name is None:
-        return nowhere
+        return no_tracker
     return forgiving(name, _tensorboard(folder) if name == "tensorboard" else _trackio(run))
 
 

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from cai.cli import main
-from cai.records import Pair, Preference, Prompt, Reply, Revision, Score, chat_of
+from cai.records import EvalReply, Pair, Preference, Prompt, Revision, Score, chat_of
 from cai.store import Manifest, read
 from cai.train.sft import SFTConfig, sft
 
@@ -139,7 +139,7 @@ def test_rows_name_what_they_come_from(whole: tuple[Path, float]) -> None:
     assert [p.source for p in preferences] == [p.id for p in pairs]
     assert all(len(p.votes) == 2 for p in preferences if p.p_first is not None)
     assert sum(p.p_first is not None for p in preferences) > 10
-    replies = rows(folder, "70-replies.jsonl", Reply)
+    replies = rows(folder, "70-replies.jsonl", EvalReply)
     assert [(r.subject, r.source) for r in replies] == [(s, i) for s in ("base", "sft", "policy") for i in held_ids]
     assert all((r.kl is not None) == (r.subject == "policy") and r.reward is not None for r in replies)
 
@@ -180,7 +180,7 @@ def test_scores_have_counts(whole: tuple[Path, float]) -> None:
 def test_incorrect_rates_are_the_shares_of_the_replies(whole: tuple[Path, float]) -> None:
     """Counted again from the replies: whatever the rubric calls incorrect, over all of a kind."""
     folder, _ = whole
-    replies = rows(folder, "70-replies.jsonl", Reply)
+    replies = rows(folder, "70-replies.jsonl", EvalReply)
     for score in rows(folder, "70-scores.jsonl", Score):
         for kind in KINDS:
             if score.metric == f"refusal.incorrect_rate.{kind}" and score.subject in ("base", "sft", "policy"):

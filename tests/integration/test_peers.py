@@ -14,22 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from cai.async_map import fill
+from cai.async_map import map_rows
 from cai.constitution import Constitution, Principle
 from cai.data.readers import asked
 from cai.data.split import split
 from cai.errors import UnansweredError
-from cai.generate.filters import readable
+from cai.generate.filters import not_degenerate
 from cai.generate.label import LabelConfig, labeller
 from cai.generate.pair import PairConfig, PairItem, pairer
 from cai.generate.regression import falls_back
 from cai.generate.revise import ReviseConfig, choose, reviser
 from cai.lm import FakeLM
-from cai.records import Chat, Item, Pair, Preference, Prompt, Round, chat_of
+from cai.records import Chat, Pair, Preference, Prompt, PromptDraw, Round, chat_of
 from cai.store import read
 from cai.templates import parse_reply, parse_verdict
+from cai.train.ppo.reward_table import sum_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
-from cai.train.ppo.trainer import total
 
 BOOK = Constitution(
     name="toy",
@@ -158,10 +158,10 @@ def loses_no_row(work: Map, folder: Path) -> None:
 
 def test_rows_that_go_missing(tmp_path: Path) -> None:
     def whole(out: Path, rows: list[Pair], step: object) -> None:
-        asyncio.run(fill(out, rows, step, Preference, width=4))  # type: ignore[arg-type]
+        asyncio.run(map_rows(out, rows, step, Preference, max_concurrency=4))  # type: ignore[arg-type]
 
     def theirs(out: Path, rows: list[Pair], step: object) -> None:
-        asyncio.run(fill(out, rows[: len(rows) // 4 * 4], step, Preference, width=4))  # type: ignore[arg-type]
+        asyncio.run(map_rows(out, rows[: len(rows) // 4 * 4], step, Preference, max_concurrency=4))  # type: ignore[arg-type]
 
     loses_no_row(whole, tmp_path)
     (tmp_path / "theirs").mkdir()
@@ -214,8 +214,8 @@ def says_what_it_did(revise: Callable[[int, str], tuple[str | None, str | None]]
 def test_revisions_that_are_always_chosen_and_never_explained() -> None:
     def one(seed: int, revision: str) -> tuple[str | None, str | None]:
         lm = FakeLM(lambda chat, n: revision if "Write only" in chat[-1].content else "Here you go.")
-        gate = lambda prompt, reply: readable(prompt, reply) or ("helps" if "Here" in reply else None)  # noqa: E731
-        row = asyncio.run(reviser(BOOK, lm, ReviseConfig(), gate, seed)(Item(prompt=Prompt(chat=ASKED, kind="disallowed"))))
+        gate = lambda prompt, reply: not_degenerate(prompt, reply) or ("helps" if "Here" in reply else None)  # noqa: E731
+        row = asyncio.run(reviser(BOOK, lm, ReviseConfig(), gate, seed)(PromptDraw(prompt=Prompt(chat=ASKED, kind="disallowed"))))
         return row.final, row.rounds[0].principle
 
     says_what_it_did(one)
@@ -231,7 +231,7 @@ def drops_what_it_does_not_know(sum_up: Callable[[RewardTable, list[Rollout]], l
 
 
 def test_a_time_out_that_is_a_reward_of_zero() -> None:
-    drops_what_it_does_not_know(lambda table, rollouts: total(table)[1])
+    drops_what_it_does_not_know(lambda table, rollouts: sum_rewards(table)[1])
     fails(drops_what_it_does_not_know, lambda table, rollouts: [part or 0.0 for part in table["judge"]])
 
 
@@ -267,7 +267,7 @@ def keeps_what_was_mended(pick: Callable[[list[Round], dict[str, tuple[float | N
 
 
 def test_a_later_principle_that_undoes_an_earlier_one() -> None:
-    item = Item(prompt=Prompt(chat=ASKED, kind="disallowed"))
+    item = PromptDraw(prompt=Prompt(chat=ASKED, kind="disallowed"))
     keeps_what_was_mended(lambda rounds, matrix: choose(item, "start", rounds, lambda p, r: None, matrix).final)
     fails(keeps_what_was_mended, lambda rounds, matrix: rounds[-1].revision)
     fails(keeps_what_was_mended, lambda rounds, matrix: "start")

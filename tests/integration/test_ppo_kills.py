@@ -20,15 +20,15 @@ from cai.modeling.tokenization import load_renderer
 from cai.pipeline.config import Run
 from cai.records import Prompt, chat_of
 from cai.reward.composite import RewardMix
-from cai.store import publish_folder
+from cai.store import atomic_directory
 from cai.train import checkpoint
-from cai.train.distributed import lost
+from cai.train.distributed import is_peer_failure
 from cai.train.ppo import ptx
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.experience import credit
-from cai.train.ppo.prompt_sampler import counted, draw_prompts
+from cai.train.ppo.experience import make_experience
+from cai.train.ppo.prompt_sampler import sample_prompts, with_repeat_index
 from cai.train.ppo.ptx import ptx_losses
-from cai.train.ppo.reward_table import scored
+from cai.train.ppo.reward_table import compute_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
 from cai.train.ppo.trainer import ppo, warm
 from cai.train.tracking import forgiving
@@ -67,8 +67,8 @@ def _new(folder: Path) -> Path:
 
 def test_repetitions_are_counted_in_order() -> None:
     a, b = PROMPTS[:2]
-    assert counted([a, b, a, a, b]) == [(a, 0), (b, 0), (a, 1), (a, 2), (b, 1)]
-    assert [n for _, n in counted(draw_prompts(PROMPTS, 12, 0, 0))].count(0) == 5
+    assert with_repeat_index([a, b, a, a, b]) == [(a, 0), (b, 0), (a, 1), (a, 2), (b, 1)]
+    assert [n for _, n in with_repeat_index(sample_prompts(PROMPTS, 12, 0, 0))].count(0) == 5
 
 
 # ---- numbers that break ----
@@ -92,7 +92,7 @@ def test_a_loss_that_overflows_leaves_the_last_state(tiny_model: Path, tmp_path:
 def test_a_gradient_that_is_no_number_is_not_stepped_along(tiny_model: Path, tmp_path: Path) -> None:
     it = fresh(tiny_model)
     before = weights(it)
-    it.actor.learnt()[0].register_hook(lambda gradient: gradient * float("nan"))
+    it.actor.trainable_parameters()[0].register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(TrainError, match="grad_norm is nan"):
         run(it, tiny_model, tmp_path)
     assert all(torch.equal(weights(it)[name], tensor) for name, tensor in before.items() if name.startswith("model."))
@@ -106,15 +106,15 @@ def test_texts_are_read_a_few_at_a_time(tiny_model: Path, monkeypatch: pytest.Mo
     """Two at once, or all five: the same loss and gradient, to rounding; as many in memory as `rows` says."""
     renderer, sizes, found = load_renderer(tiny_model), [], []
     texts = [reply([65 + i] * (i + 1) + [renderer.stop_id], renderer, PROMPTS[i]) for i in range(5)]
-    read = ptx.reply_hidden
-    monkeypatch.setattr(ptx, "reply_hidden", lambda voice, own, *more: (sizes.append(len(own)), read(voice, own, *more))[1])
+    read = ptx.response_hidden
+    monkeypatch.setattr(ptx, "response_hidden", lambda voice, own, *more: (sizes.append(len(own)), read(voice, own, *more))[1])
     for rows in (2, 64):
         it = fresh(tiny_model)
         loss = 0.0
         for part in ptx_losses(it.actor, texts, renderer.pad_id, CONFIG.model_copy(update={"rows": rows})):
             part.backward()  # type: ignore[no-untyped-call]
             loss += float(part.detach())
-        found.append((loss, [p.grad.clone() for p in it.actor.learnt() if p.grad is not None]))
+        found.append((loss, [p.grad.clone() for p in it.actor.trainable_parameters() if p.grad is not None]))
     assert sizes == [2, 2, 1, 5]
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
     for some, whole in zip(found[0][1], found[1][1], strict=True):
@@ -161,7 +161,7 @@ def test_the_critic_does_not_use_up_the_policy_s_warm_up(tiny_model: Path, tmp_p
     config = CONFIG.model_copy(update={"critic_warmup": 1, "warmup": 16})
     it = fresh(tiny_model)
     run(it, tiny_model, tmp_path, config)
-    policy, critic = (group["lr"] for group in it.optimiser.param_groups)
+    policy, critic = (group["lr"] for group in it.optimizer.param_groups)
     assert policy == pytest.approx(config.learning_rate * (0.1 + 0.9 * 7 / 16))
     assert critic == config.critic_learning_rate
 
@@ -171,7 +171,7 @@ def test_rewards_may_be_rescaled_over_the_update(tiny_model: Path) -> None:
     renderer = load_renderer(tiny_model)
     rollouts = [reply([65, 66], renderer), reply([67, 68], renderer)]
     config = CONFIG.model_copy(update={"rescale": True, "lam": 1.0})
-    got, _ = credit(fresh(tiny_model).actor, rollouts, [1.0, 5.0], [[0, 1]], renderer.pad_id, config, beta=0.0)
+    got, _ = make_experience(fresh(tiny_model).actor, rollouts, [1.0, 5.0], [[0, 1]], renderer.pad_id, config, beta=0.0)
     assert [row.tolist() for row in got.returns] == [pytest.approx([r / 4.25**0.5] * 2, abs=1e-5) for r in (1.0, 5.0)]
 
 
@@ -245,20 +245,20 @@ def test_the_state_of_another_run_is_refused(tiny_model: Path, tmp_path: Path, o
 
 def test_a_file_that_cannot_grow_leaves_the_last_state(tiny_model: Path, tmp_path: Path) -> None:
     it = fresh(tiny_model)
-    checkpoint.save(tmp_path, 1, it.parameters(), it.optimiser, {"made": "x"})
+    checkpoint.save(tmp_path, 1, it.parameters(), it.optimizer, {"made": "x"})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
         with pytest.raises(StoreError, match="step-000002: cannot write: "):
-            checkpoint.save(tmp_path, 2, it.parameters(), it.optimiser, {"made": "x"})
+            checkpoint.save(tmp_path, 2, it.parameters(), it.optimizer, {"made": "x"})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
-    assert checkpoint.load(tmp_path, it.parameters(), it.optimiser, "x") == {"step": 1, "made": "x"}
+    assert checkpoint.load(tmp_path, it.parameters(), it.optimizer, "x") == {"step": 1, "made": "x"}
 
 
 def test_a_full_disk_is_told_by_whoever_finds_it(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="model: the disk is full"), publish_folder(tmp_path / "model"):
+    with pytest.raises(StoreError, match="model: the disk is full"), atomic_directory(tmp_path / "model"):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
@@ -284,7 +284,7 @@ def test_a_reward_that_fails_is_blamed() -> None:
         raise ConnectionRefusedError("nobody there")
 
     with pytest.raises(TrainError, match="ppo: the reward: ConnectionRefusedError: nobody there"):
-        scored(score, [])
+        compute_rewards(score, [])
 
 
 def test_a_reward_may_be_awaited_where_a_loop_is_running() -> None:
@@ -295,14 +295,16 @@ def test_a_reward_may_be_awaited_where_a_loop_is_running() -> None:
         return {"r": []}
 
     async def notebook() -> RewardTable:
-        return scored(score, [])
+        return compute_rewards(score, [])
 
     assert asyncio.run(notebook()) == {"r": []}
 
 
 def test_who_is_blamed_where_a_process_ends() -> None:
     """What gloo says in the others; and what a process says of itself."""
-    assert lost(RuntimeError("[/src/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"))
-    assert lost(torch.distributed.DistBackendError("NCCL error"))
-    assert not lost(torch.OutOfMemoryError("out of memory"))
-    assert not lost(RuntimeError("The size of tensor a (3) must match"))
+    assert is_peer_failure(
+        RuntimeError("[/src/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+    )
+    assert is_peer_failure(torch.distributed.DistBackendError("NCCL error"))
+    assert not is_peer_failure(torch.OutOfMemoryError("out of memory"))
+    assert not is_peer_failure(RuntimeError("The size of tensor a (3) must match"))

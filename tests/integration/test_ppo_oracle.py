@@ -21,7 +21,7 @@ from cai.lm.local import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of
-from cai.train.ppo.actor import POLICY, Actor, Adapters, Whole
+from cai.train.ppo.actor import POLICY, Actor, FullActor, LoraActor
 from cai.train.ppo.config import KLConfig, PPOConfig, PtxConfig
 from cai.train.ppo.rollout import RewardTable, Rollout
 from cai.train.ppo.trainer import learner, ppo
@@ -49,8 +49,8 @@ quiet = lambda done, total: None  # noqa: E731
 def actor(folder: Path, config: PPOConfig) -> Actor:
     base = load_model(str(folder))
     if config.mode == "full":
-        return Whole(base, load_model(str(folder)), layers=config.layers)
-    return Adapters(with_adapter(base, POLICY, config.rank, config.layers))
+        return FullActor(base, load_model(str(folder)), layers=config.layers)
+    return LoraActor(with_adapter(base, POLICY, config.rank, config.layers))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def trained(folder: Path, home: Path, config: PPOConfig, score: Any = wanted, **
 
 def written(actor: Actor, folder: Path) -> Any:
     model = load_model(str(folder))
-    actor.write(model)
+    actor.copy_weights_to(model)
     return model
 
 

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from cai.async_map import SOME, fill, slide
+from cai.async_map import CHUNK, bounded_map, map_rows
 from cai.records import Prompt, chat_of
 from cai.store import read
 
 
 def run(count: int, width: int, step: object) -> list[tuple[list[str], list[int]]]:
     async def all_of() -> list[tuple[list[str], list[int]]]:
-        return [part async for part in slide({str(i): i for i in range(count)}, step, width)]  # type: ignore[arg-type]
+        return [part async for part in bounded_map({str(i): i for i in range(count)}, step, width)]  # type: ignore[arg-type]
 
     return asyncio.run(all_of())
 
 
 @pytest.mark.parametrize("width", [1, 3, 500])
 def test_order_is_kept_whatever_ends_first(width: int) -> None:
-    """Later jobs end sooner; never more than `width` are begun and not given out but for those that wait to be."""
+    """Later jobs end sooner; never more than `max_concurrency` are begun and not given out but for those that wait to be."""
     begun, ended = [0], [0]
 
     async def step(i: int) -> int:
@@ -34,7 +34,7 @@ def test_order_is_kept_whatever_ends_first(width: int) -> None:
     parts = run(150, width, step)
     assert [name for names, _ in parts for name in names] == [str(i) for i in range(150)]
     assert [value for _, made in parts for value in made] == [i * i for i in range(150)]
-    assert all(len(made) >= SOME for _, made in parts[:-1])
+    assert all(len(made) >= CHUNK for _, made in parts[:-1])
     assert run(0, width, step) == []
 
 
@@ -51,7 +51,9 @@ def test_the_first_failure_cancels_the_rest_and_what_is_whole_before_it_is_kept(
         return Prompt(chat=row.chat, user=row.id)
 
     async def work() -> None:
-        await fill(tmp_path / "out.jsonl", rows, step, Prompt, width=32, source=lambda row: row.user or "", sliding=True)
+        await map_rows(
+            tmp_path / "out.jsonl", rows, step, Prompt, max_concurrency=32, source=lambda row: row.user or "", sliding=True
+        )
 
     with pytest.raises(RuntimeError, match="thirtieth"):
         asyncio.run(work())

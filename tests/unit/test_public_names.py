@@ -33,7 +33,9 @@ def test_every_all_is_sorted_and_importable(name: str) -> None:
 
 
 def test_the_public_names() -> None:
-    assert {"Constitution", "Grade", "Pair", "Preference", "Prompt", "Revision", "Score", "load", "open_lm"} <= set(cai.__all__)
+    assert {"Constitution", "Grade", "Pair", "Preference", "Prompt", "Revision", "Score", "load_constitution", "open_lm"} <= set(
+        cai.__all__
+    )
     assert dir(cai) == cai.__all__
     assert cai.__version__ == version("cai")
     with pytest.raises(AttributeError, match="module 'cai' has no attribute 'nothing'"):
@@ -48,7 +50,7 @@ def test_public_names_are_the_things_themselves() -> None:
 
     assert {name for name in cai.__all__ if name.endswith("Error")} == below(CaiError)
     assert all(issubclass(getattr(cai, name), Row) for name in ("Grade", "Pair", "Preference", "Prompt", "Revision", "Score"))
-    assert isinstance(cai.load(PACKAGE.parent / "constitutions" / "harmless.yaml"), cai.Constitution)
+    assert isinstance(cai.load_constitution(PACKAGE.parent / "constitutions" / "harmless.yaml"), cai.Constitution)
     assert cai.open_lm("fake:echo").fingerprint == "fake:echo"
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cai.errors import StoreError
-from cai.records import Grade, Pair, Preference, Prompt, Reply, Revision, Round, Row, Sampled, Score, Vote, chat_of
+from cai.records import EvalReply, Grade, Pair, Preference, Prompt, Revision, Round, Row, Sampled, Score, Vote, chat_of
 from cai.store import append, parse_row, read
 
 CHAT = chat_of(("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi."), ("user", "Bye — “ciao”\n\u2028{x}"))
@@ -49,7 +49,7 @@ ROWS: list[Row] = [
     ),
     Preference(source="q", p_first=None, unscored="nobody knows"),
     GRADE,
-    Reply(
+    EvalReply(
         source="p",
         subject="base",
         chat=CHAT,
@@ -100,7 +100,7 @@ ONE_CHANGE: dict[type[Row], list[tuple[str, Any]]] = {
     Pair: [("source", "z"), ("first", "z"), ("second", "z"), ("sampled", None)],
     Preference: [("source", "z"), ("p_first", 0.3), ("votes", [])],
     Grade: [("propositions", {"declines": 0.25, "apologises": 0.9}), ("class", "other"), ("score", 0.3), ("correct", False)],
-    Reply: [("subject", "sft"), ("draw", 1), ("finished", True), ("reward", 0.0), ("kl", 0.0), ("response", "OK")],
+    EvalReply: [("subject", "sft"), ("draw", 1), ("finished", True), ("reward", 0.0), ("kl", 0.0), ("response", "OK")],
     Score: [("metric", "z"), ("mean", 0.25), ("stderr", 0.1), ("n", 2), ("unscored", 4)],
 }
 

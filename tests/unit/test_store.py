@@ -19,12 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai.async_map import fill, together
+from cai.async_map import gather, map_rows
 from cai.errors import StoreError
 from cai.records import Preference, Prompt, Score, chat_of
 from cai.seeds import derive
 from cai.store import (
     append,
+    atomic_directory,
+    atomic_write,
     begin,
     digest,
     file_digest,
@@ -32,11 +34,9 @@ from cai.store import (
     json_lines,
     locked,
     manifest_path,
-    mend,
-    publish,
-    publish_folder,
     read,
     read_manifest,
+    truncate_torn_line,
 )
 
 PROMPTS = [Prompt(chat=chat_of(("user", f"question {i}"))) for i in range(20)]
@@ -102,9 +102,9 @@ def test_mend_cuts_a_torn_line(tmp_path: Path) -> None:
     path = prompts_file(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole + PROMPTS[3].line().encode()[:-5])
-    mend(path)
+    truncate_torn_line(path)
     assert path.read_bytes() == whole
-    mend(path)
+    truncate_torn_line(path)
     assert path.read_bytes() == whole
 
 
@@ -113,7 +113,7 @@ def test_mend_keeps_whole_lines_only(tmp_path_factory: pytest.TempPathFactory, w
     path = tmp_path_factory.mktemp("mend") / "f"
     kept = whole + b"\n" if whole else b""
     path.write_bytes(kept + torn)
-    mend(path)
+    truncate_torn_line(path)
     assert path.read_bytes() == kept
 
 
@@ -121,7 +121,7 @@ def test_mend_a_torn_line_longer_than_a_block(tmp_path: Path) -> None:
     """200,000 bytes after the last newline: more than the blocks of 65,536 in which it is searched for."""
     path = tmp_path / "f"
     path.write_bytes(b"a\nb\n" + b"x" * 200_000)
-    mend(path)
+    truncate_torn_line(path)
     assert path.read_bytes() == b"a\nb\n"
 
 
@@ -129,12 +129,12 @@ def test_mend_a_torn_line_longer_than_a_block(tmp_path: Path) -> None:
 def test_mend_leaves_nothing_of_no_line(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "f"
     path.write_bytes(data)
-    mend(path)
+    truncate_torn_line(path)
     assert path.read_bytes() == b""
 
 
 def test_mend_no_file(tmp_path: Path) -> None:
-    mend(tmp_path / "f")
+    truncate_torn_line(tmp_path / "f")
     assert not (tmp_path / "f").exists()
 
 
@@ -174,7 +174,7 @@ def test_append_survives_short_writes(monkeypatch: pytest.MonkeyPatch, tmp_path:
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_publish_is_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str) -> None:
     path = tmp_path / "m.json"
-    publish(path, "old")
+    atomic_write(path, "old")
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -182,23 +182,23 @@ def test_publish_is_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
         with pytest.raises(StoreError, match=r"m\.json: the disk is full"):
-            publish(path, "new")
+            atomic_write(path, "new")
         with pytest.raises(StoreError, match=r"n\.json: the disk is full"):
-            publish(tmp_path / "n.json", "new")
+            atomic_write(tmp_path / "n.json", "new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("m.json", "old")]
-    publish(path, "new")
+    atomic_write(path, "new")
     assert path.read_text() == "new"
 
 
 def test_publish_says_why_it_cannot(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"f: cannot write: No such file"):
-        publish(tmp_path / "nowhere" / "f", "x")
+        atomic_write(tmp_path / "nowhere" / "f", "x")
 
 
 def test_publish_folder(tmp_path: Path) -> None:
     """A failure leaves the folder as it was and its pieces aside; success replaces it by one rename."""
     target = tmp_path / "20-sft"
-    with publish_folder(target) as aside:
+    with atomic_directory(target) as aside:
         (aside / "weights").write_text("1")
         assert not target.exists()
 
@@ -206,11 +206,11 @@ def test_publish_folder(tmp_path: Path) -> None:
         (folder / "weights").write_text("2")
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), publish_folder(target) as aside:
+    with pytest.raises(ZeroDivisionError), atomic_directory(target) as aside:
         save(aside)
     assert (target / "weights").read_text() == "1"
     assert (tmp_path / "20-sft.partial" / "weights").read_text() == "2"
-    with publish_folder(target) as aside:
+    with atomic_directory(target) as aside:
         (aside / "weights").write_text("3")
     assert [(p.name, (p / "weights").read_text()) for p in tmp_path.iterdir()] == [("20-sft", "3")]
 
@@ -245,7 +245,14 @@ def test_fill_keeps_the_order_of_the_input(tmp_path: Path, width: int) -> None:
     told: list[tuple[int, int]] = []
     path = tmp_path / "out.jsonl"
     asyncio.run(
-        fill(path, PROMPTS, stepper(calls), Preference, width=width, progress=lambda done, total: told.append((done, total)))
+        map_rows(
+            path,
+            PROMPTS,
+            stepper(calls),
+            Preference,
+            max_concurrency=width,
+            progress=lambda done, total: told.append((done, total)),
+        )
     )
     assert path.read_bytes() == WHOLE
     assert sorted(calls) == sorted(p.id for p in PROMPTS)
@@ -259,7 +266,7 @@ def test_fill_resumes_with_what_is_missing(tmp_path: Path) -> None:
     path, calls = tmp_path / "out.jsonl", list[str]()
     seven = b"".join(WHOLE.splitlines(keepends=True)[:7])
     path.write_bytes(WHOLE[: len(seven) + 10])
-    asyncio.run(fill(path, PROMPTS, stepper(calls), Preference, width=6))
+    asyncio.run(map_rows(path, PROMPTS, stepper(calls), Preference, max_concurrency=6))
     assert path.read_bytes() == WHOLE
     assert calls == [p.id for p in PROMPTS[7:]]
 
@@ -268,9 +275,9 @@ def test_fill_after_a_failed_step(tmp_path: Path) -> None:
     """Row 14 of 20 fails in windows of 6: two windows stay, the error is the step's own, and a rerun calls no finished row."""
     path, first, second = tmp_path / "out.jsonl", list[str](), list[str]()
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(fill(path, PROMPTS, stepper(first, PROMPTS[14].id), Preference, width=6))
+        asyncio.run(map_rows(path, PROMPTS, stepper(first, PROMPTS[14].id), Preference, max_concurrency=6))
     assert path.read_bytes() == b"".join(WHOLE.splitlines(keepends=True)[:12])
-    asyncio.run(fill(path, PROMPTS, stepper(second), Preference, width=6))
+    asyncio.run(map_rows(path, PROMPTS, stepper(second), Preference, max_concurrency=6))
     assert path.read_bytes() == WHOLE
     assert second == [p.id for p in PROMPTS[12:]]
 
@@ -278,13 +285,13 @@ def test_fill_after_a_failed_step(tmp_path: Path) -> None:
 def test_fill_finished_asks_nothing(tmp_path: Path) -> None:
     path, calls = tmp_path / "out.jsonl", list[str]()
     path.write_bytes(WHOLE)
-    asyncio.run(fill(path, PROMPTS, stepper(calls), Preference))
+    asyncio.run(map_rows(path, PROMPTS, stepper(calls), Preference))
     assert calls == []
     assert path.read_bytes() == WHOLE
 
 
 def test_fill_of_nothing_makes_an_empty_file(tmp_path: Path) -> None:
-    asyncio.run(fill(tmp_path / "out.jsonl", list[Prompt](), stepper([]), Preference))
+    asyncio.run(map_rows(tmp_path / "out.jsonl", list[Prompt](), stepper([]), Preference))
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
@@ -292,7 +299,7 @@ def test_fill_of_nothing_makes_an_empty_file(tmp_path: Path) -> None:
 def test_fill_works_equal_rows_once(tmp_path: Path, width: int) -> None:
     """Whether the copy falls into the same window or a later one."""
     path, calls = tmp_path / "out.jsonl", list[str]()
-    asyncio.run(fill(path, [*PROMPTS, *PROMPTS[:5]], stepper(calls), Preference, width=width))
+    asyncio.run(map_rows(path, [*PROMPTS, *PROMPTS[:5]], stepper(calls), Preference, max_concurrency=width))
     assert path.read_bytes() == WHOLE
     assert len(calls) == 20
 
@@ -300,7 +307,7 @@ def test_fill_works_equal_rows_once(tmp_path: Path, width: int) -> None:
 def test_fill_refuses_rows_of_another_kind(tmp_path: Path) -> None:
     path = prompts_file(tmp_path)
     with pytest.raises(StoreError, match=r"rows\.jsonl:1: "):
-        asyncio.run(fill(path, PROMPTS, stepper([]), Preference))
+        asyncio.run(map_rows(path, PROMPTS, stepper([]), Preference))
 
 
 def test_together_raises_the_first_failure_and_cancels_the_rest() -> None:
@@ -319,7 +326,7 @@ def test_together_raises_the_first_failure_and_cancels_the_rest() -> None:
 
     async def go() -> list[str]:
         with pytest.raises(ZeroDivisionError, match="mine"):
-            await together([slow(), fails(), slow()])
+            await gather([slow(), fails(), slow()])
         return list(ended)  # by now, not when the loop is torn down
 
     assert asyncio.run(go()) == ["slow", "slow"]
@@ -330,7 +337,7 @@ import asyncio, os, sys, time
 from pathlib import Path
 from cai.records import Preference, Prompt, chat_of
 from cai.seeds import derive
-from cai.async_map import fill
+from cai.async_map import map_rows
 
 real = os.write
 def slowly(handle, data):
@@ -346,7 +353,7 @@ async def step(prompt):
 
 prompts = [Prompt(chat=chat_of(("user", f"question {i}"))) for i in range(48)]
 print("ready", flush=True)
-asyncio.run(fill(Path(sys.argv[1]), prompts, step, Preference, width=4))
+asyncio.run(map_rows(Path(sys.argv[1]), prompts, step, Preference, max_concurrency=4))
 """
 
 

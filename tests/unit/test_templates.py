@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai import templates
-from cai.constitution import CompareExample, CritiqueExample, Principle, load
+from cai.constitution import CompareExample, CritiqueExample, Principle, load_constitution
 from cai.records import Chat, chat_of
 from cai.templates import (
     compare_chat,
@@ -138,7 +138,7 @@ def test_compare_chat() -> None:
 def test_every_template_renders_with_every_principle() -> None:
     """All shipped constitutions, and a principle that says nothing itself: no place is left open, all questions come last."""
     for file in sorted((Path(__file__).parents[2] / "constitutions").glob("*.yaml")):
-        constitution = load(file)
+        constitution = load_constitution(file)
         shots = constitution.examples
         for p in (*constitution.principles, BARE):
             question = p.compare or templates.GENERAL_COMPARE

@@ -1,7 +1,7 @@
 """What speaks and learns in PPO: policy and critic in one module, the reference beside them.
 
-Two ways to hold them. `Adapters`: one frozen base in memory; the policy is a LoRA adapter on it, the reference is the base with
-adapters off. `Whole`: every weight of the policy learns, and the reference is a second, frozen model.
+Two ways to hold them. `LoraActor`: one frozen base in memory; the policy is a LoRA adapter on it, the reference is the base with
+adapters off. `FullActor`: every weight of the policy learns, and the reference is a second, frozen model.
 
 Either samples from its own weights, or from a `copy` of them: one in a shorter format where drawing is faster in that, and one
 in each process where the weights themselves are spread.
@@ -23,11 +23,11 @@ from transformers import PreTrainedModel
 
 from cai.modeling import shared_prefix
 from cai.modeling.frozen_cache import frozen_blocks
-from cai.modeling.lora import head_of, hidden_states, merge_into, parameters_of, using
-from cai.modeling.precision import matmuls
+from cai.modeling.lora import active_adapter, hidden_states, lm_head, merge_into, parameters_of
+from cai.modeling.precision import autocast
 from cai.records import Kind
 from cai.reward.preference_model import ADAPTER, PreferenceModel
-from cai.train.distributed import size, whole
+from cai.train.distributed import full_tensor, world_size
 
 POLICY = "policy"
 KINDS = (*get_args(Kind), None)
@@ -37,7 +37,7 @@ KINDS = (*get_args(Kind), None)
 class Critic(nn.Module):
     """V(state, kind): a linear head for each kind of prompt on frozen states, the reference's at first, and zero.
 
-    Or the preference model's head for all kinds, on its states, from which they learn on (`watch`; arXiv:2203.02155 section 3.5).
+    Or the preference model's head for all kinds, on its states, from which they learn on (`init_from_preference_model`; arXiv:2203.02155 section 3.5).
 
     What a refusal is worth turns on the kind, and no one head on the same states can say both. The policy is not told the
     kind: a critic may know more than the actor, for only training needs it (asymmetric actor-critic, arXiv:1710.06542).
@@ -52,7 +52,7 @@ class Critic(nn.Module):
         """(B, T) ids -> (B, T, hidden), where it does not read the reference's."""
 
     @torch.no_grad()
-    def watch(self, judge: PreferenceModel, weight: float = 1.0) -> None:
+    def init_from_preference_model(self, judge: PreferenceModel, weight: float = 1.0) -> None:
         """Read the preference model's states from now on, and begin as its head, times its `weight` in the reward."""
         self.head.weight.copy_(weight * judge.gain * judge.head.weight)
         self.head.bias.copy_(weight * (judge.gain * judge.head.bias + judge.bias))
@@ -65,7 +65,7 @@ class Critic(nn.Module):
 
 
 @dataclass(frozen=True)
-class Voice:
+class ForwardModel:
     """One of the two that speak: policy or reference."""
 
     hidden: Callable[[Tensor], Tensor]
@@ -82,30 +82,30 @@ class Actor(Protocol):
     sharded: bool
     """Whether the policy's weights are spread over processes, which then sum its gradients by themselves."""
 
-    def sampler(self) -> AbstractContextManager[PreTrainedModel]:
+    def rollout_model(self) -> AbstractContextManager[PreTrainedModel]:
         """Inside, a model to sample from, which speaks as the policy does now. Every process of a sharded policy enters."""
         ...
 
     @property
-    def policy(self) -> Voice: ...
+    def policy(self) -> ForwardModel: ...
 
     @property
-    def reference(self) -> Voice: ...
+    def reference(self) -> ForwardModel: ...
 
-    def learnt(self) -> list[nn.Parameter]:
+    def trainable_parameters(self) -> list[nn.Parameter]:
         """The policy's weights, in a fixed order."""
         ...
 
-    def frozen(self, layers: int | None) -> list[nn.Module]:
+    def frozen_layers(self, layers: int | None) -> list[nn.Module]:
         """Blocks that policy and reference share, below the last `layers`."""
         ...
 
-    def write(self, target: PreTrainedModel) -> None:
+    def copy_weights_to(self, target: PreTrainedModel) -> None:
         """Give a plain model the policy's weights. Of a sharded policy, every process must ask for it."""
         ...
 
 
-class Adapters(nn.Module):
+class LoraActor(nn.Module):
     """The policy as an adapter named `policy` on a frozen base, which may carry other adapters too."""
 
     def __init__(self, model: PeftModel, copy: PreTrainedModel | None = None) -> None:
@@ -115,34 +115,34 @@ class Adapters(nn.Module):
         self.sharded = False
 
     @contextlib.contextmanager
-    def sampler(self) -> Iterator[PreTrainedModel]:
+    def rollout_model(self) -> Iterator[PreTrainedModel]:
         [copy] = self.beside
         if copy is None:
-            with using(self.model, POLICY):
+            with active_adapter(self.model, POLICY):
                 yield self.model.get_base_model()
         else:
-            self.write(copy)
+            self.copy_weights_to(copy)
             yield copy
 
     @property
-    def policy(self) -> Voice:
-        return Voice(partial(hidden_states, self.model, POLICY), head_of(self.model), self.model.device)
+    def policy(self) -> ForwardModel:
+        return ForwardModel(partial(hidden_states, self.model, POLICY), lm_head(self.model), self.model.device)
 
     @property
-    def reference(self) -> Voice:
-        return Voice(partial(hidden_states, self.model, None), head_of(self.model), self.model.device)
+    def reference(self) -> ForwardModel:
+        return ForwardModel(partial(hidden_states, self.model, None), lm_head(self.model), self.model.device)
 
-    def learnt(self) -> list[nn.Parameter]:
+    def trainable_parameters(self) -> list[nn.Parameter]:
         return parameters_of(self.model, POLICY)
 
-    def frozen(self, layers: int | None) -> list[nn.Module]:
+    def frozen_layers(self, layers: int | None) -> list[nn.Module]:
         return frozen_blocks(self.model.get_base_model(), layers)
 
-    def write(self, target: PreTrainedModel) -> None:
+    def copy_weights_to(self, target: PreTrainedModel) -> None:
         merge_into(target, self.model, POLICY)
 
 
-class Whole(nn.Module):
+class FullActor(nn.Module):
     """The policy as a model of its own, beside a frozen reference, which may carry a preference model's adapter.
 
     `layers`: only the policy's last so many blocks learn; None: every weight, the embeddings too.
@@ -179,7 +179,7 @@ class Whole(nn.Module):
 
         if self.beside[1] is None:
             raise ValueError("a policy that is spread over processes needs a copy to sample from: Whole(model, reference, copy)")
-        mesh = init_device_mesh(self.model.device.type, (size(),))
+        mesh = init_device_mesh(self.model.device.type, (world_size(),))
         for model in (self.model, self.beside[0]):
             if isinstance(model, PreTrainedModel):
                 for block in blocks_of(model):
@@ -191,38 +191,38 @@ class Whole(nn.Module):
         self._learnt = self._learning()
 
     @contextlib.contextmanager
-    def sampler(self) -> Iterator[PreTrainedModel]:
+    def rollout_model(self) -> Iterator[PreTrainedModel]:
         copy = self.beside[1]
         if copy is not None:
-            self.write(copy)
+            self.copy_weights_to(copy)
         yield self.model if copy is None else copy
 
     @property
-    def policy(self) -> Voice:
+    def policy(self) -> ForwardModel:
         return _plain(self.model, share=not self.sharded)
 
     @property
-    def reference(self) -> Voice:
+    def reference(self) -> ForwardModel:
         model = self.beside[0]
         if isinstance(model, PeftModel):
-            return Voice(partial(hidden_states, model, None), head_of(model), model.device)
+            return ForwardModel(partial(hidden_states, model, None), lm_head(model), model.device)
         return _plain(model, share=not self.sharded)
 
-    def learnt(self) -> list[nn.Parameter]:
+    def trainable_parameters(self) -> list[nn.Parameter]:
         return self._learnt  # kept: while spread weights are gathered for a pass, the module shows others
 
     def _learning(self) -> list[nn.Parameter]:
         return [p for p in (*self.model.base_model.parameters(), *_own_head(self.model)) if p.requires_grad]
 
-    def frozen(self, layers: int | None) -> list[nn.Module]:
+    def frozen_layers(self, layers: int | None) -> list[nn.Module]:
         return []  # two models: nothing is shared
 
     @torch.no_grad()
-    def write(self, target: PreTrainedModel) -> None:
+    def copy_weights_to(self, target: PreTrainedModel) -> None:
         weights = dict(target.named_parameters())
         for name, parameter in self.model.named_parameters():
             if name in weights:  # but for a tied head, which spreading has parted from the embeddings
-                weights[name].copy_(whole(parameter))
+                weights[name].copy_(full_tensor(parameter))
 
 
 def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
@@ -230,17 +230,17 @@ def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
     return frozen_blocks(model, 0)
 
 
-def _plain(model: PreTrainedModel, *, share: bool) -> Voice:
+def _plain(model: PreTrainedModel, *, share: bool) -> ForwardModel:
     """`share`: what rows begin with is computed once, which takes two passes of the trunk for one way back."""
 
     def hidden(ids_BT: Tensor) -> Tensor:
-        with matmuls(model.device):
+        with autocast(model.device):
             if share:
-                return shared_prefix.states(model.base_model, ids_BT).to(model.dtype)
+                return shared_prefix.shared_prefix_forward(model.base_model, ids_BT).to(model.dtype)
             found: Tensor = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         return found.to(model.dtype)
 
-    return Voice(hidden, _head(model), model.device)
+    return ForwardModel(hidden, _head(model), model.device)
 
 
 def _head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cai.train.ppo.prompt_sampler import Share, quotas
+from cai.train.ppo.prompt_sampler import Share, allocate
 
 
 class KLConfig(BaseModel):
@@ -155,7 +155,7 @@ class PPOConfig(BaseModel):
                 f"kl.horizon = {self.kl.horizon}: an update of {self.episodes} replies could move the weight by all of itself;"
                 f" give more than {self.episodes // 5}, about ten times an update's replies"
             )
-        if self.shares and 0 in (parts := quotas(self.shares, self.prompts)).values():
+        if self.shares and 0 in (parts := allocate(self.shares, self.prompts)).values():
             name = next(name for name, part in parts.items() if not part)
             raise ValueError(f"shares: {name} gets none of an update's {self.prompts} prompts; give it more, or leave it out")
         if self.episodes % self.minibatches:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cai.modeling.frozen_cache import Below
+from cai.modeling.frozen_cache import FrozenCache
 from cai.train import losses
-from cai.train.distributed import cut
+from cai.train.distributed import micro_batches
 from cai.train.ppo.actor import KINDS, Actor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.gather import spread_out
-from cai.train.ppo.rollout import Rollout, kinds_of, padded, read, speak, states_of
+from cai.train.ppo.gather import gather_padded
+from cai.train.ppo.rollout import Rollout, batched_logprobs, critic_states, kinds_of, padded, response_logprobs
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Experience:
     """The minibatches, as places of rollouts."""
     own: list[list[list[int]]]
     """Of each, this process's part, cut into what is read at once. So are old log-probabilities: the first ratio is exactly 1."""
-    below: list[list[Below]]
+    below: list[list[FrozenCache]]
     """What the blocks that don't learn make of each cut."""
     first: list[Tensor]
     """The first cut's log-probabilities (N,), still with their way back, where no step comes before it: it is not read twice."""
@@ -48,7 +48,7 @@ def minibatches(count: int, config: PPOConfig, stream: Random) -> list[list[int]
 
 
 @torch.no_grad()
-def credit(
+def make_experience(
     actor: Actor,
     rollouts: list[Rollout],
     totals: list[float],
@@ -68,29 +68,29 @@ def credit(
         learns: whether the policy will, and not the critic alone.
     """
     whole_lengths = [len(r.prompt_ids) + len(r.reply_ids) for r in rollouts]
-    own = [cut(batch, config.rows, whole_lengths) for batch in batches]
-    below = [[Below(actor.frozen(config.layers)) for _ in cuts] for cuts in own]
+    own = [micro_batches(batch, config.rows, whole_lengths) for batch in batches]
+    below = [[FrozenCache(actor.frozen_layers(config.layers)) for _ in cuts] for cuts in own]
     every, lower = list(chain(*own)), list(chain(*below))
-    refs, states = read(actor.reference, rollouts, every, lower, pad, config.temperature)
+    refs, states = batched_logprobs(actor.reference, rollouts, every, lower, pad, config.temperature)
     if actor.critic.states is not None:
-        states = states_of(actor.critic.states, actor.reference, rollouts, every, pad)
-    logps, _ = read(actor.policy, rollouts, every[1:], lower[1:], pad, config.temperature)
+        states = critic_states(actor.critic.states, actor.reference, rollouts, every, pad)
+    logps, _ = batched_logprobs(actor.policy, rollouts, every[1:], lower[1:], pad, config.temperature)
     with torch.set_grad_enabled(learns):  # last, so that nothing else is read while its way back is kept
-        first_N = speak(actor.policy, [rollouts[i] for i in every[0]], lower[0], pad, config.temperature)
+        first_N = response_logprobs(actor.policy, [rollouts[i] for i in every[0]], lower[0], pad, config.temperature)
     logps |= zip(every[0], torch.split(first_N.detach(), [len(rollouts[i].reply_ids) for i in every[0]]), strict=True)
     values = {i: actor.critic(hidden_TE, kinds_of([rollouts[i]], hidden_TE.device)) for i, hidden_TE in states.items()}
     lengths = [len(r.reply_ids) for r in rollouts]
-    logp_BT, ref_BT, value_BT = (spread_out(rows, batches, lengths) for rows in (logps, refs, values))
+    logp_BT, ref_BT, value_BT = (gather_padded(rows, batches, lengths) for rows in (logps, refs, values))
     mask_BT = padded([torch.ones(n, dtype=torch.bool, device=logp_BT.device) for n in lengths])
     rewards_BT = losses.token_rewards(torch.tensor(totals, device=logp_BT.device), logp_BT, ref_BT, mask_BT, beta)
     if config.rescale:
-        rewards_BT = losses.rescale(rewards_BT, mask_BT)
+        rewards_BT = losses.scale_by_std(rewards_BT, mask_BT)
     adv_BT = losses.gae(rewards_BT, value_BT, mask_BT, gamma=1.0, lam=config.lam)
     returns_BT = adv_BT + value_BT
     if config.centre:
         kind_B = torch.tensor([KINDS.index(rollout.prompt.kind) for rollout in rollouts], device=adv_BT.device)
-        adv_BT = losses.centre(adv_BT, mask_BT, kind_B)
-    white_BT = losses.standardise(adv_BT, mask_BT) if config.whiten else adv_BT
+        adv_BT = losses.center_by_group(adv_BT, mask_BT, kind_B)
+    white_BT = losses.whiten(adv_BT, mask_BT) if config.whiten else adv_BT
 
     def rows(x_BT: Tensor) -> list[Tensor]:
         return [x_BT[i, :n] for i, n in enumerate(lengths)]

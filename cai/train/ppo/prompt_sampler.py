@@ -17,7 +17,7 @@ Share = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(get_args(Kind))}
 """A kind of prompts, or `kind/category`."""
 
 
-def draw_prompts(
+def sample_prompts(
     prompts: Sequence[Prompt], count: int, seed: int, step: int, shares: Mapping[str, float] | None = None
 ) -> list[Prompt]:
     """The next `count` prompts of an endless row of shuffled passes over all of them; addressed by step.
@@ -30,7 +30,7 @@ def draw_prompts(
     if not shares:
         return _passes(prompts, count, step, lambda epoch: rng(seed, "ppo", "prompts", epoch))
     chosen = []
-    for name, part in quotas(shares, count).items():
+    for name, part in allocate(shares, count).items():
         group = [prompt for prompt in prompts if _group(prompt, shares) == name]
         if not group:
             raise TrainError(f"ppo.shares: no training prompt is {name}")
@@ -50,7 +50,7 @@ def _passes(prompts: Sequence[Prompt], count: int, step: int, stream: Callable[[
     return [prompts[orders[epoch][spot]] for epoch, spot in places]
 
 
-def counted(prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
+def with_repeat_index(prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
     """Each prompt with how often it came before it in the same update: the second time its replies are other draws."""
     before: Counter[str] = Counter()
     found = []
@@ -60,7 +60,7 @@ def counted(prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
     return found
 
 
-def quotas(shares: Mapping[str, float], count: int) -> dict[str, int]:
+def allocate(shares: Mapping[str, float], count: int) -> dict[str, int]:
     """`count` split in proportion to `shares` by largest remainder."""
     exact = {kind: count * share / sum(shares.values()) for kind, share in shares.items()}
     parts = {kind: int(number) for kind, number in exact.items()}

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cai.modeling.frozen_cache import Below
+from cai.modeling.frozen_cache import FrozenCache
 from cai.records import Prompt, chat_of
 from cai.seeds import rng
-from cai.train.distributed import cut, share
+from cai.train.distributed import micro_batches, shard
 from cai.train.ppo.actor import Actor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.rollout import Rollout, reply_hidden, token_logprobs, tokens_of
+from cai.train.ppo.rollout import Rollout, response_hidden, token_logprobs, tokens_of
 
 Text = tuple[list[int], list[int]]
 """Tokens of a prompt and of the reply to it."""
@@ -40,9 +40,9 @@ NO_PROMPT = Prompt(chat=chat_of(("user", "-")))
 def ptx_losses(actor: Actor, texts: list[Rollout], pad: int, config: PPOConfig) -> Iterator[Tensor]:
     """This process's parts of the mean log loss of the policy on the replies' tokens, nats: `config.rows` texts at a time."""
     lengths = [len(r.prompt_ids) + len(r.reply_ids) for r in texts]
-    count, mine = sum(len(r.reply_ids) for r in texts), set(share(range(len(texts))))
-    for places in cut(range(len(texts)), config.rows, lengths):
+    count, mine = sum(len(r.reply_ids) for r in texts), set(shard(range(len(texts))))
+    for places in micro_batches(range(len(texts)), config.rows, lengths):
         own = [texts[i] for i in places]
-        hidden_NE = reply_hidden(actor.policy, own, pad, Below([]))
+        hidden_NE = response_hidden(actor.policy, own, pad, FrozenCache([]))
         logp_N = token_logprobs(hidden_NE, tokens_of(own, actor.policy.device), actor.policy.head, 1.0)
         yield -logp_N.mean() * (sum(len(texts[i].reply_ids) for i in places if i in mine) / count)

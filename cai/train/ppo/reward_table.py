@@ -12,10 +12,10 @@ from typing import Any
 
 from cai.errors import TrainError, blame
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.rollout import RewardTable, Rollout, Score
+from cai.train.ppo.rollout import RewardFn, RewardTable, Rollout
 
 
-def scored(score: Score, rollouts: list[Rollout]) -> RewardTable:
+def compute_rewards(score: RewardFn, rollouts: list[Rollout]) -> RewardTable:
     """What `score` makes of the rollouts, awaited where it has to be.
 
     Raises:
@@ -42,14 +42,14 @@ def _finished(found: Awaitable[RewardTable]) -> RewardTable:
         return aside.submit(asyncio.run, wait()).result()
 
 
-def with_penalty(table: RewardTable, rollouts: Sequence[Rollout], config: PPOConfig) -> RewardTable:
+def add_missing_eos_penalty(table: RewardTable, rollouts: Sequence[Rollout], config: PPOConfig) -> RewardTable:
     """The table, with what replies lose that did not end themselves as a part of its own."""
     if not config.missing_stop:
         return table
     return table | {"missing_stop": [0.0 if r.finished else -config.missing_stop for r in rollouts]}
 
 
-def total(table: RewardTable) -> tuple[list[int], list[float]]:
+def sum_rewards(table: RewardTable) -> tuple[list[int], list[float]]:
     """(places of rollouts whose every part is known, their summed rewards).
 
     Raises:
@@ -62,7 +62,9 @@ def total(table: RewardTable) -> tuple[list[int], list[float]]:
     return list(known), list(known.values())
 
 
-def describe(table: RewardTable, rollouts: Sequence[Rollout], known: Sequence[int], totals: Sequence[float]) -> dict[str, Any]:
+def reward_metrics(
+    table: RewardTable, rollouts: Sequence[Rollout], known: Sequence[int], totals: Sequence[float]
+) -> dict[str, Any]:
     """Means over the known rollouts of one update: the reward, its parts by name, the reward by kind of prompt; over all of them:
     length, and whether they ended by themselves; how many went unscored."""
     kinds = [rollouts[i].prompt.kind for i in known]

@@ -11,15 +11,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from cai.modeling.frozen_cache import Below
+from cai.modeling.frozen_cache import FrozenCache
 from cai.modeling.generation import common_prefix as shared_tokens
-from cai.modeling.generation import generate, read_prefix
+from cai.modeling.generation import generate, prefill_prefix
 from cai.modeling.lora import length_batches, right_pad
-from cai.modeling.precision import matmuls
+from cai.modeling.precision import autocast
 from cai.modeling.tokenization import Renderer
 from cai.records import Chat, Prompt
 from cai.seeds import derive
-from cai.train.ppo.actor import KINDS, Voice
+from cai.train.ppo.actor import KINDS, ForwardModel
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Rollout:
 
 RewardTable = dict[str, list[float | None]]
 """Name of a part -> its value for each rollout. None: this part doesn't know; the rollout is left out, and counted."""
-Score = Callable[[Sequence[Rollout]], RewardTable | Awaitable[RewardTable]]
+RewardFn = Callable[[Sequence[Rollout]], RewardTable | Awaitable[RewardTable]]
 """A plain function or a coroutine function: many rewards are asked of a server."""
 
 
-def sample(
+def sample_rollouts(
     sampler: PreTrainedModel,
     renderer: Renderer,
     prompts: Sequence[tuple[Prompt, int]],
@@ -75,7 +75,7 @@ def sample(
             seeds=[derive(seed, "rollout", step, asked[i][0].id, asked[i][2]) for i in places],
             stop_ids=frozenset({renderer.stop_id}),
             pad=renderer.pad_id,
-            prefix=read_prefix(sampler, rows[0][:shared]) if shared >= 16 else None,
+            prefix=prefill_prefix(sampler, rows[0][:shared]) if shared >= 16 else None,
         )
         for i, draw in zip(places, draws, strict=True):
             prompt, ids, _ = asked[i]
@@ -83,11 +83,11 @@ def sample(
     return [r for r in found if r is not None]
 
 
-def reply_hidden(voice: Voice, rollouts: Sequence[Rollout], pad: int, below: Below) -> Tensor:
+def response_hidden(voice: ForwardModel, rollouts: Sequence[Rollout], pad: int, below: FrozenCache) -> Tensor:
     """(N, hidden): states from which each reply token was predicted, packed row after row; with gradients where they are on."""
     rows = [r.prompt_ids + r.reply_ids for r in rollouts]
     ids_BT, _ = right_pad(rows, pad, voice.device)
-    with below.once():
+    with below.reuse():
         hidden_BTE = voice.hidden(ids_BT)
     pieces = [hidden_BTE[i, len(r.prompt_ids) - 1 : len(r.prompt_ids) + len(r.reply_ids) - 1] for i, r in enumerate(rollouts)]
     return torch.cat(pieces)
@@ -112,9 +112,11 @@ def token_logprobs(
     return torch.cat(parts)
 
 
-def speak(voice: Voice, rollouts: Sequence[Rollout], below: Below, pad: int, temperature: float) -> Tensor:
+def response_logprobs(
+    voice: ForwardModel, rollouts: Sequence[Rollout], below: FrozenCache, pad: int, temperature: float
+) -> Tensor:
     """(N,) log-probability of each reply token, packed row after row; with gradients where they are on."""
-    hidden_NE = reply_hidden(voice, rollouts, pad, below)
+    hidden_NE = response_hidden(voice, rollouts, pad, below)
     return token_logprobs(hidden_NE, tokens_of(rollouts, voice.device), voice.head, temperature)
 
 
@@ -129,11 +131,11 @@ def kinds_of(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def read(
-    voice: Voice,
+def batched_logprobs(
+    voice: ForwardModel,
     rollouts: Sequence[Rollout],
     batches: Sequence[Sequence[int]],
-    below: Sequence[Below],
+    below: Sequence[FrozenCache],
     pad: int,
     temperature: float,
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
@@ -146,7 +148,7 @@ def read(
     states: dict[int, Tensor] = {}
     for places, lower in zip(batches, below, strict=True):
         some = [rollouts[i] for i in places]
-        hidden_NE = reply_hidden(voice, some, pad, lower)
+        hidden_NE = response_hidden(voice, some, pad, lower)
         logp_N = token_logprobs(hidden_NE, tokens_of(some, voice.device), voice.head, temperature)
         lengths = [len(r.reply_ids) for r in some]
         for i, logp_T, hidden_TE in zip(places, torch.split(logp_N, lengths), torch.split(hidden_NE, lengths), strict=True):
@@ -155,15 +157,19 @@ def read(
 
 
 @torch.no_grad()
-def states_of(
-    hidden: Callable[[Tensor], Tensor], voice: Voice, rollouts: Sequence[Rollout], batches: Sequence[Sequence[int]], pad: int
+def critic_states(
+    hidden: Callable[[Tensor], Tensor],
+    voice: ForwardModel,
+    rollouts: Sequence[Rollout],
+    batches: Sequence[Sequence[int]],
+    pad: int,
 ) -> dict[int, Tensor]:
     """Place of a rollout -> states (T, hidden) from which its tokens were predicted, as another reader has them."""
     found: dict[int, Tensor] = {}
     reader = replace(voice, hidden=hidden)
     for places in batches:
         some = [rollouts[i] for i in places]
-        parts = torch.split(reply_hidden(reader, some, pad, Below([])), [len(r.reply_ids) for r in some])
+        parts = torch.split(response_hidden(reader, some, pad, FrozenCache([])), [len(r.reply_ids) for r in some])
         found.update(zip(places, parts, strict=True))
     return found
 
@@ -186,7 +192,7 @@ def text_logprobs(
     found = [0.0] * len(said)
     for places in length_batches([a + b for a, b in zip(prompts, replies, strict=True)], batch):
         ids_BT, _ = right_pad([prompts[i] + replies[i] for i in places], renderer.pad_id, model.device)
-        with matmuls(model.device):
+        with autocast(model.device):
             hidden_BTE = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state.to(model.dtype)
         for row, i in enumerate(places):
             start, tokens = len(prompts[i]), torch.tensor(replies[i], dtype=torch.long, device=model.device)

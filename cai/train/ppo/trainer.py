@@ -22,24 +22,24 @@ from torch import Tensor, nn
 from cai.async_map import Progress
 from cai.errors import TrainError
 from cai.modeling import memory
-from cai.modeling.frozen_cache import Below
+from cai.modeling.frozen_cache import FrozenCache
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.tokenization import Renderer
 from cai.records import Prompt
 from cai.seeds import rng
-from cai.store import append_bytes, digest, mend, publish
+from cai.store import append_bytes, atomic_write, digest, truncate_torn_line
 from cai.train import checkpoint, losses
-from cai.train.distributed import add_up, largest, rank, share, size, wait, whole
+from cai.train.distributed import all_reduce_max, all_reduce_sum, barrier, full_tensor, rank, shard, world_size
 from cai.train.ppo.actor import Actor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.experience import Experience, credit, minibatches
-from cai.train.ppo.gather import everyones
-from cai.train.ppo.prompt_sampler import counted, draw_prompts
+from cai.train.ppo.experience import Experience, make_experience, minibatches
+from cai.train.ppo.gather import gather_rollouts
+from cai.train.ppo.prompt_sampler import sample_prompts, with_repeat_index
 from cai.train.ppo.ptx import Ptx, Text, ptx_losses
-from cai.train.ppo.reward_table import describe, scored, total, with_penalty
-from cai.train.ppo.rollout import Rollout, Score, kinds_of, sample, speak
-from cai.train.signals import halting
-from cai.train.tracking import Track, nowhere
+from cai.train.ppo.reward_table import add_missing_eos_penalty, compute_rewards, reward_metrics, sum_rewards
+from cai.train.ppo.rollout import RewardFn, Rollout, kinds_of, response_logprobs, sample_rollouts
+from cai.train.signals import deferred_signals
+from cai.train.tracking import Track, no_tracker
 
 
 @dataclass
@@ -47,19 +47,19 @@ class Learner:
     """What changes during training."""
 
     actor: Actor
-    optimiser: torch.optim.Optimizer
-    controller: losses.KLController
+    optimizer: torch.optim.Optimizer
+    kl_controller: losses.KLController
     average: list[Tensor] = field(default_factory=list)
     """Of the policy's weights over steps; empty unless the config asks for it."""
 
     def parameters(self) -> list[Tensor]:
         """All that a checkpoint has to hold."""
-        return [*self.actor.learnt(), *self.actor.critic.parameters(), *self.average]
+        return [*self.actor.trainable_parameters(), *self.actor.critic.parameters(), *self.average]
 
 
 def learner(actor: Actor, config: PPOConfig) -> Learner:
     """A learner at its start."""
-    learnt = actor.learnt()
+    learnt = actor.trainable_parameters()
     optimiser = torch.optim.AdamW(
         [
             {"params": learnt, "lr": config.learning_rate},
@@ -77,14 +77,14 @@ def ppo(
     it: Learner,
     renderer: Renderer,
     prompts: Sequence[Prompt],
-    score: Score,
+    score: RewardFn,
     config: PPOConfig,
     folder: Path,
     *,
     seed: int,
     progress: Progress,
     texts: Sequence[Text] = (),
-    track: Track = nowhere,
+    track: Track = no_tracker,
 ) -> list[dict[str, Any]]:
     """Train the actor's policy; metrics go to `folder/metrics.jsonl`, exact state to `folder/checkpoints`.
 
@@ -104,28 +104,28 @@ def ppo(
     if config.ptx.coef and not texts:
         raise TrainError("ppo.ptx: there is no fine-tuning text to mix in; leave ptx out, or give it some")
     metrics_file, made = folder / "metrics.jsonl", made_from(config, prompts, texts, seed)
-    state = checkpoint.load(folder / "checkpoints", it.parameters(), it.optimiser, made)
+    state = checkpoint.load(folder / "checkpoints", it.parameters(), it.optimizer, made)
     start = 0 if state is None else int(state["step"])
     if state is not None:
-        it.controller = losses.KLController(float(state["beta"]), config.kl.target, config.kl.horizon)
+        it.kl_controller = losses.KLController(float(state["beta"]), config.kl.target, config.kl.horizon)
     history = _history(metrics_file, start)
-    memory.map_large()
-    with halting() as halt:
+    memory.mmap_large_tensors()
+    with deferred_signals() as halt:
         for step in range(start, config.updates):
             progress(step, config.updates)
-            memory.trim()
+            memory.malloc_trim()
             told = _update(it, renderer, prompts, score, config, step, Ptx(texts, config, seed), seed)
             history.append(told)
             if rank() == 0:
                 append_bytes(metrics_file, (json.dumps(told, allow_nan=False) + "\n").encode())
                 track(step, told)
-            stopped = bool(largest(float(halt.number is not None)))
+            stopped = bool(all_reduce_max(float(halt.number is not None)))
             if stopped or (step + 1) % config.save_every == 0 or step + 1 == config.updates:
-                now = {"beta": it.controller.beta, "made": made}
-                checkpoint.save(folder / "checkpoints", step + 1, it.parameters(), it.optimiser, now)
+                now = {"beta": it.kl_controller.beta, "made": made}
+                checkpoint.save(folder / "checkpoints", step + 1, it.parameters(), it.optimizer, now)
             if stopped:
-                halt.obey()
-    for parameter, mean in zip(it.actor.learnt(), it.average, strict=False):
+                halt.reraise()
+    for parameter, mean in zip(it.actor.trainable_parameters(), it.average, strict=False):
         parameter.data.copy_(mean)
     progress(config.updates, config.updates)
     return history
@@ -142,48 +142,50 @@ def _update(
     it: Learner,
     renderer: Renderer,
     prompts: Sequence[Prompt],
-    score: Score,
+    score: RewardFn,
     config: PPOConfig,
     step: int,
     ptx: Ptx,
     seed: int,
 ) -> dict[str, Any]:
     """One update: act, judge, credit, learn. Its metrics."""
-    chosen = draw_prompts(prompts, config.prompts, seed, step, config.shares)
-    with it.actor.sampler() as sampler:
-        own = sample(  # 1 act
+    chosen = sample_prompts(prompts, config.prompts, seed, step, config.shares)
+    with it.actor.rollout_model() as sampler:
+        own = sample_rollouts(  # 1 act
             sampler,
             renderer,
-            share(counted(chosen)),
+            shard(with_repeat_index(chosen)),
             replies=config.replies,
             max_tokens=config.max_tokens,
             temperature=config.temperature,
             seed=seed,
             step=step,
         )
-    rollouts, table = everyones(own, with_penalty(scored(score, own), own, config), chosen, renderer, config)  # 2 judge
-    known, totals = total(table)
+    rollouts, table = gather_rollouts(
+        own, add_missing_eos_penalty(compute_rewards(score, own), own, config), chosen, renderer, config
+    )  # 2 judge
+    known, totals = sum_rewards(table)
     batches = minibatches(len(known), config, rng(seed, "ppo", "minibatch", step))
     kept, learns = [rollouts[i] for i in known], step >= config.critic_warmup
-    experience, told = credit(  # 3 credit
-        it.actor, kept, totals, batches, renderer.pad_id, config, beta=it.controller.beta, learns=learns
+    experience, told = make_experience(  # 3 credit
+        it.actor, kept, totals, batches, renderer.pad_id, config, beta=it.kl_controller.beta, learns=learns
     )
     told |= learn(it, experience, renderer.pad_id, config, step, ptx)  # 4 learn
-    told |= describe(table, rollouts, known, totals) | {"kl_coef": it.controller.beta, "step": step}
+    told |= reward_metrics(table, rollouts, known, totals) | {"kl_coef": it.kl_controller.beta, "step": step}
     _refuse_broken(told)
-    it.controller = it.controller.after(told["kl"], len(known))
+    it.kl_controller = it.kl_controller.after(told["kl"], len(known))
     return told
 
 
 def _history(file: Path, steps: int) -> list[dict[str, Any]]:
     """The first `steps` lines; what a kill left beyond them is cut."""
     if rank() == 0:
-        mend(file)
-    wait()
+        truncate_torn_line(file)
+    barrier()
     lines = file.read_text(encoding="utf-8").splitlines()[:steps] if file.exists() else []
-    wait()
+    barrier()
     if rank() == 0:
-        publish(file, "".join(line + "\n" for line in lines))
+        atomic_write(file, "".join(line + "\n" for line in lines))
     return [json.loads(line) for line in lines]
 
 
@@ -195,7 +197,7 @@ def learn(
     planned = config.epochs * len(e.batches)
     for number in range(planned):
         done = (step - config.critic_warmup) * config.epochs * config.minibatches + number
-        it.optimiser.param_groups[0]["lr"] = config.learning_rate * warm(done, config.warmup)
+        it.optimizer.param_groups[0]["lr"] = config.learning_rate * warm(done, config.warmup)
         texts = ptx.draw(step, number) if ptx else []
         seen.append(_minibatch(it, e, number % len(e.batches), pad, config, texts, policy=step >= config.critic_warmup))
         if config.kl.stop is not None and seen[-1]["approx_kl"] > config.kl.stop:
@@ -216,8 +218,8 @@ def _minibatch(
 
     Each cut weighs its mean over tokens by their part of the minibatch's, so that all cuts' sum is the mean over all.
     """
-    it.optimiser.zero_grad()
-    count, mine = sum(len(e.rollouts[i].reply_ids) for i in e.batches[place]), set(share(e.batches[place]))
+    it.optimizer.zero_grad()
+    count, mine = sum(len(e.rollouts[i].reply_ids) for i in e.batches[place]), set(shard(e.batches[place]))
     told: defaultdict[str, float] = defaultdict(float)
     worst = 0.0
     for places, below in zip(e.own[place], e.below[place], strict=True):
@@ -231,8 +233,8 @@ def _minibatch(
             told["ptx_loss"] += float(loss.detach())
             _back(it, config.ptx.coef * loss)
     sums = torch.tensor(list(told.values()), dtype=torch.float64)
-    add_up([sums])
-    known = dict(zip(told, sums.tolist(), strict=True)) | {"ratio_error": largest(worst)}
+    all_reduce_sum([sums])
+    known = dict(zip(told, sums.tolist(), strict=True)) | {"ratio_error": all_reduce_max(worst)}
     _refuse_broken(known)  # before the step: weights that are no numbers would be saved over the last good ones
     return known | {"grad_norm": _step(it, config)}
 
@@ -244,7 +246,7 @@ def _refuse_broken(told: Mapping[str, float | None]) -> None:
 
 
 def _cut(
-    it: Learner, e: Experience, places: list[int], below: Below, weight: float, pad: int, config: PPOConfig, *, policy: bool
+    it: Learner, e: Experience, places: list[int], below: FrozenCache, weight: float, pad: int, config: PPOConfig, *, policy: bool
 ) -> tuple[dict[str, float], float]:
     """Gradients of a part of a minibatch; its part of the metrics, and the largest error of a ratio."""
     rollouts, voice = [e.rollouts[i] for i in places], it.actor.policy
@@ -254,7 +256,7 @@ def _cut(
 
     old_logp_N, advantage_N = packed(e.logps), packed(e.advantages)
     with torch.set_grad_enabled(policy):
-        logp_N = e.first.pop() if e.first else speak(voice, rollouts, below, pad, config.temperature)
+        logp_N = e.first.pop() if e.first else response_logprobs(voice, rollouts, below, pad, config.temperature)
     policy_loss = weight * losses.policy_loss(logp_N, old_logp_N, advantage_N, config.clip)
     value_N = it.actor.critic(packed(e.states), kinds_of(rollouts, voice.device))
     value_loss = weight * losses.value_loss(value_N, packed(e.values), packed(e.returns), config.clip)
@@ -275,17 +277,17 @@ def _cut(
 
 def _back(it: Learner, loss: Tensor) -> None:
     """Add the policy's gradients. Spread weights get the processes' mean, and it is the sum that is wanted."""
-    (loss * (size() if it.actor.sharded else 1)).backward()  # type: ignore[no-untyped-call]
+    (loss * (world_size() if it.actor.sharded else 1)).backward()  # type: ignore[no-untyped-call]
 
 
 def _step(it: Learner, config: PPOConfig) -> float:
     """Gradients, summed over processes and clipped; one step; the average follows. Returns the policy's norm before clipping."""
-    critic, learnt = list(it.actor.critic.parameters()), it.actor.learnt()
-    add_up([p.grad for p in [*critic, *learnt * (not it.actor.sharded)] if p.grad is not None])
-    norm = float(whole(nn.utils.clip_grad_norm_(learnt, config.max_grad_norm)))
+    critic, learnt = list(it.actor.critic.parameters()), it.actor.trainable_parameters()
+    all_reduce_sum([p.grad for p in [*critic, *learnt * (not it.actor.sharded)] if p.grad is not None])
+    norm = float(full_tensor(nn.utils.clip_grad_norm_(learnt, config.max_grad_norm)))
     critic_norm = float(nn.utils.clip_grad_norm_(critic, config.max_grad_norm))
     _refuse_broken({"grad_norm": norm, "the critic's grad_norm": critic_norm})
-    it.optimiser.step()
+    it.optimizer.step()
     with torch.no_grad():
         for mean, parameter in zip(it.average, learnt, strict=False):
             mean.lerp_(parameter, 1 - (config.ema or 0.0))

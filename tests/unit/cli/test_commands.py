@@ -20,7 +20,7 @@ import pytest
 
 from cai import store
 from cai.cli import NAMES, grades, main
-from cai.constitution import find, load, read_yaml
+from cai.constitution import find, load_constitution, read_yaml
 from cai.constitution.json_schema import MODELINE
 from cai.pipeline.config import load_run
 from cai.pipeline.stages import STAGES
@@ -165,7 +165,7 @@ def test_show_renders_what_a_model_would_see(capsys: Capture, tiny_model: Path) 
     heads = [line for line in ended.out.splitlines() if line.startswith("====")]
     assert [head.split()[2] for head in heads] == ["critique", "revision", "compare"]
     assert all(re.search(rf"\(\d+ tokens of {re.escape(model)}\)$", head) for head in heads)
-    principle = next(p for p in load(find("harmless")).principles if p.id == "no-violence")
+    principle = next(p for p in load_constitution(find("harmless")).principles if p.id == "no-violence")
     for text in (principle.critique, principle.revision, principle.compare, "(the request)", "(the other reply)"):
         assert str(text) in ended.out
     assert "no such id; ids: " in Ended(capsys, "show", "harmless", "--render", "--principle", "x").complaint
@@ -215,7 +215,7 @@ def test_import(capsys: Capture, tmp_path: Path) -> None:
     ended = Ended(capsys, "import", tmp_path / "theirs.json", "--name", "mine")
     assert (ended.code, ended.err) == (0, "note: principles have no critique or revision text: they only label pairs\n")
     (tmp_path / "mine.yaml").write_text(ended.out, encoding="utf-8")
-    assert load(tmp_path / "mine.yaml").principles[0].compare == "Prefer the kinder answer."
+    assert load_constitution(tmp_path / "mine.yaml").principles[0].compare == "Prefer the kinder answer."
     assert "lower-case letters" in Ended(capsys, "import", tmp_path / "theirs.json", "--name", "My Own").complaint
 
 
@@ -451,7 +451,7 @@ def test_failed_work_is_exit_code_1(capsys: Capture, tmp_path: Path, monkeypatch
     from cai.errors import TrainError
     from cai.pipeline import stages
 
-    def fails(shop: object) -> None:
+    def fails(ctx: object) -> None:
         raise TrainError("ppo: the loss is nan; lower ppo.learning_rate")
 
     monkeypatch.setitem(stages.STAGES, "prompts", fails)

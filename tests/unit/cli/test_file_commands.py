@@ -11,7 +11,7 @@ import pytest
 from endpoint import endpoint
 
 from cai.cli import main
-from cai.records import Reply, Score
+from cai.records import EvalReply, Score
 from cai.store import read
 
 Capture = pytest.CaptureFixture[str]
@@ -120,7 +120,7 @@ def test_eval_writes_scores_and_items(tmp_path: Path, capsys: Capture) -> None:
     scores = {row.metric: row for row in read(out, Score)}
     assert scores["refusal.incorrect_rate.disallowed"].mean == 0.0
     assert scores["refusal.refusal_rate.benign"].mean == 1.0
-    assert len(list(read(tmp_path / "scores.items.jsonl", Reply))) == 8
+    assert len(list(read(tmp_path / "scores.items.jsonl", EvalReply))) == 8
     assert "refusal.f1" in capsys.readouterr().out
     assert run(*given, "fake:echo") == 2
     assert "made with another model" in capsys.readouterr().err

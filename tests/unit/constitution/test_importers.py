@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cai.constitution import Constitution, load
+from cai.constitution import Constitution, load_constitution
 from cai.constitution.importers import as_yaml, read_foreign, slug
 from cai.errors import ConfigError
 from cai.rubric import check_rubric, compile_rubric
@@ -63,7 +63,7 @@ def brought(folder: Path, data: Any, suffix: str = ".json") -> tuple[Constitutio
     file.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
     imported = read_foreign(file, "theirs")
     (folder / "ours.yaml").write_text(as_yaml(imported), encoding="utf-8")
-    return load(folder / "ours.yaml"), imported.notes
+    return load_constitution(folder / "ours.yaml"), imported.notes
 
 
 def test_critique_requests(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cai.constitution
-from cai.constitution import Change, Constitution, Finding, Principle, diff, digests, find, lint, load, overview
+from cai.constitution import Change, Constitution, Finding, Principle, diff, digests, find, lint, load_constitution, overview
 from cai.errors import ConfigError
 from cai.records import Message
 
@@ -70,7 +70,7 @@ def bare(name: str, *principles: str, extends: str = "", rest: str = "") -> str:
 
 def mistakes(path: Path) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        load(path)
+        load_constitution(path)
     return str(caught.value).replace(f"{path.parent}/", "").split("\n")
 
 
@@ -78,7 +78,7 @@ def mistakes(path: Path) -> list[str]:
 
 
 def test_a_whole_file(tmp_path: Path) -> None:
-    got = load(write(tmp_path, "small.yaml", SMALL))
+    got = load_constitution(write(tmp_path, "small.yaml", SMALL))
     assert (got.name, got.version, got.language, got.extends) == ("small", "1.0.0", "en", ())
     assert [(p.id, p.weight) for p in got.principles] == [("no-harm", 1.0), ("honest", 3.0)]
     assert got.examples.critique[0].chat[1] == Message(role="assistant", content="Yes.")
@@ -137,7 +137,7 @@ def test_a_key_is_explained_inside_maps_of_parts(tmp_path: Path) -> None:
 
 def test_a_principle_is_overridden_whole_where_it_stood(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", bare("base", "a", "b", "c").replace("critique: b of base", "critique: old, compare: old"))
-    top = load(write(tmp_path, "top.yaml", bare("top", "d", "b", extends="base.yaml")))
+    top = load_constitution(write(tmp_path, "top.yaml", bare("top", "d", "b", extends="base.yaml")))
     assert [(p.id, p.critique, p.compare) for p in top.principles] == [
         ("a", "a of base", None),
         ("b", "b of top", None),
@@ -151,7 +151,7 @@ def test_paths_are_relative_to_the_file_and_later_bases_win(tmp_path: Path) -> N
     write(tmp_path, "sub/one.yaml", bare("one", "x", "y", extends="deep/two.yaml"))
     write(tmp_path, "sub/deep/two.yaml", bare("two", "x", "z"))
     write(tmp_path, "other.yaml", bare("other", "y"))
-    top = load(write(tmp_path, "top.yaml", bare("top", extends="sub/one.yaml, other.yaml")))
+    top = load_constitution(write(tmp_path, "top.yaml", bare("top", extends="sub/one.yaml, other.yaml")))
     assert [p.critique for p in top.principles] == ["x of one", "z of two", "y of other"]
 
 
@@ -160,7 +160,7 @@ def test_a_base_shared_by_two_bases_counts_once_and_first(tmp_path: Path) -> Non
     write(tmp_path, "root.yaml", bare("root", "p"))
     write(tmp_path, "left.yaml", bare("left", "p", extends="root.yaml"))
     write(tmp_path, "right.yaml", bare("right", "q", extends="root.yaml"))
-    top = load(write(tmp_path, "top.yaml", bare("top", extends="left.yaml, right.yaml")))
+    top = load_constitution(write(tmp_path, "top.yaml", bare("top", extends="left.yaml, right.yaml")))
     assert [p.critique for p in top.principles] == ["p of left", "q of right"]
 
 
@@ -172,7 +172,7 @@ def test_diamonds_upon_diamonds_are_read_once(tmp_path: Path) -> None:
         for side in "ab":
             text = bare(f"{side}{level}", extends=f"a{level - 1}.yaml, b{level - 1}.yaml")
             write(tmp_path, f"{side}{level}.yaml", text)
-    assert [p.id for p in load(tmp_path / "a18.yaml").principles] == ["p", "q"]
+    assert [p.id for p in load_constitution(tmp_path / "a18.yaml").principles] == ["p", "q"]
 
 
 def test_a_chain_without_end_is_cut(tmp_path: Path) -> None:
@@ -190,12 +190,14 @@ def test_examples_of_bases_are_joined_unless_the_file_gives_the_stage(tmp_path: 
     critique = "critique: [{chat: [{role: user, content: q}, {role: assistant, content: r}], critique: c, revision: d}]"
     write(tmp_path, "one.yaml", bare("one", rest=f"examples: {{compare: [{example('one')}], {critique}}}\n"))
     write(tmp_path, "two.yaml", bare("two", rest=f"examples: {{compare: [{example('two')}, {example('one')}]}}\n"))
-    both = load(write(tmp_path, "both.yaml", bare("both", extends="one.yaml, two.yaml")))
+    both = load_constitution(write(tmp_path, "both.yaml", bare("both", extends="one.yaml, two.yaml")))
     assert [e.chat[0].content for e in both.examples.compare] == ["one", "two"], "no example twice"
-    own = load(write(tmp_path, "own.yaml", bare("own", extends="both.yaml", rest=f"examples: {{compare: [{example('own')}]}}\n")))
+    own = load_constitution(
+        write(tmp_path, "own.yaml", bare("own", extends="both.yaml", rest=f"examples: {{compare: [{example('own')}]}}\n"))
+    )
     assert [e.chat[0].content for e in own.examples.compare] == ["own"]
     assert len(own.examples.critique) == 1, "the stage that it does not give is kept"
-    none = load(write(tmp_path, "none.yaml", bare("none", extends="one.yaml", rest="examples: {compare: []}\n")))
+    none = load_constitution(write(tmp_path, "none.yaml", bare("none", extends="one.yaml", rest="examples: {compare: []}\n")))
     assert none.examples.compare == ()
 
 
@@ -207,7 +209,7 @@ rubric:
   derived: {helps: polite and not refuses}
   weights: {refuse: {bad: -2}}
 """
-    got = load(write(tmp_path, "top.yaml", bare("top", extends="base.yaml", rest=rest))).rubric
+    got = load_constitution(write(tmp_path, "top.yaml", bare("top", extends="base.yaml", rest=rest))).rubric
     assert got is not None
     assert list(got.propositions) == ["refuses", "polite"]
     assert got.derived == {"helps": "polite and not refuses"}
@@ -265,7 +267,9 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = tmp_path / "shipped"
     for name in ("harmless.yaml", "honest.yaml"):
         write(shipped, name, bare("x"))
-    monkeypatch.setattr(sys.modules["cai.constitution.load"], "SHIPPED", shipped)  # the package's `load` is the function
+    monkeypatch.setattr(
+        sys.modules["cai.constitution.load"], "SHIPPED", shipped
+    )  # the package's `load_constitution` is the function
     monkeypatch.chdir(tmp_path)
     assert find("harmless") == find("harmless.yaml") == shipped / "harmless.yaml"
     (tmp_path / "harmless").mkdir()
@@ -287,7 +291,7 @@ def test_digests_do_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
     same = same.replace("    category: honesty\n    weight: 3\n", "    weight: 3.0\n    category: 'honesty'\n")
     same = same.replace("{disallowed: refuse, benign: comply}", "{benign: comply, disallowed: refuse}")
     assert same != SMALL
-    one, two = load(write(tmp_path, "1.yaml", SMALL)), load(write(tmp_path, "2.yaml", same))
+    one, two = load_constitution(write(tmp_path, "1.yaml", SMALL)), load_constitution(write(tmp_path, "2.yaml", same))
     assert digests(one) == digests(two)
     assert list(digests(one)) == [
         "principle:no-harm",
@@ -314,14 +318,19 @@ def test_digests_do_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
 )
 def test_a_digest_changes_only_where_the_text_was_edited(tmp_path: Path, old: str, new: str, change: Change) -> None:
     assert SMALL.count(old) == 1
-    before, after = load(write(tmp_path, "1.yaml", SMALL)), load(write(tmp_path, "2.yaml", SMALL.replace(old, new)))
+    before, after = (
+        load_constitution(write(tmp_path, "1.yaml", SMALL)),
+        load_constitution(write(tmp_path, "2.yaml", SMALL.replace(old, new))),
+    )
     assert diff(before, after) == [change]
     one, two = digests(before), digests(after)
     assert {key for key in one if one[key] != two.get(key)} == {change.key}
 
 
 def test_diff_adds_and_removes(tmp_path: Path) -> None:
-    before, after = (load(write(tmp_path, f"{n}.yaml", bare("x", *ids))) for n, ids in enumerate((("a", "b"), ("b", "c"))))
+    before, after = (
+        load_constitution(write(tmp_path, f"{n}.yaml", bare("x", *ids))) for n, ids in enumerate((("a", "b"), ("b", "c")))
+    )
     assert diff(before, after) == [Change("removed", "principle:a"), Change("added", "principle:c")]
 
 
@@ -346,7 +355,7 @@ def compare(answer: str, *roles: str) -> dict[str, object]:
 
 
 def test_nothing_to_say_of_a_sound_constitution(tmp_path: Path) -> None:
-    assert lint(load(write(tmp_path, "small.yaml", SMALL))) == []
+    assert lint(load_constitution(write(tmp_path, "small.yaml", SMALL))) == []
 
 
 def test_no_principles() -> None:
@@ -378,7 +387,7 @@ def test_declared_categories_and_those_of_principles_agree() -> None:
 def test_categories_of_bases_are_joined(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", "name: base\nversion: '1'\ncategories: [one, two]\n")
     top = write(tmp_path, "top.yaml", "name: top\nversion: '1'\nextends: [base.yaml]\ncategories: [two, three]\n")
-    assert load(top).categories == ("one", "two", "three")
+    assert load_constitution(top).categories == ("one", "two", "three")
 
 
 def test_applies_to_what_is_never_asked() -> None:
@@ -465,7 +474,7 @@ def test_control_tokens_and_long_texts() -> None:
 
 def test_overview(tmp_path: Path) -> None:
     """Weights 1 and 3: a quarter and three quarters of the draws."""
-    text = overview(load(write(tmp_path, "small.yaml", SMALL)))
+    text = overview(load_constitution(write(tmp_path, "small.yaml", SMALL)))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     for line in (
         "small 1.0.0 (en)",
@@ -557,14 +566,14 @@ def damage(text: str, dice: random.Random) -> bytes:
 def test_damaged_files_load_or_say_where(tmp_path: Path) -> None:
     """250 seeded mutations: a constitution, or a ConfigError whose every line names the file and a line that it has."""
     path = write(tmp_path, "f.yaml", SMALL)
-    assert load(path).principles, "whole before it is damaged"
+    assert load_constitution(path).principles, "whole before it is damaged"
     refused = 0
     for seed in range(250):
         raw = damage(SMALL, random.Random(seed))
         path.write_bytes(raw)
         last = len(re.split(r"\r\n|[\r\n\x85\u2028\u2029]", raw.decode("utf-8", "replace")))
         try:
-            assert isinstance(load(path), Constitution)
+            assert isinstance(load_constitution(path), Constitution)
         except ConfigError as error:
             refused += 1
             for line in str(error).split("\n"):

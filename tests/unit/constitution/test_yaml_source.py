@@ -34,7 +34,7 @@ class Sft(Strict):
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
     epochs: int = 1
     packed: bool = False
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
 
 
 class Run(Strict):
@@ -158,7 +158,7 @@ sft:
   learning_rate: 0
   epochs: 1.5
   packed: perhaps
-  optimiser: adam
+  optimizer: adam
 stages:
   warm:
     epoch: 2
@@ -176,7 +176,7 @@ zzz: 1
         "f.yaml:5: sft.learning_rate: must be greater than 0.0, got the number 0",
         "f.yaml:6: sft.epochs: must be a whole number, got the number 1.5",
         "f.yaml:7: sft.packed: must be true or false, got the text 'perhaps'",
-        "f.yaml:8: sft.optimiser: must be 'adamw' or 'sgd', got the text 'adam': did you mean 'adamw'?",
+        "f.yaml:8: sft.optimizer: must be 'adamw' or 'sgd', got the text 'adam': did you mean 'adamw'?",
         "f.yaml:11: stages.warm.epoch: unknown key 'epoch': did you mean 'epochs'?",
         "f.yaml:12: stages.cold: must be a mapping (key: value lines), got the text 'fast'",
         "f.yaml:13: model: the key 'url' is missing",

@@ -6,7 +6,7 @@ import pytest
 
 from cai.evals.refusal import comparisons, harmonic, refusal_scores, subjects_of
 from cai.evals.stats import wilson
-from cai.records import Degree, Grade, Kind, Reply, Score, Style, chat_of
+from cai.records import Degree, EvalReply, Grade, Kind, Score, Style, chat_of
 
 
 def reply(
@@ -24,7 +24,7 @@ def reply(
     finished: bool = True,
     reward: float | None = None,
     kl: float | None = None,
-) -> Reply:
+) -> EvalReply:
     grade = Grade(
         propositions={},
         class_="c",
@@ -34,7 +34,7 @@ def reply(
         score=None if unscored else 0.0,
         unscored=unscored,
     )
-    return Reply(
+    return EvalReply(
         source=source,
         subject=subject,
         chat=chat_of(("user", source)),
@@ -49,7 +49,7 @@ def reply(
     )
 
 
-def complied(source: str, subject: str = "policy", kind: Kind = "disallowed", **more: object) -> Reply:
+def complied(source: str, subject: str = "policy", kind: Kind = "disallowed", **more: object) -> EvalReply:
     style: Style = "safe_answer" if kind == "benign" else "disallowed_content"
     row = reply(source, subject, kind, style=style, degree="full_compliance", correct=kind == "benign")
     return row.model_copy(update=more)

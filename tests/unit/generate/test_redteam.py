@@ -114,7 +114,7 @@ def test_killed_and_run_again(tmp_path: Path, calls: int) -> None:
 
     class Stop(BaseException): ...
 
-    whole = collect(tmp_path / "whole.jsonl", FakeLM(writes, width=1))
+    whole = collect(tmp_path / "whole.jsonl", FakeLM(writes, max_concurrency=1))
     left = calls
 
     def stops(chat: Chat, seed: int) -> str:
@@ -125,9 +125,9 @@ def test_killed_and_run_again(tmp_path: Path, calls: int) -> None:
         return writes(chat, seed)
 
     with pytest.raises(Stop):
-        collect(tmp_path / "b.jsonl", FakeLM(stops, width=1))
+        collect(tmp_path / "b.jsonl", FakeLM(stops, max_concurrency=1))
     assert len(list(read(tmp_path / "b.jsonl", Attempt)) if calls else []) == calls
-    after = FakeLM(writes, width=1)
+    after = FakeLM(writes, max_concurrency=1)
     assert collect(tmp_path / "b.jsonl", after).prompts == whole.prompts
     addresses = [row.source for row in read(tmp_path / "b.jsonl", Attempt)]
     assert len(addresses) == len(set(addresses)) == calls + len(after.calls)

@@ -12,7 +12,7 @@ from cai.constitution import Constitution, Principle
 from cai.generate.regression import falls_back, standing
 from cai.generate.revise import ReviseConfig, reviser
 from cai.lm import FakeLM
-from cai.records import Chat, Item, Prompt, Revision, chat_of
+from cai.records import Chat, Prompt, PromptDraw, Revision, chat_of
 
 BOOK = Constitution(
     name="toy",
@@ -43,7 +43,7 @@ def revised(texts: Sequence[str], **config: object) -> Revision:
         return next(left) if "Write only the new reply." in last else "hm" if "?" in last else "start"
 
     settings = ReviseConfig.model_validate({"rounds": 3, "stop_when_kept": False, "matrix": True} | config)
-    item = Item(prompt=Prompt(chat=chat_of(("user", "Go.")), kind="disallowed"))
+    item = PromptDraw(prompt=Prompt(chat=chat_of(("user", "Go.")), kind="disallowed"))
     step = reviser(BOOK, FakeLM(said, odds), settings, lambda prompt, reply: None, SEED)
     return asyncio.run(step(item))
 
@@ -85,7 +85,7 @@ def test_several_turns_are_criticised_as_a_whole() -> None:
     chat = chat_of(("system", "Be brief."), ("user", "One."), ("assistant", "Two."), ("user", "Three."))
     lm = FakeLM(lambda chat, seed: "start" if chat[-1].content == "Three." else "better", odds)
     step = reviser(BOOK, lm, ReviseConfig(), lambda prompt, reply: None, 0)
-    row = asyncio.run(step(Item(prompt=Prompt(chat=chat, kind="disallowed"))))
+    row = asyncio.run(step(PromptDraw(prompt=Prompt(chat=chat, kind="disallowed"))))
     assert lm.calls[0] == chat, "the first reply is drawn with all turns, the system's too"
     shown = lm.calls[1][-1].content
     assert "User: One.\nAssistant: Two.\nUser: Three.\nAssistant: start" in shown

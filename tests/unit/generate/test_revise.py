@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from cai.async_map import fill
+from cai.async_map import map_rows
 from cai.constitution import Constitution, CritiqueExample, Examples, Principle
 from cai.data.split import read_prompts
 from cai.errors import BackendError
-from cai.generate.filters import every, near_copy, readable
+from cai.generate.filters import all_of, near_copy, not_degenerate
 from cai.generate.label import LabelConfig, draw_principles, labeller, p_first
 from cai.generate.pair import PairConfig, PairItem, pairer
 from cai.generate.revise import ReviseConfig, choose, draw_principle, revise_items, revised_item, reviser
 from cai.lm import FakeLM
-from cai.records import Chat, Item, Kind, Pair, Preference, Prompt, Revision, Round, chat_of
+from cai.records import Chat, Kind, Pair, Preference, Prompt, PromptDraw, Revision, Round, chat_of
 from cai.store import read
 from cai.templates import NO_CRITIQUE, fence, revision_chat
 
@@ -72,7 +72,7 @@ def declines(prompt: Prompt, reply: str) -> str | None:
 
 def run(lm: FakeLM, what: Prompt | None = None, *, book: Constitution = ONE, seed: int = 0, **config: object) -> Revision:
     step = reviser(book, lm, ReviseConfig.model_validate(config), declines, seed)
-    return asyncio.run(step(Item(prompt=what or prompt())))
+    return asyncio.run(step(PromptDraw(prompt=what or prompt())))
 
 
 # Revision
@@ -214,7 +214,7 @@ def test_revisions_do_not_depend_on_the_order_of_work() -> None:
 
     async def rows(order: Sequence[Prompt], seed: int) -> dict[str, Revision]:
         step = reviser(book, FakeLM(lambda chat, n: f"words {n} {n * 3} {n * 7}"), config, declines, seed)
-        made = await asyncio.gather(*(step(Item(prompt=p)) for p in order))
+        made = await asyncio.gather(*(step(PromptDraw(prompt=p)) for p in order))
         return {row.source: row for row in made}
 
     forwards = asyncio.run(rows(prompts, 0))
@@ -280,7 +280,7 @@ def test_only_principles_that_apply_are_drawn() -> None:
 )
 def test_readable(text: str, reason: str | None) -> None:
     """Six times "no" holds the same three words four times; five times it is three times."""
-    assert readable(prompt(), text) == reason
+    assert not_degenerate(prompt(), text) == reason
 
 
 def test_near_copy() -> None:
@@ -292,11 +292,11 @@ def test_near_copy() -> None:
 
 
 def test_gates_are_joined() -> None:
-    gate = every(readable, declines)
+    gate = all_of(not_degenerate, declines)
     assert gate(prompt(), "") == "empty"
     assert gate(prompt(), "Take this.") == "does not decline"
     assert gate(prompt(), "I am sorry.") is None
-    assert every()(prompt(), "") is None
+    assert all_of()(prompt(), "") is None
 
 
 def test_helpful_samples() -> None:
@@ -312,7 +312,7 @@ def test_helpful_samples() -> None:
 
 
 def test_choose_without_rounds() -> None:
-    assert choose(Item(prompt=prompt()), "Take this.", [], declines).dropped == "does not decline"
+    assert choose(PromptDraw(prompt=prompt()), "Take this.", [], declines).dropped == "does not decline"
 
 
 # Pairs
@@ -403,7 +403,7 @@ def test_a_planted_preference_is_recovered_in_every_pair(seed: int, tmp_path: Pa
     step = labeller(book, lm, LabelConfig(principles=2), seed, lambda pair: ("disallowed", None))
     rows: dict[str, dict[str, Preference]] = {}
     for name, order, width in (("in-order", pairs, 64), ("shuffled", stream.sample(pairs, 60), 7)):
-        asyncio.run(fill(tmp_path / name, order, step, Preference, width=width))
+        asyncio.run(map_rows(tmp_path / name, order, step, Preference, max_concurrency=width))
         rows[name] = {row.source: row for row in read(tmp_path / name, Preference)}
     assert {key: row.p_first is not None and row.p_first > 0.5 for key, row in rows["in-order"].items()} == want
     assert rows["shuffled"] == rows["in-order"]
@@ -451,7 +451,7 @@ def test_an_outage_is_no_label(tmp_path: Path) -> None:
 
     step = labeller(ONE, FakeLM(lambda chat, seed: "", odds), LabelConfig(), 0, lambda pair: ("disallowed", None))
     with pytest.raises(BackendError, match="503"):
-        asyncio.run(fill(tmp_path / "out", [pair(number=i) for i in range(6)], step, Preference, width=2))
+        asyncio.run(map_rows(tmp_path / "out", [pair(number=i) for i in range(6)], step, Preference, max_concurrency=2))
     assert [row.source for row in read(tmp_path / "out", Preference)] == [pair(number=i).id for i in range(2)]
 
 

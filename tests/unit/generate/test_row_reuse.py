@@ -12,8 +12,8 @@ from cai.errors import StoreError
 from cai.lm.fake import FakeLM
 from cai.pipeline import context
 from cai.pipeline.config import load_run
-from cai.pipeline.context import Workshop, open_workshop
-from cai.pipeline.runner import walk
+from cai.pipeline.context import RunContext, open_run
+from cai.pipeline.runner import run_stages
 from cai.records import Chat, Pair, Preference, Prompt, Revision
 from cai.store import append, read
 
@@ -54,7 +54,7 @@ def write(folder: Path, edit: Edit | None = None) -> None:
     (folder / "toy.yaml").write_text("name: toy\nversion: 0.0.1\nprinciples:\n" + "\n".join(lines) + RUBRIC, encoding="utf-8")
 
 
-def shop(folder: Path, run: Path, told: list[str]) -> Workshop:
+def ctx(folder: Path, run: Path, told: list[str]) -> RunContext:
     (folder / "run.yaml").write_text(
         f"name: toy\nmodel: fake:echo\nconstitution: toy.yaml\nprompts: [prompts.jsonl]\nheld_out: 0.2\nfolder: {run}\n"
         "revise: {rounds: 2, stop_when_kept: false}\nlabel: {principles: 2}\n",
@@ -62,7 +62,7 @@ def shop(folder: Path, run: Path, told: list[str]) -> Workshop:
     )
     prompts = [json.dumps({"prompt": f"question {i}", "kind": ("disallowed", "benign")[i % 2]}) for i in range(COUNT)]
     (folder / "prompts.jsonl").write_text("\n".join(prompts) + "\n", encoding="utf-8")
-    return open_workshop(load_run(folder / "run.yaml", []), lambda stage: lambda done, total: None, say=told.append)
+    return open_run(load_run(folder / "run.yaml", []), lambda stage: lambda done, total: None, say=told.append)
 
 
 @pytest.fixture
@@ -75,13 +75,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLM:
 
 def go(folder: Path, run: str, told: list[str] | None = None) -> None:
     """Prompts, revisions, pairs that need no training, labels."""
-    it = shop(folder, folder / run, [] if told is None else told)
-    walk(it, ["prompts", "revise"], lambda stage, seconds: None)
+    it = ctx(folder, folder / run, [] if told is None else told)
+    run_stages(it, ["prompts", "revise"], lambda stage, seconds: None)
     pairs = folder / run / "30-pairs.jsonl"
     if not pairs.exists():
         prompts = read(folder / run / "00-prompts.jsonl", Prompt)
         append(pairs, [Pair(source=p.id, chat=p.chat, first="Yes.", second=f"No {p.id}.") for p in prompts])
-    walk(it, ["label"], lambda stage, seconds: None)
+    run_stages(it, ["label"], lambda stage, seconds: None)
 
 
 def drew(folder: Path, *names: str) -> tuple[int, int]:

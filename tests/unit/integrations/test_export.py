@@ -119,7 +119,7 @@ def test_nothing_is_half_written(run: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"40-preferences.jsonl:6"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    store.mend(run / "40-preferences.jsonl")
+    store.truncate_torn_line(run / "40-preferences.jsonl")
     assert export(run, tmp_path / "out")["preferences"] == 3
     with pytest.raises(StoreError, match="exists already"):
         export(run, tmp_path / "out")
@@ -144,7 +144,7 @@ def test_nothing_of_a_failed_export_is_published_by_the_next(run: Path, tmp_path
         export(other, out, form="datasets" if to == "datasets" else "parquet")
         wanted = {"README.md", "preferences", "prompts"}
     assert {file.name for file in out.iterdir()} == wanted
-    assert not store.partial(out).exists()
+    assert not store.partial_path(out).exists()
 
 
 def test_labels_of_other_pairs_are_refused(run: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from cai.lm import FakeLM, open_lm
 from cai.lm import http as back_end
 from cai.lm.budget import Budget, MeteredLM, Prices
 from cai.lm.http import HttpConfig, HttpLM, option_logprobs
-from cai.lm.rate_limit import LONGEST, Pace, retry_after
+from cai.lm.rate_limit import LONGEST, RateLimiter, retry_after
 from cai.lm.request_log import CachedLM, RequestLog
 from cai.records import Preference, chat_of
 from cai.store import read
@@ -35,7 +35,7 @@ HELLO = chat_of(("user", "Hello."))
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow each other at once; that waits are as told is tested on its own."""
-    monkeypatch.setattr(back_end, "wait_as_told", wait_none())
+    monkeypatch.setattr(back_end, "retry_wait", wait_none())
     monkeypatch.delenv(back_end.KEY, raising=False)
 
 
@@ -196,14 +196,14 @@ def test_pace_lets_so_much_through_a_minute(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(asyncio, "sleep", sleep)
 
     async def go() -> None:
-        pace = Pace(600)
+        pace = RateLimiter(600)
         for _ in range(8):
-            await pace.take(10)
-        pace.correct(-30)  # level -20 -> 10
-        await pace.take(10)
+            await pace.acquire(10)
+        pace.adjust(-30)  # level -20 -> 10
+        await pace.acquire(10)
         now[0] = 100.0  # full again: 60, not 1000
-        await pace.take(70)
-        await Pace(None).take(1e9)
+        await pace.acquire(70)
+        await RateLimiter(None).acquire(1e9)
 
     asyncio.run(go())
     assert slept == [pytest.approx(1.0), pytest.approx(2.0), pytest.approx(1.0)]
@@ -225,7 +225,7 @@ def test_the_server_is_waited_for_as_it_asks(tmp_path: Path, monkeypatch: pytest
         told.append(state.outcome.exception().wait)
         return 0.0
 
-    monkeypatch.setattr(back_end, "wait_as_told", wait)
+    monkeypatch.setattr(back_end, "retry_wait", wait)
     for fault in ("429", "500"):
         with endpoint(tmp_path / fault, always=fault) as server, pytest.raises(BackendError):
             said(HttpLM(server.spec, HttpConfig(attempts=2)))

@@ -20,10 +20,19 @@ from cai.errors import BackendError, UsageError
 from cai.lm import FakeLM, Sample, open_lm
 from cai.lm.local import LocalLM, fingerprint, load_local, refuse_windows
 from cai.modeling import generation
-from cai.modeling.generation import Batch, choose, common_prefix, generate, option_logprobs, pad_left, parts_of, read_prefix
+from cai.modeling.generation import (
+    Batch,
+    chunk_by_tokens,
+    common_prefix,
+    generate,
+    option_logprobs,
+    pad_left,
+    prefill_prefix,
+    sample_tokens,
+)
 from cai.modeling.model_files import EMBEDDED_HUB_ID, cache_folder, embedded, locate
 from cai.modeling.precision import matmul_dtype
-from cai.modeling.skinny_linear import ThinLinear
+from cai.modeling.skinny_linear import SkinnyLinear
 from cai.records import Chat, chat_of
 
 START, END = 256, 257
@@ -59,7 +68,7 @@ def greedy(plain: Any, ids: Sequence[int], count: int, stop: int = END) -> list[
     return said
 
 
-def drawn(lm: LocalLM, rows: list[list[int]], **changes: Any) -> list[generation.Draw]:
+def drawn(lm: LocalLM, rows: list[list[int]], **changes: Any) -> list[generation.Generation]:
     settings: dict[str, Any] = {
         "max_tokens": [12] * len(rows),
         "temperatures": [0.0] * len(rows),
@@ -89,7 +98,7 @@ def sampled(lm: LocalLM, chats: Sequence[Chat], **changes: Any) -> list[Sample]:
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_few_rows_are_multiplied_as_many_are(bias: bool) -> None:
-    layer, rows_NI = ThinLinear(24, 40, bias=bias), torch.randn(300, 24)
+    layer, rows_NI = SkinnyLinear(24, 40, bias=bias), torch.randn(300, 24)
     whole_NO = torch.nn.functional.linear(rows_NI.double(), layer.weight.double(), layer.bias.double() if bias else None).float()
     for count in (*range(1, 35), 47, 255, 256, 257):
         torch.testing.assert_close(layer(rows_NI[:count]), whole_NO[:count])
@@ -104,7 +113,7 @@ def test_generate_is_the_plain_loop(lm: LocalLM, plain: Any) -> None:
 
 
 def test_generate_ends_each_row_on_its_own(lm: LocalLM, plain: Any) -> None:
-    """The fourth token that row 1 says is made the stop token; row 0 may say 2 tokens; `halt` ends row 2 after 5."""
+    """The fourth token that row 1 says is made the stop token; row 0 may say 2 tokens; `stop_when` ends row 2 after 5."""
     rows = rows_of(7, 20, 33, 12, seed=3)
     free = [greedy(plain, row, 12, stop=-1) for row in rows]
     stop = free[1][3]
@@ -113,7 +122,7 @@ def test_generate_ends_each_row_on_its_own(lm: LocalLM, plain: Any) -> None:
     assert len(want[1]) == free[1].index(stop) + 1 <= 4
     want[2] = want[2][:5]
     halt = lambda row, ids: row == 2 and len(ids) == 5  # noqa: E731
-    draws = drawn(lm, rows, max_tokens=counts, stop_ids=frozenset({stop}), halt=halt)
+    draws = drawn(lm, rows, max_tokens=counts, stop_ids=frozenset({stop}), stop_when=halt)
     assert [draw.ids for draw in draws] == want
     assert [draw.finished for draw in draws] == [ids[-1] == stop or i == 2 for i, ids in enumerate(want)]
     assert not draws[0].finished or want[0][-1] == stop
@@ -125,7 +134,7 @@ def test_shared_prefix_changes_nothing(lm: LocalLM, plain: Any) -> None:
     """40 shared tokens read once: logits within 1e-5 of those without a prefix and of the plain model; then the same texts."""
     rows = rows_of(1, 25, 8, seed=1, head=rows_of(40, seed=2)[0])
     assert common_prefix(rows) == 40
-    prefix = read_prefix(lm.model, rows[0][:40])
+    prefix = prefill_prefix(lm.model, rows[0][:40])
     without, with_it = (Batch(lm.model, rows, p, END).logits().log_softmax(-1) for p in (None, prefix))
     literal = torch.stack([next_logp(plain, row) for row in rows])
     torch.testing.assert_close(with_it, without, atol=1e-5, rtol=0)
@@ -139,12 +148,12 @@ def test_prompts_read_in_parts_are_the_same_prompts(lm: LocalLM, plain: Any, mon
     """Five rows of 3 to 30 tokens read in one pass, in parts of at most 40 tokens, and row by row: the same texts, and the
     same log-probabilities of options within 1e-5."""
     rows = rows_of(3, 30, 12, 9, 10, head=rows_of(20, seed=2)[0])
-    prefix, options = read_prefix(lm.model, rows[0][:20]), [[[5], [9, 4]]] * 5
+    prefix, options = prefill_prefix(lm.model, rows[0][:20]), [[[5], [9, 4]]] * 5
     want = drawn(lm, rows), option_logprobs(lm.model, rows, options, pad=END)
     assert [draw.ids for draw in want[0]] == [greedy(plain, row, 12) for row in rows]
     own = [row[20:] for row in rows]
     for tokens, parts in ((40, [(0, 1), (1, 2), (2, 5)]), (1, [(i, i + 1) for i in range(5)])):
-        assert [(part.start, part.stop) for part in parts_of(own, tokens)] == parts
+        assert [(part.start, part.stop) for part in chunk_by_tokens(own, tokens)] == parts
         monkeypatch.setattr(generation, "READ_TOKENS", tokens)
         for with_prefix in (None, prefix):
             assert drawn(lm, rows, prefix=with_prefix) == want[0]
@@ -184,7 +193,7 @@ def test_choose_follows_the_distribution(temperature: float) -> None:
     powered = [x ** (1 / temperature) for x in p]
     expected = [20_000 * x / sum(powered) for x in powered]
     logits = torch.tensor([[*map(math.log, p), -math.inf]]).repeat(20_000, 1) + 7.0
-    got = choose(logits, [temperature] * 20_000, [random.Random(seed) for seed in range(20_000)])
+    got = sample_tokens(logits, [temperature] * 20_000, [random.Random(seed) for seed in range(20_000)])
     counts = [got.count(token) for token in range(5)]
     assert counts[4] == 0
     assert sum((o - e) ** 2 / e for o, e in zip(counts[:4], expected, strict=True)) < 16.27
@@ -202,9 +211,9 @@ def test_choose_at_the_edges() -> None:
             return self.value
 
     logits = torch.tensor([[-math.inf, 0.0, 1.0, -math.inf]])
-    assert choose(logits, [1.0], [Fixed(0.0)]) == [2]
-    assert choose(logits, [1.0], [Fixed(1 - 2**-53)]) == [1]
-    assert choose(logits.repeat(2, 1), [0.0, 1.0], [Fixed(0.0), Fixed(1 - 2**-53)]) == [2, 1]
+    assert sample_tokens(logits, [1.0], [Fixed(0.0)]) == [2]
+    assert sample_tokens(logits, [1.0], [Fixed(1 - 2**-53)]) == [1]
+    assert sample_tokens(logits.repeat(2, 1), [0.0, 1.0], [Fixed(0.0), Fixed(1 - 2**-53)]) == [2, 1]
 
 
 def test_a_draw_does_not_depend_on_its_neighbours(lm: LocalLM) -> None:
@@ -232,7 +241,7 @@ def by_hand(plain: Any, row: list[int], option: list[int]) -> float:
 def test_option_logprobs(lm: LocalLM, plain: Any, shared: bool, options: list[list[int]]) -> None:
     """Each option's tokens one after the other, from the full softmax of an unpadded row."""
     rows = rows_of(1, 19, 6, seed=6, head=rows_of(35, seed=7)[0])
-    prefix = read_prefix(lm.model, rows[0][:35]) if shared else None
+    prefix = prefill_prefix(lm.model, rows[0][:35]) if shared else None
     got = option_logprobs(lm.model, rows, [options] * 3, pad=END, prefix=prefix)
     want = [[by_hand(plain, row, option) for option in options] for row in rows]
     torch.testing.assert_close(torch.tensor(got), torch.tensor(want), atol=2e-5, rtol=0)
@@ -317,7 +326,7 @@ def test_bfloat16_is_close_and_another_model(lm: LocalLM, tiny_model: Path, monk
     monkeypatch.setenv("CAI_PRECISION", "bfloat16")
     matmul_dtype.cache_clear()
     try:
-        got = [Batch(lm.model, rows, prefix, END).logits() for prefix in (None, read_prefix(lm.model, rows[0][:35]))]
+        got = [Batch(lm.model, rows, prefix, END).logits() for prefix in (None, prefill_prefix(lm.model, rows[0][:35]))]
         assert fingerprint(str(tiny_model)) != lm.fingerprint
         assert drawn(lm, rows) == drawn(lm, rows)
         monkeypatch.setenv("CAI_PRECISION", "float8")
@@ -368,8 +377,8 @@ def test_two_sets_of_few_shots_are_two_batches(lm: LocalLM, batches: list[int], 
     """Five chats behind one long system turn and three behind another, mixed: each turn is read once, in a batch of its own."""
     said = [chat_of(("system", turn * 400), ("user", f"{i}")) for i in range(5) for turn in "ab" if turn == "a" or i < 3]
     read: list[int] = []
-    real = generation.read_prefix
-    monkeypatch.setattr(generation, "read_prefix", lambda model, ids: read.append(len(ids)) or real(model, ids))
+    real = generation.prefill_prefix
+    monkeypatch.setattr(generation, "prefill_prefix", lambda model, ids: read.append(len(ids)) or real(model, ids))
     sampled(lm, said, max_tokens=1)
     assert sorted(batches) == [3, 5]
     assert len(read) == 2
@@ -404,8 +413,8 @@ def test_chained_calls_stay_together(lm: LocalLM, batches: list[int]) -> None:
 def test_together_or_alone_the_texts_are_the_same(lm: LocalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten chats behind one long system turn: at once the turn is read once; one by one there is nothing to share."""
     read: list[int] = []
-    real = generation.read_prefix
-    monkeypatch.setattr(generation, "read_prefix", lambda model, ids: read.append(len(ids)) or real(model, ids))
+    real = generation.prefill_prefix
+    monkeypatch.setattr(generation, "prefill_prefix", lambda model, ids: read.append(len(ids)) or real(model, ids))
     chats = [chat_of(("system", "rule " * 20), ("user", f"{i} " * i)) for i in range(10)]
     at_once = sampled(lm, chats)
     assert len(read) == 1

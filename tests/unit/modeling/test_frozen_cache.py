@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import tiny_llama
 
-from cai.modeling.frozen_cache import Below, frozen_blocks
+from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
 from cai.modeling.lora import hidden_states, parameters_of, with_adapter
 
 IDS = torch.arange(24).reshape(2, 12) * 7 % 250
@@ -38,12 +38,12 @@ def policy(layers: int | None) -> tuple[Any, list[int]]:
 def test_later_passes_leave_out_what_does_not_learn(layers: int | None, passes: int) -> None:
     """Of two blocks, the upper one learns: three passes run the lower one once, to the same bits."""
     model, ran = policy(layers)
-    below = Below(frozen_blocks(model.get_base_model(), layers))
-    with torch.no_grad(), below.once():
+    below = FrozenCache(frozen_blocks(model.get_base_model(), layers))
+    with torch.no_grad(), below.reuse():
         reference = hidden_states(model, None, IDS)
-    with torch.no_grad(), below.once():
+    with torch.no_grad(), below.reuse():
         quiet = hidden_states(model, "policy", IDS)
-    with below.once():
+    with below.reuse():
         learning = hidden_states(model, "policy", IDS)
     assert len(ran) == passes
     learning.square().sum().backward()
@@ -63,14 +63,14 @@ def test_later_passes_leave_out_what_does_not_learn(layers: int | None, passes: 
 def test_the_model_is_whole_again_after_an_error() -> None:
     """An error in the first pass or in a later one leaves neither hook nor stand-in behind."""
     model, _ = policy(1)
-    below = Below(frozen_blocks(model.get_base_model(), 1))
-    with pytest.raises(IndexError), torch.no_grad(), below.once():
+    below = FrozenCache(frozen_blocks(model.get_base_model(), 1))
+    with pytest.raises(IndexError), torch.no_grad(), below.reuse():
         hidden_states(model, None, torch.tensor([[10**6]]))
     assert below.outputs == []
     with torch.no_grad():
-        with below.once():
+        with below.reuse():
             hidden_states(model, None, IDS)
-        with pytest.raises(ZeroDivisionError), below.once():
+        with pytest.raises(ZeroDivisionError), below.reuse():
             _ = 1 / 0
         other = IDS.flip(0)
         assert torch.equal(hidden_states(model, None, other), hidden_states(model, None, IDS).flip(0))

@@ -12,9 +12,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cai.modeling import memory
-from cai.modeling.gated_mlp import Lean, lean
+from cai.modeling.gated_mlp import RecomputedGatedMLP, recompute_gated_mlps
 from cai.modeling.lora import parameters_of, with_adapter
-from cai.modeling.skinny_linear import thin
+from cai.modeling.skinny_linear import use_skinny_linears
 
 IDS = torch.arange(60).view(3, 20)
 
@@ -22,9 +22,9 @@ IDS = torch.arange(60).view(3, 20)
 def model_of(tiny: Path, *, leanly: bool, adapter: bool, thinly: bool = False) -> nn.Module:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(tiny)
     if thinly:
-        thin(model)
+        use_skinny_linears(model)
     if leanly:
-        lean(model)
+        recompute_gated_mlps(model)
     if not adapter:
         return model
     torch.manual_seed(0)
@@ -89,7 +89,7 @@ class Capped(nn.Module):
 
 def test_other_layers_of_the_same_parts_are_left_alone() -> None:
     model = nn.Sequential(Capped())
-    lean(model)
+    recompute_gated_mlps(model)
     assert type(model[0]) is Capped
 
 
@@ -101,7 +101,7 @@ def test_a_copy_has_weights_of_its_own(tiny_model: Path) -> None:
             parameter.zero_()
     layer, other = (m.model.layers[0].mlp for m in (model, twin))  # type: ignore[union-attr]
     x = torch.randn(2, layer.gate_proj.in_features)
-    assert isinstance(layer, Lean)
+    assert isinstance(layer, RecomputedGatedMLP)
     with torch.no_grad():
         assert float(layer(x).abs().max()) > 0 == float(other(x).abs().max())
 
@@ -117,12 +117,12 @@ def test_the_heap_is_asked_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> N
             asked.append(("opt", (name, value)))
 
     monkeypatch.setattr(memory, "_libc", Libc)
-    memory.give_back()
-    memory.map_large()
+    memory.release_memory()
+    memory.mmap_large_tensors()
     assert asked == [("trim", (0,)), ("opt", (-3, 3_000_000))]
     monkeypatch.setattr(memory, "_libc", object)  # a C library without either
-    memory.give_back()
-    memory.map_large()
+    memory.release_memory()
+    memory.mmap_large_tensors()
     monkeypatch.setattr(memory, "_libc", lambda: None)
-    memory.give_back()
-    memory.map_large()
+    memory.release_memory()
+    memory.mmap_large_tensors()

@@ -12,16 +12,16 @@ from toys import tiny_llama
 
 from cai.modeling import attention, lora_linear
 from cai.modeling.lora import (
+    active_adapter,
     adapter_tensors,
     add_adapter,
-    head_of,
     hidden_states,
     length_batches,
+    lm_head,
     merge_into,
     parameters_of,
     right_pad,
     set_adapter_tensors,
-    using,
     with_adapter,
 )
 
@@ -53,7 +53,7 @@ def two() -> Any:
 
 @torch.no_grad()
 def logits(model: Any, name: str | None) -> torch.Tensor:
-    said: torch.Tensor = head_of(model)(hidden_states(model, name, IDS))
+    said: torch.Tensor = lm_head(model)(hidden_states(model, name, IDS))
     return said
 
 
@@ -87,15 +87,15 @@ def test_speaking_with_one_does_not_decide_who_learns(two: Any, name: str | None
     def learners() -> set[str]:
         return {key for key, parameter in two.named_parameters() if parameter.requires_grad}
 
-    with using(two, "pm"), using(two, "policy"):
+    with active_adapter(two, "pm"), active_adapter(two, "policy"):
         before = learners()
     assert before == {key for key, _ in two.named_parameters() if "lora_" in key}
-    with using(two, name):
+    with active_adapter(two, name):
         two(IDS)
     assert learners() == before
 
     def fails() -> None:
-        with using(two, name):
+        with active_adapter(two, name):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

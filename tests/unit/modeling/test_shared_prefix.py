@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cai.lm.local import load_model
 from cai.modeling import shared_prefix
-from cai.modeling.frozen_cache import Below, frozen_blocks
+from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
 from cai.modeling.lora import hidden_states, parameters_of, with_adapter
 
 OPENING = list(range(40, 60))
@@ -48,7 +48,7 @@ def test_states_and_gradients_are_those_of_whole_rows(
     weights = torch.randn(*ids.shape, 32)
     found = []
     for least in (16, 1000):
-        monkeypatch.setattr(shared_prefix, "LEAST", least)
+        monkeypatch.setattr(shared_prefix, "MIN_SHARED_TOKENS", least)
         model.zero_grad()
         states = hidden_states(model, "policy", ids)
         (states * weights).sum().backward()
@@ -65,14 +65,14 @@ def test_fewer_tokens_are_read(tiny_model: Path) -> None:
     seen: list[int] = []
     model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:2].numel()))
     with torch.no_grad():
-        shared_prefix.states(model.base_model, rows())
+        shared_prefix.shared_prefix_forward(model.base_model, rows())
     assert seen == [20, 4 * 11]
 
 
 def test_frozen_blocks_are_passed_over_in_both_passes(tiny_model: Path) -> None:
     """The second reading computes the upper block alone, for the opening and for the rows, and gives the same states."""
     model = with_adapter(load_model(str(tiny_model)), "policy", 4, 1)
-    below = Below(frozen_blocks(model.get_base_model(), 1))
+    below = FrozenCache(frozen_blocks(model.get_base_model(), 1))
     calls: list[int] = []
     layers = model.get_base_model().model.layers
     for number, block in enumerate(layers):
@@ -80,7 +80,7 @@ def test_frozen_blocks_are_passed_over_in_both_passes(tiny_model: Path) -> None:
     with torch.no_grad():
         for expected in ([0, 1, 0, 1], [1, 1], [1, 1]):
             calls.clear()
-            with below.once():
+            with below.reuse():
                 states = hidden_states(model, None, rows())
             assert calls == expected
             torch.testing.assert_close(states, hidden_states(model, None, rows()), atol=1e-6, rtol=1e-5)

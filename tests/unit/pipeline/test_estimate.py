@@ -12,9 +12,9 @@ from endpoint import endpoint
 from cai.errors import BudgetError
 from cai.lm.budget import Budget, Prices
 from cai.pipeline.config import load_run
-from cai.pipeline.context import open_workshop
-from cai.pipeline.estimate import Forecast, Interval, Used, forecast, over, plan, spread, table, total
-from cai.pipeline.runner import walk
+from cai.pipeline.context import open_run
+from cai.pipeline.estimate import Forecast, Interval, Used, evenly_spaced, forecast, over, plan, table, total
+from cai.pipeline.runner import run_stages
 
 COUNT = 60
 RUN = """
@@ -59,7 +59,7 @@ def test_a_stage_adds_up() -> None:
     ("count", "chosen"), [(1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (10, list(range(10))), (99, list(range(10)))]
 )
 def test_probed_rows_come_from_all_over(count: int, chosen: list[int]) -> None:
-    assert spread(range(10), count) == chosen
+    assert evenly_spaced(range(10), count) == chosen
 
 
 def planned(tmp_path: Path, spec: str, probe: int, budget: Budget | None = None, more: str = "") -> list[Forecast]:
@@ -67,7 +67,7 @@ def planned(tmp_path: Path, spec: str, probe: int, budget: Budget | None = None,
     lines = [json.dumps({"prompt": f"question {i}", "kind": kinds[i % 3]}) for i in range(COUNT)]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (tmp_path / "run.yaml").write_text(RUN.format(spec=spec, folder=tmp_path / "run") + more, encoding="utf-8")
-    return plan(open_workshop(load_run(tmp_path / "run.yaml"), still, budget), probe)
+    return plan(open_run(load_run(tmp_path / "run.yaml"), still, budget), probe)
 
 
 def test_the_forecast_of_a_whole_run(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_forecast_of_a_whole_run(tmp_path: Path) -> None:
         assert found["revise"].shared > 0.3 * found["revise"].prompt.mean  # the few-shots
         asked = len(server.answered())
         loaded = load_run(tmp_path / "run.yaml")
-        walk(open_workshop(loaded, still), ["prompts", "revise"], lambda stage, seconds: None)
+        run_stages(open_run(loaded, still), ["prompts", "revise"], lambda stage, seconds: None)
         assert len(server.answered()) == asked  # every row was probed: the run has nothing left to ask
 
 

@@ -13,7 +13,7 @@ import pytest
 from cai import store
 from cai.errors import StoreError
 from cai.evals.refusal import comparisons, refusal_scores
-from cai.records import Grade, Kind, Preference, Prompt, Reply, Revision, Round, Row, Score, Vote, chat_of
+from cai.records import EvalReply, Grade, Kind, Preference, Prompt, Revision, Round, Row, Score, Vote, chat_of
 from cai.report.examples import first_replies, first_revisions
 from cai.report.html import SHOWN, clean, render, write_report
 
@@ -30,9 +30,9 @@ def score(metric: str, mean: float | None, subject: str = "base", *, n: int = 96
     return Score(metric=metric, subject=subject, mean=mean, stderr=None, ci_low=low, ci_high=high, n=n, unscored=unscored)
 
 
-def reply(source: str, subject: str, kind: Kind | None = "disallowed", *, draw: int = 0, response: str = "No.") -> Reply:
+def reply(source: str, subject: str, kind: Kind | None = "disallowed", *, draw: int = 0, response: str = "No.") -> EvalReply:
     grade = Grade(propositions={}, class_="ideal", style="desired_refusal", degree="full_refusal", correct=True, score=1.0)
-    return Reply(
+    return EvalReply(
         source=source,
         subject=subject,
         chat=chat_of(("user", f"ask {source}")),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cai.records import Preference, Score, Vote
 from cai.report.cards import preference_card
-from cai.report.labels import diagnose, flipped, lean
+from cai.report.labels import diagnose, flipped, position_bias
 from cai.report.plots import ppo_curves, style_shares
 from cai.report.table import cell, changes, headline, headline_markdown
 from cai.store import Manifest
@@ -51,11 +51,11 @@ def test_a_preference_models_card() -> None:
 def test_flip_and_lean_by_hand() -> None:
     """Margins of A over B: 2 and 1 is slot A twice, a flip, lean 1.5; 2 and −1 is the first reply twice, lean .5."""
     assert flipped(vote((-0.1, -2.1), (-0.5, -1.5), 0.6)) is True
-    assert lean(vote((-0.1, -2.1), (-0.5, -1.5), 0.6)) == pytest.approx(1.5)
+    assert position_bias(vote((-0.1, -2.1), (-0.5, -1.5), 0.6)) == pytest.approx(1.5)
     assert flipped(vote((-0.1, -2.1), (-1.5, -0.5), 0.8)) is False
-    assert lean(vote((-0.1, -2.1), (-1.5, -0.5), 0.8)) == pytest.approx(0.5)
+    assert position_bias(vote((-0.1, -2.1), (-1.5, -0.5), 0.8)) == pytest.approx(0.5)
     assert flipped(vote((-1.0, -1.0), (-0.5, -1.5), 0.5)) is None, "a tie names nobody"
-    assert flipped(vote(None, (-0.5, -1.5), None)) is lean(vote(None, (-0.5, -1.5), None)) is None
+    assert flipped(vote(None, (-0.5, -1.5), None)) is position_bias(vote(None, (-0.5, -1.5), None)) is None
 
 
 def test_label_diagnostics_by_hand() -> None:

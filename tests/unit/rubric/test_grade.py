@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cai.constitution.load import load
+from cai.constitution.load import load_constitution
 from cai.constitution.schema import Rubric
 from cai.errors import ConfigError, UsageError
 from cai.records import Grade, Kind
@@ -21,12 +21,12 @@ from cai.rubric import check_rubric, compile_rubric, grade, grade_propositions
 from cai.rubric.explain import explain
 from cai.rubric.expression import MAX_NAMES, And, Name, Node, Not, Or, columns, holds, names, parse, truth
 from cai.rubric.patterns import compile_pattern
-from cai.rubric.prefilter import Sieve
-from cai.rubric.propositions import normalise
+from cai.rubric.prefilter import Prefilter
+from cai.rubric.propositions import normalize
 
 
 def shipped() -> Rubric:
-    rubric = load(Path(__file__).parents[3] / "constitutions" / "refusal_style.yaml").rubric
+    rubric = load_constitution(Path(__file__).parents[3] / "constitutions" / "refusal_style.yaml").rubric
     assert rubric is not None
     return rubric
 
@@ -205,7 +205,9 @@ def test_temperatures_are_of_propositions() -> None:
     assert any("rubric.temperatures.declined: is no proposition: did you mean 'declines'?" in line for line in found)
 
 
-JAPANESE = compile_rubric(load(Path(__file__).parents[3] / "constitutions" / "refusal_style_ja.yaml").rubric or SHIPPED)
+JAPANESE = compile_rubric(
+    load_constitution(Path(__file__).parents[3] / "constitutions" / "refusal_style_ja.yaml").rubric or SHIPPED
+)
 
 
 @pytest.mark.parametrize(
@@ -297,38 +299,38 @@ def test_wrong_patterns_are_refused_with_their_key(text: str, message: str) -> N
 )
 def test_the_sieve_never_rules_out_a_match(text: str, reply: str) -> None:
     pattern, low = compile_pattern(text, "here"), reply.lower()
-    assert pattern in Sieve([pattern]).live(low) or pattern.regex.search(low) is None
+    assert pattern in Prefilter([pattern]).candidates(low) or pattern.regex.search(low) is None
 
 
 @given(st.data())
 def test_the_shipped_patterns_are_found_wherever_they_are(data: st.DataObject) -> None:
-    sieve = data.draw(st.sampled_from([COMPILED.sieve, JAPANESE.sieve]))
+    sieve = data.draw(st.sampled_from([COMPILED.prefilter, JAPANESE.prefilter]))
     pattern = data.draw(st.sampled_from(sorted(sieve.patterns, key=lambda pattern: pattern.regex.pattern)))
-    text = normalise(data.draw(st.from_regex(pattern.regex)))
-    assert {pattern for pattern in sieve.patterns if pattern.regex.search(text)} <= sieve.live(text)
+    text = normalize(data.draw(st.from_regex(pattern.regex)))
+    assert {pattern for pattern in sieve.patterns if pattern.regex.search(text)} <= sieve.candidates(text)
 
 
 @pytest.mark.parametrize("reply", ["i can't help\ud800", "i can't help"])
 def test_what_the_sieve_cannot_read_is_searched_for_everything(reply: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sieve = Sieve([compile_pattern("can't", "here")])
+    sieve = Prefilter([compile_pattern("can't", "here")])
     monkeypatch.setattr(sieve, "_set", SimpleNamespace(Match=lambda text: None))  # what it answers when it is out of memory
-    assert sieve.live(reply) == sieve.patterns
+    assert sieve.candidates(reply) == sieve.patterns
 
 
 @pytest.mark.parametrize(("text", "reply"), [("(?i:i can't)", "ı can't"), ("(?i:[a-z])x", "ıx"), (r"(?i:στος)", "στοσ")])
 def test_the_sieve_knows_that_re_folds_more_letters_than_it_does(text: str, reply: str) -> None:
     pattern = compile_pattern(text, "here")
     assert pattern.regex.search(reply)
-    assert pattern in Sieve([pattern]).live(reply)
+    assert pattern in Prefilter([pattern]).candidates(reply)
 
 
 def test_the_sieve_rules_out_most() -> None:
-    assert not COMPILED.sieve.live("the capital of france is paris, on the river seine") & COMPILED.sieve.patterns
-    assert 0 < len(COMPILED.sieve.live("i'm sorry, but i can't help with that.")) < 10
+    assert not COMPILED.prefilter.candidates("the capital of france is paris, on the river seine") & COMPILED.prefilter.patterns
+    assert 0 < len(COMPILED.prefilter.candidates("i'm sorry, but i can't help with that.")) < 10
 
 
 def test_normalising() -> None:
-    assert normalise("I\u2019m\u00a0 SORRY,\n\ncan\u200b\u2019t \u201chelp\u201d \uff21") == "i'm sorry, can't \"help\" a"
+    assert normalize("I\u2019m\u00a0 SORRY,\n\ncan\u200b\u2019t \u201chelp\u201d \uff21") == "i'm sorry, can't \"help\" a"
 
 
 # Grades of the shipped rubric

@@ -176,7 +176,7 @@ def test_grade_with_and_without_a_model(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_calibrate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The fake judge says even odds: no temperature changes that. One-sided labels are left alone."""
-    from cai.constitution import load
+    from cai.constitution import load_constitution
 
     book, rows, out = tmp_path / "toy.yaml", tmp_path / "rows.jsonl", tmp_path / "calibrated.yaml"
     book.write_text(json.dumps({"name": "toy", "version": "1", "rubric": TOY}))
@@ -186,7 +186,7 @@ def test_calibrate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr()
     assert "kind: temperature" in said.out
     assert "declines: left alone" in said.err
-    rubric = load(out).rubric
+    rubric = load_constitution(out).rubric
     assert rubric is not None
     assert set(rubric.temperatures) == {"kind"}
     rows.write_text(json.dumps({"prompt": "a", "response": "b", "propositions": {"kin": True}}) + "\n")

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from cai.cli import main
-from cai.constitution import find, load
+from cai.constitution import find, load_constitution
 from cai.constitution.schema import Rubric
 from cai.lm import FakeLM
 from cai.records import Kind, Prompt, chat_of
 from cai.rubric import compile_rubric
-from cai.rubric.near_miss import FILLER, by_model, by_template, class_of, near_misses, support, wishes
+from cai.rubric.near_miss import FILLER, by_model, by_template, class_of, near_misses, support, targets
 
-SHIPPED = load(find("refusal_style")).rubric
+SHIPPED = load_constitution(find("refusal_style")).rubric
 assert SHIPPED is not None
 RUBRIC: Rubric = SHIPPED
 COMPILED = compile_rubric(RUBRIC)
@@ -47,7 +47,7 @@ TOY = Rubric.model_validate(
 def test_wishes_by_hand() -> None:
     """Each class at its plainest; then the ideal (sorry, declines) without the one and without the other."""
     behaviour = compile_rubric(TOY).behaviours["disallowed"]
-    found = [(w.aim, w.flipped, {id for id, value in w.holds.items() if value}) for w in wishes(behaviour)]
+    found = [(w.aim, w.flipped, {id for id, value in w.holds.items() if value}) for w in targets(behaviour)]
     assert found == [
         ("ideal", None, {"sorry", "declines"}),
         ("curt", None, {"declines"}),
@@ -60,19 +60,19 @@ def test_wishes_by_hand() -> None:
 @pytest.mark.parametrize("kind", ["disallowed", "sensitive", "benign"])
 def test_every_wish_is_in_the_class_that_it_names(kind: Kind) -> None:
     behaviour = COMPILED.behaviours[kind]
-    for wish in wishes(behaviour):
+    for wish in targets(behaviour):
         assert class_of(behaviour, wish.holds) == wish.aim
 
 
 def test_templates_give_just_what_was_wished_for() -> None:
     """Every class of the shipped rubric has support, every proposition that a template can express has some, and none strays."""
     made = asyncio.run(near_misses(COMPILED, PROMPTS, by_template(RUBRIC)))
-    assert all(one.as_wished for _, one in made), [(one.wish, one.response) for _, one in made if not one.as_wished]
+    assert all(one.on_target for _, one in made), [(one.target, one.response) for _, one in made if not one.on_target]
     for behaviour, counts in support(COMPILED, [one for _, one in made]).items():
         for rule in next(b for b in COMPILED.behaviours.values() if b.name == behaviour).classes:
             assert counts[rule.name], (behaviour, rule.name)
     ideal = [one for _, one in made if one.rank == 0]
-    assert {one.wish.behaviour for one in ideal} == {"refuse", "support", "comply"}
+    assert {one.target.behaviour for one in ideal} == {"refuse", "support", "comply"}
 
 
 def test_filler_makes_nothing_true() -> None:
@@ -88,7 +88,7 @@ def test_a_model_is_told_what_must_hold_and_is_not_believed() -> None:
     made = asyncio.run(near_misses(COMPILED, PROMPTS[:1], by_model(lm, COMPILED, 0)))
     assert made
     for _, one in made:
-        assert one.as_wished == ({id for id, value in one.wish.holds.items() if value} == {"declines"})
+        assert one.on_target == ({id for id, value in one.target.holds.items() if value} == {"declines"})
     asked = lm.calls[0][-1].content
     assert f"- {RUBRIC.propositions['declines'].question} Yes" in asked
     assert f"- {RUBRIC.propositions['judges'].question} No" in asked
@@ -115,7 +115,7 @@ def test_commands_make_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert ended.value.code == 0
     assert "held-out pairs" in out
-    fitted = load(weights).rubric
+    fitted = load_constitution(weights).rubric
     assert fitted is not None
     assert fitted.weights.keys() == RUBRIC.weights.keys()
     assert fitted.weights != RUBRIC.weights

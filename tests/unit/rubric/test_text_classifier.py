@@ -12,13 +12,13 @@ from scipy.optimize import minimize
 from typer.testing import CliRunner
 
 from cai.cli import app
-from cai.constitution import find, load
+from cai.constitution import find, load_constitution
 from cai.constitution.schema import Proposition, TextModel, TrainedOn
 from cai.errors import ConfigError, JobError
 from cai.rubric import compile_rubric, grade
-from cai.rubric.prefilter import Sieve
+from cai.rubric.prefilter import Prefilter
 from cai.rubric.propositions import read_reply
-from cai.rubric.text_classifier import Fitted, Labelled, Scorer, TextFit, fit_text, probability, split, words_of
+from cai.rubric.text_classifier import CachedClassifier, ClassifierTest, Labelled, TextFit, fit_text, probability, split, words_of
 
 MADE_UP = (TrainedOn(name="made up", rows=4, licence="CC0"),)
 MODEL = TextModel(trained_on=MADE_UP, bias=-0.5, weights={"no": -1.0, "yes": 2.0, "yes please": 1.0})
@@ -36,17 +36,22 @@ def test_probability_by_hand() -> None:
 
 
 def test_above_makes_it_yes_or_no_and_evidence_names_the_words() -> None:
-    reply, other = (read_reply("", text, Sieve([])) for text in ("Yes, please.", "No."))
-    score = Scorer(MODEL)
-    assert 0.8 < Fitted(score, None)(reply) < 0.9
-    assert [Fitted(score, 0.8)(reply), Fitted(score, 0.9)(reply), Fitted(score, 0.1)(other), Fitted(score, 0.8)(reply)] == [
+    reply, other = (read_reply("", text, Prefilter([])) for text in ("Yes, please.", "No."))
+    score = CachedClassifier(MODEL)
+    assert 0.8 < ClassifierTest(score, None)(reply) < 0.9
+    assert [
+        ClassifierTest(score, 0.8)(reply),
+        ClassifierTest(score, 0.9)(reply),
+        ClassifierTest(score, 0.1)(other),
+        ClassifierTest(score, 0.8)(reply),
+    ] == [
         1,
         0,
         1,
         1,
     ]
-    assert Fitted(score, None).evidence(reply) == "0.83 by its words: yes, yes please"
-    assert Fitted(score, None).evidence(other) is None
+    assert ClassifierTest(score, None).evidence(reply) == "0.83 by its words: yes, yes please"
+    assert ClassifierTest(score, None).evidence(other) is None
 
 
 def rows(*told: tuple[str, bool]) -> list[Labelled]:
@@ -112,7 +117,7 @@ def test_a_wrong_file_is_named_with_the_line_that_names_it(content: str | None, 
     if content is not None:
         (tmp_path / "m.json").write_text(content)
     with pytest.raises(ConfigError, match=r"x\.yaml:6: ") as caught:
-        load(tmp_path / "x.yaml")
+        load_constitution(tmp_path / "x.yaml")
     assert message in str(caught.value)
     assert all(line.startswith(f"{tmp_path / 'x.yaml'}:6: ") for line in str(caught.value).splitlines())
 
@@ -125,7 +130,7 @@ def test_patterns_and_a_model_exclude_each_other() -> None:
 
 
 def test_the_shipped_model_says_what_it_was_fitted_on_and_grades() -> None:
-    rubric = load(find("refusal_style_fitted")).rubric
+    rubric = load_constitution(find("refusal_style_fitted")).rubric
     assert rubric is not None
     model = rubric.propositions["surely_answers"].fitted
     assert model is not None

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from cai.cli import app
 from cai.data.filters import HygieneConfig
-from cai.data.preferences import clean_judged, judged_rows
+from cai.data.preferences import clean_labelled_pairs, labelled_pairs
 from cai.errors import CaiError, StoreError, TrainError
 from cai.pipeline.preference_model import fresh_model
 from cai.records import chat_of
 from cai.reward.preference_model import PreferenceModel
-from cai.train.cross_validation import cross_validate, folds, mixed
+from cai.train.cross_validation import cross_validate, folds, mix_pairs
 from cai.train.preference import Comparison, RewardConfig, train
 
 quiet = lambda done, total: None  # noqa: E731
@@ -40,15 +40,15 @@ def test_both_shapes_are_read(tmp_path: Path) -> None:
         {"prompt": "q", "first": "a", "second": "b", "p_first": 0.7, "votes": votes, "who": 3},
         {"prompt": "q", "first": "a", "second": "b", "p_first": None, "votes": [], "who": 4},
     )
-    assert [(r.first, r.second, r.p_first, r.group) for r in judged_rows(file)] == [("a", "b", 0.7, None)]
-    assert [r.group for r in judged_rows(file, "who")] == ["3"]
-    assert [(r.p_first, r.group) for r in judged_rows(file, "principle")] == [(0.9, "kind"), (0.2, "true")]
+    assert [(r.first, r.second, r.p_first, r.group) for r in labelled_pairs(file)] == [("a", "b", 0.7, None)]
+    assert [r.group for r in labelled_pairs(file, "who")] == ["3"]
+    assert [(r.p_first, r.group) for r in labelled_pairs(file, "principle")] == [(0.9, "kind"), (0.2, "true")]
     passed_over: Counter[str] = Counter()
-    list(judged_rows(file, passed_over=passed_over))
+    list(labelled_pairs(file, passed_over=passed_over))
     assert passed_over == {"no verdict (`p_first` is null)": 1}
     parted = {"chosen": DIALOGUE, "rejected": "\n\nHuman: yo\n\nAssistant: x"}
     dialogues = lines(tmp_path / "y.jsonl", parted, {"chosen": DIALOGUE + "fine", "rejected": DIALOGUE + " no"})
-    [row] = judged_rows(dialogues, passed_over=passed_over)
+    [row] = labelled_pairs(dialogues, passed_over=passed_over)
     assert passed_over["`chosen` and `rejected` are about different conversations"] == 1
     assert row.number == 2
     assert (row.first, row.second, row.p_first) == ("fine", "no", 1.0)
@@ -81,7 +81,7 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
             "p_first": 0.2,
         },
     )
-    left, gone = clean_judged(judged_rows(file), HygieneConfig(pii="mask"), [held])
+    left, gone = clean_labelled_pairs(labelled_pairs(file), HygieneConfig(pii="mask"), [held])
     assert gone == {"in an evaluation": 3}
     assert [(row.p_first, "ann@" in row.first, "bob@" in row.second) for row in left] == [(0.2, False, False)]
     assert left[0].first.startswith("write to")
@@ -106,7 +106,7 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
 def test_wrong_rows_are_named(row: dict[str, object], by: str | None, message: str, tmp_path: Path) -> None:
     file = lines(tmp_path / "x.jsonl", row)
     with pytest.raises(StoreError, match=message) as caught:
-        list(judged_rows(file, by))
+        list(labelled_pairs(file, by))
     assert str(caught.value).startswith(f"{file}:1: ")
 
 
@@ -125,7 +125,7 @@ def test_mixed_by_hand() -> None:
     order = {c.prompt: -i for i, c in enumerate([*own, *others])}
 
     def names(share: float | None, left: list[Comparison] = own, right: list[Comparison] = others) -> list[str]:
-        return [c.prompt for c in mixed(left, right, share, lambda c: order[c.prompt])]
+        return [c.prompt for c in mix_pairs(left, right, share, lambda c: order[c.prompt])]
 
     assert names(0.25) == ["o5", "o4", *[f"x{i}" for i in range(6)]]
     assert names(0.75) == [*[f"o{i}" for i in range(6)], "x5", "x4"]

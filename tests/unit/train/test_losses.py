@@ -12,18 +12,18 @@ from torch import Tensor
 
 from cai.train.losses import (
     KLController,
-    centre,
+    center_by_group,
     entropy,
     gae,
     k1,
     k3,
     masked_mean,
     policy_loss,
-    rescale,
+    scale_by_std,
     soft_bradley_terry,
-    standardise,
     token_rewards,
     value_loss,
+    whiten,
 )
 
 SEEDS = st.integers(0, 2**31)
@@ -151,16 +151,16 @@ def test_centre() -> None:
     x = torch.stack([t(1, 3), t(2, 99), t(5, 99), t(0, 99)])
     mask = torch.tensor([[True, True], [True, False], [True, False], [True, False]])
     want = torch.stack([t(-2, 0), t(1, 0), t(2, 0), t(-1, 0)])
-    close(centre(x, mask, torch.tensor([0, 1, 0, 1])), want, atol=1e-7)
-    close(centre(x, mask, torch.zeros(4, dtype=torch.long))[mask], x[mask] - x[mask].mean(), atol=1e-6)
+    close(center_by_group(x, mask, torch.tensor([0, 1, 0, 1])), want, atol=1e-7)
+    close(center_by_group(x, mask, torch.zeros(4, dtype=torch.long))[mask], x[mask] - x[mask].mean(), atol=1e-6)
 
 
 def test_standardise_and_rescale() -> None:
     """Of (1, 3) the mean is 2 and the variance 1: (-1, 1). Of (2, 6), variance 4: (1, 3). The third number is masked out."""
     mask = torch.tensor([[True, True, False]])
-    close(standardise(t(1, 3, 99)[None], mask)[mask], t(-1, 1), atol=1e-7)
-    close(rescale(t(2, 6, 99)[None], mask)[mask], t(1, 3), atol=1e-7)
-    close(rescale(t(0, 6, 0)[None], mask)[0, :1], t(0))
+    close(whiten(t(1, 3, 99)[None], mask)[mask], t(-1, 1), atol=1e-7)
+    close(scale_by_std(t(2, 6, 99)[None], mask)[mask], t(1, 3), atol=1e-7)
+    close(scale_by_std(t(0, 6, 0)[None], mask)[0, :1], t(0))
 
 
 def test_an_empty_mask_is_seen() -> None:
@@ -213,7 +213,7 @@ def test_padding_has_no_say(seed: int) -> None:
     assert torch.equal(got[:, :-2], want)
     assert (got[:, -2:] == 0).all()
     close(want.sum(1), scores - 0.3 * ((rewards - values) * mask).sum(1), atol=1e-10)
-    close(standardise(widen(rewards), wide)[wide], standardise(rewards, mask)[mask], atol=1e-10)
+    close(whiten(widen(rewards), wide)[wide], whiten(rewards, mask)[mask], atol=1e-10)
 
 
 @given(SEEDS, st.permutations(range(4)))
@@ -252,10 +252,10 @@ def test_k3_is_never_negative_and_both_expectations_are_the_kl(seed: int) -> Non
 def test_standardised_numbers_have_mean_0_and_variance_1(seed: int) -> None:
     """At least two different numbers; the 1e-8 under the root moves the variance by no more than that over the variance."""
     rewards, _, mask, _ = batch(seed, B=6)
-    white = standardise(rewards, mask)[mask]
+    white = whiten(rewards, mask)[mask]
     assert float(white.mean()) == pytest.approx(0, abs=1e-9)
     assert float(white.var(unbiased=False)) == pytest.approx(1, abs=1e-5)
-    scaled = rescale(rewards, mask)[mask]
+    scaled = scale_by_std(rewards, mask)[mask]
     assert float(scaled.var(unbiased=False)) == pytest.approx(1, abs=1e-5)
     assert torch.equal(scaled.sign(), rewards[mask].sign())
 

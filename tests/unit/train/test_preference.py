@@ -20,7 +20,16 @@ from cai.reward.composite import RewardMix, combine
 from cai.reward.penalties import faults
 from cai.reward.preference_model import ADAPTER, HEAD_FILE, PreferenceModel
 from cai.rubric import compile_rubric
-from cai.train.preference import Best, Comparison, RewardConfig, grouped, measure, pair_loss, split_by_prompt, train
+from cai.train.preference import (
+    Comparison,
+    EarlyStopping,
+    RewardConfig,
+    batch_by_prompt,
+    evaluate,
+    pair_loss,
+    split_by_prompt,
+    train,
+)
 
 ASKED = chat_of(("user", "hello"))
 REPLIES = ["yes", "no, and here is why: " + "because " * 12, "", "a", "what do you mean by that?"]
@@ -73,7 +82,7 @@ def test_normalised_scores_have_mean_0_and_variance_1(tiny_model: Path) -> None:
     rows = [model.rows(ASKED, reply) for reply in REPLIES]
     order = sorted(range(len(rows)), key=model.score(rows).__getitem__)
     for _ in range(2):
-        model.normalise(model.score(rows))
+        model.normalize(model.score(rows))
         scores = torch.tensor(model.score(rows), dtype=torch.float64)
         assert float(scores.mean()) == pytest.approx(0, abs=1e-5)
         assert float(scores.var(unbiased=False)) == pytest.approx(1, abs=1e-5)
@@ -83,17 +92,17 @@ def test_normalised_scores_have_mean_0_and_variance_1(tiny_model: Path) -> None:
 def test_normalise_by_hand_and_what_cannot_be(tiny_model: Path) -> None:
     """(1, 5): mean 3, deviation 2, so x -> x/2 - 3/2. Equal scores have no scale."""
     model = fresh(tiny_model)
-    model.normalise([1.0, 5.0])
+    model.normalize([1.0, 5.0])
     assert (model.gain, model.bias) == (0.5, -1.5)
     with pytest.raises(StoreError, match="the same score"):
-        model.normalise([2.0, 2.0])
+        model.normalize([2.0, 2.0])
 
 
 @pytest.mark.parametrize("layers", [None, 1])
 def test_saved_and_loaded_it_scores_the_same(tiny_model: Path, tmp_path: Path, layers: int | None) -> None:
     model = fresh(tiny_model, layers=layers)
     rows = [model.rows(ASKED, reply) for reply in REPLIES]
-    model.normalise(model.score(rows))
+    model.normalize(model.score(rows))
     model.save(tmp_path)
     host = with_adapter(load_model(str(tiny_model)), "policy", 2)  # as in PPO: beside a policy, on one base
     again = PreferenceModel.load(host, load_renderer(tiny_model), tmp_path)
@@ -141,7 +150,7 @@ def test_a_planted_preference_is_learnt(tiny_model: Path) -> None:
     config = RewardConfig(rank=4, learning_rate=1e-2, epochs=6, batch_size=4)
     loss = train(model, learn, config, seed=0, progress=lambda done, total: steps.append((done, total)))
     assert loss < 0.1
-    told = measure(model, held)
+    told = evaluate(model, held)
     assert [m.agrees for m in told] == [1.0] * 8
     assert sum(m.log_loss for m in told) / 8 < 0.2
     assert steps == [(i + 1, 24) for i in range(24)]  # 16 pairs in fours, six times
@@ -209,15 +218,15 @@ def test_a_prompts_pairs_are_in_one_step() -> None:
     """Prompts of 3, 1, 1 and 2 pairs in steps of 3: none is cut, and a step may be larger than asked for."""
     counts = {"a": 3, "b": 1, "c": 1, "d": 2}
     comparisons = [Comparison(name, [0] * (i + 1), [0], 1.0) for i, (name, n) in enumerate(counts.items()) for _ in range(n)]
-    batches = [[comparisons[i].prompt for i in places] for places in grouped(comparisons, 3)]
+    batches = [[comparisons[i].prompt for i in places] for places in batch_by_prompt(comparisons, 3)]
     assert batches == [["a"] * 3, ["b", "c"], ["d", "d"]]
-    assert [len(places) for places in grouped(comparisons, 1)] == [3, 1, 1, 2]
+    assert [len(places) for places in batch_by_prompt(comparisons, 1)] == [3, 1, 1, 2]
 
 
 def test_the_best_epoch_is_kept() -> None:
     """Losses 3, 2, 4, 5 with weights 0, 1, 2, 3: the age of the best is 0, 0, 1, 2, and its weight comes back."""
     weight = torch.nn.Parameter(torch.zeros(1))
-    best = Best([weight])
+    best = EarlyStopping([weight])
     ages = []
     for epoch, loss in enumerate([3.0, 2.0, 4.0, 5.0]):
         weight.data.fill_(epoch)
@@ -226,7 +235,7 @@ def test_the_best_epoch_is_kept() -> None:
     best.restore()
     assert float(weight.detach()) == 1
     weight.data.fill_(7)
-    Best([weight]).restore()
+    EarlyStopping([weight]).restore()
     assert float(weight.detach()) == 7
 
 
@@ -242,10 +251,10 @@ def test_training_stops_where_held_out_pairs_say(tiny_model: Path) -> None:
     assert seen == [1, 2, 3]
     hasty = fresh(tiny_model)
     train(hasty, pairs, config.model_copy(update={"patience": 1}), seed=0, progress=quiet, deciding=against)
-    assert measure(hasty, against) == measure(model, against), "two epochs or three: the first one's weights"
+    assert evaluate(hasty, against) == evaluate(model, against), "two epochs or three: the first one's weights"
     first = fresh(tiny_model)
     train(first, pairs, config.model_copy(update={"patience": None}), seed=0, progress=quiet, deciding=against)
-    assert measure(first, against) != measure(model, against)
+    assert evaluate(first, against) != evaluate(model, against)
 
 
 def test_hard_labels_are_an_ablation(tiny_model: Path) -> None:
@@ -295,13 +304,13 @@ def test_measure(tiny_model: Path) -> None:
     row, other = model.rows(ASKED, "z"), model.rows(ASKED, "a")
     high, low = (row, other) if model.score([row])[0] > model.score([other])[0] else (other, row)
     margin = model.score([high])[0] - model.score([low])[0]
-    model.normalise([1.0, 5.0])
-    told = measure(model, [Comparison("p", high, low, p) for p in (1.0, 0.51, 0.5, 0.49)] + [Comparison("q", low, high, 1.0)])
+    model.normalize([1.0, 5.0])
+    told = evaluate(model, [Comparison("p", high, low, p) for p in (1.0, 0.51, 0.5, 0.49)] + [Comparison("q", low, high, 1.0)])
     assert [m.agrees for m in told] == [1.0, 1.0, None, 0.0, 0.0]
     assert [m.prompt for m in told] == ["p"] * 4 + ["q"]
     assert told[0].log_loss == pytest.approx(math.log(1 + math.exp(-margin)), abs=1e-4)
     assert told[4].log_loss == pytest.approx(math.log(1 + math.exp(margin)), abs=1e-4)
-    assert measure(model, []) == []
+    assert evaluate(model, []) == []
 
 
 # ---- the parts of a reward ----

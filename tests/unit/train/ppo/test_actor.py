@@ -19,21 +19,22 @@ from cai.modeling.lora import parameters_of, with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Kind
 from cai.reward.preference_model import ADAPTER, PreferenceModel
-from cai.train.ppo.actor import POLICY, Adapters, Whole
+from cai.train.ppo.actor import POLICY, FullActor, LoraActor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.rollout import RewardTable, Rollout, Score
-from cai.train.ppo.trainer import credit, learn, learner, ppo
+from cai.train.ppo.experience import make_experience
+from cai.train.ppo.rollout import RewardFn, RewardTable, Rollout
+from cai.train.ppo.trainer import learn, learner, ppo
 
 CONFIG = PPOConfig.model_validate(ranks.CONFIG.model_dump() | {"mode": "full", "ema": None})
 quiet = lambda done, total: None  # noqa: E731
 
 
-def full(tiny: Path, layers: int | None = None) -> Whole:
-    return Whole(load_model(str(tiny)), load_model(str(tiny)), layers=layers)
+def full(tiny: Path, layers: int | None = None) -> FullActor:
+    return FullActor(load_model(str(tiny)), load_model(str(tiny)), layers=layers)
 
 
 def trained(
-    actor: Whole, tiny: Path, folder: Path, config: PPOConfig = CONFIG, score: Score = ranks.score
+    actor: FullActor, tiny: Path, folder: Path, config: PPOConfig = CONFIG, score: RewardFn = ranks.score
 ) -> list[dict[str, float]]:
     folder.mkdir(exist_ok=True)
     renderer = load_renderer(tiny)
@@ -52,19 +53,19 @@ def test_every_weight_learns_and_the_reference_keeps_every_bit(tiny_model: Path,
     assert max(row["first_ratio_error"] for row in history) < 1e-5
     assert history[0]["kl"] == 0 < history[1]["kl_k3"]
     copied, ids = load_model(str(tiny_model)), torch.tensor([[5, 9, 200]])
-    actor.write(copied)
+    actor.copy_weights_to(copied)
     assert torch.equal(copied(ids).logits, actor.model(ids).logits)
-    with actor.sampler() as sampler:
+    with actor.rollout_model() as sampler:
         assert sampler is actor.model
 
 
 def test_policy_and_critic_are_one_module(tiny_model: Path) -> None:
     """An optimiser or a wrapper that takes the module has all that learns, and not the reference."""
     actor = full(tiny_model)
-    assert {id(p) for p in actor.parameters()} == {id(p) for p in [*actor.learnt(), *actor.critic.parameters()]}
-    adapters = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4))
+    assert {id(p) for p in actor.parameters()} == {id(p) for p in [*actor.trainable_parameters(), *actor.critic.parameters()]}
+    adapters = LoraActor(with_adapter(load_model(str(tiny_model)), POLICY, 4))
     learning = {id(p) for p in adapters.parameters() if p.requires_grad}
-    assert learning == {id(p) for p in [*adapters.learnt(), *adapters.critic.parameters()]}
+    assert learning == {id(p) for p in [*adapters.trainable_parameters(), *adapters.critic.parameters()]}
 
 
 def test_only_the_last_blocks_learn(tiny_model: Path, tmp_path: Path) -> None:
@@ -92,13 +93,13 @@ def test_the_critic_may_begin_as_the_preference_model(tiny_model: Path, tmp_path
         for parameter in parameters_of(base, ADAPTER):
             parameter.normal_(0, 0.1)
     judge.gain, judge.bias = 2.0, -0.5
-    actor = Whole(load_model(str(tiny_model)), base) if whole else Adapters(base)
-    actor.critic.watch(judge)
+    actor = FullActor(load_model(str(tiny_model)), base) if whole else LoraActor(base)
+    actor.critic.init_from_preference_model(judge)
     ids = judge.renderer.prompt_ids(ranks.PROMPTS[0].chat)
     made = [Rollout(ranks.PROMPTS[0], ids, [3, 4, 257], "x", True), Rollout(ranks.PROMPTS[0], ids, [5, 6], "y", False)]
     config = CONFIG.model_copy(update={"minibatches": 1, "mode": "full" if whole else "lora"})
     it = learner(actor, config)
-    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, config, beta=config.kl.coef)
+    experience, _ = make_experience(it.actor, made, [1.0, 0.0], [[0, 1]], 257, config, beta=config.kl.coef)
     for rollout, values in zip(made, experience.values, strict=True):
         said = [ids + rollout.reply_ids[:t] for t in range(len(rollout.reply_ids))]
         assert values.tolist() == pytest.approx(judge.score(said), abs=1e-4)
@@ -110,13 +111,13 @@ def test_the_critic_may_begin_as_the_preference_model(tiny_model: Path, tmp_path
 
 def test_the_critic_tells_kinds_of_prompts_apart(tiny_model: Path) -> None:
     """The same words are worth 1 to one kind and -1 to another, which no head on states alone can say."""
-    actor = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4))
+    actor = LoraActor(with_adapter(load_model(str(tiny_model)), POLICY, 4))
     kinds: list[Kind] = ["benign", "disallowed"]
     made = [Rollout(ranks.PROMPTS[0].model_copy(update={"kind": kind}), [3, 4], [5, 6], "x", True) for kind in kinds]
     config = CONFIG.model_copy(update={"minibatches": 1, "epochs": 20, "critic_learning_rate": 2e-2})
     it = learner(actor, config)
     for _ in range(10):
-        experience, told = credit(it.actor, made, [1.0, -1.0], [[0, 1]], 257, config, beta=config.kl.coef)
+        experience, told = make_experience(it.actor, made, [1.0, -1.0], [[0, 1]], 257, config, beta=config.kl.coef)
         learn(it, experience, 257, config)
     assert [round(float(values.mean())) for values in experience.values] == [1, -1]
     assert told["explained_variance"] > 0.8

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from cai.errors import TrainError, UsageError
 from cai.records import Prompt, chat_of
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.reward_table import scored
+from cai.train.ppo.reward_table import compute_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
 from cai.train.tracking import numbers, tracker
 
@@ -35,8 +35,8 @@ def test_a_reward_may_be_a_coroutine_function() -> None:
     async def score(rollouts: Sequence[Rollout]) -> RewardTable:
         return {"server": list(await asyncio.gather(*map(ask, range(len(rollouts)))))}
 
-    assert scored(score, ROLLOUTS) == {"server": [0.0, None, 2.0]}
-    assert scored(lambda rollouts: {"plain": [1.0, None, 2.0]}, ROLLOUTS) == {"plain": [1.0, None, 2.0]}
+    assert compute_rewards(score, ROLLOUTS) == {"server": [0.0, None, 2.0]}
+    assert compute_rewards(lambda rollouts: {"plain": [1.0, None, 2.0]}, ROLLOUTS) == {"plain": [1.0, None, 2.0]}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_reward_may_be_a_coroutine_function() -> None:
 )
 def test_a_reward_that_is_no_number_is_refused(table: RewardTable, message: str) -> None:
     with pytest.raises(TrainError, match=message):
-        scored(lambda rollouts: table, ROLLOUTS)
+        compute_rewards(lambda rollouts: table, ROLLOUTS)
 
 
 def test_curves_hold_what_is_known() -> None:

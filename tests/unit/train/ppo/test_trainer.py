@@ -18,12 +18,13 @@ from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of
 from cai.seeds import rng
 from cai.train.losses import KLController
-from cai.train.ppo.actor import POLICY, Adapters
+from cai.train.ppo.actor import POLICY, LoraActor
 from cai.train.ppo.config import KLConfig, PPOConfig
-from cai.train.ppo.prompt_sampler import draw_prompts, quotas
-from cai.train.ppo.reward_table import total, with_penalty
+from cai.train.ppo.experience import make_experience, minibatches
+from cai.train.ppo.prompt_sampler import allocate, sample_prompts
+from cai.train.ppo.reward_table import add_missing_eos_penalty, sum_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
-from cai.train.ppo.trainer import Learner, credit, learn, learner, minibatches, ppo
+from cai.train.ppo.trainer import Learner, learn, learner, ppo
 
 # ---- one update ----
 
@@ -46,7 +47,7 @@ def test_the_sampler_draws_from_the_policy(tiny_model: Path, tmp_path: Path, cop
     config = CONFIG.model_copy(update={"learning_rate": 1e-2})
     torch.manual_seed(0)
     base = with_adapter(load_model(str(tiny_model)), POLICY, config.rank, config.layers)
-    it = learner(Adapters(base, load_model(str(tiny_model)) if copied else None), config)
+    it = learner(LoraActor(base, load_model(str(tiny_model)) if copied else None), config)
     moved: list[float] = []
 
     @torch.no_grad()
@@ -54,7 +55,7 @@ def test_the_sampler_draws_from_the_policy(tiny_model: Path, tmp_path: Path, cop
         logps, _ = readings(it, POLICY, rollouts)
         refs, _ = readings(it, None, rollouts)
         moved.append(max(float((a - b).abs().max()) for a, b in zip(logps, refs, strict=True)))
-        with it.actor.sampler() as sampler:
+        with it.actor.rollout_model() as sampler:
             for r, logp_T in zip(rollouts, logps, strict=True):
                 logits_TV = sampler(torch.tensor([r.prompt_ids + r.reply_ids])).logits[0, len(r.prompt_ids) - 1 : -1]
                 want = logits_TV.log_softmax(-1).gather(-1, torch.tensor(r.reply_ids)[:, None]).squeeze(-1)
@@ -71,7 +72,7 @@ def test_optimiser_steps(tiny_model: Path, tmp_path: Path, epochs: int, minibatc
     """Updates x epochs x minibatches: TRL 1.12 took one step an epoch, whatever was asked for."""
     config = CONFIG.model_copy(update={"epochs": epochs, "minibatches": minibatches})
     it, steps = fresh(tiny_model, config), []
-    it.optimiser.register_step_post_hook(lambda *_: steps.append(1))
+    it.optimizer.register_step_post_hook(lambda *_: steps.append(1))
     run(it, tiny_model, tmp_path, config)
     assert len(steps) == 2 * epochs * minibatches
 
@@ -117,7 +118,7 @@ def test_gradients_are_clipped(tiny_model: Path, tmp_path: Path) -> None:
     def norm(parameters: Any) -> float:
         return float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
 
-    it.optimiser.register_step_pre_hook(
+    it.optimizer.register_step_pre_hook(
         lambda *_: met.append((norm(parameters_of(it.actor.model, POLICY)), norm(it.actor.critic.parameters())))
     )
     history = run(it, tiny_model, tmp_path, config)
@@ -134,8 +135,11 @@ def test_totals(tiny_model: Path) -> None:
     renderer = load_renderer(tiny_model)
     rollouts = [reply([5, renderer.stop_id], renderer), reply([5, 6], renderer), reply([7], renderer), reply([8, 9], renderer)]
     table: RewardTable = {"a": [1.0, None, 3.0, 0.0], "b": [0.5, 1.0, 1.0, None]}
-    assert total(with_penalty(table, rollouts, CONFIG)) == ([0, 2], [1.5, 4.0])
-    assert total(with_penalty(table, rollouts, CONFIG.model_copy(update={"missing_stop": 0.25}))) == ([0, 2], [1.5, 3.75])
+    assert sum_rewards(add_missing_eos_penalty(table, rollouts, CONFIG)) == ([0, 2], [1.5, 4.0])
+    assert sum_rewards(add_missing_eos_penalty(table, rollouts, CONFIG.model_copy(update={"missing_stop": 0.25}))) == (
+        [0, 2],
+        [1.5, 3.75],
+    )
 
 
 def test_a_kind_of_prompt_is_measured_by_itself(tiny_model: Path) -> None:
@@ -146,7 +150,7 @@ def test_a_kind_of_prompt_is_measured_by_itself(tiny_model: Path) -> None:
     rollouts = [reply([1, 2, 3][: i + 1], renderer, asked[i % 2]) for i in range(3)]
     for centre in (True, False):
         config = CONFIG.model_copy(update={"centre": centre, "lam": 1.0, "whiten": False, "kl": KLConfig(coef=0.0)})
-        got, _ = credit(
+        got, _ = make_experience(
             fresh(tiny_model).actor, rollouts, [1.0, 5.0, 1.0], [[0, 1, 2]], renderer.pad_id, config, beta=config.kl.coef
         )
         assert [set(row.tolist()) for row in got.advantages] == ([{0.0}] * 3 if centre else [{1.0}, {5.0}, {1.0}])
@@ -208,7 +212,7 @@ def test_the_stop_token_counts_although_it_is_the_pad(tiny_model: Path) -> None:
     it = fresh(tiny_model)
     logps, states = readings(it, POLICY, rollouts, temperature=0.7)
     for rollout, logp_T, state_TE in zip(rollouts, logps, states, strict=True):
-        with torch.no_grad(), it.actor.sampler() as sampler:
+        with torch.no_grad(), it.actor.rollout_model() as sampler:
             logits_TV = sampler(torch.tensor([rollout.prompt_ids + rollout.reply_ids])).logits[0]
         start = len(rollout.prompt_ids)
         want = [
@@ -232,7 +236,7 @@ def test_stopping_is_learnt(tiny_model: Path) -> None:
     before = stop_logp()
     for update in range(5):
         batches = minibatches(8, config, rng(0, update))
-        experience, _ = credit(
+        experience, _ = make_experience(
             it.actor, ends + goes_on, [1.0] * 4 + [0.0] * 4, batches, renderer.pad_id, config, beta=config.kl.coef
         )
         learn(it, experience, renderer.pad_id, config)
@@ -274,7 +278,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(tiny_model: Path, tmp_path: Pa
     again = fresh(tiny_model, ADAPTIVE, seed=0 if calls == 0 else 7)  # with a checkpoint, first weights do not matter
     assert run(again, tiny_model, tmp_path, ADAPTIVE) == history
     assert (tmp_path / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
-    assert again.controller == uninterrupted.controller
+    assert again.kl_controller == uninterrupted.kl_controller
     for name, tensor in weights(uninterrupted).items():
         assert torch.equal(weights(again)[name], tensor), name
 
@@ -291,7 +295,7 @@ def test_the_controller_follows_the_measured_kl(whole: Any) -> None:
     for row in history:
         assert row["kl_coef"] == controller.beta
         controller = controller.after(row["kl"], 8)
-    assert it.controller == controller
+    assert it.kl_controller == controller
     assert controller.beta != 0.1
 
 
@@ -325,7 +329,7 @@ def test_a_foreign_checkpoint_is_refused_by_name(tiny_model: Path, tmp_path: Pat
 def test_prompts_come_round_evenly() -> None:
     """Seven prompts, three an update: seven updates are three whole passes, each in an order of its own."""
     prompts = [Prompt(chat=chat_of(("user", str(i)))) for i in range(7)]
-    drawn = [p.id for step in range(7) for p in draw_prompts(prompts, 3, 0, step)]
+    drawn = [p.id for step in range(7) for p in sample_prompts(prompts, 3, 0, step)]
     passes = [drawn[i : i + 7] for i in (0, 7, 14)]
     assert all(sorted(one) == sorted(p.id for p in prompts) for one in passes)
     assert len({tuple(one) for one in passes}) == 3
@@ -333,27 +337,27 @@ def test_prompts_come_round_evenly() -> None:
 
 def test_prompts_are_addressed_by_step() -> None:
     """Asked for alone, in any order, or again, a step draws the same; another seed draws others; more than there are repeat."""
-    there = [[p.id for p in draw_prompts(PROMPTS, 3, 0, step)] for step in range(6)]
-    back = [[p.id for p in draw_prompts(PROMPTS, 3, 0, step)] for step in reversed(range(6))]
+    there = [[p.id for p in sample_prompts(PROMPTS, 3, 0, step)] for step in range(6)]
+    back = [[p.id for p in sample_prompts(PROMPTS, 3, 0, step)] for step in reversed(range(6))]
     assert there == back[::-1]
-    assert there != [[p.id for p in draw_prompts(PROMPTS, 3, 1, step)] for step in range(6)]
-    assert len(draw_prompts(PROMPTS, 12, 0, 0)) == 12
+    assert there != [[p.id for p in sample_prompts(PROMPTS, 3, 1, step)] for step in range(6)]
+    assert len(sample_prompts(PROMPTS, 12, 0, 0)) == 12
 
 
 def test_quotas_by_largest_remainder() -> None:
     """16 in the ratio 5:2:9 is exact; 7 in 1:1:1 is 2.33 each: the spare one goes to the first; 4 in 5:2:9 is 1.25, .5, 2.25."""
-    assert quotas({"disallowed": 5, "sensitive": 2, "benign": 9}, 16) == {"disallowed": 5, "sensitive": 2, "benign": 9}
-    assert quotas({"disallowed": 1, "sensitive": 1, "benign": 1}, 7) == {"disallowed": 3, "sensitive": 2, "benign": 2}
-    assert quotas({"disallowed": 5, "sensitive": 2, "benign": 9}, 4) == {"disallowed": 1, "sensitive": 1, "benign": 2}
+    assert allocate({"disallowed": 5, "sensitive": 2, "benign": 9}, 16) == {"disallowed": 5, "sensitive": 2, "benign": 9}
+    assert allocate({"disallowed": 1, "sensitive": 1, "benign": 1}, 7) == {"disallowed": 3, "sensitive": 2, "benign": 2}
+    assert allocate({"disallowed": 5, "sensitive": 2, "benign": 9}, 4) == {"disallowed": 1, "sensitive": 1, "benign": 2}
 
 
 def test_shares_decide_on_kinds() -> None:
     prompts = [Prompt(chat=chat_of(("user", f"{kind} {i}")), kind=kind) for kind in ("disallowed", "benign") for i in range(5)]
-    drawn = [draw_prompts(prompts, 4, 0, step, {"disallowed": 1, "benign": 3}) for step in range(5)]
+    drawn = [sample_prompts(prompts, 4, 0, step, {"disallowed": 1, "benign": 3}) for step in range(5)]
     assert all([p.kind for p in step] == ["disallowed"] + ["benign"] * 3 for step in drawn)
     assert len({p.id for step in drawn for p in step if p.kind == "disallowed"}) == 5, "one pass sees every prompt once"
     with pytest.raises(TrainError, match="sensitive"):
-        draw_prompts(prompts, 4, 0, 0, {"sensitive": 1})
+        sample_prompts(prompts, 4, 0, 0, {"sensitive": 1})
 
 
 def test_a_category_may_have_a_share_of_its_own() -> None:
@@ -361,7 +365,7 @@ def test_a_category_may_have_a_share_of_its_own() -> None:
     categories = ("borderline", "plain", None)
     prompts = [Prompt(chat=chat_of(("user", f"{c} {i}")), kind="benign", category=c) for c in categories for i in range(4)]
     for step in range(4):
-        drawn = draw_prompts(prompts, 4, 0, step, {"benign/borderline": 3, "benign": 1})
+        drawn = sample_prompts(prompts, 4, 0, step, {"benign/borderline": 3, "benign": 1})
         assert [p.category == "borderline" for p in drawn] == [True, True, True, False]
     assert PPOConfig(shares={"benign/border line": 1, "disallowed": 2}).shares is not None
     with pytest.raises(ValueError, match="String should match pattern"):

@@ -18,11 +18,12 @@ from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of
 from cai.train import losses
-from cai.train.ppo.actor import POLICY, Adapters
+from cai.train.ppo.actor import POLICY, LoraActor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.reward_table import total, with_penalty
+from cai.train.ppo.experience import make_experience
+from cai.train.ppo.reward_table import add_missing_eos_penalty, sum_rewards
 from cai.train.ppo.rollout import Rollout, token_logprobs
-from cai.train.ppo.trainer import Learner, credit, learn, learner
+from cai.train.ppo.trainer import Learner, learn, learner
 
 MASK = torch.tensor([[True, True, True], [True, True, False]])
 LOGP = torch.tensor([[-1.0, -2.0, -3.0], [-1.5, -0.5, 0.0]])
@@ -33,7 +34,7 @@ CONFIG = PPOConfig(updates=1, prompts=2, replies=2, temperature=1.0, rank=4, min
 @pytest.fixture
 def it(tiny_model: Path) -> Learner:
     torch.manual_seed(0)
-    return learner(Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4)), CONFIG)
+    return learner(LoraActor(with_adapter(load_model(str(tiny_model)), POLICY, 4)), CONFIG)
 
 
 def rollouts(tiny: Path, *replies: list[int]) -> list[Rollout]:
@@ -45,9 +46,9 @@ def rollouts(tiny: Path, *replies: list[int]) -> list[Rollout]:
 def test_every_minibatch_is_an_optimiser_step(it: Learner, tiny_model: Path) -> None:
     """#5645: one step per epoch, however many minibatches were asked for."""
     steps: list[int] = []
-    it.optimiser.register_step_post_hook(lambda *_: steps.append(1))
+    it.optimizer.register_step_post_hook(lambda *_: steps.append(1))
     made = rollouts(tiny_model, [3, 4, 257], [5, 6], [7, 257], [8, 9])
-    experience, _ = credit(it.actor, made, [1.0, 0.0, 0.5, 0.2], [[0, 1], [2, 3]], 257, CONFIG, beta=CONFIG.kl.coef)
+    experience, _ = make_experience(it.actor, made, [1.0, 0.0, 0.5, 0.2], [[0, 1], [2, 3]], 257, CONFIG, beta=CONFIG.kl.coef)
     learn(it, experience, 257, CONFIG)
     assert len(steps) == 2
 
@@ -73,7 +74,7 @@ def test_masks_come_from_lengths_and_not_from_the_pad_token(it: Learner, tiny_mo
     """ppo_trainer.py:99: with pad == eos, ends of turns inside the prompt, and the reply's own end, counted as padding."""
     made = rollouts(tiny_model, [65, 257], [66, 67, 257, 68, 69])
     assert load_renderer(tiny_model).pad_id == 257 in made[0].prompt_ids
-    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    experience, _ = make_experience(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
     plain = load_model(str(tiny_model))
 
     def alone(r: Rollout, *, masked: bool) -> Tensor:
@@ -91,13 +92,13 @@ def test_stopping_is_told_by_the_stop_token_that_was_drawn(tiny_model: Path) -> 
     """ppo_trainer.py:757: the missing-stop penalty looked for eos_token_id, whatever token was to end a reply."""
     made = rollouts(tiny_model, [3, 257], [257, 4])
     table: dict[str, list[float | None]] = {"r": [1.0, 1.0]}
-    assert total(with_penalty(table, made, CONFIG.model_copy(update={"missing_stop": 0.25})))[1] == [1.0, 0.75]
+    assert sum_rewards(add_missing_eos_penalty(table, made, CONFIG.model_copy(update={"missing_stop": 0.25})))[1] == [1.0, 0.75]
 
 
 def test_metrics_are_means_over_tokens_and_not_over_padding(it: Learner, tiny_model: Path) -> None:
     """ppo_trainer.py:857-867. Entropy is minus the mean log-probability of five drawn tokens, not of six places."""
     made = rollouts(tiny_model, [3, 4, 257], [5, 6])
-    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    experience, _ = make_experience(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
     told = learn(it, experience, 257, CONFIG.model_copy(update={"minibatches": 1}))
     drawn = torch.cat(experience.logps)
     assert len(drawn) == 5
@@ -108,8 +109,8 @@ def test_metrics_are_means_over_tokens_and_not_over_padding(it: Learner, tiny_mo
 def test_whitening_is_over_the_whole_batch() -> None:
     """ppo_trainer.py:797 standardised each process's own; two processes are compared with one in test_actor.py."""
     x = torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 0.0]])
-    together = losses.standardise(x, MASK)
-    apart = torch.cat([losses.standardise(x[i : i + 1], MASK[i : i + 1]) for i in range(2)])
+    together = losses.whiten(x, MASK)
+    apart = torch.cat([losses.whiten(x[i : i + 1], MASK[i : i + 1]) for i in range(2)])
     assert float(together[MASK].mean()) == pytest.approx(0, abs=1e-6)
     assert bool(together[0, 2] < together[1, 0])
     assert not bool(apart[0, 2] < apart[1, 0]), "apart, the best of a bad reply beats the worst of a good one"
@@ -120,11 +121,11 @@ def test_gradients_are_clipped(it: Learner, tiny_model: Path) -> None:
     met: list[float] = []
 
     def norm(*_: object) -> None:
-        met.append(float(torch.stack([p.grad.norm() for p in it.actor.learnt() if p.grad is not None]).norm()))
+        met.append(float(torch.stack([p.grad.norm() for p in it.actor.trainable_parameters() if p.grad is not None]).norm()))
 
-    it.optimiser.register_step_pre_hook(norm)
+    it.optimizer.register_step_pre_hook(norm)
     made = rollouts(tiny_model, [3, 4, 257], [5, 6])
-    experience, _ = credit(it.actor, made, [9.0, -9.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    experience, _ = make_experience(it.actor, made, [9.0, -9.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
     told = learn(it, experience, 257, CONFIG.model_copy(update={"minibatches": 1, "max_grad_norm": 1e-3}))
     assert (told["grad_norm"] or 0.0) > 1e-3
     assert met == pytest.approx([1e-3], rel=1e-3)
@@ -164,7 +165,7 @@ def test_no_sentinel_stands_in_for_a_log_probability() -> None:
 
 
 def ratios_begin_at_one(old: Sequence[Tensor], it: Learner, made: list[Rollout]) -> bool:
-    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    experience, _ = make_experience(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
     error = max(float((a - b).detach().abs().max()) for a, b in zip(old, experience.logps, strict=True))
     return error < 1e-6
 
@@ -172,14 +173,14 @@ def ratios_begin_at_one(old: Sequence[Tensor], it: Learner, made: list[Rollout])
 def test_old_log_probabilities_are_read_as_the_new_ones_will_be(it: Learner, tiny_model: Path) -> None:
     """Old ones came from generation: other kernels, other shapes, and here another temperature."""
     made = rollouts(tiny_model, [3, 4, 257], [5, 6])
-    experience, _ = credit(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
+    experience, _ = make_experience(it.actor, made, [1.0, 0.0], [[0, 1]], 257, CONFIG, beta=CONFIG.kl.coef)
     assert learn(it, replace(experience, first=[]), 257, CONFIG)["first_ratio_error"] == 0  # read again, as later cuts are
-    it.optimiser.zero_grad()
-    fresh = Adapters(with_adapter(load_model(str(tiny_model)), POLICY, 4))
+    it.optimizer.zero_grad()
+    fresh = LoraActor(with_adapter(load_model(str(tiny_model)), POLICY, 4))
     again = learner(fresh, CONFIG)
     assert ratios_begin_at_one(experience.logps, again, made)
     sampled, copied = [], load_model(str(tiny_model))
-    fresh.write(copied)
+    fresh.copy_weights_to(copied)
     for rollout in made:
         logits = copied(torch.tensor([rollout.prompt_ids + rollout.reply_ids])).logits[0, len(rollout.prompt_ids) - 1 : -1]
         sampled.append((logits / 0.7).log_softmax(-1).gather(-1, torch.tensor(rollout.reply_ids)[:, None]).squeeze(-1))
