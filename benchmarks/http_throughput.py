@@ -27,8 +27,9 @@ from cai.async_map import map_rows  # noqa: E402
 from cai.constitution import Constitution  # noqa: E402
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser  # noqa: E402
 from cai.lm.budget import Budget, MeteredLM, Prices  # noqa: E402
+from cai.lm.caching import CachedLM  # noqa: E402
 from cai.lm.http import HttpConfig, HttpLM  # noqa: E402
-from cai.lm.request_log import CachedLM, RequestLog  # noqa: E402
+from cai.lm.request_log import RequestLog  # noqa: E402
 from cai.records import Prompt, Revision, chat_of  # noqa: E402
 
 CONNECTIONS, LATENCY = 64, 0.05

@@ -24,7 +24,7 @@ from cai.constitution import find, load_constitution
 from cai.data.readers import prompt_rows
 from cai.generate.label import LabelConfig, asked_by, labeller
 from cai.lm import open_lm
-from cai.lm.local import load_model
+from cai.modeling.loading import load_model
 from cai.modeling.model_files import locate
 from cai.modeling.tokenization import load_renderer
 from cai.records import Chat, Pair

@@ -29,7 +29,7 @@ FORWARD = 0.27e9
 def ours(mode: str) -> None:
     import torch
 
-    from cai.lm.local import load_model
+    from cai.modeling.loading import load_model
     from cai.modeling.lora import with_adapter
     from cai.modeling.model_files import locate
     from cai.modeling.precision import matmul_dtype

@@ -19,7 +19,7 @@ import torch
 from scipy.stats import t as student
 
 from cai.data.readers import prompt_rows
-from cai.lm.local import load_model
+from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.model_files import locate
 from cai.modeling.tokenization import Renderer, load_renderer

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from cai.progress import Progress
 from cai.records import Row
 from cai.store import append, atomic_write, read, truncate_torn_line
 
@@ -26,8 +27,6 @@ class HasId(Protocol):
 
 
 InT = TypeVar("InT", bound=HasId)
-Progress = Callable[[int, int], None]
-"""Called with (rows done, rows in all)."""
 CHUNK = 64
 """Results that are given out in one go."""
 

@@ -1,4 +1,4 @@
-"""How far a stage is: a bar where somebody watches, a line now and then where output goes to a file. On stderr."""
+"""Progress of long work on stderr: bars on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -7,43 +7,52 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-EVERY = 15.0
-"""Seconds between lines when nobody watches."""
-ProgressFactory = Callable[[str], Callable[[int, int], None]]
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+ProgressFactory = Callable[[str], Progress]
+"""From the name of what is done to the function that reports its progress."""
+SECONDS_BETWEEN_LINES = 15.0
+"""Where output is not a terminal."""
 
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[ProgressFactory]:
-    """Gives, for a stage's name, the function that it calls with (done, total)."""
+    """Inside, a factory of bars: one for each name."""
+    from rich import progress as rich_progress  # a tenth of a second to import: only those who show bars wait for it
+    from rich.console import Console
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines
         return
-    columns = TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bars:
+    columns = (
+        rich_progress.TextColumn("{task.description:>20}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=console, transient=True) as bars:
 
-        def stage(name: str) -> Callable[[int, int], None]:
-            task: TaskID = bars.add_task(name, total=None)
+        def start(name: str) -> Progress:
+            task = bars.add_task(name, total=None)
 
-            def tell(done: int, total: int) -> None:
+            def report(done: int, total: int) -> None:
                 bars.update(task, completed=done, total=total, visible=done < total)
 
-            return tell
+            return report
 
-        yield stage
+        yield start
 
 
-def _lines(name: str) -> Callable[[int, int], None]:
+def _lines(name: str) -> Progress:
     last = 0.0
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if done == total or now - last >= EVERY:
+        if done == total or now - last >= SECONDS_BETWEEN_LINES:
             last = now
             print(f"{name}: {done} of {total}", file=sys.stderr, flush=True)
 
-    return tell
+    return report

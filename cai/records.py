@@ -35,6 +35,11 @@ class Message(FrozenModel):
 Chat = tuple[Message, ...]
 
 
+def message_dicts(chat: Chat) -> list[dict[str, str]]:
+    """The chat as chat templates and OpenAI's API take it: one `{"role": …, "content": …}` a message."""
+    return [{"role": message.role, "content": message.content} for message in chat]
+
+
 class Row(FrozenModel):
     """One line of a JSONL file. `id` is written for readers of the file and checked when it is read."""
 

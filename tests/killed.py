@@ -11,8 +11,9 @@ from cai.constitution import Constitution, Principle
 from cai.generate.label import LabelConfig, labeller
 from cai.generate.pair import PairConfig, pair_items, paired_item, pairer
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser
+from cai.lm.caching import CachedLM
 from cai.lm.http import HttpConfig, HttpLM
-from cai.lm.request_log import CachedLM, RequestLog
+from cai.lm.request_log import RequestLog
 from cai.records import Pair, Preference, Prompt, Revision, chat_of
 
 STAGES = ("revise", "pair", "label")

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from cai.lm.local import load_model
 from cai.modeling.frozen_cache import FrozenCache
+from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt, chat_of

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from cai.lm.local import load_model
+from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of

@@ -15,10 +15,9 @@ from typing import Any, NoReturn
 import typer
 
 from cai.cli import constitutions, exports, file_commands, fit_preference, fit_rubric, grades, logs, prompts, redteam, runs, serve
-from cai.cli.runs import NAMES
 from cai.errors import CaiError, UsageError
 
-__all__ = ["NAMES", "app", "main"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="cai",

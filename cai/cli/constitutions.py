@@ -51,13 +51,18 @@ def show(
         return
     quiet()
     from cai.generate.preview import renderings
-    from cai.modeling.model_files import locate
+    from cai.modeling.model_files import local_weights, locate
     from cai.modeling.tokenization import load_renderer
 
     chosen = [one for one in loaded.principles if principle in (None, one.id)]
     if not chosen:
         raise UsageError(f"--principle {principle}: no such id; ids: {', '.join(one.id for one in loaded.principles) or 'none'}")
-    renderer = load_renderer(locate(model.removeprefix("local:")))
+    weights = local_weights(model)
+    if weights is None:
+        raise UsageError(
+            f"--model {model}: tokens are counted with a tokenizer on this machine: smollm2 or local:FOLDER_OR_HUB_ID"
+        )
+    renderer = load_renderer(locate(weights))
     for one in chosen:
         for stage, chat, prefill in renderings(loaded, one):
             count = len(renderer.prompt_ids(chat)) + len(renderer.text_ids(prefill))

@@ -202,8 +202,7 @@ def evaluate(
             try:
                 await map_rows(beside, asked, step, EvalReply, max_concurrency=lm.max_concurrency, source=item_of, progress=bar)
             finally:
-                if (close := getattr(lm, "aclose", None)) is not None:
-                    await close()
+                await lm.aclose()
 
         asyncio.run(work())
     scores = refusal_scores(list(store.read(beside, EvalReply)), seed=seed)

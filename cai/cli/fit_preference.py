@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from cai.cli.output import print_table
 from cai.cli.silence import quiet
 from cai.errors import StoreError, UsageError
+from cai.report.formats import estimate_text
 
 if TYPE_CHECKING:
-    from cai.records import Score
     from cai.train.cross_validation import Fold
 
 app = typer.Typer()
@@ -40,18 +40,19 @@ def fit_reward(
     """Train a preference model on labelled pairs; with --folds, tell first how well it foresees judges it has not learnt from."""
     quiet()
     from cai.data.preferences import labelled_pairs
-    from cai.modeling.model_files import locate
+    from cai.modeling.model_files import local_weights, locate
     from cai.pipeline.preference_model import fit_preference_model, fresh_model
     from cai.progress import progress_bars
     from cai.records import Prompt
     from cai.train.cross_validation import cross_validate
     from cai.train.preference import Comparison
 
-    if model != "smollm2" and not model.startswith("local:"):
+    weights = local_weights(model)
+    if weights is None:
         raise UsageError(f"--model {model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID")
     if output.exists():
         raise UsageError(f"{output}: is there already: give another --output, or remove it")
-    where, config = locate(model.removeprefix("local:")), _config(settings or [])
+    where, config = locate(weights), _config(settings or [])
     untrained = fresh_model(where, config, seed)
 
     passed_over: Counter[str] = Counter()
@@ -76,7 +77,7 @@ def fit_reward(
             found = cross_validate(
                 lambda: fresh_model(where, config, seed), read(by), folds, config, seed=seed, progress=progress("folds")
             )
-            Console(width=None if sys.stdout.isatty() else 100).print(_folds_table(found))
+            print_table(_folds_table(found))
         _, scores = fit_preference_model(
             untrained,
             comparisons,
@@ -89,7 +90,7 @@ def fit_reward(
             base=model,
         )
     for score in scores:
-        print(f"held-out {score.metric}: {_told(score)}")
+        print(f"held-out {score.metric}: {estimate_text(score)}")
 
 
 def _config(settings: list[str]) -> Any:
@@ -121,13 +122,8 @@ def _folds_table(found: list[Fold]) -> Table:
 
     table = Table("left out", "trained on", "agreement", "log loss", title="verdicts of groups left out of training")
     for fold in found:
-        table.add_row(", ".join(fold.groups), f"{fold.learnt_from}", *map(_told, agreement_and_loss("fold", fold.measured)))
-    table.add_row("all", "", *map(_told, agreement_and_loss("fold", [m for fold in found for m in fold.measured])))
+        table.add_row(
+            ", ".join(fold.groups), f"{fold.learnt_from}", *map(estimate_text, agreement_and_loss("fold", fold.measured))
+        )
+    table.add_row("all", "", *map(estimate_text, agreement_and_loss("fold", [m for fold in found for m in fold.measured])))
     return table
-
-
-def _told(score: Score) -> str:
-    if score.mean is None:
-        return "–"
-    interval = "" if score.ci_low is None or score.ci_high is None else f" [{score.ci_low:.3f}, {score.ci_high:.3f}]"
-    return f"{score.mean:.3f}{interval} n={score.n}"

@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cai.cli.grades import named, with_rubric
 from cai.cli.jsonl import read_lines
+from cai.cli.output import print_table
 from cai.cli.silence import quiet
 from cai.errors import JobError, StoreError, UsageError
+from cai.report.formats import estimate_text
 
 if TYPE_CHECKING:
-    from cai.records import Score
     from cai.rubric import CompiledRubric
     from cai.rubric.fit_weights import Ranked
 
@@ -73,7 +72,7 @@ def near_miss(
     for behaviour, counts in support(compiled, [one for _, one in made]).items():
         for name, count in counts.items():
             table.add_row(behaviour, name, str(count) if count else "none")
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    print_table(table)
 
 
 @app.command(epilog="Example: cai fit --constitution harmless --input ordered.jsonl --output weights.yaml")
@@ -161,7 +160,7 @@ def fit_text(
         tried = fitted(learn, config, trained_on)
         hits = [float((probability(tried, row.said) > 0.5) == row.holds) for row in held]
         score = estimate("fit-text.right", output.stem, hits, [row.prompt for row in held], proportion=True)
-        print(f"held-out prompts: {_share(score)} right")
+        print(f"held-out prompts: {estimate_text(score, '.1%')} right")
     model = fitted(rows, config, trained_on)
     store.atomic_write(output, json.dumps(model.model_dump(mode="json"), ensure_ascii=False, indent=0) + "\n")
 
@@ -209,7 +208,7 @@ def _report(
         wrong = {"rm": errors(rows, after, scale, "rm"), **wrong, "rm+rubric": errors(rows, after, scale, "rm+rubric")}
     for name, found in wrong.items():
         score = estimate(f"fit.error.{behaviour}", name, [e for _, e in found], [p for p, _ in found], proportion=True)
-        table.add_row(name, _share(score))
+        table.add_row(name, estimate_text(score, ".1%"))
     base, best = ("rm", "rm+rubric") if known else ("rubric as it was", "rubric")
     clusters = [prompt for prompt, _ in wrong[best]]
     if clusters:
@@ -217,14 +216,7 @@ def _report(
         table.caption = (
             f"{best} against {base}: {_signed(difference.mean)} [{_signed(difference.ci_low)}, {_signed(difference.ci_high)}]"
         )
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
-
-
-def _share(score: Score) -> str:
-    if score.mean is None:
-        return "–"
-    interval = "" if score.ci_low is None or score.ci_high is None else f" [{score.ci_low:.1%}, {score.ci_high:.1%}]"
-    return f"{score.mean:.1%}{interval} n={score.n}"
+    print_table(table)
 
 
 def _signed(value: float | None) -> str:
@@ -242,7 +234,7 @@ def _histograms(behaviour: str, rows: Sequence[tuple[str, Ranked]], weights: dic
     for name in dict.fromkeys(name for name, _ in scores):
         own = [s for other, s in scores if other == name]
         table.add_row(name, str(len(own)), f"{sum(own) / len(own):.2f}", "".join(_bars(own, low, high)))
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    print_table(table)
 
 
 def _bars(values: Sequence[float], low: float, high: float, bins: int = 20) -> Iterator[str]:

@@ -65,8 +65,7 @@ def at_once(step: Step, lm: LM) -> Make:
         try:
             return await gather([step(line) for line in lines])
         finally:
-            if (close := getattr(lm, "aclose", None)) is not None:
-                await close()
+            await lm.aclose()
 
     return lambda lines: asyncio.run(window(lines))
 
@@ -103,8 +102,9 @@ def open_logged(model: str, output: Path, connections: int | None = None, budget
     """The model; calls to an endpoint are counted against `budget`, and logged beside `output`: none is paid for twice."""
     from cai.lm import open_lm
     from cai.lm.budget import MeteredLM, Prices
+    from cai.lm.caching import CachedLM
     from cai.lm.http import HttpConfig, HttpLM
-    from cai.lm.request_log import CachedLM, RequestLog
+    from cai.lm.request_log import RequestLog
 
     lm: LM = open_lm(model, None if connections is None else HttpConfig(connections=connections))
     if not isinstance(lm, HttpLM):

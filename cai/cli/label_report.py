@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cai.errors import StoreError
+from cai.report.formats import estimate_text
 
 if TYPE_CHECKING:
-    from cai.records import Preference, Score
+    from cai.records import Preference
 
 
 def label_report(file: Path) -> None:
@@ -29,14 +30,14 @@ def label_report(file: Path) -> None:
     found = diagnose(rows)
     table = Table("labels", "value", title=f"{file}: {len(rows)} pairs")
     for name, score in found.rows:
-        table.add_row(name, _told(score))
+        table.add_row(name, estimate_text(score))
     if found.alpha is not None:
         table.add_row("agreement of a pair's principles (Krippendorff's alpha)", f"{found.alpha:.3f}")
     for reason, count in found.unscored:
         table.add_row(f"no label: {reason}", str(count))
     if human:
         people = against_people(rows, human)
-        table.add_row("agreement with people", _told(people.agreement))
+        table.add_row("agreement with people", estimate_text(people.agreement))
         table.add_row("expected calibration error", "–" if people.ece is None else f"{people.ece:.3f}")
     console.print(table)
     if human:
@@ -46,7 +47,9 @@ def label_report(file: Path) -> None:
         console.print(curve)
     by = Table("principle", "votes", "flips", "liking for slot A", "silent", "mean p_first", title="by principle")
     for principle, (flips, lean, silent, mean) in by_principle(rows).items():
-        by.add_row(principle, str(silent.n), _told(flips), _told(lean), _told(silent), _told(mean))
+        by.add_row(
+            principle, str(silent.n), estimate_text(flips), estimate_text(lean), estimate_text(silent), estimate_text(mean)
+        )
     console.print(by)
 
 
@@ -65,11 +68,3 @@ def _preferences(file: Path) -> Iterator[tuple[Preference, float | None]]:
         if human is not None and (not isinstance(human, int | float) or not 0 <= human <= 1):
             raise StoreError(f"{place}: `human` must be a number from 0 to 1: the probability that the first reply is better")
         yield parse_row(given, Preference, place), None if human is None else float(human)
-
-
-def _told(score: Score) -> str:
-    if score.mean is None:
-        return "–"
-    if score.ci_low is None or score.ci_high is None:
-        return f"{score.mean:.3f} n={score.n}"
-    return f"{score.mean:.3f} [{score.ci_low:.3f}, {score.ci_high:.3f}] n={score.n}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from cai.cli.output import print_table
 
 log = typer.Typer(
     name="log",
@@ -30,7 +30,7 @@ def log_stats(file: LogFile) -> None:
     table = Table("model", "kind", *(f"{name}" for name in ("calls", "prompt tokens", "completion tokens", "s a call")))
     for model, kind, calls, prompt, completion, seconds in RequestLog(file, create=False).stats():
         table.add_row(model, kind, f"{calls:,}", f"{prompt:,}", f"{completion:,}", f"{seconds / calls:.3f}")
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    print_table(table, 140)
 
 
 @log.command("export", epilog="Example: cai log export runs/mine/requests.sqlite > calls.jsonl")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from cai.cli.output import print_table
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 
@@ -99,4 +98,4 @@ def _table(found: Any) -> None:
     table = Table("what happened", "prompts", "share")
     for reason, count in found.counts.most_common():
         table.add_row(reason, f"{count:,}", f"{count / total:.1%}" if total else "–")
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    print_table(table)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from cai.cli.output import print_table
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 from cai.records import Kind
@@ -100,7 +99,7 @@ def _tell(found: Taken, categories: Sequence[str]) -> None:
     for name in categories:
         others = [f"{n} {reason}" for (of, reason), n in found.reasons.items() if of == name and reason != "taken"]
         table.add_row(name, str(found.count(name)), ", ".join(others) or "–")
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    print_table(table)
     seen = monitors([prompt.chat[-1].content for prompt in found.prompts])
     if seen.words is not None and seen.distinct_1 is not None:
         pairs = "–" if seen.distinct_2 is None else f"{seen.distinct_2:.2f}"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from cai.artifacts import STAGES
+from cai.cli.output import print_table
 from cai.cli.silence import quiet
 from cai.errors import JobError, UsageError
 
@@ -21,13 +22,12 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=V
 MaxCost = Annotated[float | None, typer.Option(help="Stop before calls to endpoints cost more (by `prices` in RUN.yaml).")]
 MaxTokens = Annotated[int | None, typer.Option(help="Stop before calls to endpoints take more tokens.")]
 MaxHours = Annotated[float | None, typer.Option(help="Stop asking endpoints after so many hours.")]
-NAMES = ("prompts", "revise", "sft", "pair", "label", "reward", "ppo", "eval", "report")
 
 
 @app.command(epilog="Example: cai run examples/quickstart.yaml --set ppo.updates=20")
 def run(
     file: RunFile,
-    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help=f"First stage: {', '.join(NAMES)}.")] = None,
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help=f"First stage: {', '.join(STAGES)}.")] = None,
     last: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Last stage.")] = None,
     settings: Settings = None,
     max_cost: MaxCost = None,
@@ -36,19 +36,20 @@ def run(
 ) -> None:
     """Walk all stages of a run. Finished ones are skipped, a half-finished one is gone on with."""
     for name in (first, last):
-        if name is not None and name not in NAMES:
-            raise UsageError(f"no such stage: {name}; stages: {', '.join(NAMES)}")
-    start, stop = NAMES.index(first or NAMES[0]), NAMES.index(last or NAMES[-1])
+        if name is not None and name not in STAGES:
+            raise UsageError(f"no such stage: {name}; stages: {', '.join(STAGES)}")
+    start, stop = STAGES.index(first or STAGES[0]), STAGES.index(last or STAGES[-1])
     if stop < start:
         raise UsageError(f"--until {last} comes before --from {first}: nothing to do")
-    walk_run(file, NAMES[start : stop + 1], settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
+    walk_run(file, STAGES[start : stop + 1], settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
 
 
 def walk_run(file: Path, names: tuple[str, ...], settings: list[str] | None, **limits: Any) -> None:
     quiet()
+    from cai.artifacts import SCORES
     from cai.lm.budget import Budget
     from cai.pipeline.config import load_run
-    from cai.pipeline.context import SCORES, open_run
+    from cai.pipeline.context import open_run
     from cai.pipeline.runner import run_stages
     from cai.progress import progress_bars
 
@@ -70,7 +71,7 @@ def walk_run(file: Path, names: tuple[str, ...], settings: list[str] | None, **l
         from cai.report.table import headline
         from cai.store import read
 
-        Console(width=None if sys.stdout.isatty() else 120).print(headline(list(read(scores, Score))))
+        print_table(headline(list(read(scores, Score))), 120)
     if "report" in names:
         print(f"report: {loaded.folder / 'report.html'}   ({time.monotonic() - started:.0f} s)")
 
@@ -113,7 +114,7 @@ def plan(
     with progress_bars() as progress, locked(loaded.folder):
         budget = Budget(max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
         found = plan(open_run(loaded, progress, budget), probe)
-    Console(width=None if sys.stdout.isatty() else 140).print(table(found))
+    print_table(table(found), 140)
     if broken := over(found, budget):
         raise JobError("; ".join(broken))
 

@@ -69,46 +69,28 @@ def rubric_score(constitution: str) -> ScoreTexts:
 
 def run_ends(run: Path) -> tuple[str, ...]:
     """Texts of the tokens that end or fill up replies of the run's model; none where only an endpoint knows them."""
-    from cai.modeling.model_files import EMBEDDED, locate
+    from cai.artifacts import SFT
+    from cai.modeling.model_files import local_weights, locate
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.config import load_run
-    from cai.pipeline.context import SFT
 
     loaded = load_run(run)
     model, tuned = loaded.run.model, loaded.folder / SFT
     if tuned.exists():
         renderer = load_renderer(tuned)
-    elif model == EMBEDDED or model.startswith("local:"):
-        renderer = load_renderer(locate(model.removeprefix("local:")))
+    elif (weights := local_weights(model)) is not None:
+        renderer = load_renderer(locate(weights))
     else:
         return ()
     return tuple(str(renderer.tokenizer.decode([token])) for token in sorted({renderer.stop_id, renderer.pad_id}))
 
 
 def run_score(run: Path) -> ScoreTexts:
-    """The reward that a run's PPO learns from: preference model, rubric, rating and terms, by the run's own mix."""
-    from cai.lm.local import load_model
-    from cai.modeling.lora import with_adapter
-    from cai.modeling.tokenization import load_renderer
+    """The reward that a run's PPO learns from."""
     from cai.pipeline.config import load_run
-    from cai.pipeline.context import REWARD, SFT, open_run
+    from cai.pipeline.context import open_run
+    from cai.pipeline.reward import load_reward
     from cai.progress import progress_bars
-    from cai.reward.composite import combine
-    from cai.reward.direct_rlaif import rater
-    from cai.reward.preference_model import ADAPTER, PreferenceModel
 
-    loaded = load_run(run)
     with progress_bars() as progress:
-        ctx = open_run(loaded, progress)
-    settings, judge = loaded.run, None
-    if settings.mix.pm:
-        where = str(ctx.require(SFT))
-        base = with_adapter(load_model(where), ADAPTER, settings.reward.rank, settings.reward.layers)
-        judge = PreferenceModel.load(base, load_renderer(where), ctx.require(REWARD))
-
-    rate = rater(ctx.lm(settings.judge or settings.model)) if settings.mix.direct else None
-
-    def score(prompts: Sequence[Prompt], replies: Sequence[str]) -> Table:
-        return combine(prompts, replies, judge, ctx.rubric, settings.mix, rate)
-
-    return score
+        return load_reward(open_run(load_run(run), progress))

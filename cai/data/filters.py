@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from cai.records import Message, Prompt, TrainingChat
+from cai.records import FrozenModel, Message, Prompt, TrainingChat
 
 SaidT = TypeVar("SaidT", Prompt, TrainingChat)
 EVALUATED = "in an evaluation"
 """Why a text goes that shares a run of words with an evaluation text."""
 
 
-class HygieneConfig(BaseModel):
+class HygieneConfig(FrozenModel):
     """Which prompts are let through. Exact repetitions never are; every other filter is off until it is asked for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_tokens: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)

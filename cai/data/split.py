@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cai.data.dedupe import clean, kept
 from cai.data.filters import HygieneConfig, Rules, told
@@ -14,6 +14,7 @@ from cai.errors import StoreError
 from cai.records import Chat, Prompt, TrainingChat
 from cai.seeds import rng
 
+T = TypeVar("T")
 EXACT = HygieneConfig()
 """Nothing but exact repetitions goes."""
 
@@ -78,6 +79,15 @@ def split(
             for stratum, n in taken.items():
                 wanted[stratum] -= n
     return [p for p in prompts if p.id not in held], [p for p in prompts if p.id in held]
+
+
+def split_by_group(
+    rows: Sequence[T], share: float, group: Callable[[T], str], order: Callable[[str], float]
+) -> tuple[list[T], list[T]]:
+    """(train, held out): `share` of the groups is held out, each whole; those that `order` puts first."""
+    names = sorted({group(row) for row in rows}, key=order)
+    held = set(names[: round(share * len(names))])
+    return [row for row in rows if group(row) not in held], [row for row in rows if group(row) in held]
 
 
 def _stratum(prompt: Prompt) -> tuple[str | None, str | None]:

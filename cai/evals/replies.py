@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cai.errors import UnansweredError
 from cai.lm.base import LM, Sample
-from cai.records import EvalReply, Prompt, PromptDraw
+from cai.records import EvalReply, FrozenModel, Prompt, PromptDraw
 from cai.rubric import CompiledRubric, grade, unscored_grade
 from cai.seeds import derive
 
 
-class EvalConfig(BaseModel):
+class EvalConfig(FrozenModel):
     """How held-out prompts are answered."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompts: int | None = Field(None, ge=1)
     """Only so many held-out prompts, drawn evenly; None: all."""

@@ -7,14 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from cai import templates
 from cai.async_map import gather
 from cai.constitution.schema import CompareExample, Constitution, Principle
 from cai.errors import UnansweredError
 from cai.lm.base import LM
-from cai.records import Chat, Kind, Pair, Preference, Vote
+from cai.probability import sigmoid
+from cai.records import Chat, FrozenModel, Kind, Pair, Preference, Vote
 from cai.seeds import derive, rng
 from cai.store import digest
 
@@ -28,10 +29,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 of arXiv:2309.00267 (no examples), and a bare question. What a run says beside the name counts more than the recipe."""
 
 
-class LabelConfig(BaseModel):
+class LabelConfig(FrozenModel):
     """How pairs are compared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Literal["cai", "cai-cot", "rlaif", "direct"] | None = None
     """A published recipe; the keys below change it."""
@@ -101,7 +100,7 @@ def p_first(logprobs: Sequence[float], logprobs_swapped: Sequence[float]) -> flo
     """
     (a, b), (a_swapped, b_swapped) = logprobs, logprobs_swapped
     odds = ((a - b) - (a_swapped - b_swapped)) / 2
-    return 1 / (1 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1 + math.exp(odds))
+    return sigmoid(odds)
 
 
 def balanced(examples: tuple[CompareExample, ...], shots: int | None) -> tuple[CompareExample, ...]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import combinations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cai.async_map import gather
 from cai.errors import UnansweredError
@@ -18,10 +18,8 @@ REMEMBERED = 4096
 """Replies kept for the other pairs of their prompt."""
 
 
-class PairConfig(BaseModel):
+class PairConfig(FrozenModel):
     """How pairs are drawn."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(48, ge=1)

@@ -11,22 +11,21 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from cai import store, templates
-from cai.async_map import Progress, map_rows
+from cai.async_map import map_rows
 from cai.data.near_duplicates import NearDuplicates
 from cai.errors import UnansweredError
 from cai.generate.filters import Gate
 from cai.lm.base import LM
-from cai.records import Attempt, Kind, Prompt, chat_of
+from cai.progress import Progress
+from cai.records import Attempt, FrozenModel, Kind, Prompt, chat_of
 from cai.seeds import derive, rng
 
 
-class RedteamConfig(BaseModel):
+class RedteamConfig(FrozenModel):
     """How many prompts are written, and how different they must be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     per_category: int = Field(20, ge=1)
     """Prompts wanted in each category."""

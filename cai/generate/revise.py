@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cai import templates
 from cai.constitution.schema import Constitution, Principle
@@ -12,14 +12,12 @@ from cai.errors import UnansweredError
 from cai.generate import regression
 from cai.generate.filters import Gate, near_copy
 from cai.lm.base import LM
-from cai.records import Chat, Kind, Prompt, PromptDraw, Revision, Round
+from cai.records import Chat, FrozenModel, Kind, Prompt, PromptDraw, Revision, Round
 from cai.seeds import derive, rng
 
 
-class ReviseConfig(BaseModel):
+class ReviseConfig(FrozenModel):
     """How replies are drawn, criticised and rewritten."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompts: int | None = Field(None, ge=1)
     """Only so many prompts, drawn evenly; None: all."""

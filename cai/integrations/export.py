@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cai import store
+from cai.artifacts import PAIRS, PREFERENCES, PROMPTS, REVISIONS
 from cai.data.writers import Columns, write_parquet
 from cai.errors import StoreError, blame
-from cai.records import Chat, Pair, Preference, Prompt, Revision
+from cai.records import Chat, Pair, Preference, Prompt, Revision, message_dicts
 from cai.report.cards import dataset_card, harmful, losses, unusable
 
-PROMPTS, REVISIONS, PAIRS, PREFERENCES = "00-prompts.jsonl", "10-revisions.jsonl", "30-pairs.jsonl", "40-preferences.jsonl"
 SFT: Columns = {"prompt": "chat", "completion": "chat", "id": "text"}
 PREFERENCE: Columns = {
     "prompt": "chat",
@@ -188,7 +188,7 @@ def _whole(path: Path) -> bool:
 
 
 def _turns(chat: Chat) -> list[dict[str, str]]:
-    return [{"role": m.role, "content": m.content} for m in chat]
+    return message_dicts(chat)
 
 
 def _reply(text: str) -> list[dict[str, str]]:

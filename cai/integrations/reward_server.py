@@ -24,6 +24,7 @@ from typing import Any
 
 from cai.data.readers import chat_from
 from cai.errors import CaiError, StoreError
+from cai.probability import sigmoid
 from cai.records import Prompt
 from cai.store import parse_row
 
@@ -306,7 +307,7 @@ def _get_reward(server: RewardServer, data: dict[str, Any]) -> dict[str, Any]:
     unknown = [float(reward is None) for reward in totals]
     rewards = [reward or 0.0 for reward in totals]
     logs = {name: [value or 0.0 for value in of_all(part)] for name, part in found["parts"].items()}
-    scores = [1 / (1 + math.exp(-max(-30.0, min(30.0, reward)))) for reward in rewards]
+    scores = [sigmoid(reward) for reward in rewards]
     return {"rewards": rewards, "scores": scores, "extra_logs": logs | {"cai_error": unknown}}
 
 

@@ -8,6 +8,7 @@ from cai.errors import UsageError
 from cai.lm.base import LM, Sample
 from cai.lm.fake import FAKES, FakeLM
 from cai.lm.http import HttpConfig, HttpLM
+from cai.modeling.model_files import local_weights, locate
 
 __all__ = ["LM", "FakeLM", "Sample", "open_lm"]
 
@@ -28,12 +29,11 @@ def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
         return FakeLM(*FAKES[name], name=name)
     if kind in ("http", "https"):
         return HttpLM(spec, http)
-    if spec == "smollm2" or (kind == "local" and name):
+    if (weights := local_weights(spec)) is not None:
         # torch and transformers take seconds to import: only those who load a model wait for them.
         from cai.lm.local import load_local
-        from cai.modeling.model_files import locate
 
-        return load_local(locate(name or spec))
+        return load_local(locate(weights))
     near = difflib.get_close_matches(spec, ["smollm2", "local:", "http:", "fake:"], 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UsageError(f"model {spec!r}: unknown form{hint}; use {FORMS}")

@@ -41,3 +41,7 @@ class LM(Protocol):
         The reply is taken to begin with `prefill`; a choice of several tokens gets the sum of their log-probabilities.
         """
         ...
+
+    async def aclose(self) -> None:
+        """Close connections, if there are any; the next call opens them again."""
+        ...

@@ -6,17 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cai.errors import BudgetError
 from cai.lm.base import LM, Sample
-from cai.records import Chat
+from cai.records import Chat, FrozenModel
 
 
-class Prices(BaseModel):
+class Prices(FrozenModel):
     """Money per million tokens, in whatever currency you count; fractions are fine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: float = Field(0.0, ge=0)
     completion: float = Field(0.0, ge=0)
@@ -94,5 +92,4 @@ class MeteredLM:
         return found
 
     async def aclose(self) -> None:
-        if (close := getattr(self.lm, "aclose", None)) is not None:
-            await close()
+        await self.lm.aclose()

@@ -43,6 +43,9 @@ class FakeLM:
         self.calls.append(chat)
         return self.odds(chat, choices)
 
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
 
 def echo(chat: Chat, seed: int) -> str:
     """The last message, said back."""

@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2 as httpx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from cai.errors import BackendError, TransientError, UnansweredError, UsageError, blame
 from cai.lm.base import Sample
 from cai.lm.rate_limit import RateLimiter, retry_after, retry_wait
-from cai.records import Chat
+from cai.records import Chat, FrozenModel, message_dicts
 
 KEY = "CAI_API_KEY"
 TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
@@ -33,10 +33,8 @@ PIPELINE = 16
 """Calls gathered per connection before rows are written: connections never wait for a slow row."""
 
 
-class HttpConfig(BaseModel):
+class HttpConfig(FrozenModel):
     """How an endpoint is spoken to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     connections: int = Field(32, ge=1)
     """Calls under way at once."""
@@ -235,7 +233,7 @@ class HttpLM:
 
 def messages(chat: Chat) -> list[dict[str, str]]:
     """The chat as the API wants it."""
-    return [{"role": message.role, "content": message.content} for message in chat]
+    return message_dicts(chat)
 
 
 def estimated_tokens(body: dict[str, Any]) -> int:

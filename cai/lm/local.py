@@ -12,23 +12,19 @@ import statistics
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from cai.errors import BackendError, UnansweredError, blame
 from cai.lm.base import Sample, truncate_at_stop
-from cai.modeling import attention, generation
+from cai.modeling import generation
 from cai.modeling.attention import Prefix
-from cai.modeling.gated_mlp import recompute_gated_mlps
-from cai.modeling.generation import common_prefix
-from cai.modeling.precision import device, matmul_dtype
-from cai.modeling.skinny_linear import use_skinny_linears
+from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix
+from cai.modeling.loading import fingerprint, load_model
+from cai.modeling.precision import matmul_dtype
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat
-from cai.store import digest, file_digest
 
 BATCH = 128
 """Rows a forward pass: past this a decoding step on CPU costs in proportion."""
@@ -60,7 +56,7 @@ class LocalLM:
     """A transformers model behind the LM protocol.
 
     Args:
-        model: any causal model whose attention is set to `cai.lm.attention.NAME`.
+        model: any causal model whose attention is set to `cai.modeling.attention.NAME`.
         renderer: its tokenizer and chat template.
         fingerprint: what distinguishes it from others.
     """
@@ -81,6 +77,9 @@ class LocalLM:
         options = tuple(tuple(self.renderer.text_ids(choice)) for choice in choices)
         self._submit(_Choice(self.renderer.prompt_ids(chat, prefill), options, future))
         return await future
+
+    async def aclose(self) -> None:
+        """Nothing to close: the model lives in this process."""
 
     # ---- gathering ----
 
@@ -129,7 +128,7 @@ class LocalLM:
     def _prefix(self, rows: Sequence[list[int]]) -> Prefix | None:
         """What all rows begin with, read once. Only an exactly equal prefix is taken from memory: the numbers stay the same."""
         length = common_prefix(rows) if len(rows) > 1 else 0
-        if length < generation.MIN_PREFIX:
+        if length < MIN_SHARED_TOKENS:
             return None
         key = tuple(rows[0][:length])
         if key not in self._prefixes:
@@ -213,34 +212,6 @@ def _group_by_prefix(calls: list[Any]) -> list[list[Any]]:
     return worth
 
 
-def load_model(where: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A causal model, ready for `decode`: in float32 to be trained, in `matmul_dtype()` to be sampled from."""
-    with blame(BackendError, f"model {where}"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True
-        )
-        model.to(device())
-    refuse_windows(model.config, where)
-    use_skinny_linears(model)
-    recompute_gated_mlps(model)
-    return model.eval()
-
-
-def refuse_windows(config: Any, where: str) -> None:
-    """Our attention looks at every earlier token: a model trained with sliding windows would quietly become another one."""
-    if any("sliding" in kind for kind in getattr(config, "layer_types", None) or ()):
-        raise BackendError(f"{where}: its layers attend in sliding windows, which the local back end does not do yet")
-
-
 def load_local(where: str, *, max_concurrency: int = BATCH) -> LocalLM:
     """Model and tokenizer from a folder or a hub id."""
     return LocalLM(load_model(where, matmul_dtype()), load_renderer(where), fingerprint(where), max_concurrency=max_concurrency)
-
-
-def fingerprint(where: str) -> str:
-    """Digest of the weight files, config and tokenizer of a folder; a hub id stands for itself."""
-    folder = Path(where)
-    if not folder.is_dir():
-        return digest("hub", where, str(matmul_dtype()))
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".jinja"))
-    return digest(*[f"{p.name}:{file_digest(p)}" for p in files], str(matmul_dtype()))

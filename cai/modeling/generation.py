@@ -17,12 +17,10 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from cai.modeling.attention import Prefix
+from cai.modeling.batching import Ids, left_pad
 from cai.modeling.kv_cache import growing_cache, reading
 from cai.modeling.precision import autocast
 
-Ids = Sequence[int]
-MIN_PREFIX = 16
-"""Shorter shared prefixes aren't worth a pass of their own."""
 READ_TOKENS = 4096
 """Prompt tokens a forward pass, padding included: more makes a pass neither faster on CPU nor its memory smaller."""
 
@@ -33,13 +31,6 @@ class Generation:
 
     ids: list[int]
     finished: bool
-
-
-def common_prefix(rows: Sequence[Ids]) -> int:
-    """Number of leading tokens that all rows share, leaving every row at least one token of its own."""
-    low, high = min(map(tuple, rows)), max(map(tuple, rows))
-    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return max(0, min(shared, min(map(len, rows)) - 1))
 
 
 @torch.no_grad()
@@ -54,17 +45,6 @@ def prefill_prefix(model: PreTrainedModel, ids: Ids) -> Prefix:
 def backbone(model: PreTrainedModel) -> Any:
     """The model without its language-model head: hidden states, (B, T, hidden)."""
     return model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
-
-
-def pad_left(rows: Sequence[Ids], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask), both (B, T); mask is True on real tokens. It comes from lengths: the pad token may be a real token too."""
-    width = max(map(len, rows))
-    ids_BT = torch.full((len(rows), width), pad)
-    mask_BT = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids_BT[i, width - len(row) :] = torch.tensor(list(row))
-        mask_BT[i, width - len(row) :] = True
-    return ids_BT.to(device), mask_BT.to(device)
 
 
 def causal_mask(mask_BT: Tensor) -> Tensor:
@@ -103,7 +83,7 @@ def prefill(
     """
     start = prefix.length if prefix else 0
     for part in chunk_by_tokens(rows, READ_TOKENS):
-        ids_BT, mask_BT = pad_left(rows[part], pad, model.device)
+        ids_BT, mask_BT = left_pad(rows[part], pad, model.device)
         position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0) + start
         with autocast(model.device), nullcontext() if cache is None else reading(cache, part):
             hidden_BTE = forward(
@@ -125,7 +105,7 @@ class Batch:
         self.model, self.prefix = model, prefix
         start = prefix.length if prefix else 0
         own = [row[start:] for row in rows]
-        self.mask_BT = pad_left(own, pad, model.device)[1]
+        self.mask_BT = left_pad(own, pad, model.device)[1]
         self.cache = growing_cache(model.config, model.dtype, *self.mask_BT.shape)
         self.hidden_BE = torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in prefill(model, own, prefix, pad, self.cache)])
         self.next_position_B = self.mask_BT.sum(1) + start

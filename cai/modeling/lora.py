@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -131,20 +131,3 @@ def merge_into(target: PreTrainedModel, model: PeftModel, name: str) -> None:
     weights = dict(target.named_parameters())
     for key, module in _layers(model, name):
         weights[f"{key}.weight"].copy_(module.get_base_layer().weight + module.get_delta_weight(name))
-
-
-def right_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask), both (B, T); real tokens first. Under causal attention what follows a token cannot change it."""
-    width = max(map(len, rows))
-    ids_BT = torch.full((len(rows), width), pad)
-    mask_BT = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids_BT[i, : len(row)] = torch.tensor(list(row))
-        mask_BT[i, : len(row)] = True
-    return ids_BT.to(device), mask_BT.to(device)
-
-
-def length_batches(rows: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Places of rows in batches of like length: little padding, and the same batches for the same rows."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    return [order[i : i + size] for i in range(0, len(order), size)]

@@ -21,6 +21,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai"
 
 
+def local_weights(spec: str) -> str | None:
+    """What `locate` takes, where a model spec names weights on this machine or the hub; None for endpoints and fakes."""
+    kind, _, name = spec.partition(":")
+    if spec == EMBEDDED:
+        return spec
+    return name if kind == "local" and name else None
+
+
 def locate(name: str) -> str:
     """`smollm2`, a folder, or a hub id -> what `from_pretrained` takes. The embedded model is converted on first use.
 

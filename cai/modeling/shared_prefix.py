@@ -14,15 +14,13 @@ from transformers import DynamicCache
 
 from cai.modeling import attention
 from cai.modeling.attention import Prefix
-
-MIN_SHARED_TOKENS = 16
-"""Shorter openings are not worth a pass of their own."""
+from cai.modeling.batching import MIN_SHARED_TOKENS
 
 
 def shared_prefix_forward(trunk: Any, ids_BT: Tensor) -> Tensor:
     """(B, T, hidden) of a model without its head on rows that are right-padded: causal attention needs no mask.
 
-    Rows that begin with at least LEAST equal tokens share their computation, where the model attends by `attention.attend`.
+    Rows that begin with at least MIN_SHARED_TOKENS equal tokens share their computation, where the model attends by `attention.attend`.
     """
     B, T = ids_BT.shape
     P = shared_tokens(ids_BT)

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cai.errors import BackendError, blame
-from cai.modeling.model_files import locate
-from cai.records import Chat
+from cai.modeling.model_files import local_weights, locate
+from cai.records import Chat, message_dicts
 from cai.store import digest
 
 
@@ -26,7 +26,7 @@ class Renderer:
 
         What looks like a control token inside a message is encoded as plain text, so no message can open or close a turn.
         """
-        messages = [{"role": m.role, "content": m.content} for m in chat]
+        messages = message_dicts(chat)
         ids: list[int] = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False, sanitize_control_tokens=True
         )
@@ -75,7 +75,8 @@ def load_renderer(folder: Path | str) -> Renderer:
 
 def token_counter(spec: str) -> Callable[[str], int]:
     """text -> tokens of the model that `spec` names. Where only an endpoint knows, four characters are taken for one."""
-    if not (spec == "smollm2" or spec.startswith("local:")):
+    weights = local_weights(spec)
+    if weights is None:
         return lambda text: -(-len(text) // 4)
-    renderer = load_renderer(locate(spec.removeprefix("local:")))
+    renderer = load_renderer(locate(weights))
     return lambda text: len(renderer.text_ids(text))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cai.artifacts import SETTINGS
 from cai.constitution import find
 from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.data.filters import HygieneConfig
@@ -20,6 +21,7 @@ from cai.generate.pair import PairConfig
 from cai.generate.revise import ReviseConfig
 from cai.lm.budget import Prices
 from cai.lm.http import HttpConfig
+from cai.records import FrozenModel
 from cai.reward.composite import RewardMix
 from cai.store import atomic_write
 from cai.train.ppo.config import PPOConfig
@@ -28,10 +30,8 @@ from cai.train.sft import SFTConfig
 from cai.train.tracking import Tracker
 
 
-class Run(BaseModel):
+class Run(FrozenModel):
     """A run's settings; each stage's section is that stage's own config."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = 0
@@ -88,24 +88,20 @@ class ResolvedRun(BaseModel):
     preferences: tuple[Path, ...] = ()
 
 
-SAVED = "run.json"
-"""In a run's folder: its settings, as the last command used them."""
-
-
 def save_run(loaded: ResolvedRun) -> None:
     """Leave the settings in the run's folder, with paths that hold from anywhere."""
     paths = {name: tuple(p.resolve() for p in getattr(loaded, name)) for name in ("prompts", "against", "preferences")}
     whole = loaded.model_copy(update={"constitution": loaded.constitution.resolve(), **paths})
     text = json.dumps(whole.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}}), indent=2) + "\n"
-    file = loaded.folder / SAVED
+    file = loaded.folder / SETTINGS
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         atomic_write(file, text)
 
 
 def _saved_run(folder: Path, overrides: Sequence[str]) -> ResolvedRun:
-    file = folder / SAVED
+    file = folder / SETTINGS
     if not file.exists():
-        raise StoreError(f"{folder}: no run in it ({SAVED} is missing): give the run's YAML")
+        raise StoreError(f"{folder}: no run in it ({SETTINGS} is missing): give the run's YAML")
     if overrides:
         raise ConfigError(f"{folder}: settings are overridden where they come from: give the run's YAML with --set")
     with blame(StoreError, f"{file}: not the settings of a run of this version"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cai import store
-from cai.async_map import Progress, RowT, map_rows
+from cai.async_map import RowT, map_rows
 from cai.constitution import Constitution, digests, load_constitution
 from cai.data.filters import HygieneConfig, asks_for_tokens
 from cai.data.split import read_prompts, split
@@ -19,18 +19,15 @@ from cai.errors import ConfigError, StoreError
 from cai.generate.row_reuse import kept_path, only_principles, set_aside
 from cai.lm import LM, open_lm
 from cai.lm.budget import Budget, MeteredLM
+from cai.lm.caching import CachedLM
 from cai.lm.http import HttpLM
-from cai.lm.request_log import LOG, CachedLM, RequestLog
+from cai.lm.request_log import LOG, RequestLog
 from cai.modeling import memory
-from cai.pipeline.config import ResolvedRun
+from cai.pipeline.config import ResolvedRun, Run
+from cai.progress import Progress
 from cai.records import Prompt
 from cai.rubric import CompiledRubric, compile_rubric
 from cai.store import digest
-
-PROMPTS, HELD_OUT = "00-prompts.jsonl", "01-held-out.jsonl"
-REVISIONS, SFT, PAIRS, PREFERENCES = "10-revisions.jsonl", "20-sft", "30-pairs.jsonl", "40-preferences.jsonl"
-REWARD, POLICY, EVAL, REPLIES, SCORES = "50-reward", "60-policy", "70-eval", "70-replies.jsonl", "70-scores.jsonl"
-SUBJECTS = {"base": None, "sft": SFT, "policy": POLICY}
 
 
 @dataclass
@@ -45,6 +42,10 @@ class RunContext:
     say: Callable[[str], None] = lambda line: None
     """One line for whoever watches."""
     models: dict[str, LM] = field(default_factory=dict)
+
+    @property
+    def run(self) -> Run:
+        return self.loaded.run
 
     @property
     def seed(self) -> int:
@@ -89,8 +90,7 @@ class RunContext:
                 given = {"max_concurrency": lm.max_concurrency, "sliding": isinstance(lm, CachedLM), **more}
                 await map_rows(out, rows, kept_or_made, kind, progress=self.progress(told), **given)
             finally:
-                if isinstance(lm, CachedLM):
-                    await lm.aclose()
+                await lm.aclose()
 
         asyncio.run(work())
         stored.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from typing import Any
 from rich.table import Table
 from scipy.stats import t as student
 
+from cai.artifacts import SUBJECTS
 from cai.async_map import gather
 from cai.data.split import subsample
 from cai.evals.replies import items, replier
@@ -26,7 +27,7 @@ from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
 from cai.lm.base import LM, Sample
 from cai.lm.budget import Budget, Prices
-from cai.pipeline.context import SUBJECTS, RunContext, read_run_prompts
+from cai.pipeline.context import RunContext, read_run_prompts
 from cai.records import Chat, Pair
 from cai.reward.direct_rlaif import rate
 
@@ -91,6 +92,9 @@ class Probe:
         self._add("sample", chat, said.prompt_tokens, said.completion_tokens, time.perf_counter() - started)
         return said
 
+    async def aclose(self) -> None:
+        await self.lm.aclose()
+
     async def choice_logprobs(self, chat: Chat, choices: Sequence[str], *, prefill: str = "") -> list[float] | None:
         started = time.perf_counter()
         found = await self.lm.choice_logprobs(chat, choices, prefill=prefill)
@@ -146,7 +150,7 @@ def plan(ctx: RunContext, count: int) -> list[Forecast]:
     Raises:
         BackendError, BudgetError: as the stages themselves would.
     """
-    run, seed = ctx.loaded.run, ctx.seed
+    run, seed = ctx.run, ctx.seed
     train, held, _ = read_run_prompts(ctx.loaded)
     author, judge = Probe(ctx.lm(run.model)), Probe(ctx.lm(run.judge or run.model))
     pairs: list[Pair] = []
@@ -189,8 +193,7 @@ def plan(ctx: RunContext, count: int) -> list[Forecast]:
                     found.append(forecast(stage, model, used, whole, run.prices, pace))
         finally:
             for probe in (author, judge):
-                if (close := getattr(probe.lm, "aclose", None)) is not None:
-                    await close()
+                await probe.aclose()
         return found
 
     return asyncio.run(work())

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cai import store
-from cai.async_map import Progress
 from cai.errors import TrainError
 from cai.evals.stats import estimate
-from cai.lm.local import load_model
+from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
+from cai.progress import Progress
 from cai.records import Score
 from cai.report.cards import preference_card
 from cai.reward.preference_model import ADAPTER, PreferenceModel

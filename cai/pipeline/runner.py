@@ -11,7 +11,7 @@ from cai import store
 from cai.errors import JobError
 from cai.pipeline.config import save_run
 from cai.pipeline.context import RunContext
-from cai.pipeline.stages import STAGES
+from cai.pipeline.stages import RUN_STAGE
 from cai.train.tracking import require_tracker
 
 
@@ -51,10 +51,10 @@ def _run_stages(
         for name in names:
             started = time.monotonic()
             if name == "ppo":
-                STAGES[name](ctx)
+                RUN_STAGE[name](ctx)
             elif first:
                 with apart():
-                    STAGES[name](ctx)
+                    RUN_STAGE[name](ctx)
             ctx.close_models()  # a stage opens what it needs: models of one stage don't weigh on the next
             wait()
             if first:

@@ -7,17 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from cai import store, templates
-from cai.data.preferences import clean_labelled_pairs, labelled_pairs
-from cai.data.split import clean_training, subsample
-from cai.errors import ConfigError, StoreError
-from cai.evals.refusal import comparisons, refusal_scores
-from cai.evals.replies import item_of, items, replier
-from cai.generate.diversity import monitors
-from cai.generate.filters import all_of, not_degenerate
-from cai.generate.label import labeller
-from cai.generate.pair import pair_items, paired_item, pairer
-from cai.generate.revise import revise_items, revised_item, reviser
-from cai.pipeline.context import (
+from cai.artifacts import (
     EVAL,
     HELD_OUT,
     PAIRS,
@@ -30,11 +20,20 @@ from cai.pipeline.context import (
     SCORES,
     SFT,
     SUBJECTS,
-    RunContext,
-    hygiene_provenance,
-    read_rows,
-    read_run_prompts,
+    TENSORBOARD,
 )
+from cai.data.preferences import clean_labelled_pairs, labelled_pairs
+from cai.data.split import clean_training, subsample
+from cai.errors import ConfigError, StoreError
+from cai.evals.refusal import comparisons, refusal_scores
+from cai.evals.replies import item_of, items, replier
+from cai.generate.diversity import monitors
+from cai.generate.filters import all_of, not_degenerate
+from cai.generate.label import labeller
+from cai.generate.pair import pair_items, paired_item, pairer
+from cai.generate.revise import revise_items, revised_item, reviser
+from cai.modeling.model_files import local_weights
+from cai.pipeline.context import RunContext, hygiene_provenance, read_rows, read_run_prompts
 from cai.pipeline.staleness import LABEL_READS, abouts_in, preference_stands_in, revise_reads, revision_stands_in
 from cai.records import Chat, EvalReply, Message, Pair, Preference, Prompt, PromptDraw, Revision
 from cai.report.html import write_report
@@ -49,7 +48,7 @@ OWN = "this run"
 
 def prompts(ctx: RunContext) -> None:
     """00-prompts.jsonl for training, 01-held-out.jsonl for evaluation."""
-    run = ctx.loaded.run
+    run = ctx.run
     files = {f"input {name}": store.file_digest(path) for name, path in zip(run.prompts, ctx.loaded.prompts, strict=True)}
     made = {"held_out": f"{run.held_out} by {run.split_by}", "seed": str(run.seed), **files}
     made |= hygiene_provenance(ctx.loaded, run.hygiene)
@@ -67,7 +66,7 @@ def prompts(ctx: RunContext) -> None:
 
 def revise(ctx: RunContext) -> None:
     """10-revisions.jsonl: critiques and revisions of the model's own replies."""
-    config, author, out = ctx.loaded.run.revise, ctx.lm(ctx.loaded.run.model), ctx.path(REVISIONS)
+    config, author, out = ctx.run.revise, ctx.lm(ctx.run.model), ctx.path(REVISIONS)
     made = ctx.provenance(
         config, [PROMPTS], revise_reads(config), model=author.fingerprint, templates=templates.templates_digest()
     )
@@ -90,7 +89,7 @@ def sft(ctx: RunContext) -> None:
     from cai.modeling.model_files import locate
     from cai.train.sft import sft as train_sft
 
-    run, out = ctx.loaded.run, ctx.path(SFT)
+    run, out = ctx.run, ctx.path(SFT)
     where = _weights(run.model)
     rules = hygiene_provenance(ctx.loaded, run.hygiene.of_training_rows)
     if store.begin(out, "sft", ctx.provenance(run.sft, [REVISIONS], model=ctx.lm(run.model).fingerprint, **rules)):
@@ -105,16 +104,15 @@ def sft(ctx: RunContext) -> None:
 
 def _weights(spec: str) -> str:
     """The folder or id that training starts from."""
-    if spec.startswith("local:"):
-        return spec.removeprefix("local:")
-    if spec != "smollm2":
+    weights = local_weights(spec)
+    if weights is None:
         raise ConfigError(f"model: {spec}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID")
-    return spec
+    return weights
 
 
 def pair(ctx: RunContext) -> None:
     """30-pairs.jsonl: replies of the fine-tuned model, two and two."""
-    config, out = ctx.loaded.run.pair, ctx.path(PAIRS)
+    config, out = ctx.run.pair, ctx.path(PAIRS)
     if store.begin(out, "pair", ctx.provenance(config, [PROMPTS, SFT])):
         return
     subject = ctx.lm(f"local:{ctx.path(SFT)}")
@@ -129,7 +127,7 @@ def pair(ctx: RunContext) -> None:
 
 def label(ctx: RunContext) -> None:
     """40-preferences.jsonl: which reply is better, by principle, as a probability."""
-    run, out = ctx.loaded.run, ctx.path(PREFERENCES)
+    run, out = ctx.run, ctx.path(PREFERENCES)
     judge = ctx.lm(run.judge or run.model)
     made = ctx.provenance(run.label, [PAIRS], LABEL_READS, judge=judge.fingerprint, templates=templates.templates_digest())
     if ctx.begin_or_reuse(out, "label", made, Preference, preference_stands_in(ctx)):
@@ -149,7 +147,7 @@ def reward(ctx: RunContext) -> None:
     from cai.train.cross_validation import mix_pairs
     from cai.train.preference import Comparison
 
-    run, out = ctx.loaded.run, ctx.path(REWARD)
+    run, out = ctx.run, ctx.path(REWARD)
     config, given = run.reward, dict(zip(run.preferences, ctx.loaded.preferences, strict=True))
     files = {f"preferences {name}": store.file_digest(path) for name, path in given.items()}
     if given:
@@ -196,7 +194,7 @@ def ppo(ctx: RunContext) -> None:
     """60-policy/: the fine-tuned model after PPO on preference model and rubric. Every process of a torchrun walks it."""
     import torch
 
-    from cai.lm.local import load_model
+    from cai.modeling.loading import load_model
     from cai.modeling.lora import with_adapter
     from cai.modeling.precision import matmul_dtype
     from cai.modeling.tokenization import load_renderer
@@ -210,7 +208,7 @@ def ppo(ctx: RunContext) -> None:
     from cai.train.ppo.rollout import RewardTable, Rollout
     from cai.train.tracking import tracker
 
-    run, out, config = ctx.loaded.run, ctx.path(POLICY), ctx.loaded.run.ppo
+    run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
     about = {"mix": digest(run.mix)}
     rate = None
     if run.mix.direct:
@@ -242,7 +240,7 @@ def ppo(ctx: RunContext) -> None:
     rows = read_rows(ctx.path(PROMPTS), Prompt)
     learnt: list[Revision] = read_rows(ctx.path(REVISIONS), Revision) if config.ptx.coef else []
     texts = [(renderer.prompt_ids(r.chat), renderer.reply_ids(r.final)) for r in learnt if r.final is not None]
-    track = tracker(None if rank() else run.track, ctx.path("60-tensorboard"), run.name)
+    track = tracker(None if rank() else run.track, ctx.path(TENSORBOARD), run.name)
     it, told, folder = training.learner(actor, config), ctx.progress("ppo"), store.partial_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     history = training.ppo(it, renderer, rows, score, config, folder, seed=ctx.seed, progress=told, texts=texts, track=track)
@@ -259,7 +257,7 @@ def ppo(ctx: RunContext) -> None:
 
 def evaluate(ctx: RunContext) -> None:
     """70-replies.jsonl and 70-scores.jsonl: base, SFT and policy on held-out prompts."""
-    run, out = ctx.loaded.run, ctx.path(SCORES)
+    run, out = ctx.run, ctx.path(SCORES)
     made = ctx.provenance(run.eval, [HELD_OUT, SFT, REWARD, POLICY], ("rubric",), model=ctx.lm(run.model).fingerprint)
     if store.begin(out, "eval", made):
         return
@@ -286,13 +284,13 @@ def evaluate(ctx: RunContext) -> None:
 
 def _rewarded(ctx: RunContext, replies: Sequence[EvalReply]) -> list[EvalReply]:
     """The replies with their preference-model reward, and those of the policy with their log-ratio to the reference."""
-    from cai.lm.local import load_model
+    from cai.modeling.loading import load_model
     from cai.modeling.lora import with_adapter
     from cai.modeling.tokenization import load_renderer
     from cai.reward.preference_model import ADAPTER, PreferenceModel
     from cai.train.ppo.rollout import text_logprobs
 
-    run, sft_folder = ctx.loaded.run, str(ctx.path(SFT))
+    run, sft_folder = ctx.run, str(ctx.path(SFT))
     renderer = load_renderer(sft_folder)
     reference = load_model(sft_folder)
     own = [(r.chat, r.response, r.finished) for r in replies if r.subject == "policy"]
@@ -316,7 +314,7 @@ def report(ctx: RunContext) -> None:
     write_report(ctx.loaded.folder)
 
 
-STAGES: dict[str, Callable[[RunContext], None]] = {
+RUN_STAGE: dict[str, Callable[[RunContext], None]] = {
     "prompts": prompts,
     "revise": revise,
     "sft": sft,

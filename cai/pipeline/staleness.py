@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from cai.artifacts import PAIRS, PREFERENCES, PROMPTS, REVISIONS
 from cai.constitution import Change
 from cai.generate.revise import ReviseConfig
 from cai.generate.row_reuse import only_principles, preference_stands, revision_stands
-from cai.pipeline.context import PAIRS, PREFERENCES, PROMPTS, REVISIONS, RunContext, read_rows
+from cai.pipeline.context import RunContext, read_rows
 from cai.records import Kind, Pair, Preference, Prompt, Revision
 
 LABEL_READS = ("principle:", "examples:compare")
@@ -21,14 +22,14 @@ def revise_reads(config: ReviseConfig) -> tuple[str, ...]:
 def revision_stands_in(ctx: RunContext) -> Callable[[Revision, Collection[str]], bool]:
     """(row, ids of edited principles) -> whether the row is what would be made now."""
     prompts: dict[str, Prompt] = {p.id: p for p in read_rows(ctx.path(PROMPTS), Prompt)}
-    config = ctx.loaded.run.revise
+    config = ctx.run.revise
     return lambda row, edited: revision_stands(row, prompts[row.source], ctx.constitution, config, ctx.seed, edited)
 
 
 def preference_stands_in(ctx: RunContext) -> Callable[[Preference, Collection[str]], bool]:
     """The same for labels."""
     pairs: dict[str, Pair] = {p.id: p for p in read_rows(ctx.path(PAIRS), Pair)}
-    about, config = abouts_in(ctx), ctx.loaded.run.label
+    about, config = abouts_in(ctx), ctx.run.label
 
     def stands(row: Preference, edited: Collection[str]) -> bool:
         pair = pairs[row.source]
@@ -50,7 +51,7 @@ def stale_rows(ctx: RunContext, changes: Sequence[Change]) -> dict[str, tuple[li
     keys = [change.key for change in changes]
     found = {}
     for name, kind, stander, reads in (
-        (REVISIONS, Revision, revision_stands_in, revise_reads(ctx.loaded.run.revise)),
+        (REVISIONS, Revision, revision_stands_in, revise_reads(ctx.run.revise)),
         (PREFERENCES, Preference, preference_stands_in, LABEL_READS),
     ):
         if not ctx.path(name).exists():

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
 from cai.records import Preference, Prompt, Revision, Score
+from cai.report.formats import interval
 from cai.store import Manifest
 
 WARNING = (
@@ -70,7 +71,10 @@ def preference_card(
 ) -> ModelCard:
     """The README of a preference model: what it is, what it learnt from, how well it agrees with what it has not seen."""
     about = ModelCardData(library_name="cai", tags=["constitutional-ai", "rlaif", "preference-model"])
-    rows = "\n".join(f"| {score.metric} | {_number(score.mean)} | {_span(score)} | {score.n} |" for score in measured)
+    rows = "\n".join(
+        f"| {score.metric} | {_number(score.mean)} | {interval(score.ci_low, score.ci_high, '.3f')} | {score.n} |"
+        for score in measured
+    )
     parts = [
         f"# Preference model ({name})",
         f"A LoRA adapter and a scalar head (`safetensors`) on {base}. The score of "
@@ -85,10 +89,6 @@ def preference_card(
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _span(score: Score) -> str:
-    return "–" if score.ci_low is None or score.ci_high is None else f"[{score.ci_low:.3f}, {score.ci_high:.3f}]"
 
 
 def losses(prompts: Manifest | None, revisions: Iterable[Revision], preferences: Iterable[Preference]) -> dict[str, Counter[str]]:

@@ -20,6 +20,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from pydantic import ValidationError
 
+from cai.artifacts import METRICS, POLICY, PREFERENCES, PROMPTS, REPLIES, REPORT, REVISIONS, REWARD, SCORES
 from cai.errors import StoreError
 from cai.records import EvalReply, Kind, Preference, Prompt, Revision, Score
 from cai.report import examples, labels, plots, table
@@ -44,7 +45,7 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         StoreError: the folder is missing, or one of its files is torn (names file and line).
     """
-    path = run_dir / "report.html"
+    path = run_dir / REPORT
     atomic_write(path, render(run_dir))
     return path
 
@@ -62,27 +63,25 @@ def render(run_dir: Path) -> str:
         path = run_dir / name
         return Section(load(path)) if path.exists() else Section(None, f"{name} is not there yet: `cai {stage}` writes it.")
 
-    scores = part("70-scores.jsonl", "eval", lambda path: list(read(path, Score)))
-    updates = part("60-policy/metrics.jsonl", "ppo", _updates)
-    kinds = _kinds(run_dir / "00-prompts.jsonl")
+    scores = part(SCORES, "eval", lambda path: list(read(path, Score)))
+    updates = part(f"{POLICY}/{METRICS}", "ppo", _updates)
+    kinds = _kinds(run_dir / PROMPTS)
     stages = [_stage(path) for path in sorted(run_dir.glob(f"*{MANIFEST}"))]
     return _template().render(
         run=run_dir.resolve().name,
         stages=stages,
         glance=_glance(stages),
-        headline=scores.then(_headline, "70-scores.jsonl holds no row of the refusal evaluation."),
+        headline=scores.then(_headline, f"{SCORES} holds no row of the refusal evaluation."),
         changes=scores.then(table.changes, "No two of base, sft and policy were evaluated on the same prompts."),
-        scores=scores.then(list, "70-scores.jsonl is empty."),
+        scores=scores.then(list, f"{SCORES} is empty."),
         curves=updates.then(lambda rows: Markup(plots.ppo_curves(rows)), "No update of PPO is finished yet."),  # noqa: S704
         last=updates.then(lambda rows: list(_flat(rows[-1])), "No update of PPO is finished yet."),
-        styles=scores.then(_styles, "70-scores.jsonl holds no style shares."),
-        labels=part("40-preferences.jsonl", "label", lambda path: labels.diagnose(read(path, Preference))),
-        reward=part("50-reward/metrics.json", "reward", _metrics),
-        gate=part("10-revisions.jsonl", "revise", lambda path: _gate(read(path, Revision))),
-        revisions=part(
-            "10-revisions.jsonl", "revise", lambda path: examples.first_revisions(read(path, Revision), kinds, PER_KIND)
-        ),
-        replies=part("70-replies.jsonl", "eval", lambda path: examples.first_replies(read(path, EvalReply), PER_KIND)),
+        styles=scores.then(_styles, f"{SCORES} holds no style shares."),
+        labels=part(PREFERENCES, "label", lambda path: labels.diagnose(read(path, Preference))),
+        reward=part(f"{REWARD}/metrics.json", "reward", _metrics),
+        gate=part(REVISIONS, "revise", lambda path: _gate(read(path, Revision))),
+        revisions=part(REVISIONS, "revise", lambda path: examples.first_revisions(read(path, Revision), kinds, PER_KIND)),
+        replies=part(REPLIES, "eval", lambda path: examples.first_replies(read(path, EvalReply), PER_KIND)),
         per_kind=PER_KIND,
     )
 

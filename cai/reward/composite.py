@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from cai.records import Prompt
+from cai.records import FrozenModel, Prompt
 from cai.reward import penalties
 from cai.reward.direct_rlaif import Rate
 from cai.reward.preference_model import PreferenceModel
 from cai.rubric import CompiledRubric, grade
 
 
-class RewardMix(BaseModel):
+class RewardMix(FrozenModel):
     """Weights of the parts; a part of weight 0 is not computed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pm: float = Field(1.0, ge=0)
     """Of the preference model's reward, which has variance 1 over the reference policy's replies."""

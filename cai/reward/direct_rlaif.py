@@ -10,7 +10,6 @@ from cai import templates
 from cai.async_map import gather
 from cai.errors import UnansweredError
 from cai.lm.base import LM
-from cai.lm.request_log import CachedLM
 from cai.records import Chat, Prompt
 
 Rate = Callable[[Sequence[Prompt], Sequence[str]], list[float | None]]
@@ -46,8 +45,7 @@ def rater(judge: LM) -> Rate:
             try:
                 return await gather([rate(judge, p.chat, r) for p, r in zip(prompts, replies, strict=True)])
             finally:
-                if isinstance(judge, CachedLM):
-                    await judge.aclose()
+                await judge.aclose()
 
         return asyncio.run(all_of_them())
 

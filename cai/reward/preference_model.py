@@ -16,15 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cai.errors import StoreError, blame
-from cai.modeling.lora import (
-    ADAPTER_FILE,
-    adapter_tensors,
-    add_adapter,
-    hidden_states,
-    length_batches,
-    right_pad,
-    set_adapter_tensors,
-)
+from cai.modeling.batching import length_batches, right_pad
+from cai.modeling.lora import ADAPTER_FILE, adapter_tensors, add_adapter, hidden_states, set_adapter_tensors
 from cai.modeling.tokenization import Renderer
 from cai.records import Chat
 

@@ -17,20 +17,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix, hstack, identity
 
+from cai.data.split import split_by_group
 from cai.errors import JobError
+from cai.records import FrozenModel
 from cai.seeds import rng
 
 Array = NDArray[np.float64]
 
 
-class FitConfig(BaseModel):
+class FitConfig(FrozenModel):
     """How weights are fitted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     margin: float = Field(1.0, gt=0)
     """By how much the better reply of a pair shall win."""
@@ -68,9 +68,7 @@ class FittedWeights:
 
 def split_prompts(rows: Sequence[Ranked], share: float, seed: int) -> tuple[list[Ranked], list[Ranked]]:
     """(train, held out) by prompt: which side follows from the prompt's id and the seed."""
-    names = sorted({row.prompt for row in rows}, key=lambda name: rng(seed, "fit", name).random())
-    held = set(names[: round(share * len(names))])
-    return [row for row in rows if row.prompt not in held], [row for row in rows if row.prompt in held]
+    return split_by_group(rows, share, lambda row: row.prompt, lambda prompt: rng(seed, "fit", prompt).random())
 
 
 def ordered(rows: Sequence[Ranked]) -> list[tuple[int, int]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cai.errors import UsageError
-from cai.generate.filters import Gate
 from cai.records import Grade, Kind, Prompt
 from cai.rubric.compile import CompiledRubric
 from cai.rubric.propositions import NormalizedReply, read_reply
@@ -70,7 +69,7 @@ def grade_propositions(
     )
 
 
-def gate_of(compiled: CompiledRubric) -> Gate:
+def gate_of(compiled: CompiledRubric) -> Callable[[Prompt, str], str | None]:
     """Only what the rubric calls correct behaviour for the prompt's kind may be trained on; without a kind, anything."""
 
     def gate(prompt: Prompt, reply: str) -> str | None:

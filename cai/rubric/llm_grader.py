@@ -16,6 +16,7 @@ from cai.async_map import gather
 from cai.constitution.schema import GradeExample
 from cai.errors import JobError, UnansweredError
 from cai.lm.base import LM
+from cai.probability import sigmoid
 from cai.records import Chat, Grade, Kind
 from cai.rubric.compile import CompiledRubric
 from cai.rubric.grade import evaluate_propositions, grade_propositions, unscored_grade
@@ -35,7 +36,7 @@ async def log_odds(lm: LM, shots: tuple[GradeExample, ...], chat: Chat, reply: s
 def probability(odds: float, temperature: float) -> float:
     """sigma(odds / temperature), without overflow."""
     scaled = odds / temperature
-    return 1 / (1 + math.exp(-scaled)) if scaled >= 0 else math.exp(scaled) / (1 + math.exp(scaled))
+    return sigmoid(scaled)
 
 
 async def grade_with(

@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cai.constitution.schema import TextModel, TrainedOn
+from cai.data.split import split_by_group
 from cai.errors import JobError
+from cai.probability import sigmoid
+from cai.records import FrozenModel
 from cai.rubric.propositions import NormalizedReply
 from cai.seeds import rng
 
@@ -29,10 +32,8 @@ _SHOWN = 5
 Array = NDArray[np.float64]
 
 
-class TextFit(BaseModel):
+class TextFit(FrozenModel):
     """How such a model is fitted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     runs: int = Field(3000, ge=10)
     """Runs of words that it may know: those of the largest weights in a first fit."""
@@ -98,14 +99,12 @@ def probability(model: TextModel, said: frozenset[str]) -> float:
     weights = model.weights
     known = [weights[run] for run in said if run in weights]
     z = model.bias + math.fsum(known) / math.sqrt(max(1, len(known)))
-    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+    return sigmoid(z)
 
 
 def split(rows: Sequence[Labelled], share: float, seed: int) -> tuple[list[Labelled], list[Labelled]]:
     """(to learn from, held out): `share` of the prompts, drawn by the seed."""
-    prompts = sorted({row.prompt for row in rows})
-    held = set(rng(seed, "fit-text").sample(prompts, round(share * len(prompts))))
-    return [row for row in rows if row.prompt not in held], [row for row in rows if row.prompt in held]
+    return split_by_group(rows, share, lambda row: row.prompt, lambda prompt: rng(seed, "fit-text", prompt).random())
 
 
 def fit_text(rows: Sequence[Labelled], config: TextFit, trained_on: Sequence[TrainedOn]) -> TextModel:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from cai.async_map import Progress
 from cai.errors import TrainError
+from cai.progress import Progress
 from cai.reward.preference_model import PreferenceModel
 from cai.train.preference import Agreement, Comparison, RewardConfig, evaluate, train
 

@@ -10,22 +10,22 @@ from statistics import fmean
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
-from cai.async_map import Progress
+from cai.data.split import split_by_group
 from cai.errors import TrainError
 from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
 from cai.modeling.lora import parameters_of
+from cai.progress import Progress
+from cai.records import FrozenModel
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.seeds import rng
 from cai.train.losses import soft_bradley_terry
 
 
-class RewardConfig(BaseModel):
+class RewardConfig(FrozenModel):
     """How the preference model is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(16, ge=1)
     layers: int | None = Field(None, ge=1)
@@ -63,9 +63,7 @@ class Comparison:
 
 def split_by_prompt(comparisons: Sequence[Comparison], share: float, seed: int) -> tuple[list[Comparison], list[Comparison]]:
     """(train, held out): all pairs of a prompt on one side."""
-    prompts = sorted({c.prompt for c in comparisons}, key=lambda prompt: rng(seed, "reward", "split", prompt).random())
-    held = set(prompts[: round(share * len(prompts))])
-    return [c for c in comparisons if c.prompt not in held], [c for c in comparisons if c.prompt in held]
+    return split_by_group(comparisons, share, lambda c: c.prompt, lambda prompt: rng(seed, "reward", "split", prompt).random())
 
 
 def train(

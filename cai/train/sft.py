@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from cai.async_map import Progress
 from cai.errors import TrainError, blame
-from cai.lm.local import load_model
+from cai.modeling.loading import load_model
 from cai.modeling.lora import lora_config
 from cai.modeling.precision import autocast, device
 from cai.modeling.tokenization import load_renderer
-from cai.records import Chat
+from cai.progress import Progress
+from cai.records import Chat, FrozenModel
 from cai.store import atomic_directory
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report their use otherwise
@@ -27,10 +27,8 @@ WHOLE = "whole"
 """File that marks a checkpoint as written to its end."""
 
 
-class SFTConfig(BaseModel):
+class SFTConfig(FrozenModel):
     """How the reply model is fine-tuned."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["lora", "full"] = "lora"
     rank: int = Field(16, ge=1)

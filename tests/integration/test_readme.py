@@ -13,7 +13,8 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from cai.cli import NAMES, app
+from cai.artifacts import STAGES
+from cai.cli import app
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -163,7 +164,7 @@ def test_a_wrong_readme_is_found_out() -> None:
     assert [known(c) for c in found] == [True, False, True, False]
 
 
-@pytest.mark.parametrize("name", ["check", "show", "grade", "run", *NAMES[1:]])
+@pytest.mark.parametrize("name", ["check", "show", "grade", "run", *STAGES[1:]])
 def test_every_command_is_known(name: str) -> None:
     assert known(["cai", name])
     assert not known(["cai", name + "s"])

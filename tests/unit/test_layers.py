@@ -9,8 +9,9 @@ from pathlib import Path
 import cai
 
 LAYERS = [
-    "errors", "seeds", "records", "progress", "artifacts", "store", "async_map", "constitution", "templates", "data", "modeling",
-    "lm", "generate", "rubric", "reward", "train", "evals", "report", "integrations", "pipeline", "cli",
+    "errors", "seeds", "probability", "records", "progress", "artifacts", "store", "async_map", "constitution",
+    "templates", "data", "modeling", "lm", "generate", "rubric", "reward", "train", "evals", "report",
+    "integrations", "pipeline", "cli",
 ]  # fmt: skip
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from cai.records import FrozenModel
 from cai.train.ppo.prompt_sampler import Share, allocate
 
 
-class KLConfig(BaseModel):
+class KLConfig(FrozenModel):
     """How far the policy may go from the reference."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     coef: float = Field(0.05, ge=0)
     """Reward lost per nat: the fixed weight, or the adaptive controller's first."""
@@ -30,10 +29,8 @@ class KLConfig(BaseModel):
         return self
 
 
-class PtxConfig(BaseModel):
+class PtxConfig(FrozenModel):
     """Pretraining gradients mixed into each step (PPO-ptx, arXiv:2203.02155 section 3.5)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     coef: float = Field(0.0, ge=0)
     """Weight of the mean log loss on the fine-tuning text; 0: none of it is read."""
@@ -67,10 +64,8 @@ Other than in the papers: the critic is linear heads on the preference model's f
 whole; Adam's second decay is 0.999, not 0.95; and the longest reply is whatever `max_tokens` says."""
 
 
-class PPOConfig(BaseModel):
+class PPOConfig(FrozenModel):
     """What PPO may vary. Derived sizes are properties."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Literal["instructgpt", "cai"] | None = None
     """A published recipe; the keys below change it."""

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from cai.modeling.batching import MIN_SHARED_TOKENS, length_batches, right_pad
+from cai.modeling.batching import common_prefix as shared_tokens
 from cai.modeling.frozen_cache import FrozenCache
-from cai.modeling.generation import common_prefix as shared_tokens
 from cai.modeling.generation import generate, prefill_prefix
-from cai.modeling.lora import length_batches, right_pad
 from cai.modeling.precision import autocast
 from cai.modeling.tokenization import Renderer
 from cai.records import Chat, Prompt
@@ -75,7 +75,7 @@ def sample_rollouts(
             seeds=[derive(seed, "rollout", step, asked[i][0].id, asked[i][2]) for i in places],
             stop_ids=frozenset({renderer.stop_id}),
             pad=renderer.pad_id,
-            prefix=prefill_prefix(sampler, rows[0][:shared]) if shared >= 16 else None,
+            prefix=prefill_prefix(sampler, rows[0][:shared]) if shared >= MIN_SHARED_TOKENS else None,
         )
         for i, draw in zip(places, draws, strict=True):
             prompt, ids, _ = asked[i]

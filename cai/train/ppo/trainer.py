@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cai.async_map import Progress
+from cai.artifacts import METRICS
 from cai.errors import TrainError
 from cai.modeling import memory
 from cai.modeling.frozen_cache import FrozenCache
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.tokenization import Renderer
+from cai.progress import Progress
 from cai.records import Prompt
 from cai.seeds import rng
 from cai.store import append_bytes, atomic_write, digest, truncate_torn_line
@@ -103,7 +104,7 @@ def ppo(
     """
     if config.ptx.coef and not texts:
         raise TrainError("ppo.ptx: there is no fine-tuning text to mix in; leave ptx out, or give it some")
-    metrics_file, made = folder / "metrics.jsonl", made_from(config, prompts, texts, seed)
+    metrics_file, made = folder / METRICS, made_from(config, prompts, texts, seed)
     state = checkpoint.load(folder / "checkpoints", it.parameters(), it.optimizer, made)
     start = 0 if state is None else int(state["step"])
     if state is not None:

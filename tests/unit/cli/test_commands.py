@@ -19,11 +19,12 @@ import jsonschema
 import pytest
 
 from cai import store
-from cai.cli import NAMES, grades, main
+from cai.artifacts import STAGES
+from cai.cli import grades, main
 from cai.constitution import find, load_constitution, read_yaml
 from cai.constitution.json_schema import MODELINE
 from cai.pipeline.config import load_run
-from cai.pipeline.stages import STAGES
+from cai.pipeline.stages import RUN_STAGE
 from cai.records import Revision
 
 COMMANDS = (
@@ -41,7 +42,7 @@ COMMANDS = (
     "run",
     "plan",
     "export",
-    *NAMES[1:],
+    *STAGES[1:],
 )
 RUN = """\
 name: toy
@@ -118,7 +119,7 @@ def test_help_names_every_command(capsys: Capture, arguments: list[str], code: i
 
 
 def test_stages_are_those_of_the_line() -> None:
-    assert list(STAGES) == list(NAMES)
+    assert list(RUN_STAGE) == list(STAGES)
 
 
 # ---- check and show ----
@@ -454,7 +455,7 @@ def test_failed_work_is_exit_code_1(capsys: Capture, tmp_path: Path, monkeypatch
     def fails(ctx: object) -> None:
         raise TrainError("ppo: the loss is nan; lower ppo.learning_rate")
 
-    monkeypatch.setitem(stages.STAGES, "prompts", fails)
+    monkeypatch.setitem(stages.RUN_STAGE, "prompts", fails)
     ended = Ended(capsys, "run", run_file(tmp_path))
     assert (ended.code, ended.err, ended.out) == (1, "cai: ppo: the loss is nan; lower ppo.learning_rate\n", "")
 

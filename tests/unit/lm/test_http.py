@@ -23,9 +23,10 @@ from cai.errors import BackendError, BudgetError, StoreError, UnansweredError, U
 from cai.lm import FakeLM, open_lm
 from cai.lm import http as back_end
 from cai.lm.budget import Budget, MeteredLM, Prices
+from cai.lm.caching import CachedLM
 from cai.lm.http import HttpConfig, HttpLM, option_logprobs
 from cai.lm.rate_limit import LONGEST, RateLimiter, retry_after
-from cai.lm.request_log import CachedLM, RequestLog
+from cai.lm.request_log import RequestLog
 from cai.records import Preference, chat_of
 from cai.store import read
 

@@ -18,18 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from cai.errors import BackendError, UsageError
 from cai.lm import FakeLM, Sample, open_lm
-from cai.lm.local import LocalLM, fingerprint, load_local, refuse_windows
+from cai.lm.local import LocalLM, load_local
 from cai.modeling import generation
-from cai.modeling.generation import (
-    Batch,
-    chunk_by_tokens,
-    common_prefix,
-    generate,
-    option_logprobs,
-    pad_left,
-    prefill_prefix,
-    sample_tokens,
-)
+from cai.modeling.batching import common_prefix, left_pad
+from cai.modeling.generation import Batch, chunk_by_tokens, generate, option_logprobs, prefill_prefix, sample_tokens
+from cai.modeling.loading import fingerprint, refuse_windows
 from cai.modeling.model_files import EMBEDDED_HUB_ID, cache_folder, embedded, locate
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.skinny_linear import SkinnyLinear
@@ -173,7 +166,7 @@ def test_common_prefix() -> None:
 def test_an_end_token_inside_a_row_is_a_token(lm: LocalLM, plain: Any) -> None:
     """Padding and end are one id here. Rows begin with it, hold it and end in it: logits are those of the unpadded row."""
     rows = [[END, 5, 6], [7, END, END, 8, 9, 10, 11, 12], [END], [3, 4, END]]
-    ids, mask = pad_left(rows, END, torch.device("cpu"))
+    ids, mask = left_pad(rows, END, torch.device("cpu"))
     assert ids.shape == (4, 8)
     assert mask.sum(1).tolist() == [3, 8, 1, 3]
     got = Batch(lm.model, rows, None, END).logits().log_softmax(-1)

@@ -11,16 +11,15 @@ from safetensors.torch import load_file, save_file
 from toys import tiny_llama
 
 from cai.modeling import attention, lora_linear
+from cai.modeling.batching import length_batches, right_pad
 from cai.modeling.lora import (
     active_adapter,
     adapter_tensors,
     add_adapter,
     hidden_states,
-    length_batches,
     lm_head,
     merge_into,
     parameters_of,
-    right_pad,
     set_adapter_tensors,
     with_adapter,
 )

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cai.lm.local import load_model
 from cai.modeling import shared_prefix
 from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
+from cai.modeling.loading import load_model
 from cai.modeling.lora import hidden_states, parameters_of, with_adapter
 
 OPENING = list(range(40, 60))

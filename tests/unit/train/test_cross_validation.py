@@ -238,7 +238,7 @@ def test_verdicts_of_two_people_on_one_prompt_are_on_one_side(tiny_model: Path, 
 
 
 def fresh_parts(tiny: Path) -> tuple[object, object]:
-    from cai.lm.local import load_model
+    from cai.modeling.loading import load_model
     from cai.modeling.lora import with_adapter
     from cai.modeling.tokenization import load_renderer
 

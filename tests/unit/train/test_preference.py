@@ -12,7 +12,7 @@ import torch
 
 from cai.constitution import ClassRule, Proposition, Rubric
 from cai.errors import StoreError, TrainError
-from cai.lm.local import load_model
+from cai.modeling.loading import load_model
 from cai.modeling.lora import adapter_tensors, parameters_of, with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Chat, Kind, Prompt, chat_of

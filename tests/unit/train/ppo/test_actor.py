@@ -14,7 +14,7 @@ import ranks
 import torch
 from safetensors.torch import load_file
 
-from cai.lm.local import load_model
+from cai.modeling.loading import load_model
 from cai.modeling.lora import parameters_of, with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Kind

@@ -12,7 +12,7 @@ import torch
 from ppo_toys import CONFIG, PROMPTS, fresh, high_bytes, quiet, readings, reply, run, weights
 
 from cai.errors import StoreError, TrainError
-from cai.lm.local import load_model
+from cai.modeling.loading import load_model
 from cai.modeling.lora import add_adapter, parameters_of, with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cai.lm.local import load_model
+from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of

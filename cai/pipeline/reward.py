@@ -1,0 +1,51 @@
+"""The reward that a run's policy learns from: preference model, rubric, rating and penalties, by the run's own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cai.artifacts import REWARD, SFT
+from cai.pipeline.context import RunContext
+from cai.records import Prompt
+from cai.reward.composite import RewardMix, combine
+from cai.reward.direct_rlaif import Rate, rater
+from cai.reward.preference_model import ADAPTER, PreferenceModel
+from cai.rubric import CompiledRubric
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+@dataclass(frozen=True)
+class RunReward:
+    """(prompts, replies) -> part of the reward -> one value a reply; None where a part is unknown."""
+
+    preference_model: PreferenceModel | None
+    rubric: CompiledRubric
+    weights: RewardMix
+    rate: Rate | None
+
+    def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> dict[str, list[float | None]]:
+        return combine(prompts, replies, self.preference_model, self.rubric, self.weights, self.rate)
+
+
+def load_preference_model(ctx: RunContext, base: PeftModel | None = None) -> PreferenceModel:
+    """The run's preference model, as an adapter on `base`; without one, on the fine-tuned model, which is loaded for it."""
+    from cai.modeling.loading import load_model
+    from cai.modeling.lora import with_adapter
+    from cai.modeling.tokenization import load_renderer
+
+    folder, config = str(ctx.require(SFT)), ctx.run.reward
+    if base is None:
+        base = with_adapter(load_model(folder), ADAPTER, config.rank, config.layers)
+    return PreferenceModel.load(base, load_renderer(folder), ctx.require(REWARD))
+
+
+def load_reward(ctx: RunContext, base: PeftModel | None = None) -> RunReward:
+    """What the run's `mix` asks for, loaded. `base`: see `load_preference_model`."""
+    run = ctx.run
+    preference_model = load_preference_model(ctx, base) if run.mix.pm else None
+    rate = rater(ctx.lm(run.judge or run.model)) if run.mix.direct else None
+    return RunReward(preference_model, ctx.rubric, run.mix, rate)
