@@ -1,8 +1,9 @@
-"""From a file to one Constitution: `extends` followed, every mistake of every file reported at once.
+"""The loader of constitutions: one YAML file merged with every file it `extends`.
 
-A file counts after all the files it extends, each file once. Later files override earlier ones by id: a principle is replaced
-whole, where it stood; the rubric key by key. Few-shot examples of several bases are joined; a file that gives a stage of its own
-replaces them.
+A file is merged after all the files it extends, and each file once. Later files override earlier
+ones by id. A principle is replaced entirely and keeps its position in the list; a rubric is merged
+key by key. The few-shot examples of several bases are concatenated; a file that gives examples for
+a stage replaces those of its bases. The mistakes of all files are reported at once.
 """
 
 from __future__ import annotations
@@ -21,44 +22,64 @@ from cai.errors import ConfigError, blame
 SHIPPED = Path(__file__).parents[2] / "constitutions"
 """The constitutions that come with a checkout of the project."""
 MAX_CHAIN = 20
+"""Longest chain of files that extend each other."""
 MAX_TEXT_MODEL = 8 << 20
-"""Bytes of a file that `fitted` names."""
+"""Largest size in bytes of a file that `fitted` names."""
 
-_RUBRIC_NEEDS = {name: field for name, field in Rubric.model_fields.items() if field.is_required()}
+_REQUIRED_RUBRIC_KEYS = tuple(
+    name for name, field in Rubric.model_fields.items() if field.is_required()
+)
 
 
 class _File(NamedTuple):
     source: Source
-    says: Constitution
+    constitution: Constitution
+    """The content of this file alone, before merging."""
     bases: tuple[_File, ...]
 
 
-class _Walk(NamedTuple):
-    """What one `load_constitution` has met so far."""
+class _LoadState(NamedTuple):
+    """What one `load_constitution` has read so far."""
 
-    known: dict[str, _File | None]
+    files: dict[str, _File | None]
+    """Real path -> the file; None if it has mistakes."""
     mistakes: list[str]
 
 
 def load_constitution(path: Path) -> Constitution:
-    """The constitution in `path` with everything it extends. Raises ConfigError: every mistake on a line, with file and line."""
-    walk = _Walk({}, [])
-    top = _read(path, (), walk)
-    if top is None or walk.mistakes:
-        raise ConfigError("\n".join(dict.fromkeys(walk.mistakes)))
-    files = _in_order(top, {})
-    merged: dict[str, Principle] = {}
+    """The constitution in `path`, merged with everything it extends.
+
+    Raises:
+        ConfigError: one line per mistake, each with file and line.
+    """
+    state = _LoadState({}, [])
+    top = _read(path, (), state)
+    if top is None or state.mistakes:
+        raise ConfigError("\n".join(dict.fromkeys(state.mistakes)))
+    files = _merge_order(top, {})
+    principles: dict[str, Principle] = {}
     for file in files:
-        merged.update((principle.id, principle) for principle in file.says.principles)
-    categories = tuple(dict.fromkeys(category for file in files for category in file.says.categories))
-    update = {"extends": (), "categories": categories, "principles": tuple(merged.values())}
-    return top.says.model_copy(update=update | {"examples": _examples(files), "rubric": _rubric(files)})
+        principles.update((principle.id, principle) for principle in file.constitution.principles)
+    categories = [category for file in files for category in file.constitution.categories]
+    merged = {
+        "extends": (),
+        "categories": tuple(dict.fromkeys(categories)),
+        "principles": tuple(principles.values()),
+        "examples": _merge_examples(files),
+        "rubric": _merge_rubrics(files),
+    }
+    return top.constitution.model_copy(update=merged)
 
 
 def find(name: str | Path) -> Path:
-    """The file that `name` means: a path, or the bare name of a shipped constitution (`harmless`, `harmless.yaml`).
+    """The file that `name` means.
 
-    Raises ConfigError with the names that exist.
+    Args:
+        name: a path, or the bare name of a shipped constitution (`harmless`, `harmless.yaml`). An
+            existing file takes precedence.
+
+    Raises:
+        ConfigError: neither exists; the shipped names are listed.
     """
     path = Path(name)
     if os.path.exists(path) and not os.path.isdir(path):
@@ -68,146 +89,191 @@ def find(name: str | Path) -> Path:
         if str(name) in (file.name, file.stem):
             return file
     names = [file.stem for file in shipped]
-    near = suggestion(path.name.removesuffix(".yaml"), names)
+    nearest = suggestion(path.name.removesuffix(".yaml"), names)
     raise ConfigError(
-        f"{name}: no such file, and no shipped constitution of that name{near or ''} (shipped: {', '.join(names) or 'none'})"
+        f"{name}: no such file, and no shipped constitution of that name{nearest} "
+        f"(shipped: {', '.join(names) or 'none'})"
     )
 
 
-def _read(path: Path, chain: tuple[Path, ...], walk: _Walk) -> _File | None:
-    """`path` and its bases; None when it has mistakes, which go to `walk`."""
+# ---- reading ----
+
+
+def _read(path: Path, chain: tuple[Path, ...], state: _LoadState) -> _File | None:
+    """`path` and its bases; None when it has mistakes, which are added to `state`."""
     try:
         source = read_yaml(path)
     except ConfigError as error:
-        walk.mistakes.append(str(error))
+        state.mistakes.append(str(error))
         return None
-    says = None
-    complete, unread = _with_text_models(_with_partial_rubric(source))
-    walk.mistakes.extend(unread)
+    complete, unreadable = _with_text_models(_with_partial_rubric(source))
+    state.mistakes.extend(unreadable)
+    constitution = None
     try:
-        says = parse(complete, Constitution)
+        constitution = parse(complete, Constitution)
     except ConfigError as error:
-        walk.mistakes.append(str(error))
-    walk.mistakes.extend(_repeated_ids(source))
-    bases = [_base(source, index, entry, (*chain, path), walk) for index, entry in _entries(source.data)]
-    return _File(source, says, tuple(base for base in bases if base)) if says and not unread else None
-
-
-def _base(source: Source, index: int, entry: str, chain: tuple[Path, ...], walk: _Walk) -> _File | None:
-    """One entry of `extends`, read once however often it is named."""
-    key = ("extends", index)
-    path = source.path.parent / entry
-    told = " -> ".join(str(file) if str(file).isprintable() else shorten(file) for file in (*chain, path))
-    mistake = None
-    if not os.path.isfile(path):
-        mistake = f"no such file {shorten(path, 200)} ({told})"
-    elif any(os.path.samefile(path, earlier) for earlier in chain):
-        mistake = f"extends itself ({told}): remove this entry or one of the others"
-    elif len(chain) > MAX_CHAIN:
-        mistake = f"more than {MAX_CHAIN} files extend each other ({told})"
-    if mistake:
-        walk.mistakes.append(f"{source.at(key)}: {dotted(key)}: {mistake}")
+        state.mistakes.append(str(error))
+    state.mistakes.extend(_repeated_ids(source))
+    bases = [
+        _read_base(source, index, entry, (*chain, path), state)
+        for index, entry in _extends_entries(source.data)
+    ]
+    if constitution is None or unreadable:
         return None
-    name = os.path.realpath(path)
-    if name not in walk.known:
-        walk.known[name] = _read(path, chain, walk)
-    return walk.known[name]
+    return _File(source, constitution, tuple(base for base in bases if base))
 
 
-def _entries(data: dict[str, Any]) -> list[tuple[int, str]]:
-    """The usable entries of `extends` as written; others are reported by the schema."""
+def _read_base(
+    source: Source, index: int, entry: str, chain: tuple[Path, ...], state: _LoadState
+) -> _File | None:
+    """The file of one entry of `extends`, read once however often it is named."""
+    path = source.path.parent / entry
+    if mistake := _chain_mistake(path, chain):
+        key = ("extends", index)
+        state.mistakes.append(f"{source.at(key)}: {dotted(key)}: {mistake}")
+        return None
+    real_path = os.path.realpath(path)
+    if real_path not in state.files:
+        state.files[real_path] = _read(path, chain, state)
+    return state.files[real_path]
+
+
+def _chain_mistake(path: Path, chain: tuple[Path, ...]) -> str | None:
+    """Why `path` cannot be a base of the last file of `chain`; None if it can."""
+    names = [str(file) if str(file).isprintable() else shorten(file) for file in (*chain, path)]
+    shown = " -> ".join(names)
+    if not os.path.isfile(path):
+        return f"no such file {shorten(path, 200)} ({shown})"
+    if any(os.path.samefile(path, earlier) for earlier in chain):
+        return f"extends itself ({shown}): remove this entry or one of the others"
+    if len(chain) > MAX_CHAIN:
+        return f"more than {MAX_CHAIN} files extend each other ({shown})"
+    return None
+
+
+def _extends_entries(data: dict[str, Any]) -> list[tuple[int, str]]:
+    """(index, text) of the usable entries of `extends`; the schema reports the others."""
     entries = data.get("extends")
-    return [(i, entry) for i, entry in enumerate(entries) if isinstance(entry, str)] if isinstance(entries, list) else []
+    if not isinstance(entries, list):
+        return []
+    return [(index, entry) for index, entry in enumerate(entries) if isinstance(entry, str)]
 
 
 def _repeated_ids(source: Source) -> Iterator[str]:
-    """One line per principle id given twice in one file."""
-    first: dict[str, int] = {}
+    """One message per principle id given twice in one file."""
+    first_line: dict[str, int] = {}
     principles = source.data.get("principles")
     for index, item in enumerate(principles if isinstance(principles, list) else []):
         name = item.get("id") if isinstance(item, dict) else None
+        if not isinstance(name, str):
+            continue
         key = ("principles", index, "id")
-        if isinstance(name, str) and first.setdefault(name, source.line(key)) != source.line(key):
-            yield f"{source.at(key)}: {dotted(key)}: duplicate id {shorten(name)}, first given on line {first[name]}"
+        line = source.line(key)
+        if first_line.setdefault(name, line) != line:
+            yield (
+                f"{source.at(key)}: {dotted(key)}: duplicate id {shorten(name)}, "
+                f"first given on line {first_line[name]}"
+            )
 
 
 def _with_partial_rubric(source: Source) -> Source:
-    """A file that extends others may give some keys of the rubric only: the rest is empty here, and checked once merged."""
+    """`source` with the required rubric keys that it lacks filled in as empty.
+
+    Only a file that extends others may lack them; they are checked after the merge.
+    """
     rubric = source.data.get("rubric")
-    if not _entries(source.data) or not isinstance(rubric, dict):
+    if not _extends_entries(source.data) or not isinstance(rubric, dict):
         return source
-    empty: dict[str, Any] = {name: {} for name in _RUBRIC_NEEDS}
+    empty: dict[str, Any] = {name: {} for name in _REQUIRED_RUBRIC_KEYS}
     return source._replace(data=source.data | {"rubric": empty | rubric})
 
 
 def _with_text_models(source: Source) -> tuple[Source, list[str]]:
-    """`fitted` of a proposition names a JSON file beside the constitution: its content stands in place of the name.
+    """`source` with the text models that propositions name in `fitted` read into it.
 
-    Beside that, a line for each file that cannot be read, with the line that names it.
+    Returns:
+        The source in which the content of each JSON file replaces its name, and one message, with
+        the line that names it, per file that cannot be read.
     """
-    mistakes: list[str] = []
+    unreadable: list[str] = []
     rubric = source.data.get("rubric")
     propositions = rubric.get("propositions") if isinstance(rubric, dict) else None
     if not isinstance(rubric, dict) or not isinstance(propositions, dict):
-        return source, mistakes
-    whole = dict(propositions)
-    for id, said in propositions.items():
-        if isinstance(said, dict) and isinstance(name := said.get("fitted"), str):
-            key = ("rubric", "propositions", id, "fitted")
-            whole[id] = {field: value for field, value in said.items() if field not in ("fitted", "above")}
-            try:
-                with blame(ConfigError, f"{source.at(key)}: {dotted(key)}: {shorten(name)}"):
-                    whole[id] = said | {"fitted": json.loads(_limited(source.path.parent / name))}
-            except ConfigError as error:
-                mistakes.append(str(error))
-    return source._replace(data=source.data | {"rubric": rubric | {"propositions": whole}}), mistakes
+        return source, unreadable
+    complete = dict(propositions)
+    for name, fields in propositions.items():
+        file_name = fields.get("fitted") if isinstance(fields, dict) else None
+        if not isinstance(file_name, str):
+            continue
+        key = ("rubric", "propositions", name, "fitted")
+        try:
+            with blame(ConfigError, f"{source.at(key)}: {dotted(key)}: {shorten(file_name)}"):
+                content = json.loads(_read_limited(source.path.parent / file_name))
+            complete[name] = fields | {"fitted": content}
+        except ConfigError as error:
+            unreadable.append(str(error))
+            complete[name] = {k: v for k, v in fields.items() if k not in ("fitted", "above")}
+    data = source.data | {"rubric": rubric | {"propositions": complete}}
+    return source._replace(data=data), unreadable
 
 
-def _limited(path: Path) -> str:
+def _read_limited(path: Path) -> str:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no such file beside the constitution: {path}")
     with path.open("rb") as file:
         content = file.read(MAX_TEXT_MODEL + 1)
     if len(content) > MAX_TEXT_MODEL:
-        raise ValueError(f"larger than {MAX_TEXT_MODEL >> 20} MB: no text model is")
+        raise ValueError(f"larger than {MAX_TEXT_MODEL >> 20} MB: is this a text model?")
     return content.decode()
 
 
-def _in_order(file: _File, seen: dict[int, _File]) -> list[_File]:
-    """Bases before what extends them, in the order in which they are named, each once."""
+# ---- merging ----
+
+
+def _merge_order(file: _File, seen: dict[int, _File]) -> list[_File]:
+    """`file` and its bases: each file once, after all the files it extends, else as listed."""
     if id(file) not in seen:
         for base in file.bases:
-            _in_order(base, seen)
+            _merge_order(base, seen)
         seen[id(file)] = file
     return list(seen.values())
 
 
-def _examples(files: list[_File]) -> Examples:
-    """The last file's own examples, per stage, or else those of its bases without repetition."""
-    stages: dict[int, dict[str, list[Any]]] = {}
+def _merge_examples(files: list[_File]) -> Examples:
+    """Per stage: the examples of the last file, or else those of its bases without repetition."""
+    merged: dict[int, dict[str, list[Any]]] = {}
     for file in files:
-        stages[id(file)] = {}
+        examples = file.constitution.examples
+        stages = merged[id(file)] = {}
         for stage in Examples.model_fields:
-            found = [example for base in file.bases for example in stages[id(base)][stage]]
-            joined = [example for i, example in enumerate(found) if example not in found[:i]]
-            given = stage in file.says.examples.model_fields_set
-            stages[id(file)][stage] = list(getattr(file.says.examples, stage)) if given else joined
-    return Examples.model_validate(stages[id(files[-1])])
+            if stage in examples.model_fields_set:
+                stages[stage] = list(getattr(examples, stage))
+            else:
+                inherited = [shot for base in file.bases for shot in merged[id(base)][stage]]
+                stages[stage] = _distinct(inherited)
+    return Examples.model_validate(merged[id(files[-1])])
 
 
-def _rubric(files: list[_File]) -> Rubric | None:
-    """All rubrics in one, later keys over earlier ones."""
-    having = [file for file in files if file.says.rubric]
-    if not having:
+def _distinct(examples: list[Any]) -> list[Any]:
+    return [example for i, example in enumerate(examples) if example not in examples[:i]]
+
+
+def _merge_rubrics(files: list[_File]) -> Rubric | None:
+    """All rubrics in one, later keys over earlier ones; None if no file has a rubric."""
+    with_rubric = [file for file in files if file.constitution.rubric]
+    if not with_rubric:
         return None
     merged: dict[str, dict[str, Any]] = {name: {} for name in Rubric.model_fields}
-    for file in having:
+    for file in with_rubric:
         for name, part in merged.items():
-            part.update(getattr(file.says.rubric, name))
-    given = {name for file in having for name in file.source.data["rubric"]}
-    if absent := [name for name in _RUBRIC_NEEDS if name not in given]:
-        where = having[-1].source.at(("rubric",))
+            part.update(getattr(file.constitution.rubric, name))
+    given = {name for file in with_rubric for name in file.source.data["rubric"]}
+    if missing := [name for name in _REQUIRED_RUBRIC_KEYS if name not in given]:
+        location = with_rubric[-1].source.at(("rubric",))
         raise ConfigError(
-            "\n".join(f"{where}: rubric: the key {name!r} is missing, here and in what it extends" for name in absent)
+            "\n".join(
+                f"{location}: rubric: the key {name!r} is missing, here and in what it extends"
+                for name in missing
+            )
         )
     return Rubric(**merged)
