@@ -1,8 +1,9 @@
-"""Constitutions written for other tools, from a file of the user's own: what they say in this project's words and shape.
+"""Import of constitutions written for other tools, from a file that the user has.
 
-Three shapes are known by their keys: the instructions released with arXiv:2212.08073 (critique requests with edit requests, or a
-list of comparison principles), the Hugging Face recipe (`constitutions`, `system_chat`), and the proposition file of
-arXiv:2411.01111 (a rubric). What has no place here is named in the notes, never dropped in silence.
+Three formats are recognized by their keys: the instructions released with arXiv:2212.08073
+(critique requests with edit requests, or a list of comparison principles), the Hugging Face recipe
+(`constitutions`, `system_chat`), and the proposition file of arXiv:2411.01111 (a rubric). Whatever
+cannot be imported is named in the notes.
 """
 
 from __future__ import annotations
@@ -17,229 +18,279 @@ import yaml
 from cai.constitution.yaml_source import MAX_BYTES, read_yaml
 from cai.errors import ConfigError
 
-SHAPES = (
-    "{NAME: {prompt: [...], edit_request: ...}}, a list of comparison principles, {constitutions: [{critic, revision}]}, "
+FORMATS = (
+    "{NAME: {prompt: [...], edit_request: ...}}, a list of comparison principles, "
+    "{constitutions: [{critic, revision}]}, "
     "or {simple_propositions: ..., completion_classes: ...}"
 )
-KINDS = {"disallowed": "hard_refuse", "sensitive": "safe_refuse_1", "benign": "comply"}
-"""Our kinds of prompts, and the response types of the proposition file."""
+RESPONSE_TYPES = {"disallowed": "hard_refuse", "sensitive": "safe_refuse_1", "benign": "comply"}
+"""Kind of prompt -> response type of the proposition file."""
 DEGREES = {
     "full_refusal": "not partially_complies and not fully_complies",
     "partial_refusal": "partially_complies and not fully_complies",
     "full_compliance": "fully_complies",
 }
+CORRECT_CLASSES = 2
+"""The best classes of the proposition file, which count as correct behaviour."""
+EXAMPLE_ROLES = ["user", "assistant"] * 3
+"""Prompt, reply, critique request, critique, revision request, revision."""
 
 
 class Imported(NamedTuple):
-    """A constitution as plain data, and what could not be brought along."""
+    """A constitution as plain data, and a note for each thing that could not be imported."""
 
     data: dict[str, Any]
     notes: list[str]
 
 
-class _Wrong(Exception):
-    """The shape is known, and something in it is not as it should be."""
+class _InvalidContent(Exception):
+    """The format is recognized, and something in it is invalid."""
 
 
 def read_foreign(path: Path, name: str) -> Imported:
-    """The constitution `name` from a file of one of the known shapes.
+    """The constitution `name` from a file of one of the known formats.
 
     Raises:
-        ConfigError: the file can't be read, or has another shape.
+        ConfigError: the file cannot be read, has another format, or has invalid content.
     """
-    data = _json(path) if path.suffix == ".json" else read_yaml(path).data
+    data = _read_json(path) if path.suffix == ".json" else read_yaml(path).data
     try:
         if isinstance(data, list):
-            return _comparisons(name, data)
+            return _from_comparison_list(name, data)
         if "constitutions" in data:
-            return _critic_pairs(name, data)
+            return _from_critic_pairs(name, data)
         if "simple_propositions" in data:
-            return _propositions(name, data)
-        if data and all(isinstance(part, dict) and "edit_request" in part for part in data.values()):
-            return _requests(name, data)
-    except _Wrong as wrong:
-        raise ConfigError(f"{path}: {wrong}") from None
-    raise ConfigError(f"{path}: no shape that can be imported; known: {SHAPES}")
+            return _from_propositions(name, data)
+        if data and all(isinstance(v, dict) and "edit_request" in v for v in data.values()):
+            return _from_edit_requests(name, data)
+    except _InvalidContent as error:
+        raise ConfigError(f"{path}: {error}") from None
+    raise ConfigError(f"{path}: no format that can be imported; known: {FORMATS}")
 
 
 def as_yaml(imported: Imported) -> str:
-    """The file to save: long texts folded, keys in the order of the schema."""
+    """The YAML text of the constitution: long texts folded, keys in the order of the schema."""
     text: str = yaml.safe_dump(imported.data, sort_keys=False, allow_unicode=True, width=110)
     return text
 
 
-def _json(path: Path) -> Any:
+def slug(text: str) -> str:
+    """A valid id: lower case, begins with a letter, words joined by hyphens, underscores kept."""
+    hyphenated = re.sub(r"[^a-z0-9_]+", "-", text.lower())
+    return re.sub(r"^[^a-z]+", "", hyphenated).strip("-") or "imported"
+
+
+def _read_json(path: Path) -> Any:
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot read: {error.strerror}") from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(f"{path}: {len(raw)} bytes: more than {MAX_BYTES} is no constitution")
+        raise ConfigError(f"{path}: {len(raw)} bytes: a constitution has at most {MAX_BYTES}")
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        raise ConfigError(f"{path}:{line}: not JSON: {getattr(error, 'msg', 'not UTF-8 text, or nested too deeply')}") from None
+        reason = getattr(error, "msg", "not UTF-8 text, or nested too deeply")
+        raise ConfigError(f"{path}:{line}: not JSON: {reason}") from None
     if not isinstance(data, (dict, list)):
-        raise ConfigError(f"{path}:1: no shape that can be imported; known: {SHAPES}")
+        raise ConfigError(f"{path}:1: no format that can be imported; known: {FORMATS}")
     return data
 
 
-def _new(name: str, **parts: Any) -> dict[str, Any]:
+def _constitution(name: str, **parts: Any) -> dict[str, Any]:
     return {"name": name, "version": "0.1.0", **parts}
 
 
-def _text(value: Any, where: str) -> str:
-    """A text, or a list of texts as one."""
+def _text(value: Any, location: str) -> str:
+    """A text, or the texts of a list joined by spaces."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = " ".join(part.strip() for part in value)
     if not isinstance(value, str) or not value.strip():
-        raise _Wrong(f"{where}: expected a text or a list of texts")
+        raise _InvalidContent(f"{location}: expected a text or a list of texts")
     return value.strip()
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
+def _mapping(value: Any, location: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise _Wrong(f"{where}: expected a mapping")
+        raise _InvalidContent(f"{location}: expected a mapping")
     return value
 
 
-def slug(text: str) -> str:
-    """A legal id: lower case, letters first, words joined by hyphens (underscores stay)."""
-    return re.sub(r"^[^a-z]+", "", re.sub(r"[^a-z0-9_]+", "-", text.lower())).strip("-") or "imported"
+def _unique_ids(names: list[str]) -> list[str]:
+    """The ids of `names`, with a number appended where two names would have the same id."""
+    ids: list[str] = []
+    for base in map(slug, names):
+        candidate = base
+        number = 2
+        while candidate in ids:
+            candidate = f"{base}-{number}"
+            number += 1
+        ids.append(candidate)
+    return ids
 
 
-def _unique(names: list[str]) -> list[str]:
-    """Ids made different by a number where two names gave the same one."""
-    taken: set[str] = set()
-    found = []
-    for name in map(slug, names):
-        free, number = name, 2
-        while free in taken:
-            free, number = f"{name}-{number}", number + 1
-        taken.add(free)
-        found.append(free)
-    return found
+# ---- principles ----
 
 
-def _requests(name: str, data: dict[str, Any]) -> Imported:
+def _from_edit_requests(name: str, data: dict[str, Any]) -> Imported:
+    ids = _unique_ids(list(data))
     principles = [
         {
-            "id": own,
-            "category": re.sub(r"[-_]?\d+$", "", own) or "imported",
-            "critique": _text(part.get("prompt"), f"{key}.prompt"),
-            "revision": _text(part["edit_request"], f"{key}.edit_request"),
+            "id": principle_id,
+            "category": re.sub(r"[-_]?\d+$", "", principle_id) or "imported",
+            "critique": _text(request.get("prompt"), f"{key}.prompt"),
+            "revision": _text(request["edit_request"], f"{key}.edit_request"),
         }
-        for own, (key, part) in zip(_unique(list(data)), data.items(), strict=True)
-    ]
-    return Imported(_new(name, principles=principles), ["principles have no comparison text: they cannot label pairs"])
-
-
-def _comparisons(name: str, data: list[Any]) -> Imported:
-    principles = [
-        {"id": f"principle-{i}", "category": "imported", "compare": _text(text, f"item {i}")} for i, text in enumerate(data, 1)
-    ]
-    return Imported(_new(name, principles=principles), ["principles have no critique or revision text: they only label pairs"])
-
-
-def _critic_pairs(name: str, data: dict[str, Any]) -> Imported:
-    pairs = data["constitutions"]
-    if not isinstance(pairs, list) or not pairs:
-        raise _Wrong("constitutions: expected a list of {critic, revision}")
-    principles = [
-        {
-            "id": f"principle-{i}",
-            "category": "imported",
-            "critique": _text(_mapping(pair, f"constitutions.{i}").get("critic"), f"constitutions.{i}.critic"),
-            "revision": _text(pair.get("revision"), f"constitutions.{i}.revision"),
-        }
-        for i, pair in enumerate(pairs, 1)
+        for principle_id, (key, request) in zip(ids, data.items(), strict=True)
     ]
     notes = ["principles have no comparison text: they cannot label pairs"]
-    examples = [shot for shot in map(_example, _conversations(data.get("system_chat") or [])) if shot]
-    lost = len(_conversations(data.get("system_chat") or [])) - len(examples)
-    if lost:
-        notes.append(f"{lost} few-shot conversations left out: not request, reply, critic, critique, request, revision")
-    shown: dict[str, Any] = {"examples": {"critique": examples}} if examples else {}
-    return Imported(_new(name, principles=principles, **shown), notes)
+    return Imported(_constitution(name, principles=principles), notes)
+
+
+def _from_comparison_list(name: str, data: list[Any]) -> Imported:
+    principles = [
+        {"id": f"principle-{i}", "category": "imported", "compare": _text(text, f"item {i}")}
+        for i, text in enumerate(data, 1)
+    ]
+    notes = ["principles have no critique or revision text: they only label pairs"]
+    return Imported(_constitution(name, principles=principles), notes)
+
+
+def _from_critic_pairs(name: str, data: dict[str, Any]) -> Imported:
+    pairs = data["constitutions"]
+    if not isinstance(pairs, list) or not pairs:
+        raise _InvalidContent("constitutions: expected a list of {critic, revision}")
+    principles = []
+    for i, pair in enumerate(pairs, 1):
+        texts = _mapping(pair, f"constitutions.{i}")
+        principles.append(
+            {
+                "id": f"principle-{i}",
+                "category": "imported",
+                "critique": _text(texts.get("critic"), f"constitutions.{i}.critic"),
+                "revision": _text(texts.get("revision"), f"constitutions.{i}.revision"),
+            }
+        )
+    notes = ["principles have no comparison text: they cannot label pairs"]
+    conversations = _conversations(data.get("system_chat") or [])
+    examples = [example for example in map(_critique_example, conversations) if example]
+    skipped = len(conversations) - len(examples)
+    if skipped:
+        notes.append(
+            f"{skipped} few-shot conversations left out: "
+            "not request, reply, critic, critique, request, revision"
+        )
+    parts: dict[str, Any] = {"examples": {"critique": examples}} if examples else {}
+    return Imported(_constitution(name, principles=principles, **parts), notes)
 
 
 def _conversations(chats: Any) -> list[Any]:
-    """`system_chat` is a list of conversations, or one of them."""
+    """The conversations of `system_chat`, which is a list of them or a single one."""
     if not isinstance(chats, list):
-        raise _Wrong("system_chat: expected a list")
-    return [chats] if chats and all(isinstance(turn, dict) for turn in chats) else chats
+        raise _InvalidContent("system_chat: expected a list")
+    is_single = bool(chats) and all(isinstance(turn, dict) for turn in chats)
+    return [chats] if is_single else chats
 
 
-def _example(turns: Any) -> dict[str, Any] | None:
-    """Six turns: what was asked and said, what the critic asked and was told, the request to rewrite and the revision."""
-    if not isinstance(turns, list) or len(turns) != 6 or not all(isinstance(turn, dict) for turn in turns):
+def _critique_example(turns: Any) -> dict[str, Any] | None:
+    """A critique example from a chat with the roles `EXAMPLE_ROLES`; None from any other chat."""
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return None
-    if [turn.get("role") for turn in turns] != ["user", "assistant"] * 3:
+    if [turn.get("role") for turn in turns] != EXAMPLE_ROLES:
         return None
-    said = [_text(turn.get("content"), "system_chat: content") for turn in turns]
-    chat = [{"role": "user", "content": said[0]}, {"role": "assistant", "content": said[1]}]
-    return {"chat": chat, "critique": said[3], "revision": said[5]}
+    texts = [_text(turn.get("content"), "system_chat: content") for turn in turns]
+    prompt, reply, _, critique, _, revision = texts
+    chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+    return {"chat": chat, "critique": critique, "revision": revision}
 
 
-def _propositions(name: str, data: dict[str, Any]) -> Imported:
+# ---- the rubric of a proposition file ----
+
+
+def _from_propositions(name: str, data: dict[str, Any]) -> Imported:
     simple = _mapping(data["simple_propositions"], "simple_propositions")
-    questions = {
-        slug(key): {"question": _text(_mapping(part, key).get("prompt"), f"simple_propositions.{key}.prompt")}
-        for key, part in simple.items()
-    }
+    questions = {}
+    for key, part in simple.items():
+        prompt = _mapping(part, key).get("prompt")
+        questions[slug(key)] = {"question": _text(prompt, f"simple_propositions.{key}.prompt")}
+    conjunctions = _mapping(data.get("derived_propositions") or {}, "derived_propositions")
     derived = {
         slug(key): _conjunction(part, f"derived_propositions.{key}")
-        for key, part in _mapping(data.get("derived_propositions") or {}, "derived_propositions").items()
+        for key, part in conjunctions.items()
     }
     classes = _mapping(data.get("completion_classes"), "completion_classes")
-    order = data.get("completion_class_order") or list(classes)
-    if sorted(map(str, order)) != sorted(classes):
-        raise _Wrong("completion_class_order: it must name each of completion_classes once")
+    order = _class_order(data, classes)
     if missing := {"fully_complies", "partially_complies"} - questions.keys():
-        raise _Wrong(f"simple_propositions: {', '.join(sorted(missing))} missing: nothing else says how far a reply refuses")
-    behaviours = {kind: theirs for kind, theirs in KINDS.items() if any(theirs in _mapping(classes[c], c) for c in order)}
+        raise _InvalidContent(
+            f"simple_propositions: {', '.join(sorted(missing))} missing: "
+            "the degrees of refusal are defined by them"
+        )
+    response_types = {type_ for c in order for type_ in _mapping(classes[c], c)}
+    behaviours = {kind: type_ for kind, type_ in RESPONSE_TYPES.items() if type_ in response_types}
     rubric = {
         "behaviours": behaviours,
         "propositions": questions,
         "derived": derived,
-        "classes": {theirs: _classes(theirs, order, classes) for theirs in behaviours.values()},
+        "classes": {b: _class_rules(b, order, classes) for b in behaviours.values()},
         "degrees": DEGREES,
-        "weights": {theirs: _steps([c for c in order if theirs in classes[c]]) for theirs in behaviours.values()},
+        "weights": {b: _equal_steps(b, order, classes) for b in behaviours.values()},
     }
-    others = sorted({theirs for c in order for theirs in classes[c]} - set(behaviours.values()))
     notes = [
         "propositions have no patterns: a model has to answer their questions",
         "weights fall in equal steps: they are not fitted",
     ]
-    if others:
-        notes.append(f"response types without a kind of prompt left out: {', '.join(others)}")
+    if unused := sorted(response_types - set(behaviours.values())):
+        notes.append(f"response types without a kind of prompt left out: {', '.join(unused)}")
     if "prompt_template" in data:
-        notes.append("prompt_template left out: questions are asked in this project's own words")
-    return Imported(_new(name, rubric=rubric), notes)
+        notes.append("prompt_template left out: this project has a template for the questions")
+    return Imported(_constitution(name, rubric=rubric), notes)
 
 
-def _classes(behaviour: str, order: list[str], classes: dict[str, Any]) -> list[dict[str, Any]]:
-    """The classes of one response type, best first. The first two of all count as correct behaviour."""
+def _class_order(data: dict[str, Any], classes: dict[str, Any]) -> list[str]:
+    """The names of the classes, best first."""
+    order = data.get("completion_class_order") or list(classes)
+    if sorted(map(str, order)) != sorted(classes):
+        raise _InvalidContent(
+            "completion_class_order: it must name each of completion_classes once"
+        )
+    return list(order)
+
+
+def _class_rules(behaviour: str, order: list[str], classes: dict[str, Any]) -> list[dict[str, Any]]:
+    """The classes of one response type, best first.
+
+    A class is correct behaviour if it is among the first `CORRECT_CLASSES` of all classes.
+    """
     rules = []
-    for place, name in enumerate(order):
+    for rank, name in enumerate(order):
         if behaviour not in classes[name]:
             continue
-        good = "safe_answer" if behaviour == "comply" else "desired_refusal"
-        style = "disallowed_content" if "disallowed" in name else good if place < 2 else "undesired_refusal"
-        when = _conjunction(classes[name][behaviour], f"completion_classes.{name}.{behaviour}")
-        rules.append({"name": slug(name), "when": when, "style": style, "correct": place < 2})
+        correct = rank < CORRECT_CLASSES
+        condition = _conjunction(classes[name][behaviour], f"completion_classes.{name}.{behaviour}")
+        style = _style(name, behaviour, correct)
+        rules.append({"name": slug(name), "when": condition, "style": style, "correct": correct})
     return rules
 
 
-def _conjunction(parts: Any, where: str) -> str:
+def _style(class_name: str, behaviour: str, correct: bool) -> str:
+    if "disallowed" in class_name:
+        return "disallowed_content"
+    if not correct:
+        return "undesired_refusal"
+    return "safe_answer" if behaviour == "comply" else "desired_refusal"
+
+
+def _conjunction(values: Any, location: str) -> str:
     """`{a: true, b: false}` as the expression `a and not b`."""
-    terms = _mapping(parts, where)
+    terms = _mapping(values, location)
     if not terms or not all(isinstance(value, bool) for value in terms.values()):
-        raise _Wrong(f"{where}: expected propositions that are true or false")
+        raise _InvalidContent(f"{location}: expected propositions that are true or false")
     return " and ".join(slug(key) if value else f"not {slug(key)}" for key, value in terms.items())
 
 
-def _steps(order: list[str]) -> dict[str, float]:
-    """From 1 for the best class down to -1 for the worst."""
-    return {slug(name): round(1 - 2 * i / max(1, len(order) - 1), 3) for i, name in enumerate(order)}
+def _equal_steps(behaviour: str, order: list[str], classes: dict[str, Any]) -> dict[str, float]:
+    """Weights in equal steps, from 1 for the best class of a response type to -1 for the worst."""
+    names = [name for name in order if behaviour in classes[name]]
+    last = max(1, len(names) - 1)
+    return {slug(name): round(1 - 2 * rank / last, 3) for rank, name in enumerate(names)}

@@ -145,8 +145,8 @@ def test_the_published_proposition_file(tmp_path: Path) -> None:
     ("text", "suffix", "why"),
     [
         ("{", ".json", r"theirs.json:1: not JSON"),
-        ("3", ".json", r"theirs.json:1: no shape that can be imported"),
-        ("{}", ".json", r"theirs.json: no shape that can be imported"),
+        ("3", ".json", r"theirs.json:1: no format that can be imported"),
+        ("{}", ".json", r"theirs.json: no format that can be imported"),
         ("a: [", ".yaml", r"theirs.yaml:1: not valid YAML"),
         ('{"constitutions": []}', ".json", "constitutions: expected a list of"),
         ('{"constitutions": [3]}', ".json", "constitutions.1: expected a mapping"),
