@@ -1,9 +1,9 @@
-"""YAML with places: what a file says, the line on which it says it, and mistakes explained at their line.
+"""The reader of YAML files: plain data, the line of every key, and errors that name their line.
 
-Safe by construction: only mappings, lists, texts, numbers, booleans and null; no aliases (they can expand without bound), no
-tags that build objects, bounded size and depth. Keys are always text. Two traps of YAML 1.1 are closed: `no`, `yes`, `on` and
-`off` are texts (`language: no`), and so are `12:30` and `2024-01-31`. Knows nothing of constitutions: a run's file is read the
-same way.
+Safe by construction: only mappings, lists, texts, numbers, booleans and null; no aliases (they can
+expand without bound), no tags that build objects, bounded size and depth. Keys are always text. Two
+traps of YAML 1.1 are closed: `no`, `yes`, `on` and `off` are texts (`language: no`), and so are
+`12:30` and `2024-01-31`. Independent of constitutions: the file of a run is read the same way.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ MAX_BYTES = 2_000_000
 MAX_DEPTH = 50
 
 _TAG = "tag:yaml.org,2002:"
-_TEXTS = {_TAG + "str", _TAG + "timestamp", _TAG + "value"}
-_NUMBERS = {_TAG + "int", _TAG + "float"}
+_TEXT_TAGS = {_TAG + "str", _TAG + "timestamp", _TAG + "value"}
+_NUMBER_TAGS = {_TAG + "int", _TAG + "float"}
+
+_PYYAML_BUGS = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError)
+"""What PyYAML raises, instead of its own errors, on some invalid input, e.g. "\\U00110000"."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -45,26 +48,29 @@ class Source(NamedTuple):
         return f"{self.path}:{self.line(key)}"
 
 
-class _Fault(Exception):
-    """Something in the YAML that is refused, at a line."""
+class _YamlError(Exception):
+    """Something in the YAML that is not accepted, with its line (from 1)."""
 
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
         self.line = line
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader up to its node tree, without aliases and with a bound on depth."""
+    """PyYAML's safe loader up to the node tree, without aliases and with bounded depth."""
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise _Fault(event.start_mark.line + 1, f"aliases are not supported (*{event.anchor}): write the value out")
+            raise _YamlError(
+                event.start_mark.line + 1,
+                f"aliases are not supported (*{event.anchor}): write the value out",
+            )
         if self.depth >= MAX_DEPTH:
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise _Fault(event.start_mark.line + 1, f"nested deeper than {MAX_DEPTH} levels")
+            raise _YamlError(event.start_mark.line + 1, f"nested deeper than {MAX_DEPTH} levels")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -72,14 +78,19 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Source:
-    """The file's data and lines. Raises ConfigError, one `file:line: what` per mistake (only `file:` if unreadable)."""
-    text = _text(path)
+    """The file's data and lines.
+
+    Raises:
+        ConfigError: one `file:line: message` per mistake; only `file: message` if it is unreadable.
+    """
+    text = _read_text(path)
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
+        character = f"U+{ord(text[error.position]):04X}"
         raise ConfigError(
-            f"{path}:{line}: character U+{ord(text[error.position]):04X} is not allowed in YAML: remove it"
+            f"{path}:{line}: character {character} is not allowed in YAML: remove it"
         ) from None
     try:
         root = loader.get_single_node()
@@ -87,36 +98,49 @@ def read_yaml(path: Path) -> Source:
             raise ConfigError(f"{path}:1: the file is empty")
         builder = _Builder(loader)
         data = builder.value(root, ())
-    except _Fault as fault:
-        raise ConfigError(f"{path}:{fault.line}: {fault}") from None
+    except _YamlError as error:
+        raise ConfigError(f"{path}:{error.line}: {error}") from None
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"{path}:{_yaml_fault(error, text)}") from None
-    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:  # PyYAML's slips, e.g. "\U00110000"
+        raise ConfigError(f"{path}:{_syntax_error(error, text)}") from None
+    except _PYYAML_BUGS as error:
         raise ConfigError(f"{path}:{loader.line + 1}: not valid YAML: {shorten(error)}") from None
     finally:
         loader.dispose()
-    if builder.faults:
-        raise ConfigError("\n".join(f"{path}:{fault.line}: {fault}" for fault in builder.faults))
+    if builder.errors:
+        raise ConfigError("\n".join(f"{path}:{error.line}: {error}" for error in builder.errors))
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}:{builder.lines[()]}: the file must be a mapping (key: value lines), got {describe(data)}")
+        raise ConfigError(
+            f"{path}:{builder.lines[()]}: the file must be a mapping (key: value lines), "
+            f"got {describe(data)}"
+        )
     return Source(path, data, builder.lines)
 
 
 def explain(error: ValidationError, source: Source, model: type[BaseModel]) -> list[str]:
-    """One line per mistake, in the order of the file: `file:line: key.path: what is wrong and what is wanted`."""
-    found = sorted(mistakes(error, source.lines, model), key=lambda mistake: source.line(mistake[0]))
-    return list(dict.fromkeys(f"{source.at(key)}: {dotted(key) + ': ' if key else ''}{what}" for key, what in found))
+    """One line per mistake, in the order of the file: `file:line: key.path: message`."""
+    by_line = sorted(
+        mistakes(error, source.lines, model), key=lambda mistake: source.line(mistake[0])
+    )
+    lines = []
+    for key, message in by_line:
+        prefix = f"{dotted(key)}: " if key else ""
+        lines.append(f"{source.at(key)}: {prefix}{message}")
+    return list(dict.fromkeys(lines))
 
 
 def parse(source: Source, model: type[ModelT]) -> ModelT:
-    """The file as a `model`. Raises one ConfigError with every mistake, a line each."""
+    """The file's data as a `model`.
+
+    Raises:
+        ConfigError: one line per mistake.
+    """
     try:
         return model.model_validate(source.data)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, source, model))) from None
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -125,36 +149,44 @@ def _text(path: Path) -> str:
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a directory, not a YAML file") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB: is this the right file?")
+        limit_mb = MAX_BYTES // 1_000_000
+        raise ConfigError(f"{path}: larger than {limit_mb} MB: is this the right file?")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 text (byte 0x{raw[error.start]:02X}): is this the right file?") from None
+        byte = f"0x{raw[error.start]:02X}"
+        raise ConfigError(
+            f"{path}:{line}: not UTF-8 text (byte {byte}): is this the right file?"
+        ) from None
 
 
-def _yaml_fault(error: yaml.MarkedYAMLError, text: str) -> str:
-    """`line: what` of a syntax error; a tab is named as such, for it cannot be seen."""
+def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> str:
+    """`line: message` of a syntax error; tabs are named, because editors do not show them."""
     mark = error.problem_mark or error.context_mark
-    number = mark.line if mark else 0
+    index = mark.line if mark else 0
     lines = text.splitlines()
-    line = lines[number] if number < len(lines) else ""
-    if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in (error.problem or ""):
-        return f"{number + 1}: a tab where YAML wants spaces: replace it"
-    what = ", ".join(part for part in (error.context, error.problem) if part)
-    hint = ": put texts that contain : , ? # [ ] { } in quotes" if "flow" in what or "mapping values" in what else ""
-    return f"{number + 1}: not valid YAML: {' '.join(what.split())}{hint}"
+    line = lines[index] if index < len(lines) else ""
+    indentation = line[: len(line) - len(line.lstrip())]
+    if "\t" in indentation or "'\\t'" in (error.problem or ""):
+        return f"{index + 1}: a tab where YAML wants spaces: replace it"
+    problem = ", ".join(part for part in (error.context, error.problem) if part)
+    hint = ""
+    if "flow" in problem or "mapping values" in problem:
+        hint = ": put texts that contain : , ? # [ ] { } in quotes"
+    return f"{index + 1}: not valid YAML: {' '.join(problem.split())}{hint}"
 
 
 class _Builder:
-    """Turns nodes into plain data, keeping lines and every fault on the way."""
+    """Turns nodes into plain data, and records the line of every key and every error."""
 
     def __init__(self, loader: _Loader) -> None:
         self.loader = loader
         self.lines: dict[Key, int] = {}
-        self.faults: list[_Fault] = []
+        self.errors: list[_YamlError] = []
 
     def value(self, node: yaml.Node, key: Key) -> Any:
         self.lines.setdefault(key, node.start_mark.line + 1)
@@ -176,7 +208,10 @@ class _Builder:
             if name.tag == _TAG + "merge":
                 self.refuse(name, "merge keys (<<) are not supported: write the values out")
             elif inner in self.lines:
-                self.refuse(name, f"{dotted(inner)}: duplicate key, first given on line {self.lines[inner]}")
+                first_line = self.lines[inner]
+                self.refuse(
+                    name, f"{dotted(inner)}: duplicate key, first given on line {first_line}"
+                )
             else:
                 self.lines[inner] = name.start_mark.line + 1
                 data[self.text(name)] = self.value(item, inner)
@@ -188,25 +223,30 @@ class _Builder:
             return None
         if node.tag == _TAG + "bool":
             return {"true": True, "false": False}.get(text.lower(), text)
-        if node.tag in _TEXTS or (node.tag in _NUMBERS and ":" in text):
+        if node.tag in _TEXT_TAGS or (node.tag in _NUMBER_TAGS and ":" in text):
             return self.text(node)
-        if node.tag not in _NUMBERS:
+        if node.tag not in _NUMBER_TAGS:
             return self.refuse(node, f"the tag {shorten(node.tag)} is not supported: remove it")
         try:
             number = self.loader.construct_object(node)
         except (ValueError, ArithmeticError, LookupError):
-            return self.refuse(node, f"{shorten(text)} is not a number: put it in quotes if it is a text")
+            return self.refuse(
+                node, f"{shorten(text)} is not a number: put it in quotes if it is a text"
+            )
         if isinstance(number, int) and abs(number) >= 2**63:
             return self.refuse(node, "the number is too large")
         return number
 
     def text(self, node: yaml.ScalarNode) -> str:
-        """The text, with the surrogate pairs that JSON writers escape joined; a lone half cannot be written to any file."""
+        """The text, with escaped surrogate pairs (as JSON writers emit them) joined.
+
+        Half a pair is an error: it cannot be encoded as UTF-8.
+        """
         try:
             return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
             self.refuse(node, "the text holds half a surrogate pair (\\uD800 to \\uDFFF)")
             return ""
 
-    def refuse(self, node: yaml.Node, what: str) -> None:
-        self.faults.append(_Fault(node.start_mark.line + 1, what))
+    def refuse(self, node: yaml.Node, message: str) -> None:
+        self.errors.append(_YamlError(node.start_mark.line + 1, message))
