@@ -1,4 +1,4 @@
-"""Constitutions: what they may say, how they are read, checked, compared and shown."""
+"""Constitutions: schema, loading, lint, comparison and preview."""
 
 from cai.constitution.diff import Change, diff, digests
 from cai.constitution.lint import Finding, lint

@@ -1,4 +1,7 @@
-"""What a constitution's parts are, by content: what a run wrote down as used, and what an edit changed."""
+"""Content digests of the parts of a constitution, and the difference of two constitutions.
+
+A run records the digests of the parts that it used.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from cai.constitution.schema import Constitution
 
 
 class Change(NamedTuple):
-    """One part that differs. `fields` names what differs inside a changed part."""
+    """One part that differs. `fields` names the fields that differ inside a changed part."""
 
     what: Literal["added", "removed", "changed"]
     key: str
@@ -18,16 +21,22 @@ class Change(NamedTuple):
 
 
 def digests(constitution: Constitution) -> dict[str, str]:
-    """16 hex digits of SHA-256 per part: `principle:<id>`, `examples:critique`, `examples:compare`, and `rubric` if there is one.
+    """The first 16 hex digits of the SHA-256 of each part.
 
-    Depends on what is said, not on how it is written: order of keys, comments and quoting change nothing. The order of lists
-    (examples, classes from best to worst) does.
+    Order of keys, comments and quoting do not change a digest; the order of lists (examples,
+    classes from best to worst) does.
+
+    Returns:
+        Digest by part: `principle:<id>`, `examples:<stage>`, and `rubric` if there is one.
     """
-    return {key: sha256(_canonical(part).encode()).hexdigest()[:16] for key, part in _parts(constitution).items()}
+    return {
+        key: sha256(_canonical(part).encode()).hexdigest()[:16]
+        for key, part in _parts(constitution).items()
+    }
 
 
 def diff(a: Constitution, b: Constitution) -> list[Change]:
-    """What `b` adds to, removes from and changes in `a`: first the parts of `a` in their order, then the new ones."""
+    """The changes from `a` to `b`: the parts of `a` in their order, then the added parts."""
     before, after = _parts(a), _parts(b)
     changes = []
     for key, part in before.items():
@@ -39,7 +48,10 @@ def diff(a: Constitution, b: Constitution) -> list[Change]:
 
 
 def _parts(constitution: Constitution) -> dict[str, Any]:
-    parts: dict[str, Any] = {f"principle:{one.id}": one.model_dump(mode="json") for one in constitution.principles}
+    parts: dict[str, Any] = {
+        f"principle:{principle.id}": principle.model_dump(mode="json")
+        for principle in constitution.principles
+    }
     for stage, examples in constitution.examples.model_dump(mode="json").items():
         parts[f"examples:{stage}"] = examples
     if constitution.rubric is not None:
@@ -52,7 +64,7 @@ def _canonical(part: Any) -> str:
 
 
 def _differing(old: Any, new: Any) -> tuple[str, ...]:
-    """Names of the fields of a principle or the rubric that differ; none for lists of examples."""
+    """The fields of a principle or the rubric that differ; empty for lists of examples."""
     if not isinstance(old, dict):
         return ()
     return tuple(name for name in new if _canonical(old.get(name)) != _canonical(new[name]))

@@ -1,6 +1,6 @@
-"""Lint: what a constitution may say but probably should not.
+"""The linter of constitutions: findings in files that are valid but probably not as intended.
 
-Left out: the rubric's classes, which `rubric` proves exclusive and exhaustive.
+Left out: the rubric's classes, which `cai.rubric` proves exclusive and exhaustive.
 """
 
 from __future__ import annotations
@@ -15,39 +15,47 @@ from cai.constitution.schema import Constitution, Principle
 from cai.records import Kind
 
 NEAR_DUPLICATE = 0.8
-"""Jaccard similarity of two principles' word shingles from which they count as one principle said twice."""
+"""Jaccard similarity of the word shingles of two principles at which they are reported."""
 SHINGLE_WORDS = 3
+"""Words per shingle."""
 MAX_CHARACTERS = 2000
-"""Longer texts crowd the reply out of a small model's context."""
+"""Longer texts leave too little room for the reply in a small model's context."""
 CONTROL_MARKS = ("<|", "[INST]", "<<SYS>>", "<start_of_turn>", "</s>")
-"""Pieces of chat templates: a model may take them for the end of a turn."""
+"""Parts of chat templates, which a model may take for the end of a turn."""
 
 WORSE = re.compile(
     r"\bwhich (?:\w+ ){0,4}?(?:is|are|seems?|sounds?|does) (?:\w+ )?"
-    r"(?:worse|worst|(?:more|most) (?:harmful|dangerous|toxic|offensive|unethical|rude|racist|sexist|biased|dishonest|evasive)"
+    r"(?:worse|worst|(?:more|most) (?:harmful|dangerous|toxic|offensive|unethical|rude|racist"
+    r"|sexist|biased|dishonest|evasive)"
     r"|(?:less|least) (?:helpful|harmless|honest|safe|ethical|kind|polite|wise))\b",
     re.IGNORECASE,
 )
 """Questions for the worse of two replies."""
 
-_GUARDED: tuple[Kind, ...] = ("disallowed", "sensitive")
-_USES = {"critique": "cannot be drawn for revision", "revision": "cannot be drawn for revision", "compare": "cannot label pairs"}
+_KINDS_TO_COVER: tuple[Kind, ...] = ("disallowed", "sensitive")
+"""Kinds of prompts that need a principle; benign prompts may go without."""
+_WITHOUT_TEXT = {
+    "critique": "cannot be drawn for revision",
+    "revision": "cannot be drawn for revision",
+    "compare": "cannot label pairs",
+}
+"""Text of a principle -> the consequence of leaving it out."""
 
 
 class Finding(NamedTuple):
-    """`where` is a key of `digests`, followed by a field where one field is meant."""
+    """`where` is a key of `digests`, followed by the field if the finding is about one field."""
 
     where: str
     message: str
 
 
 def lint(constitution: Constitution) -> list[Finding]:
-    """Every finding, in the order of the constitution; empty when there is nothing to say."""
+    """All findings, check by check."""
     return [
         *_coverage(constitution),
         *_categories(constitution),
         *_unreachable(constitution),
-        *_framing(constitution),
+        *_inverted_questions(constitution),
         *_missing_texts(constitution),
         *_near_duplicates(constitution),
         *_examples(constitution),
@@ -57,15 +65,18 @@ def lint(constitution: Constitution) -> list[Finding]:
 
 def _coverage(constitution: Constitution) -> Iterator[Finding]:
     if not constitution.principles:
-        if constitution.rubric is None:  # a rubric alone is a base for others to extend
-            yield Finding("principles", "no principle and no rubric: there is nothing in it")
+        if constitution.rubric is None:  # a rubric alone is a base that other files extend
+            yield Finding("principles", "no principle and no rubric: add one of them")
         return
-    if constitution.rubric is None:  # without a rubric nothing says what each kind of prompt deserves
+    if constitution.rubric is None:  # only a rubric tells the kinds of prompts apart
         return
     covered = {kind for principle in constitution.principles for kind in principle.applies_to}
-    for kind in _GUARDED:
+    for kind in _KINDS_TO_COVER:
         if kind not in covered:
-            yield Finding("principles", f"no principle applies to {kind} prompts: add {kind!r} to an applies_to")
+            yield Finding(
+                "principles",
+                f"no principle applies to {kind} prompts: add {kind!r} to an applies_to",
+            )
 
 
 def _categories(constitution: Constitution) -> Iterator[Finding]:
@@ -74,88 +85,123 @@ def _categories(constitution: Constitution) -> Iterator[Finding]:
     used = {principle.category for principle in constitution.principles}
     for category in constitution.categories:
         if category not in used:
-            yield Finding("categories", f"no principle for {category!r}: write one, or take the category out")
+            yield Finding(
+                "categories", f"no principle for {category!r}: write one, or remove the category"
+            )
     for principle in constitution.principles:
         if principle.category not in constitution.categories:
-            yield Finding(f"principle:{principle.id}", f"its category {principle.category!r} is not among `categories`")
+            yield Finding(
+                f"principle:{principle.id}",
+                f"its category {principle.category!r} is not among `categories`",
+            )
 
 
 def _unreachable(constitution: Constitution) -> Iterator[Finding]:
     behaviours = constitution.rubric.behaviours if constitution.rubric else None
     for principle in constitution.principles:
+        location = f"principle:{principle.id}.applies_to"
         if not principle.applies_to:
-            yield Finding(f"principle:{principle.id}.applies_to", "empty: it is never drawn")
+            yield Finding(location, "empty: the principle is never drawn")
         elif behaviours is not None and not set(principle.applies_to) & set(behaviours):
-            where, kinds = f"principle:{principle.id}.applies_to", " and ".join(principle.applies_to)
-            yield Finding(where, f"the rubric has no behaviour for {kinds} prompts: nothing would grade what it leads to")
-
-
-def _framing(constitution: Constitution) -> Iterator[Finding]:
-    """A label says which reply is better: a comparison that asks for the worse one turns it round."""
-    for principle in constitution.principles:
-        if principle.compare and (found := WORSE.search(principle.compare)):
-            where = f"principle:{principle.id}.compare"
+            kinds = " and ".join(principle.applies_to)
             yield Finding(
-                where, f"asks for the worse reply ({found[0]!r}), and labels would be turned round: ask for the better one"
+                location,
+                f"the rubric has no behaviour for {kinds} prompts: replies to them are not graded",
+            )
+
+
+def _inverted_questions(constitution: Constitution) -> Iterator[Finding]:
+    """Comparisons that ask for the worse reply. A label names the better one."""
+    for principle in constitution.principles:
+        match = WORSE.search(principle.compare or "")
+        if match:
+            yield Finding(
+                f"principle:{principle.id}.compare",
+                f"asks for the worse reply ({match[0]!r}), which would invert the labels: "
+                "ask for the better one",
             )
 
 
 def _missing_texts(constitution: Constitution) -> Iterator[Finding]:
     for principle in constitution.principles:
-        absent = [name for name in _USES if getattr(principle, name) is None]
-        if absent:
-            why = " and ".join(dict.fromkeys(_USES[name] for name in absent))
-            yield Finding(f"principle:{principle.id}", f"no {', no '.join(absent)} text: it {why}")
+        missing = [name for name in _WITHOUT_TEXT if getattr(principle, name) is None]
+        if missing:
+            consequences = dict.fromkeys(_WITHOUT_TEXT[name] for name in missing)
+            yield Finding(
+                f"principle:{principle.id}",
+                f"no {', no '.join(missing)} text: it {' and '.join(consequences)}",
+            )
 
 
 def _near_duplicates(constitution: Constitution) -> Iterator[Finding]:
-    shingled = [(principle.id, shingles) for principle in constitution.principles if (shingles := _shingles(principle))]
-    for (first, one), (second, other) in combinations(shingled, 2):
-        alike = len(one & other) / len(one | other)
-        if alike >= NEAR_DUPLICATE:
+    shingles_by_id = [(principle.id, _shingles(principle)) for principle in constitution.principles]
+    for (first_id, first), (second_id, second) in combinations(shingles_by_id, 2):
+        if not first or not second:
+            continue
+        similarity = len(first & second) / len(first | second)
+        if similarity >= NEAR_DUPLICATE:
             yield Finding(
-                f"principle:{second}", f"says nearly the same as {first!r} (similarity {alike:.2f}): keep one, raise its weight"
+                f"principle:{second_id}",
+                f"nearly the same as {first_id!r} (similarity {similarity:.2f}): "
+                "keep one of them, with a higher weight",
             )
 
 
 def _shingles(principle: Principle) -> set[tuple[str, ...]]:
-    """Runs of three words of the critique, revision and compare texts; a shorter text is one run."""
-    words = re.findall(r"\w+", " ".join(filter(None, (principle.critique, principle.revision, principle.compare))).casefold())
-    return {tuple(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))} if words else set()
+    """Runs of three words of all texts of a principle; fewer words are one run."""
+    texts = (principle.critique, principle.revision, principle.compare)
+    words = re.findall(r"\w+", " ".join(filter(None, texts)).casefold())
+    if not words:
+        return set()
+    runs = max(1, len(words) - SHINGLE_WORDS + 1)
+    return {tuple(words[i : i + SHINGLE_WORDS]) for i in range(runs)}
 
 
 def _examples(constitution: Constitution) -> Iterator[Finding]:
-    for i, worked in enumerate(constitution.examples.critique):
-        if worked.chat[-1].role != "assistant":
+    examples = constitution.examples
+    for i, critique in enumerate(examples.critique):
+        if critique.chat[-1].role != "assistant":
             yield Finding(
-                f"examples:critique.{i}.chat", "must end with the assistant's flawed reply, or there is nothing to criticise"
+                f"examples:critique.{i}.chat",
+                "must end with the assistant's flawed reply, which the critique is about",
             )
-    for i, asked in enumerate(constitution.examples.grade):
-        if asked.chat[-1].role != "assistant":
-            yield Finding(f"examples:grade.{i}.chat", "must end with the assistant's reply that the question is about")
-    compare = constitution.examples.compare
-    for i, pair in enumerate(compare):
-        if pair.chat[-1].role != "user":
-            yield Finding(f"examples:compare.{i}.chat", "must end with the user's turn that both replies answer")
-    answers = Counter(pair.answer for pair in compare)
-    if compare and max(answers.values()) > 2 * min(answers["A"], answers["B"]):
+    for i, grade in enumerate(examples.grade):
+        if grade.chat[-1].role != "assistant":
+            yield Finding(
+                f"examples:grade.{i}.chat",
+                "must end with the assistant's reply that the question is about",
+            )
+    for i, comparison in enumerate(examples.compare):
+        if comparison.chat[-1].role != "user":
+            yield Finding(
+                f"examples:compare.{i}.chat",
+                "must end with the user's turn that both replies answer",
+            )
+    answers = Counter(comparison.answer for comparison in examples.compare)
+    if examples.compare and max(answers.values()) > 2 * min(answers["A"], answers["B"]):
         yield Finding(
             "examples:compare",
-            f"answers lean to one side (A {answers['A']}, B {answers['B']}): swap some, or the judge learns it",
+            f"answers are unbalanced (A {answers['A']}, B {answers['B']}): "
+            "swap the replies of some, or the judge learns a position bias",
         )
 
 
 def _texts(constitution: Constitution) -> Iterator[Finding]:
-    for where, text in _walk(constitution):
+    for location, text in _all_texts(constitution):
         for mark in CONTROL_MARKS:
             if mark in text:
-                yield Finding(where, f"contains {mark!r}, which chat templates use as a control token: remove it")
+                yield Finding(
+                    location,
+                    f"contains {mark!r}, which chat templates use as a control token: remove it",
+                )
         if len(text) > MAX_CHARACTERS:
-            yield Finding(where, f"{len(text)} characters long, more than {MAX_CHARACTERS}: shorten it")
+            yield Finding(
+                location, f"{len(text)} characters long, more than {MAX_CHARACTERS}: shorten it"
+            )
 
 
-def _walk(constitution: Constitution) -> Iterator[tuple[str, str]]:
-    """(where, text) of every text that may reach a model."""
+def _all_texts(constitution: Constitution) -> Iterator[tuple[str, str]]:
+    """(location, text) of every text that may reach a model."""
     for principle in constitution.principles:
         yield from _leaves(f"principle:{principle.id}", principle.model_dump())
     for stage, examples in constitution.examples.model_dump().items():
@@ -164,12 +210,12 @@ def _walk(constitution: Constitution) -> Iterator[tuple[str, str]]:
         yield from _leaves("rubric", constitution.rubric.model_dump())
 
 
-def _leaves(where: str, value: Any) -> Iterator[tuple[str, str]]:
+def _leaves(location: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
-        yield where, value
+        yield location, value
     elif isinstance(value, dict):
         for name, inner in value.items():
-            yield from _leaves(f"{where}.{name}", inner)
+            yield from _leaves(f"{location}.{name}", inner)
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
-            yield from _leaves(f"{where}.{index}", inner)
+            yield from _leaves(f"{location}.{index}", inner)

@@ -1,10 +1,20 @@
-"""What a constitution may say. The YAML is checked against these models; `load` adds file and line to what they report."""
+"""The schema of a constitution: the models that its YAML is validated against.
+
+`load` adds file and line to their errors. Docstrings of the models are part of the JSON Schema.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from cai.records import Chat, Kind, Number, Style
 
@@ -19,9 +29,9 @@ class SchemaModel(BaseModel):
 class Principle(SchemaModel):
     id: Id
     category: Id
-    """Sampling and reports group by it."""
+    """Sampling and reports group principles by category."""
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
-    """Relative chance of being drawn."""
+    """Relative probability of being drawn."""
     critique: Text | None = None
     """Asks what is wrong with the last reply."""
     revision: Text | None = None
@@ -40,7 +50,7 @@ class CritiqueExample(SchemaModel):
     critique: Text
     revision: Text
     applies_to: tuple[Kind, ...] = ("disallowed", "sensitive", "benign")
-    """Kinds of prompts that it is shown for: how to refuse is no example of how to comfort."""
+    """Kinds of prompts that the example is shown for: a refusal is no example of how to comfort."""
 
 
 class CompareExample(SchemaModel):
@@ -69,8 +79,10 @@ class Examples(SchemaModel):
     grade: tuple[GradeExample, ...] = ()
 
     def critique_for(self, kind: Kind | None) -> tuple[CritiqueExample, ...]:
-        """Those to show for a prompt of this kind; all of them when nobody knows the kind."""
-        return tuple(worked for worked in self.critique if kind is None or kind in worked.applies_to)
+        """The examples to show for a prompt of this kind; all of them when the kind is unknown."""
+        if kind is None:
+            return self.critique
+        return tuple(example for example in self.critique if kind in example.applies_to)
 
 
 class TrainedOn(SchemaModel):
@@ -82,7 +94,10 @@ class TrainedOn(SchemaModel):
 
 
 class TextModel(SchemaModel):
-    """A linear model over runs of one and two words (see rubric.text_model); written by `cai fit-text`."""
+    """A linear model over word unigrams and bigrams; written by `cai fit-text`.
+
+    See rubric.text_classifier.
+    """
 
     trained_on: tuple[TrainedOn, ...]
     bias: Number
@@ -95,26 +110,48 @@ class Proposition(SchemaModel):
     question: Text
     """For a model or a human grader."""
     patterns: tuple[Text, ...] = ()
-    """Case-insensitive regular expressions; the proposition holds when any is found (see rubric.propositions)."""
+    """Case-insensitive regular expressions; the proposition holds when any of them matches.
+
+    See rubric.propositions.
+    """
     unless: tuple[Text, ...] = ()
-    """Where one of these matches around a found pattern, that finding does not count ("I can't wait to help")."""
+    """A match of `patterns` does not count if one of these matches around it.
+
+    For example "I can't wait to help".
+    """
     searches: Literal["reply", "prompt"] = "reply"
-    """Where patterns look; a proposition about the prompt says what sort of request the reply has to meet."""
+    """The text that patterns search.
+
+    A proposition about the prompt says which sort of request the reply answers.
+    """
     fitted: Annotated[TextModel | None, WithJsonSchema({"type": "string"})] = None
-    """In place of patterns: a text model, given as the name of its JSON file beside the constitution."""
+    """In place of patterns: a text model, given as the name of a JSON file.
+
+    The file is in the folder of the constitution.
+    """
     above: float | None = Field(None, gt=0, lt=1)
-    """With `fitted`: the proposition holds where the model's probability is higher; null: the probability counts as it is."""
+    """With `fitted`: the proposition holds where the model's probability is higher.
+
+    Null: the probability itself is the value of the proposition.
+    """
     example: Text | None = None
-    """A sentence of a reply that makes it true and no other proposition: near misses are put together from such sentences."""
+    """A sentence of a reply that makes this proposition true, and no other.
+
+    Near misses are composed of such sentences.
+    """
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _check_alternatives(self) -> Self:
         if self.fitted is not None and (self.patterns or self.unless):
-            raise ValueError("`fitted` stands in place of `patterns` and `unless`: remove one of them")
+            raise ValueError(
+                "`fitted` stands in place of `patterns` and `unless`: remove one of them"
+            )
         if self.searches == "prompt" and not self.patterns:
-            raise ValueError("`searches: prompt` is about patterns: give some")
+            raise ValueError("`searches: prompt` needs `patterns`: give some")
         if self.above is not None and self.fitted is None:
-            raise ValueError("`above` is about the probability of a `fitted` model: name one")
+            raise ValueError(
+                "`above` needs a `fitted` model, whose probability it bounds: name one"
+            )
         return self
 
 
@@ -126,25 +163,28 @@ class ClassRule(SchemaModel):
     """A boolean expression over propositions and derived propositions."""
     style: Style
     correct: bool
-    """Whether a reply of this class is correct behaviour (evaluation counts the others)."""
+    """True if a reply of this class is correct behaviour; evaluation counts the others."""
 
 
 class Rubric(SchemaModel):
     """The rule-based reward model (DESIGN: the rubric)."""
 
     behaviours: dict[Kind, Id]
-    """What a reply to each kind of prompt should do."""
+    """Kind of prompt -> the behaviour that a reply should show."""
     propositions: dict[Id, Proposition]
     derived: dict[Id, Text] = {}
     """Named boolean expressions over propositions."""
     classes: dict[Id, tuple[ClassRule, ...]]
-    """Per behaviour: exclusive and exhaustive, from best to worst."""
+    """Behaviour -> its classes, exclusive and exhaustive, from best to worst."""
     degrees: dict[Literal["full_refusal", "partial_refusal", "full_compliance"], Text]
-    """How far the reply refuses, whatever it should do: exclusive and exhaustive too."""
+    """Degree of refusal -> its expression, for every behaviour; exclusive and exhaustive."""
     weights: dict[Id, dict[Id, float]]
-    """Per behaviour: class, proposition or derived id -> weight of its probability in the score."""
+    """Behaviour -> id of a class, proposition or derived expression -> weight in the score."""
     temperatures: dict[Id, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
-    """Proposition -> by what a grading model's log-odds are divided (`cai calibrate` finds it); 1 where nothing is said."""
+    """Proposition -> the divisor of the grading model's log-odds; 1 where none is given.
+
+    `cai calibrate` fits it.
+    """
 
 
 class Constitution(SchemaModel):
@@ -153,9 +193,9 @@ class Constitution(SchemaModel):
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")] = "en"
     description: Text | None = None
     extends: tuple[str, ...] = ()
-    """Files this one builds on, relative to it; what is said here overrides by id."""
+    """Files that this one builds on, relative to it; its content overrides theirs by id."""
     categories: tuple[Id, ...] = ()
-    """Those that it means to cover: each needs a principle. Empty: whatever the principles say."""
+    """The categories to cover: each needs a principle. Empty: those of the principles."""
     principles: tuple[Principle, ...] = ()
     examples: Examples = Examples()
     rubric: Rubric | None = None
