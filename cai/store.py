@@ -1,7 +1,8 @@
-"""Files that a kill cannot spoil: rows in JSONL, manifests beside them, whole-or-nothing publishing.
+"""Crash-safe files: rows in JSONL, manifests of artefacts, atomic writes, a lock per folder.
 
-A line is written whole and flushed; a line torn by a kill is cut on the next start; everything else is written aside and
-renamed, so existence means done. Rows come out in the order of the input, however the work was scheduled.
+A line is appended whole; a line torn by a kill is truncated on the next start. Everything else is
+written to a partial file or folder and renamed, so that existence means finished. Rows are in the
+order of the input, whatever the order in which the work was scheduled.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
@@ -33,10 +34,10 @@ RowT = TypeVar("RowT", bound=Row)
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) for every line of a JSONL file; `-` reads standard input.
+    """(line number from 1, object) for every line of a JSONL file; `-` reads standard input.
 
     Raises:
-        StoreError: file missing, or a line that is not a JSON object, as `file:line`.
+        StoreError: the file is missing, or a line is not a JSON object, as `file:line`.
     """
     with contextlib.ExitStack() as stack:
         if str(path) == "-":
@@ -44,45 +45,55 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         else:
             lines = stack.enter_context(_open(path))
         for number, raw in enumerate(lines, 1):
-            try:
-                line = raw.decode()
-                data = json.loads(line)
-            except UnicodeDecodeError:
-                raise StoreError(f"{path}:{number}: not UTF-8 text") from None
-            except (ValueError, RecursionError) as error:  # ValueError: a syntax error, or a number of thousands of digits
-                why = getattr(error, "msg", "nested too deeply" if isinstance(error, RecursionError) else "number too long")
-                raise StoreError(f"{path}:{number}: not JSON ({why}): {_start(line)}") from None
-            if not isinstance(data, dict):
-                raise StoreError(f"{path}:{number}: expected a JSON object, found {type(data).__name__}")
-            yield number, data
+            yield number, _json_object(raw, f"{path}:{number}")
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
         raise StoreError(f"{path}: cannot read: {error.strerror}") from None
 
 
-def _start(line: str) -> str:
+def _json_object(raw: bytes, location: str) -> dict[str, Any]:
+    try:
+        line = raw.decode()
+        data = json.loads(line)
+    except UnicodeDecodeError:
+        raise StoreError(f"{location}: not UTF-8 text") from None
+    except RecursionError:
+        raise StoreError(f"{location}: not JSON (nested too deeply): {_excerpt(line)}") from None
+    except ValueError as error:  # a syntax error (with a `msg`), or a number of thousands of digits
+        reason = getattr(error, "msg", "number too long")
+        raise StoreError(f"{location}: not JSON ({reason}): {_excerpt(line)}") from None
+    if not isinstance(data, dict):
+        raise StoreError(f"{location}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+def _excerpt(line: str) -> str:
     text = line.strip()
     return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
 def read(path: Path, kind: type[RowT]) -> Iterator[RowT]:
-    """Rows of `path`. A missing file, a torn line or a wrong key is a StoreError that names file and line."""
+    """Rows of `path`.
+
+    Raises:
+        StoreError: the file is missing, a line is torn or a key is wrong, as `file:line`.
+    """
     for number, data in json_lines(path):
         yield parse_row(data, kind, f"{path}:{number}")
 
 
-def parse_row(data: Mapping[str, Any], kind: type[RowT], place: str) -> RowT:
-    """One row from a JSON object; `place` starts the error message."""
+def parse_row(data: Mapping[str, Any], kind: type[RowT], location: str) -> RowT:
+    """One row from a JSON object; `location` begins the error message."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or kind.__name__
-        raise StoreError(f"{place}: {where}: {first['msg']}") from None
+        key = ".".join(map(str, first["loc"])) or kind.__name__
+        raise StoreError(f"{location}: {key}: {first['msg']}") from None
 
 
 # ---- writing ----
@@ -93,42 +104,44 @@ def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _unwritten(path, error.errno, error.strerror or str(error)) from None
-    except SafetensorError as error:  # tells the system's error in words
-        number = re.search(r"os error (\d+)", str(error))
-        raise _unwritten(path, int(number[1]) if number else None, str(error)) from None
+        raise _write_error(path, error.errno, error.strerror or str(error)) from None
+    except SafetensorError as error:  # holds the system's error number in its text only
+        match = re.search(r"os error (\d+)", str(error))
+        raise _write_error(path, int(match[1]) if match else None, str(error)) from None
 
 
-def _unwritten(path: Path, number: int | None, why: str) -> StoreError:
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(f"{path}: the disk is full; nothing finished is lost: make room and run again")
-    return StoreError(f"{path}: cannot write: {why}")
+def _write_error(path: Path, code: int | None, reason: str) -> StoreError:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            f"{path}: the disk is full; nothing finished is lost: make room and run again"
+        )
+    return StoreError(f"{path}: cannot write: {reason}")
 
 
 def append(path: Path, rows: Sequence[Row]) -> None:
-    """Add whole lines, in one write. When the disk fills up, what was half written is taken back."""
-    data = "".join(row.line() + "\n" for row in rows).encode()
-    append_bytes(path, data)
+    """Append the rows as whole lines, in one write; see `append_bytes`."""
+    append_bytes(path, "".join(row.line() + "\n" for row in rows).encode())
 
 
 def append_bytes(path: Path, data: bytes) -> None:
+    """Append all of `data` or nothing: a partial write (a full disk, say) is undone."""
     with _write_errors(path):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            before = os.fstat(handle).st_size
+            size_before = os.fstat(handle).st_size
             try:
                 written = 0
                 while written < len(data):
                     written += os.write(handle, data[written:])
             except OSError:
-                os.ftruncate(handle, before)
+                os.ftruncate(handle, size_before)
                 raise
         finally:
             os.close(handle)
 
 
 def truncate_torn_line(path: Path) -> None:
-    """Cut a line torn by a kill mid-write: everything after the last newline goes. No file: nothing to do."""
+    """Remove everything after the last newline: a line torn by a kill mid-write."""
     if not path.exists():
         return
     with _write_errors(path), path.open("r+b") as file:
@@ -146,8 +159,8 @@ def truncate_torn_line(path: Path) -> None:
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Write `path` whole or not at all; readers may treat its existence as "done"."""
-    partial = path.with_name(path.name + ".partial")
+    """Write `path` completely or not at all, so that its existence means finished."""
+    partial = partial_path(path)
     with _write_errors(path):
         try:
             with partial.open("w", encoding="utf-8") as out:
@@ -162,22 +175,25 @@ def atomic_write(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yields a folder to fill; on success it becomes `path` by one rename, on failure it stays aside for the next try."""
-    aside = partial_path(path)
+    """Yield a partial folder to fill, which becomes `path` by one rename.
+
+    After a failure the partial folder remains, for the next try.
+    """
+    partial = partial_path(path)
     with _write_errors(path):
-        aside.mkdir(parents=True, exist_ok=True)
-        yield aside
-        for file in aside.rglob("*"):
+        partial.mkdir(parents=True, exist_ok=True)
+        yield partial
+        for file in partial.rglob("*"):
             if file.is_file():
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
         if path.exists():
             shutil.rmtree(path)
-        os.replace(aside, path)
+        os.replace(partial, path)
 
 
 def partial_path(path: Path) -> Path:
-    """Where `atomic_directory` keeps what is not whole yet."""
+    """The path under which `path` is written until it is complete."""
     return path.with_name(path.name + ".partial")
 
 
@@ -185,75 +201,90 @@ def partial_path(path: Path) -> Path:
 
 
 class Manifest(FrozenModel):
-    """What an artefact was made from and with. Two artefacts with equal `made` have equal content."""
+    """The provenance of an artefact. Two artefacts with equal `made` have equal content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
     made: dict[str, str]
-    """What decides the content: digests of config, inputs, constitution parts, templates; fingerprints; seed."""
+    """The provenance: digests of config, inputs, constitution parts and templates; models; seed."""
     versions: dict[str, str]
     finished: bool = False
     counts: dict[str, float | int | str | None] = {}
-    """Rows, tokens, seconds and the like: told, not compared."""
+    """Rows, tokens, seconds and the like: reported, not compared."""
 
 
 def manifest_path(artefact: Path) -> Path:
-    """`10-revisions.manifest.json` beside `10-revisions.jsonl`; `20-sft.manifest.json` beside `20-sft/`."""
+    """`10-revisions.manifest.json` for `10-revisions.jsonl`, `20-sft.manifest.json` for `20-sft/`."""
     return artefact.with_name(artefact.stem + ".manifest.json")
 
 
 def read_manifest(artefact: Path) -> Manifest | None:
+    """The manifest of an artefact; None when there is no file.
+
+    Raises:
+        StoreError: the file is not a manifest of this version.
+    """
     path = manifest_path(artefact)
     if not path.exists():
         return None
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError):
-        raise StoreError(f"{path}: not a manifest of this version of cai; move the run folder away to start afresh") from None
+        raise StoreError(
+            f"{path}: not a manifest of this version of cai; move the run folder away to start anew"
+        ) from None
 
 
-def begin(artefact: Path, stage: str, made: Mapping[str, str]) -> Manifest | None:
-    """Claim an artefact for `stage`. Returns its manifest when it is already finished, None when there is work to do.
+def begin(artefact: Path, stage: str, provenance: Mapping[str, str]) -> Manifest | None:
+    """Claim an artefact for `stage`.
+
+    Returns:
+        The manifest of an artefact that is already finished; None when it is yet to be made.
 
     Raises:
-        StoreError: the artefact was made from something else; every key that differs is named.
+        StoreError: the artefact has another provenance; every key that differs is named.
     """
-    found = read_manifest(artefact)
-    if found is not None:
-        if differs := differing(found, made):
+    manifest = read_manifest(artefact)
+    if manifest is not None:
+        if keys := differing(manifest, provenance):
             raise StoreError(
-                f"{artefact}: made with another {', '.join(differs)}: run into a new folder, or to make it anew "
-                f"delete {artefact.parent}/{artefact.name[:2]}* and everything numbered after it"
+                f"{artefact}: made with another {', '.join(keys)}: run into a new folder, or to "
+                f"make it anew delete {artefact.parent}/{artefact.name[:2]}* and everything "
+                "numbered after it"
             )
-        if found.finished and artefact.exists():
-            return found
-    claim(artefact, stage, made)
+        if manifest.finished and artefact.exists():
+            return manifest
+    claim(artefact, stage, provenance)
     return None
 
 
-def differing(found: Manifest, made: Mapping[str, str]) -> list[str]:
-    """Keys in which what an artefact was made from differs from what it would be made from now."""
-    return sorted(key for key in found.made.keys() | made.keys() if found.made.get(key) != made.get(key))
+def differing(manifest: Manifest, provenance: Mapping[str, str]) -> list[str]:
+    """The keys in which the recorded provenance differs from `provenance`, sorted."""
+    recorded = manifest.made
+    keys = recorded.keys() | provenance.keys()
+    return sorted(key for key in keys if recorded.get(key) != provenance.get(key))
 
 
-def claim(artefact: Path, stage: str, made: Mapping[str, str]) -> None:
-    """Write the manifest of an artefact yet to be made."""
-    atomic_write(
-        manifest_path(artefact), Manifest(stage=stage, made=dict(made), versions=versions()).model_dump_json(indent=2) + "\n"
-    )
+def claim(artefact: Path, stage: str, provenance: Mapping[str, str]) -> None:
+    """Write the manifest of an artefact that is yet to be made."""
+    _write_manifest(artefact, Manifest(stage=stage, made=dict(provenance), versions=versions()))
 
 
 def finish(artefact: Path, **counts: float | int | str | None) -> None:
-    """Mark the artefact as whole."""
-    found = read_manifest(artefact)
-    if found is None:
+    """Mark the artefact as finished, and record its counts."""
+    manifest = read_manifest(artefact)
+    if manifest is None:
         raise StoreError(f"{artefact}: no manifest: begin() comes before finish()")
-    whole = found.model_copy(update={"finished": True, "counts": counts})
-    atomic_write(manifest_path(artefact), whole.model_dump_json(indent=2) + "\n")
+    _write_manifest(artefact, manifest.model_copy(update={"finished": True, "counts": counts}))
+
+
+def _write_manifest(artefact: Path, manifest: Manifest) -> None:
+    atomic_write(manifest_path(artefact), manifest.model_dump_json(indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:
+    """Versions of this package and of those that decide the content of artefacts."""
     return {name: version(name) for name in ("cai", "torch", "transformers", "trl", "peft")}
 
 
@@ -269,11 +300,13 @@ def digest(*parts: str | bytes | BaseModel) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Digest of a file's bytes, or of a folder's file names and bytes."""
+    """The digest of a file's bytes, or of the names and bytes of a folder's files."""
     total = sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    is_folder = path.is_dir()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if is_folder else [path]
     for file in files:
-        total.update(f"{file.relative_to(path) if path.is_dir() else ''}\0{file.stat().st_size}\0".encode())
+        name = str(file.relative_to(path)) if is_folder else ""
+        total.update(f"{name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as data:
             while block := data.read(1 << 20):
                 total.update(block)
@@ -285,10 +318,10 @@ def file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process. The kernel lets go of the lock when the process ends, however it ends.
+    """Hold the folder for this process. The kernel releases the lock when the process ends.
 
     Raises:
-        StoreError: another process holds it (its number is named).
+        StoreError: another process holds the folder; its id is named.
     """
     with _write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -299,7 +332,9 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
-            raise StoreError(f"{folder}: in use by process {holder}; wait for it, or give another run folder") from None
+            raise StoreError(
+                f"{folder}: in use by process {holder}; wait for it, or give another run folder"
+            ) from None
         lock.seek(0)
         lock.truncate()
         lock.write(str(os.getpid()))
