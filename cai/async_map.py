@@ -1,11 +1,15 @@
-"""One resumable map over rows: kill it, rerun it, and what is done stays done. Rows come out in the order of the input."""
+"""The resumable, bounded map over rows.
+
+Kill a run and run it again: rows that are done stay done. Rows are written in the order of the
+input.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,7 +24,7 @@ OutT = TypeVar("OutT")
 
 
 class HasId(Protocol):
-    """Something to work on, with a name of its own."""
+    """An input with a stable name."""
 
     @property
     def id(self) -> str: ...
@@ -28,7 +32,7 @@ class HasId(Protocol):
 
 InT = TypeVar("InT", bound=HasId)
 CHUNK = 64
-"""Results that are given out in one go."""
+"""Results that `bounded_map` yields at a time, at least; the last chunk may be smaller."""
 
 
 async def map_rows(
@@ -42,40 +46,47 @@ async def map_rows(
     progress: Progress = lambda done, total: None,
     sliding: bool = False,
 ) -> None:
-    """Append `step(row)` for every row whose id is not yet a `source` in `out`. Kill it, rerun it. Equal rows count as one.
+    """Append `step(row)` to `out` for every row whose id is not yet the `source` of a row there.
 
-    Rows are worked in windows of `max_concurrency` that begin at fixed places of the input, and a window is written in one go and in
-    input order. So the calls in flight together are the same whether or not the run was ever killed, and a back end whose
-    answers depend in the last bit on what shares a batch gives the same answers. With `sliding`, for back ends whose answers do
-    not, a row is begun whenever one is done, so that nobody waits for a window's last; the file is the same.
+    Rows are processed in windows of `max_concurrency` that begin at fixed indices of the input, and
+    a window is appended in one write, in input order. So the calls in flight together are the same
+    whether or not the run was ever killed, and a back end whose answers depend in the last bit on
+    the batch they share gives the same answers. With `sliding`, for back ends whose answers do not,
+    a row is started whenever one is done, without waiting for the slowest row of a window; the
+    content of the file is the same.
+
+    Args:
+        out: JSONL file, which is created empty when there are no rows.
+        rows: inputs; those with equal ids are processed once.
+        step: makes the output row of an input row.
+        kind: type of the output rows.
+        max_concurrency: rows in flight at once.
+        source: the input id of an output row.
+        progress: called with (done, total) rows.
+        sliding: see above.
     """
     truncate_torn_line(out)
     done = {source(row) for row in read(out, kind)} if out.exists() else set()
-    ids = [row.id for row in rows]  # a hash each: taken once
-    times = Counter(ids)
-    finished = sum(name in done for name in ids)
+    ids = [row.id for row in rows]  # each id is a hash of the row's content: computed once
+    copies = Counter(ids)
+    finished = sum(row_id in done for row_id in ids)
     progress(finished, len(rows))
     if sliding:
-        todo = {name: row for name, row in zip(ids, rows, strict=True) if name not in done}
-        async with contextlib.aclosing(bounded_map(todo, step, max_concurrency)) as parts:
-            async for names, made in parts:
-                append(out, made)
-                finished += sum(times[name] for name in names)
-                progress(finished, len(rows))
-    for start in range(0, 0 if sliding else len(rows), max_concurrency):
-        here = slice(start, start + max_concurrency)
-        window = {name: row for name, row in zip(ids[here], rows[here], strict=True) if name not in done}
-        if window:
-            append(out, await gather([step(row) for row in window.values()]))
-            finished += sum(times[name] for name in window)
-            done.update(window)
+        todo = {row_id: row for row_id, row in zip(ids, rows, strict=True) if row_id not in done}
+        chunks = bounded_map(todo, step, max_concurrency)
+    else:
+        chunks = _map_windows(ids, rows, step, done, max_concurrency)
+    async with contextlib.aclosing(chunks):
+        async for chunk_ids, results in chunks:
+            append(out, results)
+            finished += sum(copies[row_id] for row_id in chunk_ids)
             progress(finished, len(rows))
     if not out.exists():
         atomic_write(out, "")
 
 
 async def gather(jobs: Sequence[Awaitable[T]]) -> list[T]:
-    """Results in order. The first failure cancels the rest and is raised as itself, not as a group."""
+    """Results in order. The first failure cancels the rest and is raised itself, not in a group."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         return await asyncio.gather(*tasks)
@@ -86,51 +97,74 @@ async def gather(jobs: Sequence[Awaitable[T]]) -> list[T]:
         raise
 
 
+async def _map_windows(
+    ids: Sequence[str],
+    rows: Sequence[InT],
+    step: Callable[[InT], Awaitable[OutT]],
+    done: Collection[str],
+    width: int,
+) -> AsyncGenerator[tuple[list[str], list[OutT]], None]:
+    """(ids, results) of each window of `width` rows, without the rows that are done."""
+    done = set(done)
+    for start in range(0, len(rows), width):
+        stop = start + width
+        numbered = zip(ids[start:stop], rows[start:stop], strict=True)
+        window = {row_id: row for row_id, row in numbered if row_id not in done}
+        if window:
+            results = await gather([step(row) for row in window.values()])
+            yield list(window), results
+            done.update(window)
+
+
 async def bounded_map(
     todo: Mapping[str, T], step: Callable[[T], Awaitable[OutT]], max_concurrency: int
 ) -> AsyncGenerator[tuple[list[str], list[OutT]], None]:
-    """(names, results) in the order of `todo`, some at a time, with at most `max_concurrency` jobs begun and not given out.
+    """(ids, results) in the order of `todo`, `CHUNK` or more at a time.
 
-    The first failure cancels the rest and is raised, after what is whole before it was given out.
+    At most `max_concurrency` jobs are started and wait to be finished in order. The first failure
+    cancels the rest; it is raised after the results before it have been yielded.
     """
-    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def watch(task: asyncio.Task[OutT]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None and not failed.done():
-            failed.set_exception(error)
+    def on_done(task: asyncio.Task[OutT]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not failure.done():
+            failure.set_exception(error)
 
-    begun: deque[tuple[str, asyncio.Task[OutT]]] = deque()
-    left = iter(todo.items())
-    names: list[str] = []
-    made: list[OutT] = []
+    started: deque[tuple[str, asyncio.Task[OutT]]] = deque()
+    remaining = iter(todo.items())
+    ids: list[str] = []
+    results: list[OutT] = []
     try:
         while True:
-            for name, row in islice(left, max(0, max_concurrency - len(begun))):
-                task = asyncio.ensure_future(_job(step(row)))
-                task.add_done_callback(watch)
-                begun.append((name, task))
-            if not begun:
+            for row_id, row in islice(remaining, max(0, max_concurrency - len(started))):
+                task = asyncio.ensure_future(_as_coroutine(step(row)))
+                task.add_done_callback(on_done)
+                started.append((row_id, task))
+            if not started:
                 break
-            first: set[asyncio.Future[Any]] = {begun[0][1], failed}
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            while begun and begun[0][1].done() and begun[0][1].exception() is None:
-                name, task = begun.popleft()
-                names.append(name)
-                made.append(task.result())
-            if made and (failed.done() or len(made) >= CHUNK):
-                yield names, made
-                names, made = [], []
-            if failed.done():
-                failed.result()
-        if made:
-            yield names, made
+            next_or_failure: set[asyncio.Future[Any]] = {started[0][1], failure}
+            await asyncio.wait(next_or_failure, return_when=asyncio.FIRST_COMPLETED)
+            while started and started[0][1].done() and started[0][1].exception() is None:
+                row_id, task = started.popleft()
+                ids.append(row_id)
+                results.append(task.result())
+            if results and (failure.done() or len(results) >= CHUNK):
+                yield ids, results
+                ids, results = [], []
+            if failure.done():
+                failure.result()
+        if results:
+            yield ids, results
     finally:
-        for _, task in begun:
+        for _, task in started:
             task.cancel()
-        await asyncio.gather(*(task for _, task in begun), return_exceptions=True)
-        if not failed.cancel() and not failed.cancelled():
-            failed.exception()  # looked at: asyncio complains of what nobody has seen
+        await asyncio.gather(*(task for _, task in started), return_exceptions=True)
+        if not failure.cancel() and not failure.cancelled():
+            failure.exception()  # asyncio logs an exception that is never retrieved
 
 
-async def _job(work: Awaitable[OutT]) -> OutT:
+async def _as_coroutine(work: Awaitable[OutT]) -> OutT:
     return await work

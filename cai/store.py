@@ -215,7 +215,7 @@ class Manifest(FrozenModel):
 
 
 def manifest_path(artefact: Path) -> Path:
-    """`10-revisions.manifest.json` for `10-revisions.jsonl`, `20-sft.manifest.json` for `20-sft/`."""
+    """`30-pairs.manifest.json` for `30-pairs.jsonl`, `20-sft.manifest.json` for `20-sft/`."""
     return artefact.with_name(artefact.stem + ".manifest.json")
 
 
