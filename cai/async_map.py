@@ -121,7 +121,7 @@ async def bounded_map(
 ) -> AsyncGenerator[tuple[list[str], list[OutT]], None]:
     """(ids, results) in the order of `todo`, `CHUNK` or more at a time.
 
-    At most `max_concurrency` jobs are started and wait to be finished in order. The first failure
+    At most `max_concurrency` jobs are started and not yet collected. The first failure
     cancels the rest; it is raised after the results before it have been yielded.
     """
     failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
