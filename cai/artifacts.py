@@ -1,17 +1,24 @@
-"""Names of a run's stages and artefacts: the listing of a run's folder is the diagram of the line."""
+"""Names of a run's stages and artefacts.
+
+The numbers order the listing of a run's folder as the stages run.
+"""
 
 from __future__ import annotations
 
 STAGES = ("prompts", "revise", "sft", "pair", "label", "reward", "ppo", "eval", "report")
-"""In the order in which a run walks them."""
-PROMPTS, HELD_OUT = "00-prompts.jsonl", "01-held-out.jsonl"
+"""The stages, in the order in which they run."""
+PROMPTS = "00-prompts.jsonl"
+HELD_OUT = "01-held-out.jsonl"
 REVISIONS = "10-revisions.jsonl"
 SFT = "20-sft"
 PAIRS = "30-pairs.jsonl"
 PREFERENCES = "40-preferences.jsonl"
 REWARD = "50-reward"
-POLICY, TENSORBOARD = "60-policy", "60-tensorboard"
-EVAL, REPLIES, SCORES = "70-eval", "70-replies.jsonl", "70-scores.jsonl"
+POLICY = "60-policy"
+TENSORBOARD = "60-tensorboard"
+EVAL = "70-eval"
+REPLIES = "70-replies.jsonl"
+SCORES = "70-scores.jsonl"
 REPORT = "report.html"
 METRICS = "metrics.jsonl"
 """In the policy's folder: one line an update."""

@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose, and the one place where foreign errors are blamed.
+"""The errors that this package raises on purpose, and the conversion of foreign exceptions to them.
 
 CaiError                 one line for the user: what, where, what to do
 ├── UsageError           the command or its input is wrong (exit code 2)
@@ -6,10 +6,10 @@ CaiError                 one line for the user: what, where, what to do
 │   └── StoreError       a file is missing, torn, foreign or locked (names file:line or key)
 └── JobError             the input was fine, the work failed (exit code 1)
     ├── BackendError     a model call failed (names the back end and its status)
-    │   ├── TransientError   worth retrying; nothing else is
-    │   ├── UnansweredError  this one call has no answer: its row becomes null with the reason, the others go on
-    │   └── BudgetError      the run's limit on tokens, money or hours is reached; run again to go on
-    └── TrainError       training cannot go on (names the number that broke)
+    │   ├── TransientError   the only error that is retried
+    │   ├── UnansweredError  one call has no answer: its row becomes null, with the reason
+    │   └── BudgetError      the run's limit on tokens, money or hours is reached; run again to resume
+    └── TrainError       training cannot continue (names the metric that is invalid)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BackendError(JobError): ...
 
 class TransientError(BackendError):
     wait: float | None = None
-    """Seconds that the server asked for before the next try."""
+    """Seconds before the next try, if the server named them."""
 
 
 class UnansweredError(BackendError): ...
@@ -53,11 +53,15 @@ class TrainError(JobError): ...
 
 @contextlib.contextmanager
 def blame(kind: type[CaiError], what: str) -> Iterator[None]:
-    """Attribute any foreign exception that crosses this line to `kind`; our own pass through."""
+    """Raise any foreign exception from the block as a `kind`, in one line that begins with `what`.
+
+    Errors of this package pass unchanged.
+    """
     try:
         yield
     except CaiError:
         raise
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise kind(f"{what}: {type(error).__name__}: {first}") from error
+        lines = str(error).strip().splitlines()
+        first_line = lines[0] if lines else ""
+        raise kind(f"{what}: {type(error).__name__}: {first_line}") from error

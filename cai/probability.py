@@ -7,4 +7,6 @@ import math
 
 def sigmoid(log_odds: float) -> float:
     """1 / (1 + e^-x), without overflow for any finite x."""
-    return 1 / (1 + math.exp(-log_odds)) if log_odds >= 0 else math.exp(log_odds) / (1 + math.exp(log_odds))
+    if log_odds >= 0:
+        return 1 / (1 + math.exp(-log_odds))
+    return math.exp(log_odds) / (1 + math.exp(log_odds))

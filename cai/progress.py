@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: bars on a terminal, a line now and then elsewhere."""
+"""Progress of long work on stderr: bars on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterator
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 ProgressFactory = Callable[[str], Progress]
-"""From the name of what is done to the function that reports its progress."""
+"""Name of the work -> the function that reports its progress."""
 SECONDS_BETWEEN_LINES = 15.0
-"""Where output is not a terminal."""
+"""Shortest time between two lines, where stderr is not a terminal."""
 
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[ProgressFactory]:
-    """Inside, a factory of bars: one for each name."""
-    from rich import progress as rich_progress  # a tenth of a second to import: only those who show bars wait for it
+    """Yields a factory of progress bars, one for each name."""
+    from rich import progress as rich_progress  # here, because the import takes 0.1 s
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines
+        yield _line_reporter
         return
     columns = (
         rich_progress.TextColumn("{task.description:>20}"),
@@ -45,14 +45,14 @@ def progress_bars() -> Iterator[ProgressFactory]:
         yield start
 
 
-def _lines(name: str) -> Progress:
-    last = 0.0
+def _line_reporter(name: str) -> Progress:
+    last_line_at = 0.0
 
     def report(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last_line_at
         now = time.monotonic()
-        if done == total or now - last >= SECONDS_BETWEEN_LINES:
-            last = now
+        if done == total or now - last_line_at >= SECONDS_BETWEEN_LINES:
+            last_line_at = now
             print(f"{name}: {done} of {total}", file=sys.stderr, flush=True)
 
     return report
