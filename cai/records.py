@@ -1,6 +1,6 @@
-"""Every row type there is. Rows are immutable, admit no unknown key, and are named by their own content.
+"""The types of all rows. Rows are immutable, admit no unknown key, and are named by their content.
 
-A probability or score that nobody knows is `None`, never 0, 0.5 or NaN, and comes with a reason in `unscored`.
+An unknown probability or score is `None`, never 0, 0.5 or NaN, with a reason in `unscored`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class FrozenModel(BaseModel):
-    """A piece of a row: immutable, no unknown keys, no NaN."""
+    """Base of rows and their parts: immutable, no unknown keys, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -36,33 +36,40 @@ Chat = tuple[Message, ...]
 
 
 def message_dicts(chat: Chat) -> list[dict[str, str]]:
-    """The chat as chat templates and OpenAI's API take it: one `{"role": …, "content": …}` a message."""
+    """The chat as `{"role": …, "content": …}` dicts, for chat templates and OpenAI's API."""
     return [{"role": message.role, "content": message.content} for message in chat]
 
 
 class Row(FrozenModel):
-    """One line of a JSONL file. `id` is written for readers of the file and checked when it is read."""
+    """One line of a JSONL file. Its `id` is written with it, and checked when it is read."""
 
     @model_validator(mode="before")
     @classmethod
-    def _without_id(cls, data: Any) -> Any:
+    def _check_id(cls, data: Any) -> Any:
         if isinstance(data, dict) and "id" in data:
-            claimed, rest = data["id"], {k: v for k, v in data.items() if k != "id"}
-            row = cls.model_validate(rest)
-            if row.id != claimed:
-                raise ValueError(f"id {claimed!r} does not match the row's content ({row.id!r}): was the line edited by hand?")
-            return rest
+            content = {key: value for key, value in data.items() if key != "id"}
+            row = cls.model_validate(content)
+            if row.id != data["id"]:
+                raise ValueError(
+                    f"id {data['id']!r} does not match the row's content ({row.id!r}): "
+                    "was the line edited by hand?"
+                )
+            return content
         return data
 
     @computed_field  # type: ignore[prop-decorator]
     @cached_property
     def id(self) -> str:
-        """First 16 hex digits of the SHA-256 of the row's other fields, `None`s left out, keys in alphabetical order."""
+        """First 16 hex digits of the SHA-256 of the row's other fields.
+
+        They are hashed as JSON, without `None`s, keys in alphabetical order.
+        """
         content = self.model_dump(mode="json", exclude_none=True, exclude={"id"})
-        return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        return sha256(text.encode()).hexdigest()[:16]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As pydantic's; the copy is named by its own content."""
+        """Pydantic's `model_copy`, without the cached `id` of the original."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("id", None)
         return copied
@@ -74,16 +81,16 @@ class Row(FrozenModel):
 
 
 class Prompt(Row):
-    """What is asked of the assistant. `chat` ends with a user turn."""
+    """A request to the assistant. `chat` ends with a user turn."""
 
     chat: Chat = Field(min_length=1)
     kind: Kind | None = None
-    """What a reply should do: refuse, support, or comply (the rubric says how). None: not known."""
+    """Decides if a reply should refuse, support or comply, by the rubric. None: unknown."""
     category: str | None = None
     origin: str | None = None
     """Data set or author."""
     user: str | None = None
-    """Who wrote it, where that is known: splits never cut through a user."""
+    """Its author, where known: splits keep the prompts of a user together."""
 
     @model_validator(mode="after")
     def _ends_with_user(self) -> Prompt:
@@ -93,14 +100,14 @@ class Prompt(Row):
 
 
 class TrainingChat(FrozenModel):
-    """A chat with the reply that a model is to learn as its last turn."""
+    """A chat for fine-tuning; its last turn is the reply to learn."""
 
     chat: Chat = Field(min_length=2)
     user: str | None = None
 
 
 class PromptDraw(FrozenModel):
-    """One draw for one prompt: what is worked on where a prompt gets several replies."""
+    """One of the replies to draw for a prompt, where a prompt gets several."""
 
     prompt: Prompt
     draw: int = Field(0, ge=0)
@@ -111,7 +118,7 @@ class PromptDraw(FrozenModel):
 
 
 class Sampled(FrozenModel):
-    """How a text was drawn: enough to draw it again."""
+    """The settings with which a text was sampled, sufficient to sample it again."""
 
     model: str
     """Fingerprint of the model."""
@@ -130,22 +137,25 @@ class Round(FrozenModel):
 
 
 class Revision(Row):
-    """A reply and its revisions (arXiv:2212.08073 §3). No rounds: no principle applies, `final` is the reply itself."""
+    """A reply and its revisions (arXiv:2212.08073, section 3).
+
+    Without rounds, no principle applies and `final` is the reply itself.
+    """
 
     source: str
     draw: int = Field(0, ge=0)
-    """Number of this reply among those to the same prompt."""
+    """Index of this reply among those to the same prompt."""
     chat: Chat
     initial: str
     rounds: tuple[Round, ...] = ()
     final: str | None
-    """The text to train on; None when the gate dropped the row."""
+    """The text to train on; None when a filter dropped the row."""
     chosen_round: int | None = None
     """Index into `rounds` of `final`; None when `final` is `initial` or the row is dropped."""
     dropped: str | None = None
-    """Why the gate dropped the row."""
+    """The reason why a filter dropped the row."""
     matrix: dict[str, tuple[Probability | None, ...]] | None = None
-    """Principle -> P(better than `initial`) for the revision of each round; None: not asked for."""
+    """Principle -> P(better than `initial`) for the revision of each round; None: not computed."""
 
     @model_validator(mode="after")
     def _final_or_reason(self) -> Revision:
@@ -160,37 +170,39 @@ class Pair(Row):
     source: str
     chat: Chat
     places: tuple[int, int] = (0, 1)
-    """Which of the prompt's replies these are."""
+    """Indices of the two among the replies to the prompt."""
     first: str
     second: str
     sampled: tuple[Sampled, Sampled] | None = None
     unscored: str | None = None
-    """Why there is no pair of replies: a model call without an answer. The texts are then empty."""
+    """The reason why there are no replies: a model call without an answer. The texts are empty."""
 
     def swap(self) -> Pair:
-        """The same replies in the other order, each still with how it was drawn."""
+        """The same replies, with their sampling settings, in the other order."""
         sampled = None if self.sampled is None else (self.sampled[1], self.sampled[0])
-        return self.model_copy(update={"first": self.second, "second": self.first, "sampled": sampled})
+        return self.model_copy(
+            update={"first": self.second, "second": self.first, "sampled": sampled}
+        )
 
 
 class Vote(FrozenModel):
-    """What one principle says of a pair. Log-probabilities are of the options (A, B), in nats."""
+    """The verdict of one principle on a pair. Log-probabilities of the options (A, B), in nats."""
 
     principle: str
-    """`Principle.id`; `detailed` or `plain` where no principle was asked about."""
+    """`Principle.id`; `detailed` or `plain` for a question without a principle."""
     logprobs: tuple[Number, Number] | None
-    """First reply shown as (A)."""
+    """With the first reply shown as (A)."""
     logprobs_swapped: tuple[Number, Number] | None
-    """Second reply shown as (A)."""
+    """With the second reply shown as (A)."""
     rationale: str | None = None
-    """What the judge thought before it decided, first reply shown as (A); None: it was not asked to think."""
+    """The judge's chain of thought, first reply shown as (A); None: without chain of thought."""
     rationale_swapped: str | None = None
     p_first: Probability | None
-    """P(first beats second) by this principle, both orders taken together."""
+    """P(first beats second) by this principle, from both orders."""
 
 
 class Preference(Row):
-    """A soft label. `source` is the pair's id."""
+    """A soft label of the pair with the id `source`."""
 
     source: str
     p_first: Probability | None
@@ -206,17 +218,17 @@ class Preference(Row):
 
 
 class Attempt(Row):
-    """A test message that a model wrote. `source` is its address: category/number."""
+    """A red-team message that a model wrote. `source` is its address: category/number."""
 
     source: str
     category: str
     text: str | None
     unanswered: str | None = None
-    """Why there is no text."""
+    """The reason why there is no text."""
 
 
 class Grade(Row):
-    """What the rubric says of one reply."""
+    """The rubric's grade of one reply."""
 
     source: str | None = None
     propositions: dict[str, Probability]
@@ -224,17 +236,19 @@ class Grade(Row):
     """Name of the class of the prompt's behaviour; None without a `kind`."""
     style: Style | None
     degree: Degree | None
-    """How far the reply refuses; None when a proposition is not known."""
+    """Degree of refusal; None when a proposition is unknown."""
     correct: bool | None
-    """Whether the class counts as correct behaviour for the prompt's kind."""
+    """True if the class counts as correct behaviour for the prompt's kind."""
     score: Number | None
     unscored: str | None = None
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True
+    )
 
 
 class EvalReply(Row):
-    """One sampled reply of one subject to one evaluation prompt, with its grade: the item behind a `Score`."""
+    """One graded reply of a subject to an evaluation prompt: an item of the mean in a `Score`."""
 
     source: str
     subject: str
@@ -244,23 +258,23 @@ class EvalReply(Row):
     draw: int
     response: str
     finished: bool
-    """Whether the model ended the reply itself, rather than being cut at the token limit."""
+    """True if the model ended the reply; False if it was cut at the token limit."""
     grade: Grade
     reward: Number | None
     """Normalised preference-model reward; None before a preference model exists."""
     kl: Number | None
-    """Sum over the reply of log pi - log pi_ref, nats; None for the reference itself."""
+    """Sum over the reply of log pi - log pi_ref, in nats; None for the reference policy."""
 
 
 class Score(Row):
-    """A mean never goes without its count, error, interval and what is missing."""
+    """A mean with its count, standard error, interval and number of missing values."""
 
     metric: str
     """Dotted and stable: `refusal.incorrect_rate.disallowed`."""
     subject: str
     mean: Number | None
     stderr: Number | None
-    """None when n < 2: unknown, which is not zero."""
+    """None when n < 2: unknown, not zero."""
     ci_low: Number | None
     ci_high: Number | None
     n: int = Field(ge=0)
