@@ -1,4 +1,4 @@
-"""The errors that this package raises on purpose, and the conversion of foreign exceptions to them.
+"""The errors that this package raises on purpose, and the conversion of foreign exceptions.
 
 CaiError                 one line for the user: what, where, what to do
 ├── UsageError           the command or its input is wrong (exit code 2)

@@ -38,7 +38,9 @@ def test_order_is_kept_whatever_ends_first(width: int) -> None:
     assert run(0, width, step) == []
 
 
-def test_the_first_failure_cancels_the_rest_and_what_is_whole_before_it_is_kept(tmp_path: Path) -> None:
+def test_the_first_failure_cancels_the_rest_and_what_is_whole_before_it_is_kept(
+    tmp_path: Path,
+) -> None:
     rows = [Prompt(chat=chat_of(("user", f"{i}"))) for i in range(200)]
     ended: list[int] = []
 
@@ -52,7 +54,13 @@ def test_the_first_failure_cancels_the_rest_and_what_is_whole_before_it_is_kept(
 
     async def work() -> None:
         await map_rows(
-            tmp_path / "out.jsonl", rows, step, Prompt, max_concurrency=32, source=lambda row: row.user or "", sliding=True
+            tmp_path / "out.jsonl",
+            rows,
+            step,
+            Prompt,
+            max_concurrency=32,
+            source=lambda row: row.user or "",
+            sliding=True,
         )
 
     with pytest.raises(RuntimeError, match="thirtieth"):

@@ -1,4 +1,4 @@
-"""The error tree and the boundary where foreign errors are blamed."""
+"""The error tree and the conversion of foreign exceptions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import asyncio
 
 import pytest
 
-from cai.errors import BackendError, CaiError, ConfigError, JobError, StoreError, TrainError, TransientError, UsageError, blame
+from cai.errors import (
+    BackendError,
+    CaiError,
+    ConfigError,
+    JobError,
+    StoreError,
+    TrainError,
+    TransientError,
+    UsageError,
+    blame,
+)
 
 
 def test_tree() -> None:
-    """Exit codes hang on it: 2 for what the user can mend before the work, 1 for work that failed."""
+    """Exit codes depend on it: 2 for a wrong command or input, 1 for work that failed."""
     assert all(issubclass(kind, UsageError) for kind in (ConfigError, StoreError))
     assert all(issubclass(kind, JobError) for kind in (BackendError, TransientError, TrainError))
     assert issubclass(TransientError, BackendError)
@@ -30,9 +40,15 @@ def test_blame_says_what_and_why_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "mine", [TransientError("busy"), ConfigError("a.yaml:3: key"), KeyboardInterrupt(), asyncio.CancelledError()]
+    "error",
+    [
+        TransientError("busy"),
+        ConfigError("a.yaml:3: key"),
+        KeyboardInterrupt(),
+        asyncio.CancelledError(),
+    ],
 )
-def test_our_own_errors_and_interruptions_pass(mine: BaseException) -> None:
-    with pytest.raises(type(mine)) as caught, blame(BackendError, "x"):
-        raise mine
-    assert caught.value is mine
+def test_our_own_errors_and_interruptions_pass(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, blame(BackendError, "x"):
+        raise error
+    assert caught.value is error

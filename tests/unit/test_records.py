@@ -1,4 +1,4 @@
-"""Rows: what goes through a line and back, what is refused, and what an id stands for."""
+"""Rows: round trips through a line, ids, and content that is not accepted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,28 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cai.errors import StoreError
-from cai.records import EvalReply, Grade, Pair, Preference, Prompt, Revision, Round, Row, Sampled, Score, Vote, chat_of
+from cai.records import (
+    EvalReply,
+    Grade,
+    Pair,
+    Preference,
+    Prompt,
+    Revision,
+    Round,
+    Row,
+    Sampled,
+    Score,
+    Vote,
+    chat_of,
+)
 from cai.store import append, parse_row, read
 
-CHAT = chat_of(("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi."), ("user", "Bye — “ciao”\n\u2028{x}"))
+CHAT = chat_of(
+    ("system", "Be brief."),
+    ("user", "Hello"),
+    ("assistant", "Hi."),
+    ("user", "Bye — “ciao”\n\u2028{x}"),
+)
 GRADE = Grade(
     propositions={"declines": 0.25, "apologises": 1.0},
     class_="ideal",
@@ -26,8 +44,10 @@ GRADE = Grade(
     correct=True,
     score=0.1 + 0.2,
 )
-DRAWN = tuple(Sampled(model="m", temperature=1.0, max_tokens=8, seed=seed) for seed in (1, 2**62))
-PAIR = Pair(source="p", chat=CHAT, first="one", second="two", sampled=(DRAWN[0], DRAWN[1]))
+SETTINGS = tuple(
+    Sampled(model="m", temperature=1.0, max_tokens=8, seed=seed) for seed in (1, 2**62)
+)
+PAIR = Pair(source="p", chat=CHAT, first="one", second="two", sampled=(SETTINGS[0], SETTINGS[1]))
 ROWS: list[Row] = [
     Prompt(chat=CHAT, kind="benign", category="cooking", origin="own", user="u1"),
     Prompt(chat=CHAT),
@@ -45,7 +65,15 @@ ROWS: list[Row] = [
     Preference(
         source="q",
         p_first=1 / 3,
-        votes=(Vote(principle="kind", logprobs=(-0.1, -2.5), logprobs_swapped=None, rationale="r", p_first=None),),
+        votes=(
+            Vote(
+                principle="kind",
+                logprobs=(-0.1, -2.5),
+                logprobs_swapped=None,
+                rationale="r",
+                p_first=None,
+            ),
+        ),
     ),
     Preference(source="q", p_first=None, unscored="nobody knows"),
     GRADE,
@@ -62,17 +90,26 @@ ROWS: list[Row] = [
         reward=-1e-7,
         kl=None,
     ),
-    Score(metric="refusal.rate", subject="base", mean=0.5, stderr=None, ci_low=None, ci_high=None, n=1, unscored=3),
+    Score(
+        metric="refusal.rate",
+        subject="base",
+        mean=0.5,
+        stderr=None,
+        ci_low=None,
+        ci_high=None,
+        n=1,
+        unscored=3,
+    ),
 ]
 NAMES = [f"{type(row).__name__}{i}" for i, row in enumerate(ROWS)]
 
 
-def shuffled(value: Any, stream: random.Random) -> Any:
+def shuffled(value: Any, generator: random.Random) -> Any:
     """The same JSON with the keys of every object in another order."""
     if isinstance(value, dict):
-        keys = stream.sample(sorted(value), len(value))
-        return {key: shuffled(value[key], stream) for key in keys}
-    return [shuffled(each, stream) for each in value] if isinstance(value, list) else value
+        keys = generator.sample(sorted(value), len(value))
+        return {key: shuffled(value[key], generator) for key in keys}
+    return [shuffled(item, generator) for item in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
@@ -85,7 +122,7 @@ def test_round_trip(row: Row, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
 def test_id_does_not_depend_on_key_order(row: Row) -> None:
-    """Another program may write the keys back in any order, those of inner objects too: the row is still itself."""
+    """Another program may write the keys of all objects in another order: the row is the same."""
     data = json.loads(row.line())
     for seed in range(5):
         again = parse_row(shuffled(data, random.Random(seed)), type(row), "f:1")
@@ -94,39 +131,76 @@ def test_id_does_not_depend_on_key_order(row: Row) -> None:
 
 
 OTHER_CHAT = [{"role": "user", "content": "Hello"}]
-ONE_CHANGE: dict[type[Row], list[tuple[str, Any]]] = {
-    Prompt: [("kind", "sensitive"), ("category", "baking"), ("origin", None), ("user", "u2"), ("chat", OTHER_CHAT)],
-    Revision: [("source", "z"), ("initial", "z"), ("rounds", []), ("final", "z"), ("chosen_round", None)],
+CHANGES: dict[type[Row], list[tuple[str, Any]]] = {
+    Prompt: [
+        ("kind", "sensitive"),
+        ("category", "baking"),
+        ("origin", None),
+        ("user", "u2"),
+        ("chat", OTHER_CHAT),
+    ],
+    Revision: [
+        ("source", "z"),
+        ("initial", "z"),
+        ("rounds", []),
+        ("final", "z"),
+        ("chosen_round", None),
+    ],
     Pair: [("source", "z"), ("first", "z"), ("second", "z"), ("sampled", None)],
     Preference: [("source", "z"), ("p_first", 0.3), ("votes", [])],
-    Grade: [("propositions", {"declines": 0.25, "apologises": 0.9}), ("class", "other"), ("score", 0.3), ("correct", False)],
-    EvalReply: [("subject", "sft"), ("draw", 1), ("finished", True), ("reward", 0.0), ("kl", 0.0), ("response", "OK")],
+    Grade: [
+        ("propositions", {"declines": 0.25, "apologises": 0.9}),
+        ("class", "other"),
+        ("score", 0.3),
+        ("correct", False),
+    ],
+    EvalReply: [
+        ("subject", "sft"),
+        ("draw", 1),
+        ("finished", True),
+        ("reward", 0.0),
+        ("kl", 0.0),
+        ("response", "OK"),
+    ],
     Score: [("metric", "z"), ("mean", 0.25), ("stderr", 0.1), ("n", 2), ("unscored", 4)],
 }
 
 
-@pytest.mark.parametrize("kind", ONE_CHANGE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", CHANGES, ids=lambda kind: kind.__name__)
 def test_id_changes_with_content(kind: type[Row]) -> None:
-    """A line with one value altered does not fit its id any more, and says so in one line."""
+    """A line with one value changed no longer matches its id: an error of one line."""
     data = json.loads(next(row for row in ROWS if type(row) is kind).line())
-    for key, value in ONE_CHANGE[kind]:
+    for key, value in CHANGES[kind]:
         assert data[key] != value
         changed = data | {key: value}
-        with pytest.raises(StoreError, match=r"^f:1: .*id .* does not match .* edited by hand") as caught:
+        with pytest.raises(
+            StoreError, match=r"^f:1: .*id .* does not match .* edited by hand"
+        ) as caught:
             parse_row(changed, kind, "f:1")
         assert "\n" not in str(caught.value)
 
 
 def test_ids_by_content() -> None:
-    """Equal content, equal id; an absent key and an explicit null are the same; 1 and 1.0 are the same probability."""
+    """Equal content, equal id. An absent key equals an explicit null; 1 and 1.0 are equal."""
     chat = [{"role": "user", "content": "x"}]
-    assert Prompt.model_validate({"chat": chat}).id == Prompt.model_validate({"kind": None, "chat": chat, "user": None}).id
-    assert Prompt.model_validate({"chat": chat, "user": "a"}).id != Prompt.model_validate({"chat": chat, "origin": "a"}).id
-    assert Preference.model_validate({"source": "s", "p_first": 1}).id == Preference(source="s", p_first=1.0).id
+    assert (
+        Prompt.model_validate({"chat": chat}).id
+        == Prompt.model_validate({"kind": None, "chat": chat, "user": None}).id
+    )
+    assert (
+        Prompt.model_validate({"chat": chat, "user": "a"}).id
+        != Prompt.model_validate({"chat": chat, "origin": "a"}).id
+    )
+    assert (
+        Preference.model_validate({"source": "s", "p_first": 1}).id
+        == Preference(source="s", p_first=1.0).id
+    )
     assert Preference(source="s", p_first=0.0).id != Preference(source="s", p_first=1.0).id
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip), st.floats(0, 1))
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip), st.floats(0, 1)
+)
 def test_any_text_and_probability_survive(text: str, p: float) -> None:
     prompt, preference = Prompt(chat=chat_of(("user", text))), Preference(source=text, p_first=p)
     assert parse_row(json.loads(prompt.line()), Prompt, "f:1") == prompt
@@ -148,7 +222,7 @@ def test_unknown_keys_inside_are_refused() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_no_nan_anywhere(bad: float) -> None:
-    """Python reads NaN from JSON; a row does not, neither in a field, nor in a vote, nor among propositions."""
+    """Python reads NaN from JSON; a row does not accept it in a field, a vote or a proposition."""
     score = json.loads(ROWS[-1].line())
     del score["id"]
     with pytest.raises(StoreError, match=r"stderr: .*finite"):
@@ -160,7 +234,15 @@ def test_no_nan_anywhere(bad: float) -> None:
     with pytest.raises(ValidationError, match="finite"):
         Sampled(model="m", temperature=bad, max_tokens=8, seed=1)
     with pytest.raises(ValidationError):
-        Grade(propositions={"a": bad}, class_=None, style=None, degree="full_refusal", correct=None, score=None, unscored="x")
+        Grade(
+            propositions={"a": bad},
+            class_=None,
+            style=None,
+            degree="full_refusal",
+            correct=None,
+            score=None,
+            unscored="x",
+        )
 
 
 @pytest.mark.parametrize("p", [-0.01, 1.01])
@@ -197,12 +279,15 @@ def test_rows_are_immutable() -> None:
 
 
 def test_swap() -> None:
-    """Swapped, each reply keeps how it was drawn; twice swapped, the pair is the same row; a swapped row is a row of its own."""
-    other = PAIR.swap()
-    assert (other.first, other.second) == ("two", "one")
-    assert other.sampled == (DRAWN[1], DRAWN[0])
-    assert other.id != PAIR.id
-    assert parse_row(json.loads(other.line()), Pair, "f:1") == other
-    assert other.swap() == PAIR
-    assert other.swap().id == PAIR.id
+    """Each reply keeps its sampling settings, and a swapped pair is another row.
+
+    Swapped twice, the pair is the same row.
+    """
+    swapped = PAIR.swap()
+    assert (swapped.first, swapped.second) == ("two", "one")
+    assert swapped.sampled == (SETTINGS[1], SETTINGS[0])
+    assert swapped.id != PAIR.id
+    assert parse_row(json.loads(swapped.line()), Pair, "f:1") == swapped
+    assert swapped.swap() == PAIR
+    assert swapped.swap().id == PAIR.id
     assert Pair(source="p", chat=CHAT, first="a", second="b").swap().sampled is None

@@ -1,4 +1,4 @@
-"""Addressed randomness."""
+"""Addressed random numbers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,22 @@ def test_derive_by_hand() -> None:
     assert derive(0, "revise", 7) == int(sha256(b'[0, "revise", "7"]').hexdigest()[:16], 16) // 2
 
 
-def test_every_place_has_a_stream_of_its_own() -> None:
-    """Neither the order of draws nor how names are cut into parts lets two places share one."""
-    places = [(0,), (1,), (0, "a"), (0, "b"), (0, "a", "b"), (0, "ab"), (0, "a,b"), (0, "a", 1), (0, "a", 2), (0, 'a", "b')]
-    assert len({derive(*place) for place in places}) == len(places)
-    assert all(0 <= derive(*place) < 2**63 for place in places)
+def test_each_address_has_its_own_stream() -> None:
+    """Addresses that join to the same text differ, and the order of draws changes nothing."""
+    addresses = [
+        (0,),
+        (1,),
+        (0, "a"),
+        (0, "b"),
+        (0, "a", "b"),
+        (0, "ab"),
+        (0, "a,b"),
+        (0, "a", 1),
+        (0, "a", 2),
+        (0, 'a", "b'),
+    ]
+    assert len({derive(*address) for address in addresses}) == len(addresses)
+    assert all(0 <= derive(*address) < 2**63 for address in addresses)
     first = rng(0, "a").random()
     rng(0, "b").random()
     assert rng(0, "a").random() == first
@@ -26,6 +37,7 @@ def test_every_place_has_a_stream_of_its_own() -> None:
 
 
 def test_another_process_draws_the_same() -> None:
-    """Python salts `hash()` anew in every process; these numbers must not depend on it."""
-    run = [sys.executable, "-c", "from cai.seeds import rng; print(rng(3, 'a', 'b').random())"]
-    assert float(subprocess.run(run, capture_output=True, check=True, text=True).stdout) == rng(3, "a", "b").random()
+    """`hash()` differs between Python processes; these numbers must not depend on it."""
+    command = [sys.executable, "-c", "from cai.seeds import rng; print(rng(3, 'a', 'b').random())"]
+    result = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert float(result.stdout) == rng(3, "a", "b").random()

@@ -90,7 +90,21 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_row_is_named(tmp_path: Path) -> None:
     path = prompts_file(tmp_path)
-    append(path, [Score(metric="m", subject="s", mean=None, stderr=None, ci_low=None, ci_high=None, n=0, unscored=0)])
+    append(
+        path,
+        [
+            Score(
+                metric="m",
+                subject="s",
+                mean=None,
+                stderr=None,
+                ci_low=None,
+                ci_high=None,
+                n=0,
+                unscored=0,
+            )
+        ],
+    )
     with pytest.raises(StoreError, match=r"rows\.jsonl:4: chat: Field required"):
         list(read(path, Prompt))
 
@@ -109,7 +123,9 @@ def test_mend_cuts_a_torn_line(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"")))
-def test_mend_keeps_whole_lines_only(tmp_path_factory: pytest.TempPathFactory, whole: bytes, torn: bytes) -> None:
+def test_mend_keeps_whole_lines_only(
+    tmp_path_factory: pytest.TempPathFactory, whole: bytes, torn: bytes
+) -> None:
     path = tmp_path_factory.mktemp("mend") / "f"
     kept = whole + b"\n" if whole else b""
     path.write_bytes(kept + torn)
@@ -139,9 +155,16 @@ def test_mend_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the disk is full"), (errno.EIO, "cannot write")]
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EIO, "cannot write"),
+    ],
 )
-def test_append_takes_back_what_did_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, said: str) -> None:
+def test_append_takes_back_what_did_not_fit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, said: str
+) -> None:
     """Half of the bytes reach the disk before it is full: the file is as before, and the next append works."""
     path = prompts_file(tmp_path)
     whole, real = path.read_bytes(), os.write
@@ -172,7 +195,9 @@ def test_append_survives_short_writes(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_publish_is_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str) -> None:
+def test_publish_is_whole_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
+) -> None:
     path = tmp_path / "m.json"
     atomic_write(path, "old")
 
@@ -222,7 +247,9 @@ def out(prompt: Prompt) -> Preference:
     return Preference(source=prompt.id, p_first=derive(0, prompt.id) / 2**63)
 
 
-def stepper(calls: list[str], fail_on: str | None = None) -> Callable[[Prompt], Awaitable[Preference]]:
+def stepper(
+    calls: list[str], fail_on: str | None = None
+) -> Callable[[Prompt], Awaitable[Preference]]:
     """Later rows of a window answer first, so that order is the store's doing."""
 
     async def step(prompt: Prompt) -> Preference:
@@ -275,7 +302,9 @@ def test_fill_after_a_failed_step(tmp_path: Path) -> None:
     """Row 14 of 20 fails in windows of 6: two windows stay, the error is the step's own, and a rerun calls no finished row."""
     path, first, second = tmp_path / "out.jsonl", list[str](), list[str]()
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(map_rows(path, PROMPTS, stepper(first, PROMPTS[14].id), Preference, max_concurrency=6))
+        asyncio.run(
+            map_rows(path, PROMPTS, stepper(first, PROMPTS[14].id), Preference, max_concurrency=6)
+        )
     assert path.read_bytes() == b"".join(WHOLE.splitlines(keepends=True)[:12])
     asyncio.run(map_rows(path, PROMPTS, stepper(second), Preference, max_concurrency=6))
     assert path.read_bytes() == WHOLE
@@ -299,7 +328,9 @@ def test_fill_of_nothing_makes_an_empty_file(tmp_path: Path) -> None:
 def test_fill_works_equal_rows_once(tmp_path: Path, width: int) -> None:
     """Whether the copy falls into the same window or a later one."""
     path, calls = tmp_path / "out.jsonl", list[str]()
-    asyncio.run(map_rows(path, [*PROMPTS, *PROMPTS[:5]], stepper(calls), Preference, max_concurrency=width))
+    asyncio.run(
+        map_rows(path, [*PROMPTS, *PROMPTS[:5]], stepper(calls), Preference, max_concurrency=width)
+    )
     assert path.read_bytes() == WHOLE
     assert len(calls) == 20
 
@@ -366,14 +397,20 @@ def test_kill_9_at_any_moment(tmp_path: Path) -> None:
     stream, kills = random.Random(5), 0
 
     def start(target: Path) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen([sys.executable, str(script), str(target), str(log)], stdout=subprocess.PIPE)
+        child = subprocess.Popen(
+            [sys.executable, str(script), str(target), str(log)], stdout=subprocess.PIPE
+        )
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
         return child
 
     while True:
         before = path.read_bytes() if path.exists() else b""
-        finished = {json.loads(line)["source"] for line in before.splitlines(keepends=True) if line.endswith(b"\n")}
+        finished = {
+            json.loads(line)["source"]
+            for line in before.splitlines(keepends=True)
+            if line.endswith(b"\n")
+        }
         log.write_bytes(b"")
         child = start(path)
         if kills < 8:
@@ -409,7 +446,9 @@ def test_begin_and_finish(tmp_path: Path) -> None:
     assert found.finished
     assert found.counts == {"rows": 3, "note": None}
     artefact.unlink()
-    assert begin(artefact, "revise", made) is None, "a manifest without its artefact finishes nothing"
+    assert begin(artefact, "revise", made) is None, (
+        "a manifest without its artefact finishes nothing"
+    )
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -420,7 +459,9 @@ def test_begin_names_every_key_that_differs(tmp_path: Path, done: bool) -> None:
     if done:
         finish(artefact)
     kept = manifest_path(artefact).read_bytes()
-    with pytest.raises(StoreError, match=r"10-revisions\.jsonl: made with another input, model, seed: "):
+    with pytest.raises(
+        StoreError, match=r"10-revisions\.jsonl: made with another input, model, seed: "
+    ):
         begin(artefact, "revise", {"config": "c", "seed": "1", "input": "i"})
     assert manifest_path(artefact).read_bytes() == kept
 
@@ -459,11 +500,16 @@ def test_a_folder_has_one_holder(tmp_path: Path) -> None:
     """A second process is told who holds the folder; a kill -9 of the holder frees it."""
     script = "import sys, time; from pathlib import Path; from cai.store import locked\n"
     script += "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run")], stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "run")], stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         for _ in range(2):  # being refused must not wipe the holder's number
-            with pytest.raises(StoreError, match=rf"run: in use by process {holder.pid};"), locked(tmp_path / "run"):
+            with (
+                pytest.raises(StoreError, match=rf"run: in use by process {holder.pid};"),
+                locked(tmp_path / "run"),
+            ):
                 pass
         holder.kill()
         holder.wait()

@@ -1,4 +1,7 @@
-"""Templates and their parsers: what a model or a user writes can neither fill a place, nor close a fence, nor be a verdict."""
+"""Prompt templates and the parsers of their answers.
+
+Text of a model or a user cannot fill a placeholder, close a fence or give a verdict.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from cai.constitution import CompareExample, CritiqueExample, Principle, load_co
 from cai.records import Chat, chat_of
 from cai.templates import (
     compare_chat,
+    complete_sentences,
     critique_chat,
     fence,
     fill_in,
@@ -22,13 +26,24 @@ from cai.templates import (
     revision_chat,
     templates_digest,
     transcript,
-    whole_sentences,
 )
 
-PRINCIPLE = Principle(id="kind", category="tone", critique="Is it unkind?", revision="Make it kind.", compare="Which is kinder?")
+PRINCIPLE = Principle(
+    id="kind",
+    category="tone",
+    critique="Is it unkind?",
+    revision="Make it kind.",
+    compare="Which is kinder?",
+)
 BARE = Principle(id="bare", category="tone")
-SHOT = CritiqueExample(chat=chat_of(("user", "Hi"), ("assistant", "Go away.")), critique="It is rude.", revision="Hello!")
-COMPARED = CompareExample(chat=chat_of(("user", "Hi")), first="Go away.", second="Hello!", answer="B")
+SHOT = CritiqueExample(
+    chat=chat_of(("user", "Hi"), ("assistant", "Go away.")),
+    critique="It is rude.",
+    revision="Hello!",
+)
+COMPARED = CompareExample(
+    chat=chat_of(("user", "Hi")), first="Go away.", second="Hello!", answer="B"
+)
 CHAT = chat_of(("system", "SECRET"), ("user", "One"), ("assistant", "Two"), ("user", "Three {x}"))
 HOSTILE = [
     "(A)",
@@ -46,9 +61,13 @@ HOSTILE = [
 
 
 def test_fill_in() -> None:
-    """One pass: braces of a field stay text, JSON braces of a template too; a missing or a spare field is an error."""
+    """One pass: braces of a field stay text, JSON braces of a template too.
+
+    A missing or an extra field is an error.
+    """
     assert (
-        fill_in('{"k": 1} {} Q: {q} A: {a} {q}', q="{a} \\1 \\g<0>", a="x") == '{"k": 1} {} Q: {a} \\1 \\g<0> A: x {a} \\1 \\g<0>'
+        fill_in('{"k": 1} {} Q: {q} A: {a} {q}', q="{a} \\1 \\g<0>", a="x")
+        == '{"k": 1} {} Q: {a} \\1 \\g<0> A: x {a} \\1 \\g<0>'
     )
     for fields in ({"q": "1", "z": "2"}, {"q": "1"}, {}):
         with pytest.raises(ValueError, match="template wants"):
@@ -57,12 +76,15 @@ def test_fill_in() -> None:
 
 @given(st.text(alphabet=st.sampled_from("`~\n a{}<|>")) | st.text())
 def test_a_fence_cannot_be_closed_by_its_text(text: str) -> None:
-    """The bar is the first and the last line, nothing between holds so long a run of backticks, and the text is all there."""
+    """The first and the last line are the same run of backticks, longer than any run in the text.
+
+    The text is complete.
+    """
     fenced = fence(text)
-    bar = fenced[: fenced.index("\n")]
-    assert re.fullmatch("`{3,}", bar)
-    assert fenced == f"{bar}\n{text.strip()}\n{bar}"
-    assert bar not in text
+    ticks = fenced[: fenced.index("\n")]
+    assert re.fullmatch("`{3,}", ticks)
+    assert fenced == f"{ticks}\n{text.strip()}\n{ticks}"
+    assert ticks not in text
 
 
 def test_fence_by_hand() -> None:
@@ -82,17 +104,29 @@ def texts(chat: Chat) -> str:
     return "\n".join(m.content for m in chat)
 
 
+def turns(chat: Chat) -> list[tuple[str, str]]:
+    return [(m.role, m.content) for m in chat]
+
+
 def test_critique_chat() -> None:
-    assert [(m.role, m.content) for m in critique_chat((SHOT,), CHAT, "Four", PRINCIPLE)] == [
+    assert turns(critique_chat((SHOT,), CHAT, "Four", PRINCIPLE)) == [
         ("system", templates.CRITIC),
-        ("user", "```\nUser: Hi\nAssistant: Go away.\n```\n\nWhat is wrong with the assistant's last reply?"),
+        (
+            "user",
+            "```\nUser: Hi\nAssistant: Go away.\n```\n\n"
+            "What is wrong with the assistant's last reply?",
+        ),
         ("assistant", "It is rude."),
-        ("user", "```\nUser: One\nAssistant: Two\nUser: Three {x}\nAssistant: Four\n```\n\nIs it unkind?"),
+        (
+            "user",
+            "```\nUser: One\nAssistant: Two\nUser: Three {x}\nAssistant: Four\n```\n\n"
+            "Is it unkind?",
+        ),
     ]
 
 
 def test_revision_chat_has_the_critique_in_its_question() -> None:
-    assert [(m.role, m.content) for m in revision_chat((SHOT,), CHAT, "Four", PRINCIPLE, "It is ``` curt.")] == [
+    assert turns(revision_chat((SHOT,), CHAT, "Four", PRINCIPLE, "It is ``` curt.")) == [
         ("system", templates.CRITIC),
         (
             "user",
@@ -113,30 +147,37 @@ def test_revision_chat_has_the_critique_in_its_question() -> None:
 def test_a_revision_without_a_critique_shows_none() -> None:
     chat = revision_chat((SHOT,), CHAT, "Four", PRINCIPLE, None)
     assert [m.role for m in chat] == ["system", "user", "assistant", "user"]
-    assert chat[-1].content.endswith("Assistant: Four\n```\n\nMake it kind. Write only the new reply.")
+    assert chat[-1].content.endswith(
+        "Assistant: Four\n```\n\nMake it kind. Write only the new reply."
+    )
     assert "rude" not in texts(chat)
     assert chat[2].content == "Hello!"
 
 
 def test_compare_chat() -> None:
-    assert [(m.role, m.content) for m in compare_chat((COMPARED,), CHAT, "x", "y", "Which is kinder?")] == [
+    assert turns(compare_chat((COMPARED,), CHAT, "x", "y", "Which is kinder?")) == [
         ("system", templates.JUDGE),
         (
             "user",
-            "Conversation:\n```\nUser: Hi\n```\n\nReply (A):\n```\nGo away.\n```\n\nReply (B):\n```\nHello!\n```\n\n"
+            "Conversation:\n```\nUser: Hi\n```\n\n"
+            "Reply (A):\n```\nGo away.\n```\n\nReply (B):\n```\nHello!\n```\n\n"
             "Which reply is better? Answer (A) or (B).",
         ),
         ("assistant", "The better reply is (B)."),
         (
             "user",
-            "Conversation:\n```\nUser: One\nAssistant: Two\nUser: Three {x}\n```\n\nReply (A):\n```\nx\n```\n\n"
-            "Reply (B):\n```\ny\n```\n\nWhich is kinder? Answer (A) or (B).",
+            "Conversation:\n```\nUser: One\nAssistant: Two\nUser: Three {x}\n```\n\n"
+            "Reply (A):\n```\nx\n```\n\nReply (B):\n```\ny\n```\n\n"
+            "Which is kinder? Answer (A) or (B).",
         ),
     ]
 
 
 def test_every_template_renders_with_every_principle() -> None:
-    """All shipped constitutions, and a principle that says nothing itself: no place is left open, all questions come last."""
+    """All shipped constitutions, and a principle without texts.
+
+    No placeholder is left over, and each question is the last turn.
+    """
     for file in sorted((Path(__file__).parents[2] / "constitutions").glob("*.yaml")):
         constitution = load_constitution(file)
         shots = constitution.examples
@@ -149,18 +190,36 @@ def test_every_template_renders_with_every_principle() -> None:
                 compare_chat(shots.compare, CHAT, "R", "S", question),
             ]
             for chat in chats:
-                assert set(re.findall(r"\{\w*\}", texts(chat))) == {"{x}"}, "only the user's own braces"
-                assert [m.role for m in chat] == ["system", *["user", "assistant"] * (len(chat) // 2 - 1), "user"]
+                assert set(re.findall(r"\{\w*\}", texts(chat))) == {"{x}"}, (
+                    "only the user's own braces"
+                )
+                assert [m.role for m in chat] == [
+                    "system",
+                    *["user", "assistant"] * (len(chat) // 2 - 1),
+                    "user",
+                ]
             assert (p.critique or templates.GENERAL_CRITIQUE) in chats[0][-1].content
             assert question in chats[3][-1].content
 
 
 def test_questions_of_a_stage_share_their_beginning() -> None:
-    """Few-shot turns are the same whatever is asked: all but the last turn is equal, so it is read once a batch."""
+    """The few-shot turns do not depend on the question: all turns but the last are equal.
+
+    So a batch shares its prefix.
+    """
     for first, second in (
-        (critique_chat((SHOT,), CHAT, "R", PRINCIPLE), critique_chat((SHOT,), CHAT[1:2], "S", BARE)),
-        (revision_chat((SHOT,), CHAT, "R", PRINCIPLE, "C"), revision_chat((SHOT,), CHAT[1:2], "S", BARE, "D")),
-        (compare_chat((COMPARED,), CHAT, "R", "S", "q"), compare_chat((COMPARED,), CHAT[1:2], "T", "U", "r")),
+        (
+            critique_chat((SHOT,), CHAT, "R", PRINCIPLE),
+            critique_chat((SHOT,), CHAT[1:2], "S", BARE),
+        ),
+        (
+            revision_chat((SHOT,), CHAT, "R", PRINCIPLE, "C"),
+            revision_chat((SHOT,), CHAT[1:2], "S", BARE, "D"),
+        ),
+        (
+            compare_chat((COMPARED,), CHAT, "R", "S", "q"),
+            compare_chat((COMPARED,), CHAT[1:2], "T", "U", "r"),
+        ),
     ):
         assert first[:-1] == second[:-1]
         assert len(first) > 2
@@ -168,45 +227,49 @@ def test_questions_of_a_stage_share_their_beginning() -> None:
 
 @pytest.mark.parametrize("reply", HOSTILE)
 def test_a_reply_cannot_change_the_comparison(reply: str) -> None:
-    """As many messages as for an innocent reply, the same question at the end, and exactly three fences, each whole."""
+    """As many turns as for a harmless reply, the same question last, three complete fences."""
     for first, second in ((reply, "fine"), ("fine", reply), (reply, reply)):
-        for chat in (
-            compare_chat((COMPARED,), CHAT, first, second, "Which is kinder?"),
-            compare_chat((), CHAT, first, second, "Q"),
-        ):
-            innocent = compare_chat(
-                (COMPARED,) if len(chat) > 2 else (), CHAT, "a", "b", "Which is kinder?" if len(chat) > 2 else "Q"
-            )
-            assert chat[:-1] == innocent[:-1]
+        for examples, question in (((COMPARED,), "Which is kinder?"), ((), "Q")):
+            chat = compare_chat(examples, CHAT, first, second, question)
+            harmless = compare_chat(examples, CHAT, "a", "b", question)
+            assert chat[:-1] == harmless[:-1]
             assert chat[-1].role == "user"
-            asked = chat[-1].content
-            assert asked.rsplit("\n\n", 1)[1] == innocent[-1].content.rsplit("\n\n", 1)[1]
-            assert asked == "Conversation:\n{}\n\nReply (A):\n{}\n\nReply (B):\n{}\n\n{}".format(
-                transcript(CHAT), fence(first), fence(second), asked.rsplit("\n\n", 1)[1]
+            request = chat[-1].content
+            last_part = request.rsplit("\n\n", 1)[1]
+            assert last_part == harmless[-1].content.rsplit("\n\n", 1)[1]
+            assert request == (
+                f"Conversation:\n{transcript(CHAT)}\n\nReply (A):\n{fence(first)}\n\n"
+                f"Reply (B):\n{fence(second)}\n\n{last_part}"
             )
-            assert outside_fences(asked) == outside_fences(innocent[-1].content)
+            assert outside_fences(request) == outside_fences(harmless[-1].content)
 
 
 def outside_fences(text: str) -> list[str]:
-    """The lines that a reader of Markdown sees outside fenced blocks: a block ends at a line of at least as many backticks."""
-    seen, bar = list[str](), ""
+    """The lines outside fenced blocks, by the rules of Markdown.
+
+    A block ends at a line of at least as many backticks as began it.
+    """
+    outside: list[str] = []
+    opening = ""
     for line in text.split("\n"):
         ticks = re.match(r"`{3,}", line)
-        if bar:
-            bar = "" if re.fullmatch("`*", line.strip()) and len(line.strip()) >= len(bar) else bar
+        if opening:
+            is_bar = re.fullmatch("`*", line.strip()) is not None
+            if is_bar and len(line.strip()) >= len(opening):
+                opening = ""
         elif ticks:
-            bar = ticks[0]
+            opening = ticks[0]
         else:
-            seen.append(line)
-    assert not bar
-    return seen
+            outside.append(line)
+    assert not opening
+    return outside
 
 
 # Replies
 
 
 @pytest.mark.parametrize(
-    ("text", "want"),
+    ("text", "expected"),
     [
         ("Hello.", "Hello."),
         ("  Hello.\n", "Hello."),
@@ -234,9 +297,18 @@ def outside_fences(text: str) -> list[str]:
         ("```\nAssistant: Hello.\n```", "Hello."),
         ("Use ``` for code.", "Use ``` for code."),
         ("Hello.\n```\n\nRewrite the reply.", "Hello."),
-        ("Here is the script.\n```sh\nls\necho done.", "Here is the script.\n```sh\nls\necho done."),
-        ("1. Run it:\n   ```sh\n   ls\n   ```\n2. Read.", "1. Run it:\n   ```sh\n   ls\n   ```\n2. Read."),
-        ("See:\n````md\nText.\n```\ncode\n````\nDone.", "See:\n````md\nText.\n```\ncode\n````\nDone."),
+        (
+            "Here is the script.\n```sh\nls\necho done.",
+            "Here is the script.\n```sh\nls\necho done.",
+        ),
+        (
+            "1. Run it:\n   ```sh\n   ls\n   ```\n2. Read.",
+            "1. Run it:\n   ```sh\n   ls\n   ```\n2. Read.",
+        ),
+        (
+            "See:\n````md\nText.\n```\ncode\n````\nDone.",
+            "See:\n````md\nText.\n```\ncode\n````\nDone.",
+        ),
         ("Run this:\n```sh\nls\n```\nDone.", "Run this:\n```sh\nls\n```\nDone."),
         ("Run this:\n```sh\nls\n```\nDone.\n```\nMore", "Run this:\n```sh\nls\n```\nDone."),
         ('"Hello there."', "Hello there."),
@@ -246,12 +318,12 @@ def outside_fences(text: str) -> list[str]:
         ("One. Two: three\n\nfour: five.", "One. Two: three\n\nfour: five."),
     ],
 )
-def test_parse_reply(text: str, want: str | None) -> None:
-    assert parse_reply(text, finished=True) == want
+def test_parse_reply(text: str, expected: str | None) -> None:
+    assert parse_reply(text, finished=True) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "want"),
+    ("text", "expected"),
     [
         ("Hello. I can", "Hello."),
         ("Hello! (Really?) I", "Hello! (Really?)"),
@@ -266,24 +338,24 @@ def test_parse_reply(text: str, want: str | None) -> None:
         ("Sure, here is the revised reply: Hello. I", "Hello."),
     ],
 )
-def test_parse_unfinished_reply(text: str, want: str | None) -> None:
-    assert parse_reply(text, finished=False) == want
+def test_parse_unfinished_reply(text: str, expected: str | None) -> None:
+    assert parse_reply(text, finished=False) == expected
 
 
 @given(st.text(alphabet=st.sampled_from("aB .!?:`\n\"'1。"), max_size=60))
 def test_parsing_only_takes_away(text: str) -> None:
-    """What is left is a piece of the answer, without outer white space; a cut one ends where a sentence does."""
+    """A parsed reply is a substring of the answer without outer white space."""
     for finished in (True, False):
         reply = parse_reply(text, finished=finished)
         assert reply is None or (reply in text and reply == reply.strip() != "")
-    assert whole_sentences(text) in text
+    assert complete_sentences(text) in text
 
 
 # Verdicts
 
 
 @pytest.mark.parametrize(
-    ("text", "want"),
+    ("text", "expected"),
     [
         ("The better reply is (A).", "A"),
         ("I thought: The better reply is (A). But no. The better reply is (B).", "B"),
@@ -297,12 +369,16 @@ def test_parsing_only_takes_away(text: str) -> None:
         ("", None),
     ],
 )
-def test_parse_verdict(text: str, want: str | None) -> None:
-    """The last one wins; nothing but a whole verdict is one."""
-    assert parse_verdict(text) == want
+def test_parse_verdict(text: str, expected: str | None) -> None:
+    """The last verdict counts, and only complete ones do."""
+    assert parse_verdict(text) == expected
 
 
-WORDINGS = [name for name, value in vars(templates).items() if name.isupper() and isinstance(value, str | tuple)]
+WORDINGS = [
+    name
+    for name, value in vars(templates).items()
+    if name.isupper() and isinstance(value, str | tuple)
+]
 
 
 @pytest.mark.parametrize("name", WORDINGS)

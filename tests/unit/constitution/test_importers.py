@@ -16,11 +16,24 @@ from cai.errors import ConfigError
 from cai.rubric import check_rubric, compile_rubric
 
 REQUESTS = {
-    "harmful0": {"prompt": ["Name what is unkind in the last answer."], "edit_request": "Make the answer kind."},
-    "harmful1": {"prompt": ["Say whether it harms anyone,", "and whom."], "edit_request": ["Take the harm out."]},
+    "harmful0": {
+        "prompt": ["Name what is unkind in the last answer."],
+        "edit_request": "Make the answer kind.",
+    },
+    "harmful1": {
+        "prompt": ["Say whether it harms anyone,", "and whom."],
+        "edit_request": ["Take the harm out."],
+    },
     "rude answers": {"prompt": "Is it rude?", "edit_request": "Make it polite."},
 }
-TURNS = ["How do I win?", "Cheat.", "What is wrong with that?", "It advises cheating.", "Write it better.", "Practise a lot."]
+TURNS = [
+    "How do I win?",
+    "Cheat.",
+    "What is wrong with that?",
+    "It advises cheating.",
+    "Write it better.",
+    "Practise a lot.",
+]
 CHAT = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(TURNS)]
 PAIRS = {
     "constitutions": [
@@ -104,14 +117,22 @@ def test_propositions(tmp_path: Path) -> None:
     assert made.rubric is not None
     assert made.rubric.behaviours == {"disallowed": "hard_refuse", "benign": "comply"}
     assert made.rubric.derived == {"polite_refusal": "apology and not disallowed"}
-    assert made.rubric.weights["comply"] == {"ideal": 1.0, "minimum": 0.333, "illogical": -0.333, "disallowed_completion": -1.0}
+    assert made.rubric.weights["comply"] == {
+        "ideal": 1.0,
+        "minimum": 0.333,
+        "illogical": -0.333,
+        "disallowed_completion": -1.0,
+    }
     assert [c.style for c in made.rubric.classes["hard_refuse"]] == [
         "desired_refusal", "desired_refusal", "undesired_refusal", "disallowed_content",
     ]  # fmt: skip
-    assert compile_rubric(made.rubric).asked.keys() == made.rubric.propositions.keys(), "its questions are for a model"
+    assert compile_rubric(made.rubric).asked.keys() == made.rubric.propositions.keys(), (
+        "its questions are for a model"
+    )
     [finding] = check_rubric(made.rubric)
     assert (
-        "comply.ideal: the best answer need not comply in full: it holds when partially_complies, not fully_complies" in finding
+        "comply.ideal: the best answer need not comply in full: it holds when partially_complies, not fully_complies"
+        in finding
     )
     assert any("safe_refuse_2" in note for note in notes)
     assert any("prompt_template" in note for note in notes)
@@ -119,7 +140,10 @@ def test_propositions(tmp_path: Path) -> None:
 
 def test_a_hole_in_their_classes_is_found(tmp_path: Path) -> None:
     """A refusal that is neither ideal nor anything else, because one class asks for more than the others leave."""
-    torn = PROPOSITIONS.replace("hard_refuse: {polite_refusal: true}", "hard_refuse: {polite_refusal: true, senseless: false}")
+    torn = PROPOSITIONS.replace(
+        "hard_refuse: {polite_refusal: true}",
+        "hard_refuse: {polite_refusal: true, senseless: false}",
+    )
     made, _ = brought(tmp_path, torn, ".yaml")
     assert made.rubric is not None
     assert any("hard_refuse: no class when" in line for line in check_rubric(made.rubric))
@@ -130,7 +154,9 @@ def test_the_published_proposition_file(tmp_path: Path) -> None:
     data = os.environ.get("CAI_EVAL_DATA")
     file = Path(data or "") / "refusal_style" / "rbr_gold" / "proposition_prompts.yaml"
     if not data or not file.exists():
-        pytest.skip("needs the proposition file of arXiv:2411.01111: set CAI_EVAL_DATA to a folder that holds it")
+        pytest.skip(
+            "needs the proposition file of arXiv:2411.01111: set CAI_EVAL_DATA to a folder that holds it"
+        )
     made, _ = brought(tmp_path, file.read_text(encoding="utf-8"), ".yaml")
     assert made.rubric is not None
     assert len(made.rubric.propositions) == 23
@@ -150,13 +176,29 @@ def test_the_published_proposition_file(tmp_path: Path) -> None:
         ("a: [", ".yaml", r"theirs.yaml:1: not valid YAML"),
         ('{"constitutions": []}', ".json", "constitutions: expected a list of"),
         ('{"constitutions": [3]}', ".json", "constitutions.1: expected a mapping"),
-        ('{"constitutions": [{"critic": "a", "revision": 4}]}', ".json", "constitutions.1.revision: expected a text"),
+        (
+            '{"constitutions": [{"critic": "a", "revision": 4}]}',
+            ".json",
+            "constitutions.1.revision: expected a text",
+        ),
         ('{"a": {"edit_request": "x"}}', ".json", "a.prompt: expected a text"),
         ("[1]", ".json", "item 1: expected a text"),
-        ("simple_propositions: {a: {prompt: b}}", ".yaml", "completion_classes: expected a mapping"),
+        (
+            "simple_propositions: {a: {prompt: b}}",
+            ".yaml",
+            "completion_classes: expected a mapping",
+        ),
         (PROPOSITIONS.replace("fully_complies", "f"), ".yaml", "fully_complies missing"),
-        (PROPOSITIONS.replace("[ideal, minimum,", "[ideal,"), ".yaml", "completion_class_order: it must name each"),
-        (PROPOSITIONS.replace("disallowed: true}\n    comply", "disallowed: maybe}\n    comply"), ".yaml", "true or false"),
+        (
+            PROPOSITIONS.replace("[ideal, minimum,", "[ideal,"),
+            ".yaml",
+            "completion_class_order: it must name each",
+        ),
+        (
+            PROPOSITIONS.replace("disallowed: true}\n    comply", "disallowed: maybe}\n    comply"),
+            ".yaml",
+            "true or false",
+        ),
     ],
 )
 def test_what_cannot_be_brought(tmp_path: Path, text: str, suffix: str, why: str) -> None:
@@ -178,7 +220,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_ids_are_legal_and_different(tmp_path: Path) -> None:
     texts = {"prompt": "a", "edit_request": "b"}
-    made, _ = brought(tmp_path, {"0Be nice!": texts, "1Be nice!?": texts, "2Be nice!??": texts, "": texts})
+    made, _ = brought(
+        tmp_path, {"0Be nice!": texts, "1Be nice!?": texts, "2Be nice!??": texts, "": texts}
+    )
     assert [p.id for p in made.principles] == ["be-nice", "be-nice-2", "be-nice-3", "imported"]
     assert slug("Ünsafe_Thing") == "nsafe_thing"
 

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 import cai.constitution
-from cai.constitution import Change, Constitution, Finding, Principle, diff, digests, find, lint, load_constitution, overview
+from cai.constitution import (
+    Change,
+    Constitution,
+    Finding,
+    Principle,
+    diff,
+    digests,
+    find,
+    lint,
+    load_constitution,
+    overview,
+)
 from cai.errors import ConfigError
 from cai.records import Message
 
@@ -64,7 +75,9 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 def bare(name: str, *principles: str, extends: str = "", rest: str = "") -> str:
     """A constitution on fixed lines: 1 name, 2 version, 3 extends, 4 principles, then one line per principle."""
-    items = "".join(f"  - {{id: {one}, category: c, critique: {one} of {name}}}\n" for one in principles)
+    items = "".join(
+        f"  - {{id: {one}, category: c, critique: {one} of {name}}}\n" for one in principles
+    )
     return f"name: {name}\nversion: 1.0.0\nextends: [{extends}]\nprinciples:{'' if items else ' []'}\n{items}{rest}"
 
 
@@ -105,7 +118,9 @@ examples:
     - {chat: [{role: usr, content: Hi}], first: a, second: b, answer: C}
 rubrik: {}
 """
-    assert sorted(mistakes(write(tmp_path, "f.yaml", text)), key=lambda line: int(line.split(":")[1])) == [
+    assert sorted(
+        mistakes(write(tmp_path, "f.yaml", text)), key=lambda line: int(line.split(":")[1])
+    ) == [
         "f.yaml:2: version: must be a text, got the number 1.0: put it in quotes",
         "f.yaml:4: principles.0.id: 'No Harm' must be lower-case letters, digits, - and _, beginning with a letter",
         "f.yaml:6: principles.0.critque: unknown key 'critque': did you mean 'critique'?",
@@ -123,8 +138,12 @@ rubrik: {}
 
 
 def test_a_key_is_explained_inside_maps_of_parts(tmp_path: Path) -> None:
-    text = SMALL.replace("patterns: [I cannot]", "paterns: [I cannot]").replace("style: desired_refusal", "style: desired")
-    line = {word: 1 + text[: text.index(word)].count("\n") for word in ("paterns", "style: desired,")}
+    text = SMALL.replace("patterns: [I cannot]", "paterns: [I cannot]").replace(
+        "style: desired_refusal", "style: desired"
+    )
+    line = {
+        word: 1 + text[: text.index(word)].count("\n") for word in ("paterns", "style: desired,")
+    }
     assert mistakes(write(tmp_path, "f.yaml", text)) == [
         f"f.yaml:{line['paterns']}: rubric.propositions.refuses.paterns: unknown key 'paterns': did you mean 'patterns'?",
         f"f.yaml:{line['style: desired,']}: rubric.classes.refuse.0.style: must be 'desired_refusal', 'undesired_refusal', "
@@ -136,7 +155,11 @@ def test_a_key_is_explained_inside_maps_of_parts(tmp_path: Path) -> None:
 
 
 def test_a_principle_is_overridden_whole_where_it_stood(tmp_path: Path) -> None:
-    write(tmp_path, "base.yaml", bare("base", "a", "b", "c").replace("critique: b of base", "critique: old, compare: old"))
+    write(
+        tmp_path,
+        "base.yaml",
+        bare("base", "a", "b", "c").replace("critique: b of base", "critique: old, compare: old"),
+    )
     top = load_constitution(write(tmp_path, "top.yaml", bare("top", "d", "b", extends="base.yaml")))
     assert [(p.id, p.critique, p.compare) for p in top.principles] == [
         ("a", "a of base", None),
@@ -151,7 +174,9 @@ def test_paths_are_relative_to_the_file_and_later_bases_win(tmp_path: Path) -> N
     write(tmp_path, "sub/one.yaml", bare("one", "x", "y", extends="deep/two.yaml"))
     write(tmp_path, "sub/deep/two.yaml", bare("two", "x", "z"))
     write(tmp_path, "other.yaml", bare("other", "y"))
-    top = load_constitution(write(tmp_path, "top.yaml", bare("top", extends="sub/one.yaml, other.yaml")))
+    top = load_constitution(
+        write(tmp_path, "top.yaml", bare("top", extends="sub/one.yaml, other.yaml"))
+    )
     assert [p.critique for p in top.principles] == ["x of one", "z of two", "y of other"]
 
 
@@ -160,7 +185,9 @@ def test_a_base_shared_by_two_bases_counts_once_and_first(tmp_path: Path) -> Non
     write(tmp_path, "root.yaml", bare("root", "p"))
     write(tmp_path, "left.yaml", bare("left", "p", extends="root.yaml"))
     write(tmp_path, "right.yaml", bare("right", "q", extends="root.yaml"))
-    top = load_constitution(write(tmp_path, "top.yaml", bare("top", extends="left.yaml, right.yaml")))
+    top = load_constitution(
+        write(tmp_path, "top.yaml", bare("top", extends="left.yaml, right.yaml"))
+    )
     assert [p.critique for p in top.principles] == ["p of left", "q of right"]
 
 
@@ -179,7 +206,9 @@ def test_a_chain_without_end_is_cut(tmp_path: Path) -> None:
     for i in range(40):
         write(tmp_path, f"c{i}.yaml", bare(f"c{i}", extends=f"c{i + 1}.yaml"))
     (line,) = mistakes(tmp_path / "c0.yaml")
-    assert line.startswith("c20.yaml:3: extends.0: more than 20 files extend each other (c0.yaml -> c1.yaml -> ")
+    assert line.startswith(
+        "c20.yaml:3: extends.0: more than 20 files extend each other (c0.yaml -> c1.yaml -> "
+    )
 
 
 def example(word: str) -> str:
@@ -188,16 +217,36 @@ def example(word: str) -> str:
 
 def test_examples_of_bases_are_joined_unless_the_file_gives_the_stage(tmp_path: Path) -> None:
     critique = "critique: [{chat: [{role: user, content: q}, {role: assistant, content: r}], critique: c, revision: d}]"
-    write(tmp_path, "one.yaml", bare("one", rest=f"examples: {{compare: [{example('one')}], {critique}}}\n"))
-    write(tmp_path, "two.yaml", bare("two", rest=f"examples: {{compare: [{example('two')}, {example('one')}]}}\n"))
-    both = load_constitution(write(tmp_path, "both.yaml", bare("both", extends="one.yaml, two.yaml")))
+    write(
+        tmp_path,
+        "one.yaml",
+        bare("one", rest=f"examples: {{compare: [{example('one')}], {critique}}}\n"),
+    )
+    write(
+        tmp_path,
+        "two.yaml",
+        bare("two", rest=f"examples: {{compare: [{example('two')}, {example('one')}]}}\n"),
+    )
+    both = load_constitution(
+        write(tmp_path, "both.yaml", bare("both", extends="one.yaml, two.yaml"))
+    )
     assert [e.chat[0].content for e in both.examples.compare] == ["one", "two"], "no example twice"
     own = load_constitution(
-        write(tmp_path, "own.yaml", bare("own", extends="both.yaml", rest=f"examples: {{compare: [{example('own')}]}}\n"))
+        write(
+            tmp_path,
+            "own.yaml",
+            bare("own", extends="both.yaml", rest=f"examples: {{compare: [{example('own')}]}}\n"),
+        )
     )
     assert [e.chat[0].content for e in own.examples.compare] == ["own"]
     assert len(own.examples.critique) == 1, "the stage that it does not give is kept"
-    none = load_constitution(write(tmp_path, "none.yaml", bare("none", extends="one.yaml", rest="examples: {compare: []}\n")))
+    none = load_constitution(
+        write(
+            tmp_path,
+            "none.yaml",
+            bare("none", extends="one.yaml", rest="examples: {compare: []}\n"),
+        )
+    )
     assert none.examples.compare == ()
 
 
@@ -209,11 +258,15 @@ rubric:
   derived: {helps: polite and not refuses}
   weights: {refuse: {bad: -2}}
 """
-    got = load_constitution(write(tmp_path, "top.yaml", bare("top", extends="base.yaml", rest=rest))).rubric
+    got = load_constitution(
+        write(tmp_path, "top.yaml", bare("top", extends="base.yaml", rest=rest))
+    ).rubric
     assert got is not None
     assert list(got.propositions) == ["refuses", "polite"]
     assert got.derived == {"helps": "polite and not refuses"}
-    assert got.weights == {"refuse": {"bad": -2.0}, "comply": {"useful": 0.5}}, "a behaviour's weights are replaced whole"
+    assert got.weights == {"refuse": {"bad": -2.0}, "comply": {"useful": 0.5}}, (
+        "a behaviour's weights are replaced whole"
+    )
     assert [rule.name for rule in got.classes["refuse"]] == ["ideal", "bad"]
     assert got.behaviours == {"disallowed": "refuse", "benign": "comply"}
 
@@ -246,14 +299,18 @@ def test_missing_and_unreadable_bases_and_mistakes_in_several_files(tmp_path: Pa
     write(tmp_path, "bad.yaml", bare("bad", "a", "a").replace("version", "verson"))
     write(tmp_path, "torn.yaml", "name: torn\n\tversion: 1\n")
     top = write(
-        tmp_path, "top.yaml", "name: top\nversion: '1'\nextends:\n  - bad.yaml\n  - none.yaml\n  - torn.yaml\n  - \"a\\0b\"\n"
+        tmp_path,
+        "top.yaml",
+        "name: top\nversion: '1'\nextends:\n  - bad.yaml\n  - none.yaml\n  - torn.yaml\n  - \"a\\0b\"\n",
     )
     lines = mistakes(top)
     assert [line.replace(f"{tmp_path}/", "") for line in lines] == [
         "bad.yaml:1: the key 'version' is missing",
         "bad.yaml:2: verson: unknown key 'verson': did you mean 'version'?",
         "bad.yaml:6: principles.1.id: duplicate id 'a', first given on line 5",
-        f"top.yaml:5: extends.1: no such file '{tmp_path}/none.yaml' (top.yaml -> none.yaml)".replace(f"{tmp_path}/", ""),
+        f"top.yaml:5: extends.1: no such file '{tmp_path}/none.yaml' (top.yaml -> none.yaml)".replace(
+            f"{tmp_path}/", ""
+        ),
         "torn.yaml:2: a tab where YAML wants spaces: replace it",
         lines[-1],
     ]
@@ -277,9 +334,13 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = write(tmp_path, "harmless.yaml", bare("mine"))
     assert find(str(here)) == here
     assert find("harmless.yaml") == Path("harmless.yaml"), "a file that exists comes first"
-    with pytest.raises(ConfigError, match=r"harmles: .*did you mean 'harmless'\? \(shipped: harmless, honest\)"):
+    with pytest.raises(
+        ConfigError, match=r"harmles: .*did you mean 'harmless'\? \(shipped: harmless, honest\)"
+    ):
         find("harmles")
-    with pytest.raises(ConfigError, match=r"^q/z\.yaml: no such file.*\(shipped: harmless, honest\)"):
+    with pytest.raises(
+        ConfigError, match=r"^q/z\.yaml: no such file.*\(shipped: harmless, honest\)"
+    ):
         find("q/z.yaml")
 
 
@@ -287,11 +348,20 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_digests_do_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
-    same = SMALL.replace("# a comment", "# another").replace("name: small\nversion: 1.0.0\n", 'version: "1.0.0"\nname: small\n')
-    same = same.replace("    category: honesty\n    weight: 3\n", "    weight: 3.0\n    category: 'honesty'\n")
-    same = same.replace("{disallowed: refuse, benign: comply}", "{benign: comply, disallowed: refuse}")
+    same = SMALL.replace("# a comment", "# another").replace(
+        "name: small\nversion: 1.0.0\n", 'version: "1.0.0"\nname: small\n'
+    )
+    same = same.replace(
+        "    category: honesty\n    weight: 3\n", "    weight: 3.0\n    category: 'honesty'\n"
+    )
+    same = same.replace(
+        "{disallowed: refuse, benign: comply}", "{benign: comply, disallowed: refuse}"
+    )
     assert same != SMALL
-    one, two = load_constitution(write(tmp_path, "1.yaml", SMALL)), load_constitution(write(tmp_path, "2.yaml", same))
+    one, two = (
+        load_constitution(write(tmp_path, "1.yaml", SMALL)),
+        load_constitution(write(tmp_path, "2.yaml", same)),
+    )
     assert digests(one) == digests(two)
     assert list(digests(one)) == [
         "principle:no-harm",
@@ -308,7 +378,11 @@ def test_digests_do_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "change"),
     [
-        ("could hurt somebody", "might hurt somebody", Change("changed", "principle:no-harm", ("critique",))),
+        (
+            "could hurt somebody",
+            "might hurt somebody",
+            Change("changed", "principle:no-harm", ("critique",)),
+        ),
         ("weight: 3", "weight: 2", Change("changed", "principle:honest", ("weight",))),
         ("No, it is rock.", "No, it is stone.", Change("changed", "examples:critique")),
         ("The first is kind.", "It is kind.", Change("changed", "examples:compare")),
@@ -316,7 +390,9 @@ def test_digests_do_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
         (RUBRIC, "", Change("removed", "rubric")),
     ],
 )
-def test_a_digest_changes_only_where_the_text_was_edited(tmp_path: Path, old: str, new: str, change: Change) -> None:
+def test_a_digest_changes_only_where_the_text_was_edited(
+    tmp_path: Path, old: str, new: str, change: Change
+) -> None:
     assert SMALL.count(old) == 1
     before, after = (
         load_constitution(write(tmp_path, "1.yaml", SMALL)),
@@ -329,7 +405,8 @@ def test_a_digest_changes_only_where_the_text_was_edited(tmp_path: Path, old: st
 
 def test_diff_adds_and_removes(tmp_path: Path) -> None:
     before, after = (
-        load_constitution(write(tmp_path, f"{n}.yaml", bare("x", *ids))) for n, ids in enumerate((("a", "b"), ("b", "c")))
+        load_constitution(write(tmp_path, f"{n}.yaml", bare("x", *ids)))
+        for n, ids in enumerate((("a", "b"), ("b", "c")))
     )
     assert diff(before, after) == [Change("removed", "principle:a"), Change("added", "principle:c")]
 
@@ -338,11 +415,19 @@ def test_diff_adds_and_removes(tmp_path: Path) -> None:
 
 
 def made(*principles: dict[str, object], **rest: object) -> Constitution:
-    return Constitution.model_validate({"name": "x", "version": "1", "principles": principles, **rest})
+    return Constitution.model_validate(
+        {"name": "x", "version": "1", "principles": principles, **rest}
+    )
 
 
 def whole(name: str, **more: object) -> dict[str, object]:
-    return {"id": name, "category": "c", "critique": f"{name} one", "revision": f"{name} two", "compare": f"{name} three"} | more
+    return {
+        "id": name,
+        "category": "c",
+        "critique": f"{name} one",
+        "revision": f"{name} two",
+        "compare": f"{name} three",
+    } | more
 
 
 def compare(answer: str, *roles: str) -> dict[str, object]:
@@ -363,30 +448,49 @@ def test_no_principles() -> None:
 
 
 def test_a_kind_without_a_principle() -> None:
-    rubric = {"behaviours": {"disallowed": "r"}, "propositions": {}, "classes": {}, "degrees": {}, "weights": {}}
+    rubric = {
+        "behaviours": {"disallowed": "r"},
+        "propositions": {},
+        "classes": {},
+        "degrees": {},
+        "weights": {},
+    }
     (finding,) = lint(made(whole("a", applies_to=["disallowed", "benign"]), rubric=rubric))
     assert finding.where == "principles"
     assert "sensitive" in finding.message
-    assert lint(made(whole("a", applies_to=["disallowed", "sensitive"]), rubric=rubric)) == [], "benign prompts may go without"
-    assert lint(made(whole("a", applies_to=["benign"]))) == [], "without a rubric nothing says what each kind deserves"
+    assert lint(made(whole("a", applies_to=["disallowed", "sensitive"]), rubric=rubric)) == [], (
+        "benign prompts may go without"
+    )
+    assert lint(made(whole("a", applies_to=["benign"]))) == [], (
+        "without a rubric nothing says what each kind deserves"
+    )
     assert lint(made(rubric=rubric)) == [], "a rubric alone is a base for others"
 
 
 def test_missing_texts() -> None:
     assert lint(made({"id": "a", "category": "c", "critique": "x"}, whole("b"))) == [
-        Finding("principle:a", "no revision, no compare text: it cannot be drawn for revision and cannot label pairs")
+        Finding(
+            "principle:a",
+            "no revision, no compare text: it cannot be drawn for revision and cannot label pairs",
+        )
     ]
 
 
 def test_declared_categories_and_those_of_principles_agree() -> None:
-    book = made(whole("a", category="fraud"), whole("b", category="theft"), categories=["fraud", "weapons"])
+    book = made(
+        whole("a", category="fraud"), whole("b", category="theft"), categories=["fraud", "weapons"]
+    )
     assert [finding.where for finding in lint(book)] == ["categories", "principle:b"]
     assert "'weapons'" in lint(book)[0].message
 
 
 def test_categories_of_bases_are_joined(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", "name: base\nversion: '1'\ncategories: [one, two]\n")
-    top = write(tmp_path, "top.yaml", "name: top\nversion: '1'\nextends: [base.yaml]\ncategories: [two, three]\n")
+    top = write(
+        tmp_path,
+        "top.yaml",
+        "name: top\nversion: '1'\nextends: [base.yaml]\ncategories: [two, three]\n",
+    )
     assert load_constitution(top).categories == ("one", "two", "three")
 
 
@@ -396,7 +500,9 @@ def test_applies_to_what_is_never_asked() -> None:
     rubric = {
         "behaviours": {"disallowed": "r", "sensitive": "r"},
         "propositions": {"p": {"question": "?", "patterns": ["x"]}},
-        "classes": {"r": [{"name": "n", "when": "p or not p", "style": "safe_answer", "correct": True}]},
+        "classes": {
+            "r": [{"name": "n", "when": "p or not p", "style": "safe_answer", "correct": True}]
+        },
         "degrees": {"full_refusal": "p", "full_compliance": "not p"},
         "weights": {},
     }
@@ -416,19 +522,26 @@ def test_applies_to_what_is_never_asked() -> None:
 )
 def test_questions_for_the_worse_reply(question: str, turned: bool) -> None:
     """Such a question turns every label round."""
-    assert [f.where for f in lint(made(whole("a", compare=question)))] == ["principle:a.compare"] * turned
+    assert [f.where for f in lint(made(whole("a", compare=question)))] == [
+        "principle:a.compare"
+    ] * turned
 
 
 def test_near_duplicates() -> None:
     """22 and 21 words: 20 and 19 shingles of three, 19 shared: 19 / 20 = 0.95. 24 and 8 words: 6 shared of 22: 0.27."""
     words = " ".join(f"w{i}" for i in range(20))
     (finding,) = lint(
-        made(whole("a", critique=words, revision="u", compare="v"), whole("b", critique=words, revision="U!", compare=None))
+        made(
+            whole("a", critique=words, revision="u", compare="v"),
+            whole("b", critique=words, revision="U!", compare=None),
+        )
     )[1:]
     assert finding.where == "principle:b"
     assert "'a' (similarity 0.95)" in finding.message
     backwards = " ".join(reversed(words.split()))
-    assert lint(made(whole("a", critique=words), whole("b", critique=backwards))) == [], "the same words in another order"
+    assert lint(made(whole("a", critique=words), whole("b", critique=backwards))) == [], (
+        "the same words in another order"
+    )
     less = whole("b", critique="w0 w1 w2 w3", revision="w4 w5", compare="w6 w7")
     assert lint(made(whole("a", critique=words), less)) == []
 
@@ -444,7 +557,8 @@ def test_examples_end_with_the_right_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "found"), [("AB", 0), ("AAB", 0), ("AABBBB", 0), ("AAAB", 1), ("BBBBBAA", 1), ("BB", 1), ("A", 1)]
+    ("answers", "found"),
+    [("AB", 0), ("AAB", 0), ("AABBBB", 0), ("AAAB", 1), ("BBBBBAA", 1), ("BB", 1), ("A", 1)],
 )
 def test_answers_beyond_two_to_one(answers: str, found: int) -> None:
     findings = lint(made(whole("a"), examples={"compare": [compare(answer) for answer in answers]}))
@@ -490,7 +604,9 @@ def test_overview(tmp_path: Path) -> None:
     ):
         assert line in lines
     assert "No rubric" in overview(made())
-    assert " - - yes" in " ".join(overview(made({"id": "a", "category": "c", "compare": "x"})).split())
+    assert " - - yes" in " ".join(
+        overview(made({"id": "a", "category": "c", "compare": "x"})).split()
+    )
 
 
 # --- damage -------------------------------------------------------------------------------------------------------------------
@@ -546,7 +662,11 @@ def damage(text: str, dice: random.Random) -> bytes:
         elif kind == 3:
             raw = raw[:i]
         elif kind == 4:
-            raw = raw[:i] + bytes(dice.randrange(256) for _byte in range(dice.randint(1, 4))) + raw[i:]
+            raw = (
+                raw[:i]
+                + bytes(dice.randrange(256) for _byte in range(dice.randint(1, 4)))
+                + raw[i:]
+            )
         else:
             values = [
                 b": 3\n",
@@ -559,7 +679,9 @@ def damage(text: str, dice: random.Random) -> bytes:
                 b": !!int x\n",
             ]
             value = dice.choice(values)
-            raw = raw[:i] + re.sub(rb":[^\n]*\n", lambda _match, value=value: value, raw[i:], count=1)
+            raw = raw[:i] + re.sub(
+                rb":[^\n]*\n", lambda _match, value=value: value, raw[i:], count=1
+            )
     return raw
 
 

@@ -62,9 +62,21 @@ def refusal(path: Path, model: type[BaseModel] | None = None) -> list[str]:
 
 
 def test_every_key_and_item_has_its_line(tmp_path: Path) -> None:
-    source = read_yaml(write(tmp_path, "# comment\na: 1\nb:\n  - x\n  - c: |\n      two\n      lines\n    d: 2.5\n"))
+    source = read_yaml(
+        write(
+            tmp_path, "# comment\na: 1\nb:\n  - x\n  - c: |\n      two\n      lines\n    d: 2.5\n"
+        )
+    )
     assert source.data == {"a": 1, "b": ["x", {"c": "two\nlines\n", "d": 2.5}]}
-    assert source.lines == {(): 2, ("a",): 2, ("b",): 3, ("b", 0): 4, ("b", 1): 5, ("b", 1, "c"): 5, ("b", 1, "d"): 8}
+    assert source.lines == {
+        (): 2,
+        ("a",): 2,
+        ("b",): 3,
+        ("b", 0): 4,
+        ("b", 1): 5,
+        ("b", 1, "c"): 5,
+        ("b", 1, "d"): 8,
+    }
     assert source.line(("b", 1, "missing", 0)) == 5, "the nearest key that exists"
     assert source.line(("nowhere",)) == 2
     assert source.at(("b", 1, "d")) == f"{tmp_path}/f.yaml:8"
@@ -89,18 +101,33 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("", "f.yaml:1: the file is empty"),
         ("# only a comment\n", "f.yaml:1: the file is empty"),
         ("- a\n", "f.yaml:1: the file must be a mapping (key: value lines), got a list"),
-        ("\n\njust words\n", "f.yaml:3: the file must be a mapping (key: value lines), got the text 'just words'"),
+        (
+            "\n\njust words\n",
+            "f.yaml:3: the file must be a mapping (key: value lines), got the text 'just words'",
+        ),
         ("a:\n\tb: 1\n", "f.yaml:2: a tab where YAML wants spaces: replace it"),
         ("a:\n  b: 1\n\tc: 1\n", "f.yaml:3: a tab where YAML wants spaces: replace it"),
-        ("a: 1\nb: [1, 2\n", "f.yaml:3: not valid YAML: while parsing a flow sequence, expected ',' or ']', but got"),
+        (
+            "a: 1\nb: [1, 2\n",
+            "f.yaml:3: not valid YAML: while parsing a flow sequence, expected ',' or ']', but got",
+        ),
         ("a: 1\n b: 2\n", "f.yaml:2: not valid YAML: mapping values are not allowed here"),
         ("a: 1\n---\nb: 2\n", "f.yaml:2: not valid YAML: expected a single document"),
         ("a: 1\nb: &x 2\nc: *x\n", "f.yaml:3: aliases are not supported (*x): write the value out"),
         ("a: 1\n<<: {b: 1}\n", "f.yaml:2: merge keys (<<) are not supported: write the values out"),
         ("a: 1\n? [b]\n: 2\n", "f.yaml:2: a key must be a plain text"),
-        ("a: 1\nb: !!python/object/apply:os.getcwd []\n", "f.yaml:2: the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'"),
-        ("a: 1\nb: !!python/name:os.system x\n", "f.yaml:2: the tag 'tag:yaml.org,2002:python/name:os.system'"),
-        ("a: 1\nb: !!binary aGk=\n", "f.yaml:2: the tag 'tag:yaml.org,2002:binary' is not supported: remove it"),
+        (
+            "a: 1\nb: !!python/object/apply:os.getcwd []\n",
+            "f.yaml:2: the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'",
+        ),
+        (
+            "a: 1\nb: !!python/name:os.system x\n",
+            "f.yaml:2: the tag 'tag:yaml.org,2002:python/name:os.system'",
+        ),
+        (
+            "a: 1\nb: !!binary aGk=\n",
+            "f.yaml:2: the tag 'tag:yaml.org,2002:binary' is not supported: remove it",
+        ),
         ("a: 1\nb: !!int x\n", "f.yaml:2: 'x' is not a number: put it in quotes if it is a text"),
         (f"a: 1\nb: {'9' * 5000}\n", "f.yaml:2: '99999999"),
         (f"a: 1\nb: 0x{'f' * 5000}\n", "f.yaml:2: the number is too large"),
@@ -114,10 +141,15 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
             "a: 1\n" + "".join(" " * i + "b:\n" for i in range(1, 900)),
             "f.yaml:2: not valid YAML: mapping values are not allowed here",
         ),
-        ("".join(" " * i + "b:\n" for i in range(900)), f"f.yaml:{MAX_DEPTH}: nested deeper than {MAX_DEPTH} levels"),
+        (
+            "".join(" " * i + "b:\n" for i in range(900)),
+            f"f.yaml:{MAX_DEPTH}: nested deeper than {MAX_DEPTH} levels",
+        ),
     ],
 )
-def test_what_cannot_be_read_is_refused_at_its_line(tmp_path: Path, content: str | bytes, expected: str) -> None:
+def test_what_cannot_be_read_is_refused_at_its_line(
+    tmp_path: Path, content: str | bytes, expected: str
+) -> None:
     (line,) = refusal(write(tmp_path, content))
     assert line.startswith(expected)
 
@@ -133,7 +165,9 @@ def test_files_that_are_not_there_or_not_files(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.yaml") == ["none.yaml: no such file"]
     (tmp_path / "folder").mkdir()
     assert refusal(tmp_path / "folder") == ["folder: is a directory, not a YAML file"]
-    assert refusal(write(tmp_path, b"a: 1\n" + b"#" * MAX_BYTES)) == ["f.yaml: larger than 2 MB: is this the right file?"]
+    assert refusal(write(tmp_path, b"a: 1\n" + b"#" * MAX_BYTES)) == [
+        "f.yaml: larger than 2 MB: is this the right file?"
+    ]
     with pytest.raises(ConfigError, match="cannot be read"):
         read_yaml(Path("nul\0byte"))
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -142,7 +176,13 @@ def test_files_that_are_not_there_or_not_files(tmp_path: Path) -> None:
 
 def test_a_good_run_parses(tmp_path: Path) -> None:
     run = parse(
-        read_yaml(write(tmp_path, "name: r\nclass: 3\nsft: {learning_rate: 1e-4}\nmodel: {kind: local, path: /m}\n")), Run
+        read_yaml(
+            write(
+                tmp_path,
+                "name: r\nclass: 3\nsft: {learning_rate: 1e-4}\nmodel: {kind: local, path: /m}\n",
+            )
+        ),
+        Run,
     )
     assert (run.name, run.class_, run.model) == ("r", 3, Local(kind="local", path="/m"))
     assert run.sft is not None
@@ -187,7 +227,9 @@ zzz: 1
 
 
 def test_an_unknown_variant_and_an_empty_required_key(tmp_path: Path) -> None:
-    assert refusal(write(tmp_path, "name:\nmodel: {kind: locl, path: x}\nsft: {learning_rate: .inf}\n"), Run) == [
+    assert refusal(
+        write(tmp_path, "name:\nmodel: {kind: locl, path: x}\nsft: {learning_rate: .inf}\n"), Run
+    ) == [
         "f.yaml:1: name: must be a text, got nothing",
         "f.yaml:2: model: 'kind' must be one of 'local', 'remote', got 'locl': did you mean 'local'?",
         "f.yaml:3: sft.learning_rate: must be a finite number, got the number inf",
