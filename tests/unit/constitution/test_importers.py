@@ -1,4 +1,4 @@
-"""Constitutions of other tools, in small files of the same shape and our own words."""
+"""Import of constitutions of other tools, from small files written here in their formats."""
 
 from __future__ import annotations
 
@@ -70,105 +70,113 @@ simple_propositions:
 """
 
 
-def brought(folder: Path, data: Any, suffix: str = ".json") -> tuple[Constitution, list[str]]:
-    """Imported, written out and loaded again."""
+def imported(folder: Path, data: Any, suffix: str = ".json") -> tuple[Constitution, list[str]]:
+    """The constitution, imported, written and loaded again, and the notes of the import."""
     file = folder / f"theirs{suffix}"
     file.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
-    imported = read_foreign(file, "theirs")
-    (folder / "ours.yaml").write_text(as_yaml(imported), encoding="utf-8")
-    return load_constitution(folder / "ours.yaml"), imported.notes
+    result = read_foreign(file, "theirs")
+    (folder / "ours.yaml").write_text(as_yaml(result), encoding="utf-8")
+    return load_constitution(folder / "ours.yaml"), result.notes
 
 
 def test_critique_requests(tmp_path: Path) -> None:
-    made, notes = brought(tmp_path, REQUESTS)
-    assert [(p.id, p.category) for p in made.principles] == [
+    constitution, notes = imported(tmp_path, REQUESTS)
+    assert [(p.id, p.category) for p in constitution.principles] == [
         ("harmful0", "harmful"), ("harmful1", "harmful"), ("rude-answers", "rude-answers"),
     ]  # fmt: skip
-    assert made.principles[1].critique == "Say whether it harms anyone, and whom."
-    assert made.principles[1].revision == "Take the harm out."
+    assert constitution.principles[1].critique == "Say whether it harms anyone, and whom."
+    assert constitution.principles[1].revision == "Take the harm out."
     assert notes == ["principles have no comparison text: they cannot label pairs"]
 
 
 def test_comparison_principles(tmp_path: Path) -> None:
-    made, _ = brought(tmp_path, ["Choose the kinder answer.", "Choose the truer answer."])
-    assert [(p.id, p.compare) for p in made.principles] == [
+    constitution, _ = imported(tmp_path, ["Choose the kinder answer.", "Choose the truer answer."])
+    assert [(p.id, p.compare) for p in constitution.principles] == [
         ("principle-1", "Choose the kinder answer."), ("principle-2", "Choose the truer answer."),
     ]  # fmt: skip
 
 
 def test_critic_and_revision_pairs(tmp_path: Path) -> None:
-    """Of two conversations one has the six turns of an example; the other is told of."""
-    made, notes = brought(tmp_path, PAIRS)
-    assert [p.critique for p in made.principles] == ["Was it honest?", "Was it kind?"]
-    (shot,) = made.examples.critique
+    """One of two conversations has the six turns of an example; the other is noted."""
+    constitution, notes = imported(tmp_path, PAIRS)
+    assert [p.critique for p in constitution.principles] == ["Was it honest?", "Was it kind?"]
+    (shot,) = constitution.examples.critique
     assert [m.content for m in shot.chat] == TURNS[:2]
     assert (shot.critique, shot.revision) == (TURNS[3], TURNS[5])
     assert notes[1].startswith("1 few-shot conversations left out")
 
 
 def test_one_conversation_that_is_not_in_a_list(tmp_path: Path) -> None:
-    made, _ = brought(tmp_path, PAIRS | {"system_chat": CHAT})
-    assert len(made.examples.critique) == 1
+    constitution, _ = imported(tmp_path, PAIRS | {"system_chat": CHAT})
+    assert len(constitution.examples.critique) == 1
 
 
 def test_propositions(tmp_path: Path) -> None:
-    """Classes stay a partition, in their order; what has no place is told."""
-    made, notes = brought(tmp_path, PROPOSITIONS, ".yaml")
-    assert made.rubric is not None
-    assert made.rubric.behaviours == {"disallowed": "hard_refuse", "benign": "comply"}
-    assert made.rubric.derived == {"polite_refusal": "apology and not disallowed"}
-    assert made.rubric.weights["comply"] == {
+    """Classes stay a partition, in their order; whatever cannot be imported is noted."""
+    constitution, notes = imported(tmp_path, PROPOSITIONS, ".yaml")
+    assert constitution.rubric is not None
+    assert constitution.rubric.behaviours == {"disallowed": "hard_refuse", "benign": "comply"}
+    assert constitution.rubric.derived == {"polite_refusal": "apology and not disallowed"}
+    assert constitution.rubric.weights["comply"] == {
         "ideal": 1.0,
         "minimum": 0.333,
         "illogical": -0.333,
         "disallowed_completion": -1.0,
     }
-    assert [c.style for c in made.rubric.classes["hard_refuse"]] == [
+    assert [c.style for c in constitution.rubric.classes["hard_refuse"]] == [
         "desired_refusal", "desired_refusal", "undesired_refusal", "disallowed_content",
     ]  # fmt: skip
-    assert compile_rubric(made.rubric).asked.keys() == made.rubric.propositions.keys(), (
-        "its questions are for a model"
-    )
-    [finding] = check_rubric(made.rubric)
     assert (
-        "comply.ideal: the best answer need not comply in full: it holds when partially_complies, not fully_complies"
-        in finding
-    )
+        compile_rubric(constitution.rubric).asked.keys() == constitution.rubric.propositions.keys()
+    ), "its questions are for a model"
+    [finding] = check_rubric(constitution.rubric)
+    assert (
+        "comply.ideal: the best answer need not comply in full: "
+        "it holds when partially_complies, not fully_complies"
+    ) in finding
     assert any("safe_refuse_2" in note for note in notes)
     assert any("prompt_template" in note for note in notes)
 
 
-def test_a_hole_in_their_classes_is_found(tmp_path: Path) -> None:
-    """A refusal that is neither ideal nor anything else, because one class asks for more than the others leave."""
-    torn = PROPOSITIONS.replace(
+def test_a_gap_in_their_classes_is_found(tmp_path: Path) -> None:
+    """A class that requires more than the others leave: a refusal may be in no class."""
+    with_gap = PROPOSITIONS.replace(
         "hard_refuse: {polite_refusal: true}",
         "hard_refuse: {polite_refusal: true, senseless: false}",
     )
-    made, _ = brought(tmp_path, torn, ".yaml")
-    assert made.rubric is not None
-    assert any("hard_refuse: no class when" in line for line in check_rubric(made.rubric))
+    constitution, _ = imported(tmp_path, with_gap, ".yaml")
+    assert constitution.rubric is not None
+    assert any("hard_refuse: no class when" in line for line in check_rubric(constitution.rubric))
 
 
 def test_the_published_proposition_file(tmp_path: Path) -> None:
-    """Read unchanged: it compiles, its classes are a partition, and the two holes of its `comply` class are named."""
+    """The published file compiles unchanged, and its classes are a partition.
+
+    The two gaps of its `comply` class are named.
+    """
     data = os.environ.get("CAI_EVAL_DATA")
     file = Path(data or "") / "refusal_style" / "rbr_gold" / "proposition_prompts.yaml"
     if not data or not file.exists():
         pytest.skip(
-            "needs the proposition file of arXiv:2411.01111: set CAI_EVAL_DATA to a folder that holds it"
+            "needs the proposition file of arXiv:2411.01111: "
+            "set CAI_EVAL_DATA to a folder that has it"
         )
-    made, _ = brought(tmp_path, file.read_text(encoding="utf-8"), ".yaml")
-    assert made.rubric is not None
-    assert len(made.rubric.propositions) == 23
-    assert set(compile_rubric(made.rubric).behaviours) == {"disallowed", "sensitive", "benign"}
-    found = check_rubric(made.rubric)
-    assert not any("no class when" in line or "hold at once" in line for line in found)
-    assert any("comply.ideal: the best answer need not comply in full" in line for line in found)
-    assert any("comply.ideal: says nothing of" in line and "judgement" in line for line in found)
+    constitution, _ = imported(tmp_path, file.read_text(encoding="utf-8"), ".yaml")
+    assert constitution.rubric is not None
+    assert len(constitution.rubric.propositions) == 23
+    assert set(compile_rubric(constitution.rubric).behaviours) == {
+        "disallowed",
+        "sensitive",
+        "benign",
+    }
+    findings = check_rubric(constitution.rubric)
+    assert not any("no class when" in line or "hold at once" in line for line in findings)
+    assert any("comply.ideal: the best answer need not comply in full" in line for line in findings)
+    assert any("comply.ideal: says nothing of" in line and "judgement" in line for line in findings)
 
 
 @pytest.mark.parametrize(
-    ("text", "suffix", "why"),
+    ("text", "suffix", "reason"),
     [
         ("{", ".json", r"theirs.json:1: not JSON"),
         ("3", ".json", r"theirs.json:1: no format that can be imported"),
@@ -201,9 +209,9 @@ def test_the_published_proposition_file(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_brought(tmp_path: Path, text: str, suffix: str, why: str) -> None:
-    with pytest.raises(ConfigError, match=why):
-        brought(tmp_path, text, suffix)
+def test_what_cannot_be_imported(tmp_path: Path, text: str, suffix: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        imported(tmp_path, text, suffix)
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe", b"[" * 100_000, b'"\\ud800"'])
@@ -220,14 +228,24 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_ids_are_legal_and_different(tmp_path: Path) -> None:
     texts = {"prompt": "a", "edit_request": "b"}
-    made, _ = brought(
+    constitution, _ = imported(
         tmp_path, {"0Be nice!": texts, "1Be nice!?": texts, "2Be nice!??": texts, "": texts}
     )
-    assert [p.id for p in made.principles] == ["be-nice", "be-nice-2", "be-nice-3", "imported"]
+    assert [p.id for p in constitution.principles] == [
+        "be-nice",
+        "be-nice-2",
+        "be-nice-3",
+        "imported",
+    ]
     assert slug("Ünsafe_Thing") == "nsafe_thing"
 
 
 def test_text_that_looks_like_yaml_stays_text(tmp_path: Path) -> None:
-    made, _ = brought(tmp_path, ["no", "a: b # c", "line\nline", "é\u2028x"])
-    assert [p.compare for p in made.principles] == ["no", "a: b # c", "line\nline", "é\u2028x"]
+    constitution, _ = imported(tmp_path, ["no", "a: b # c", "line\nline", "é\u2028x"])
+    assert [p.compare for p in constitution.principles] == [
+        "no",
+        "a: b # c",
+        "line\nline",
+        "é\u2028x",
+    ]
     assert yaml.safe_load((tmp_path / "ours.yaml").read_text(encoding="utf-8"))["name"] == "theirs"

@@ -1,4 +1,4 @@
-"""YAML with places: every refusal names its line; mistakes are explained in plain words for any model.
+"""The YAML reader: errors name their line, and mistakes in any model are explained.
 
 Line numbers are counted by hand in the texts.
 """
@@ -38,7 +38,10 @@ class Sft(Strict):
 
 
 class Run(Strict):
-    """Another model than a constitution: optional sections, a tagged union, maps of models, an alias, a fixed pair."""
+    """A model other than a constitution.
+
+    It has optional sections, a tagged union, maps of models, an alias and a pair of fixed types.
+    """
 
     name: str = Field(min_length=1)
     sft: Sft | None = None
@@ -83,11 +86,21 @@ def test_every_key_and_item_has_its_line(tmp_path: Path) -> None:
 
 
 def test_words_that_yaml_1_1_would_turn_into_something_else_stay_text(tmp_path: Path) -> None:
-    text = 'language: no\ntime: 12:30\nday: 2024-13-45\nbig: 1_000\nyes: on\n1: one\nt: true\nn: null\ne: "\\ud83d\\ude00"\n'
+    text = (
+        "language: no\ntime: 12:30\nday: 2024-13-45\nbig: 1_000\nyes: on\n1: one\nt: true\nn: null\n"
+        'e: "\\ud83d\\ude00"\n'
+    )
     assert read_yaml(write(tmp_path, text)).data == {
-        "language": "no", "time": "12:30", "day": "2024-13-45", "big": 1000, "yes": "on", "1": "one", "t": True, "n": None,
+        "language": "no",
+        "time": "12:30",
+        "day": "2024-13-45",
+        "big": 1000,
+        "yes": "on",
+        "1": "one",
+        "t": True,
+        "n": None,
         "e": "\U0001f600",
-    }  # fmt: skip
+    }
 
 
 def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
@@ -216,7 +229,8 @@ zzz: 1
         "f.yaml:5: sft.learning_rate: must be greater than 0.0, got the number 0",
         "f.yaml:6: sft.epochs: must be a whole number, got the number 1.5",
         "f.yaml:7: sft.packed: must be true or false, got the text 'perhaps'",
-        "f.yaml:8: sft.optimizer: must be 'adamw' or 'sgd', got the text 'adam': did you mean 'adamw'?",
+        "f.yaml:8: sft.optimizer: must be 'adamw' or 'sgd', got the text 'adam': "
+        "did you mean 'adamw'?",
         "f.yaml:11: stages.warm.epoch: unknown key 'epoch': did you mean 'epochs'?",
         "f.yaml:12: stages.cold: must be a mapping (key: value lines), got the text 'fast'",
         "f.yaml:13: model: the key 'url' is missing",
@@ -231,7 +245,8 @@ def test_an_unknown_variant_and_an_empty_required_key(tmp_path: Path) -> None:
         write(tmp_path, "name:\nmodel: {kind: locl, path: x}\nsft: {learning_rate: .inf}\n"), Run
     ) == [
         "f.yaml:1: name: must be a text, got nothing",
-        "f.yaml:2: model: 'kind' must be one of 'local', 'remote', got 'locl': did you mean 'local'?",
+        "f.yaml:2: model: 'kind' must be one of 'local', 'remote', got 'locl': "
+        "did you mean 'local'?",
         "f.yaml:3: sft.learning_rate: must be a finite number, got the number inf",
     ]
 
@@ -243,6 +258,6 @@ def test_a_hostile_key_cannot_forge_a_line(tmp_path: Path) -> None:
 
 
 def test_a_source_without_lines_still_explains() -> None:
-    """A value that was not in the file (set on the command line, say) is reported at the nearest place."""
+    """A value from elsewhere, say the command line, is reported at the nearest key of the file."""
     with pytest.raises(ConfigError, match=r"^run\.yaml:1: the key 'name' is missing$"):
         parse(Source(Path("run.yaml"), {}, {}), Run)
