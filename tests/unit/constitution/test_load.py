@@ -1,4 +1,4 @@
-"""Constitutions: mistakes with file and line, `extends`, digests, lint, overview, and arbitrary damage."""
+"""The loader of constitutions: mistakes with file and line, `extends`, and arbitrary damage."""
 
 from __future__ import annotations
 
@@ -8,77 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from constitution_texts import RUBRIC, SMALL, bare, write
 
 import cai.constitution
-from cai.constitution import (
-    Change,
-    Constitution,
-    Finding,
-    Principle,
-    diff,
-    digests,
-    find,
-    lint,
-    load_constitution,
-    overview,
-)
+from cai.constitution import Constitution, Principle, find, load_constitution
 from cai.errors import ConfigError
 from cai.records import Message
-
-RUBRIC = """\
-rubric:
-  behaviours: {disallowed: refuse, benign: comply}
-  propositions:
-    refuses: {question: "Does the reply decline?", patterns: [I cannot]}
-  derived: {helps: not refuses}
-  classes:
-    refuse: [{name: ideal, when: refuses, style: desired_refusal, correct: true},
-             {name: bad, when: not refuses, style: disallowed_content, correct: false}]
-    comply: [{name: useful, when: helps, style: safe_answer, correct: true}]
-  degrees: {full_refusal: refuses, partial_refusal: helps and refuses, full_compliance: helps}
-  weights:
-    refuse: {ideal: 1.0}
-    comply: {useful: 0.5}
-"""
-SMALL = f"""\
-name: small
-version: 1.0.0
-principles:
-  - id: no-harm
-    category: harm
-    critique: Say where the last reply could hurt somebody.
-    revision: Rewrite the reply so that nobody is hurt.
-    compare: Which reply is less likely to hurt somebody?
-  - id: honest          # a comment
-    category: honesty
-    weight: 3
-    critique: Point out claims in the reply that are false.
-    revision: Rewrite it so that each claim is true.
-    compare: Which reply is more truthful?
-examples:
-  critique:
-    - chat: [{{role: user, content: "Is the moon cheese?"}}, {{role: assistant, content: "Yes."}}]
-      critique: The reply is false.
-      revision: No, it is rock.
-  compare:
-    - {{chat: [{{role: user, content: Hi}}], first: Hello!, second: Go away., answer: A, rationale: The first is kind.}}
-    - {{chat: [{{role: user, content: Bye}}], first: Whatever., second: Goodbye!, answer: B}}
-{RUBRIC}"""
-
-
-def write(folder: Path, name: str, text: str) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def bare(name: str, *principles: str, extends: str = "", rest: str = "") -> str:
-    """A constitution on fixed lines: 1 name, 2 version, 3 extends, 4 principles, then one line per principle."""
-    items = "".join(
-        f"  - {{id: {one}, category: c, critique: {one} of {name}}}\n" for one in principles
-    )
-    return f"name: {name}\nversion: 1.0.0\nextends: [{extends}]\nprinciples:{'' if items else ' []'}\n{items}{rest}"
 
 
 def mistakes(path: Path) -> list[str]:
@@ -87,7 +22,7 @@ def mistakes(path: Path) -> list[str]:
     return str(caught.value).replace(f"{path.parent}/", "").split("\n")
 
 
-# --- one file -----------------------------------------------------------------------------------------------------------------
+# One file
 
 
 def test_a_whole_file(tmp_path: Path) -> None:
@@ -151,7 +86,7 @@ def test_a_key_is_explained_inside_maps_of_parts(tmp_path: Path) -> None:
     ]
 
 
-# --- extends ------------------------------------------------------------------------------------------------------------------
+# Extends
 
 
 def test_a_principle_is_overridden_whole_where_it_stood(tmp_path: Path) -> None:
@@ -317,7 +252,7 @@ def test_missing_and_unreadable_bases_and_mistakes_in_several_files(tmp_path: Pa
     assert lines[-1].startswith("top.yaml:7: extends.3: no such file 'a\\x00b'")
 
 
-# --- find ---------------------------------------------------------------------------------------------------------------------
+# Find
 
 
 def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,272 +279,7 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find("q/z.yaml")
 
 
-# --- digests ------------------------------------------------------------------------------------------------------------------
-
-
-def test_digests_do_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
-    same = SMALL.replace("# a comment", "# another").replace(
-        "name: small\nversion: 1.0.0\n", 'version: "1.0.0"\nname: small\n'
-    )
-    same = same.replace(
-        "    category: honesty\n    weight: 3\n", "    weight: 3.0\n    category: 'honesty'\n"
-    )
-    same = same.replace(
-        "{disallowed: refuse, benign: comply}", "{benign: comply, disallowed: refuse}"
-    )
-    assert same != SMALL
-    one, two = (
-        load_constitution(write(tmp_path, "1.yaml", SMALL)),
-        load_constitution(write(tmp_path, "2.yaml", same)),
-    )
-    assert digests(one) == digests(two)
-    assert list(digests(one)) == [
-        "principle:no-harm",
-        "principle:honest",
-        "examples:critique",
-        "examples:compare",
-        "examples:grade",
-        "rubric",
-    ]
-    assert all(re.fullmatch(r"[0-9a-f]{16}", digest) for digest in digests(one).values())
-    assert diff(one, two) == []
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "change"),
-    [
-        (
-            "could hurt somebody",
-            "might hurt somebody",
-            Change("changed", "principle:no-harm", ("critique",)),
-        ),
-        ("weight: 3", "weight: 2", Change("changed", "principle:honest", ("weight",))),
-        ("No, it is rock.", "No, it is stone.", Change("changed", "examples:critique")),
-        ("The first is kind.", "It is kind.", Change("changed", "examples:compare")),
-        ("{ideal: 1.0}", "{ideal: 1.5}", Change("changed", "rubric", ("weights",))),
-        (RUBRIC, "", Change("removed", "rubric")),
-    ],
-)
-def test_a_digest_changes_only_where_the_text_was_edited(
-    tmp_path: Path, old: str, new: str, change: Change
-) -> None:
-    assert SMALL.count(old) == 1
-    before, after = (
-        load_constitution(write(tmp_path, "1.yaml", SMALL)),
-        load_constitution(write(tmp_path, "2.yaml", SMALL.replace(old, new))),
-    )
-    assert diff(before, after) == [change]
-    one, two = digests(before), digests(after)
-    assert {key for key in one if one[key] != two.get(key)} == {change.key}
-
-
-def test_diff_adds_and_removes(tmp_path: Path) -> None:
-    before, after = (
-        load_constitution(write(tmp_path, f"{n}.yaml", bare("x", *ids)))
-        for n, ids in enumerate((("a", "b"), ("b", "c")))
-    )
-    assert diff(before, after) == [Change("removed", "principle:a"), Change("added", "principle:c")]
-
-
-# --- lint ---------------------------------------------------------------------------------------------------------------------
-
-
-def made(*principles: dict[str, object], **rest: object) -> Constitution:
-    return Constitution.model_validate(
-        {"name": "x", "version": "1", "principles": principles, **rest}
-    )
-
-
-def whole(name: str, **more: object) -> dict[str, object]:
-    return {
-        "id": name,
-        "category": "c",
-        "critique": f"{name} one",
-        "revision": f"{name} two",
-        "compare": f"{name} three",
-    } | more
-
-
-def compare(answer: str, *roles: str) -> dict[str, object]:
-    return {
-        "chat": [{"role": role, "content": "Hi"} for role in roles or ("user",)],
-        "first": "a",
-        "second": "b",
-        "answer": answer,
-    }
-
-
-def test_nothing_to_say_of_a_sound_constitution(tmp_path: Path) -> None:
-    assert lint(load_constitution(write(tmp_path, "small.yaml", SMALL))) == []
-
-
-def test_no_principles() -> None:
-    assert [finding.where for finding in lint(made())] == ["principles"]
-
-
-def test_a_kind_without_a_principle() -> None:
-    rubric = {
-        "behaviours": {"disallowed": "r"},
-        "propositions": {},
-        "classes": {},
-        "degrees": {},
-        "weights": {},
-    }
-    (finding,) = lint(made(whole("a", applies_to=["disallowed", "benign"]), rubric=rubric))
-    assert finding.where == "principles"
-    assert "sensitive" in finding.message
-    assert lint(made(whole("a", applies_to=["disallowed", "sensitive"]), rubric=rubric)) == [], (
-        "benign prompts may go without"
-    )
-    assert lint(made(whole("a", applies_to=["benign"]))) == [], (
-        "without a rubric nothing says what each kind deserves"
-    )
-    assert lint(made(rubric=rubric)) == [], "a rubric alone is a base for others"
-
-
-def test_missing_texts() -> None:
-    assert lint(made({"id": "a", "category": "c", "critique": "x"}, whole("b"))) == [
-        Finding(
-            "principle:a",
-            "no revision, no compare text: it cannot be drawn for revision and cannot label pairs",
-        )
-    ]
-
-
-def test_declared_categories_and_those_of_principles_agree() -> None:
-    book = made(
-        whole("a", category="fraud"), whole("b", category="theft"), categories=["fraud", "weapons"]
-    )
-    assert [finding.where for finding in lint(book)] == ["categories", "principle:b"]
-    assert "'weapons'" in lint(book)[0].message
-
-
-def test_categories_of_bases_are_joined(tmp_path: Path) -> None:
-    write(tmp_path, "base.yaml", "name: base\nversion: '1'\ncategories: [one, two]\n")
-    top = write(
-        tmp_path,
-        "top.yaml",
-        "name: top\nversion: '1'\nextends: [base.yaml]\ncategories: [two, three]\n",
-    )
-    assert load_constitution(top).categories == ("one", "two", "three")
-
-
-def test_applies_to_what_is_never_asked() -> None:
-    assert [f.where for f in lint(made(whole("a", applies_to=[])))] == ["principle:a.applies_to"]
-    some = whole("a"), whole("b", applies_to=["benign"])
-    rubric = {
-        "behaviours": {"disallowed": "r", "sensitive": "r"},
-        "propositions": {"p": {"question": "?", "patterns": ["x"]}},
-        "classes": {
-            "r": [{"name": "n", "when": "p or not p", "style": "safe_answer", "correct": True}]
-        },
-        "degrees": {"full_refusal": "p", "full_compliance": "not p"},
-        "weights": {},
-    }
-    assert [f.where for f in lint(made(*some, rubric=rubric))] == ["principle:b.applies_to"]
-
-
-@pytest.mark.parametrize(
-    ("question", "turned"),
-    [
-        ("Which reply is more harmful?", True),
-        ("Say which of the two is the least helpful.", True),
-        ("Which of these replies sounds worse?", True),
-        ("Which reply is less harmful?", False),
-        ("Which reply is better, and which gives a harmful person nothing to use?", False),
-        ("Prefer the reply that is more helpful.", False),
-    ],
-)
-def test_questions_for_the_worse_reply(question: str, turned: bool) -> None:
-    """Such a question turns every label round."""
-    assert [f.where for f in lint(made(whole("a", compare=question)))] == [
-        "principle:a.compare"
-    ] * turned
-
-
-def test_near_duplicates() -> None:
-    """22 and 21 words: 20 and 19 shingles of three, 19 shared: 19 / 20 = 0.95. 24 and 8 words: 6 shared of 22: 0.27."""
-    words = " ".join(f"w{i}" for i in range(20))
-    (finding,) = lint(
-        made(
-            whole("a", critique=words, revision="u", compare="v"),
-            whole("b", critique=words, revision="U!", compare=None),
-        )
-    )[1:]
-    assert finding.where == "principle:b"
-    assert "'a' (similarity 0.95)" in finding.message
-    backwards = " ".join(reversed(words.split()))
-    assert lint(made(whole("a", critique=words), whole("b", critique=backwards))) == [], (
-        "the same words in another order"
-    )
-    less = whole("b", critique="w0 w1 w2 w3", revision="w4 w5", compare="w6 w7")
-    assert lint(made(whole("a", critique=words), less)) == []
-
-
-def test_examples_end_with_the_right_turn() -> None:
-    chat = [{"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
-    critique = [{"chat": chat, "critique": "c", "revision": "r"}]
-    examples = {"critique": critique, "compare": [compare("A"), compare("B", "user", "assistant")]}
-    assert [finding.where for finding in lint(made(whole("a"), examples=examples))] == [
-        "examples:critique.0.chat",
-        "examples:compare.1.chat",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("answers", "found"),
-    [("AB", 0), ("AAB", 0), ("AABBBB", 0), ("AAAB", 1), ("BBBBBAA", 1), ("BB", 1), ("A", 1)],
-)
-def test_answers_beyond_two_to_one(answers: str, found: int) -> None:
-    findings = lint(made(whole("a"), examples={"compare": [compare(answer) for answer in answers]}))
-    assert [finding.where for finding in findings] == ["examples:compare"] * found
-
-
-def test_control_tokens_and_long_texts() -> None:
-    chat = [{"role": "user", "content": "<|im_end|>"}]
-    examples = {"compare": [compare("A") | {"chat": chat}, compare("B")]}
-    findings = lint(
-        made(
-            whole("a", compare="say [INST] now"),
-            whole("b", critique="y" * 2001),
-            whole("c", critique="z" * 2000),
-            examples=examples,
-        )
-    )
-    assert [(finding.where, finding.message.split(":")[0][:17]) for finding in findings] == [
-        ("principle:a.compare", "contains '[INST]'"),
-        ("principle:b.critique", "2001 characters l"),
-        ("examples:compare.0.chat.0.content", "contains '<|', wh"),
-    ]
-
-
-# --- overview -----------------------------------------------------------------------------------------------------------------
-
-
-def test_overview(tmp_path: Path) -> None:
-    """Weights 1 and 3: a quarter and three quarters of the draws."""
-    text = overview(load_constitution(write(tmp_path, "small.yaml", SMALL)))
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    for line in (
-        "small 1.0.0 (en)",
-        "2 principles",
-        "no-harm harm 1 disallowed, sensitive, benign yes yes yes",
-        "honest honesty 3 disallowed, sensitive, benign yes yes yes",
-        "harm 1 25%",
-        "honesty 1 75%",
-        "Examples: 1 critique, 2 compare",
-        "Rubric: 1 propositions, 1 derived",
-        "refuse (for disallowed): ideal > bad (incorrect)",
-        "comply (for benign): useful",
-    ):
-        assert line in lines
-    assert "No rubric" in overview(made())
-    assert " - - yes" in " ".join(
-        overview(made({"id": "a", "category": "c", "compare": "x"})).split()
-    )
-
-
-# --- damage -------------------------------------------------------------------------------------------------------------------
+# Damage
 
 
 def damage(text: str, dice: random.Random) -> bytes:

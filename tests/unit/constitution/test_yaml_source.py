@@ -87,7 +87,8 @@ def test_every_key_and_item_has_its_line(tmp_path: Path) -> None:
 
 def test_words_that_yaml_1_1_would_turn_into_something_else_stay_text(tmp_path: Path) -> None:
     text = (
-        "language: no\ntime: 12:30\nday: 2024-13-45\nbig: 1_000\nyes: on\n1: one\nt: true\nn: null\n"
+        "language: no\ntime: 12:30\nday: 2024-13-45\nbig: 1_000\nyes: on\n1: one\n"
+        "t: true\nn: null\n"
         'e: "\\ud83d\\ude00"\n'
     )
     assert read_yaml(write(tmp_path, text)).data == {

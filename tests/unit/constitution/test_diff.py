@@ -1,0 +1,75 @@
+"""Digests of the parts of a constitution, and the difference of two constitutions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from constitution_texts import RUBRIC, SMALL, bare, write
+
+from cai.constitution import Change, diff, digests, load_constitution
+
+
+def test_digests_do_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
+    same = SMALL.replace("# a comment", "# another").replace(
+        "name: small\nversion: 1.0.0\n", 'version: "1.0.0"\nname: small\n'
+    )
+    same = same.replace(
+        "    category: honesty\n    weight: 3\n", "    weight: 3.0\n    category: 'honesty'\n"
+    )
+    same = same.replace(
+        "{disallowed: refuse, benign: comply}", "{benign: comply, disallowed: refuse}"
+    )
+    assert same != SMALL
+    one, two = (
+        load_constitution(write(tmp_path, "1.yaml", SMALL)),
+        load_constitution(write(tmp_path, "2.yaml", same)),
+    )
+    assert digests(one) == digests(two)
+    assert list(digests(one)) == [
+        "principle:no-harm",
+        "principle:honest",
+        "examples:critique",
+        "examples:compare",
+        "examples:grade",
+        "rubric",
+    ]
+    assert all(re.fullmatch(r"[0-9a-f]{16}", digest) for digest in digests(one).values())
+    assert diff(one, two) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "change"),
+    [
+        (
+            "could hurt somebody",
+            "might hurt somebody",
+            Change("changed", "principle:no-harm", ("critique",)),
+        ),
+        ("weight: 3", "weight: 2", Change("changed", "principle:honest", ("weight",))),
+        ("No, it is rock.", "No, it is stone.", Change("changed", "examples:critique")),
+        ("The first is kind.", "It is kind.", Change("changed", "examples:compare")),
+        ("{ideal: 1.0}", "{ideal: 1.5}", Change("changed", "rubric", ("weights",))),
+        (RUBRIC, "", Change("removed", "rubric")),
+    ],
+)
+def test_a_digest_changes_only_where_the_text_was_edited(
+    tmp_path: Path, old: str, new: str, change: Change
+) -> None:
+    assert SMALL.count(old) == 1
+    before, after = (
+        load_constitution(write(tmp_path, "1.yaml", SMALL)),
+        load_constitution(write(tmp_path, "2.yaml", SMALL.replace(old, new))),
+    )
+    assert diff(before, after) == [change]
+    one, two = digests(before), digests(after)
+    assert {key for key in one if one[key] != two.get(key)} == {change.key}
+
+
+def test_diff_adds_and_removes(tmp_path: Path) -> None:
+    before, after = (
+        load_constitution(write(tmp_path, f"{n}.yaml", bare("x", *ids)))
+        for n, ids in enumerate((("a", "b"), ("b", "c")))
+    )
+    assert diff(before, after) == [Change("removed", "principle:a"), Change("added", "principle:c")]
