@@ -22,12 +22,10 @@ def test_digests_do_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
         "{disallowed: refuse, benign: comply}", "{benign: comply, disallowed: refuse}"
     )
     assert same != SMALL
-    one, two = (
-        load_constitution(write(tmp_path, "1.yaml", SMALL)),
-        load_constitution(write(tmp_path, "2.yaml", same)),
-    )
-    assert digests(one) == digests(two)
-    assert list(digests(one)) == [
+    first = load_constitution(write(tmp_path, "1.yaml", SMALL))
+    second = load_constitution(write(tmp_path, "2.yaml", same))
+    assert digests(first) == digests(second)
+    assert list(digests(first)) == [
         "principle:no-harm",
         "principle:honest",
         "examples:critique",
@@ -35,8 +33,8 @@ def test_digests_do_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
         "examples:grade",
         "rubric",
     ]
-    assert all(re.fullmatch(r"[0-9a-f]{16}", digest) for digest in digests(one).values())
-    assert diff(one, two) == []
+    assert all(re.fullmatch(r"[0-9a-f]{16}", digest) for digest in digests(first).values())
+    assert diff(first, second) == []
 
 
 @pytest.mark.parametrize(
@@ -58,18 +56,16 @@ def test_a_digest_changes_only_where_the_text_was_edited(
     tmp_path: Path, old: str, new: str, change: Change
 ) -> None:
     assert SMALL.count(old) == 1
-    before, after = (
-        load_constitution(write(tmp_path, "1.yaml", SMALL)),
-        load_constitution(write(tmp_path, "2.yaml", SMALL.replace(old, new))),
-    )
+    before = load_constitution(write(tmp_path, "1.yaml", SMALL))
+    after = load_constitution(write(tmp_path, "2.yaml", SMALL.replace(old, new)))
     assert diff(before, after) == [change]
-    one, two = digests(before), digests(after)
-    assert {key for key in one if one[key] != two.get(key)} == {change.key}
+    old_digests = digests(before)
+    new_digests = digests(after)
+    changed = {key for key in old_digests if old_digests[key] != new_digests.get(key)}
+    assert changed == {change.key}
 
 
 def test_diff_adds_and_removes(tmp_path: Path) -> None:
-    before, after = (
-        load_constitution(write(tmp_path, f"{n}.yaml", bare("x", *ids)))
-        for n, ids in enumerate((("a", "b"), ("b", "c")))
-    )
+    before = load_constitution(write(tmp_path, "0.yaml", bare("x", "a", "b")))
+    after = load_constitution(write(tmp_path, "1.yaml", bare("x", "b", "c")))
     assert diff(before, after) == [Change("removed", "principle:a"), Change("added", "principle:c")]

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from constitution_texts import SMALL, constitution_of, write
 
-from cai.constitution import Finding, lint, load_constitution
+from cai.constitution import Constitution, Finding, lint, load_constitution
+
+
+def locations(constitution: Constitution) -> list[str]:
+    return [finding.where for finding in lint(constitution)]
 
 
 def principle(name: str, **fields: object) -> dict[str, object]:
@@ -29,12 +33,12 @@ def comparison(answer: str, *roles: str) -> dict[str, object]:
     }
 
 
-def test_nothing_to_say_of_a_sound_constitution(tmp_path: Path) -> None:
+def test_no_findings_in_a_sound_constitution(tmp_path: Path) -> None:
     assert lint(load_constitution(write(tmp_path, "small.yaml", SMALL))) == []
 
 
 def test_no_principles() -> None:
-    assert [finding.where for finding in lint(constitution_of())] == ["principles"]
+    assert locations(constitution_of()) == ["principles"]
 
 
 def test_a_kind_without_a_principle() -> None:
@@ -50,12 +54,10 @@ def test_a_kind_without_a_principle() -> None:
     )
     assert finding.where == "principles"
     assert "sensitive" in finding.message
-    assert (
-        lint(constitution_of(principle("a", applies_to=["disallowed", "sensitive"]), rubric=rubric))
-        == []
-    ), "benign prompts may go without"
+    covered = constitution_of(principle("a", applies_to=["disallowed", "sensitive"]), rubric=rubric)
+    assert lint(covered) == [], "benign prompts may go without"
     assert lint(constitution_of(principle("a", applies_to=["benign"]))) == [], (
-        "without a rubric nothing says what each kind deserves"
+        "without a rubric kinds are not told apart"
     )
     assert lint(constitution_of(rubric=rubric)) == [], "a rubric alone is a base for others"
 
@@ -70,30 +72,18 @@ def test_missing_texts() -> None:
 
 
 def test_declared_categories_and_those_of_principles_agree() -> None:
-    book = constitution_of(
+    constitution = constitution_of(
         principle("a", category="fraud"),
         principle("b", category="theft"),
         categories=["fraud", "weapons"],
     )
-    assert [finding.where for finding in lint(book)] == ["categories", "principle:b"]
-    assert "'weapons'" in lint(book)[0].message
+    assert locations(constitution) == ["categories", "principle:b"]
+    assert "'weapons'" in lint(constitution)[0].message
 
 
-def test_categories_of_bases_are_joined(tmp_path: Path) -> None:
-    write(tmp_path, "base.yaml", "name: base\nversion: '1'\ncategories: [one, two]\n")
-    top = write(
-        tmp_path,
-        "top.yaml",
-        "name: top\nversion: '1'\nextends: [base.yaml]\ncategories: [two, three]\n",
-    )
-    assert load_constitution(top).categories == ("one", "two", "three")
-
-
-def test_applies_to_what_is_never_asked() -> None:
-    assert [f.where for f in lint(constitution_of(principle("a", applies_to=[])))] == [
-        "principle:a.applies_to"
-    ]
-    some = principle("a"), principle("b", applies_to=["benign"])
+def test_applies_to_kinds_that_never_occur() -> None:
+    never = constitution_of(principle("a", applies_to=[]))
+    assert locations(never) == ["principle:a.applies_to"]
     rubric = {
         "behaviours": {"disallowed": "r", "sensitive": "r"},
         "propositions": {"p": {"question": "?", "patterns": ["x"]}},
@@ -103,13 +93,13 @@ def test_applies_to_what_is_never_asked() -> None:
         "degrees": {"full_refusal": "p", "full_compliance": "not p"},
         "weights": {},
     }
-    assert [f.where for f in lint(constitution_of(*some, rubric=rubric))] == [
-        "principle:b.applies_to"
-    ]
+    ungraded = principle("b", applies_to=["benign"])
+    constitution = constitution_of(principle("a"), ungraded, rubric=rubric)
+    assert locations(constitution) == ["principle:b.applies_to"]
 
 
 @pytest.mark.parametrize(
-    ("question", "turned"),
+    ("question", "inverted"),
     [
         ("Which reply is more harmful?", True),
         ("Say which of the two is the least helpful.", True),
@@ -119,15 +109,17 @@ def test_applies_to_what_is_never_asked() -> None:
         ("Prefer the reply that is more helpful.", False),
     ],
 )
-def test_questions_for_the_worse_reply(question: str, turned: bool) -> None:
-    """Such a question turns every label round."""
-    assert [f.where for f in lint(constitution_of(principle("a", compare=question)))] == [
-        "principle:a.compare"
-    ] * turned
+def test_questions_for_the_worse_reply(question: str, inverted: bool) -> None:
+    """Such a question would invert the labels."""
+    expected = ["principle:a.compare"] if inverted else []
+    assert locations(constitution_of(principle("a", compare=question))) == expected
 
 
 def test_near_duplicates() -> None:
-    """22 and 21 words: 20 and 19 shingles of three, 19 shared: 19 / 20 = 0.95. 24 and 8 words: 6 shared of 22: 0.27."""
+    """22 and 21 words: 20 and 19 shingles of three, 19 shared: 19 / 20 = 0.95.
+
+    24 and 8 words: 6 shared of 22: 0.27.
+    """
     words = " ".join(f"w{i}" for i in range(20))
     (finding,) = lint(
         constitution_of(
@@ -138,12 +130,11 @@ def test_near_duplicates() -> None:
     assert finding.where == "principle:b"
     assert "'a' (similarity 0.95)" in finding.message
     backwards = " ".join(reversed(words.split()))
-    assert (
-        lint(constitution_of(principle("a", critique=words), principle("b", critique=backwards)))
-        == []
-    ), "the same words in another order"
-    less = principle("b", critique="w0 w1 w2 w3", revision="w4 w5", compare="w6 w7")
-    assert lint(constitution_of(principle("a", critique=words), less)) == []
+    reversed_order = principle("b", critique=backwards)
+    constitution = constitution_of(principle("a", critique=words), reversed_order)
+    assert lint(constitution) == [], "the same words in another order"
+    shorter = principle("b", critique="w0 w1 w2 w3", revision="w4 w5", compare="w6 w7")
+    assert lint(constitution_of(principle("a", critique=words), shorter)) == []
 
 
 def test_examples_end_with_the_right_turn() -> None:
@@ -153,25 +144,28 @@ def test_examples_end_with_the_right_turn() -> None:
         "critique": critique,
         "compare": [comparison("A"), comparison("B", "user", "assistant")],
     }
-    assert [
-        finding.where for finding in lint(constitution_of(principle("a"), examples=examples))
-    ] == [
+    assert locations(constitution_of(principle("a"), examples=examples)) == [
         "examples:critique.0.chat",
         "examples:compare.1.chat",
     ]
 
 
 @pytest.mark.parametrize(
-    ("answers", "found"),
-    [("AB", 0), ("AAB", 0), ("AABBBB", 0), ("AAAB", 1), ("BBBBBAA", 1), ("BB", 1), ("A", 1)],
+    ("answers", "unbalanced"),
+    [
+        ("AB", False),
+        ("AAB", False),
+        ("AABBBB", False),
+        ("AAAB", True),
+        ("BBBBBAA", True),
+        ("BB", True),
+        ("A", True),
+    ],
 )
-def test_answers_beyond_two_to_one(answers: str, found: int) -> None:
-    findings = lint(
-        constitution_of(
-            principle("a"), examples={"compare": [comparison(answer) for answer in answers]}
-        )
-    )
-    assert [finding.where for finding in findings] == ["examples:compare"] * found
+def test_answers_beyond_two_to_one(answers: str, unbalanced: bool) -> None:
+    examples = {"compare": [comparison(answer) for answer in answers]}
+    expected = ["examples:compare"] if unbalanced else []
+    assert locations(constitution_of(principle("a"), examples=examples)) == expected
 
 
 def test_control_tokens_and_long_texts() -> None:
