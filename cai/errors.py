@@ -8,7 +8,7 @@ CaiError                 one line for the user: what, where, what to do
     ├── BackendError     a model call failed (names the back end and its status)
     │   ├── TransientError   the only error that is retried
     │   ├── UnansweredError  one call has no answer: its row becomes null, with the reason
-    │   └── BudgetError      the run's limit on tokens, money or hours is reached; run again to resume
+    │   └── BudgetError      the limit on tokens, money or hours is reached; run again to resume
     └── TrainError       training cannot continue (names the metric that is invalid)
 """
 

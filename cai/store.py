@@ -1,6 +1,6 @@
 """Crash-safe files: rows in JSONL, manifests of artefacts, atomic writes, a lock per folder.
 
-A line is appended whole; a line torn by a kill is truncated on the next start. Everything else is
+Each line is appended complete; a line torn by a kill is truncated on the next start. The rest is
 written to a partial file or folder and renamed, so that existence means finished. Rows are in the
 order of the input, whatever the order in which the work was scheduled.
 """
@@ -119,7 +119,7 @@ def _write_error(path: Path, code: int | None, reason: str) -> StoreError:
 
 
 def append(path: Path, rows: Sequence[Row]) -> None:
-    """Append the rows as whole lines, in one write; see `append_bytes`."""
+    """Append the rows as complete lines, in one write; see `append_bytes`."""
     append_bytes(path, "".join(row.line() + "\n" for row in rows).encode())
 
 
