@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from cai.cli import main
 from cai.data.dedupe import clean, kept
-from cai.data.filters import HygieneConfig, Rules, language, told
-from cai.data.pii import mask, personal
+from cai.data.filters import HygieneConfig, Rules, detect_language, told
+from cai.data.pii import find_personal_data, mask
 from cai.data.readers import prompt_rows
 from cai.data.split import clean_training
 from cai.data.writers import write_prompts
@@ -102,7 +102,7 @@ def test_evaluation_texts_stay_out() -> None:
 
 def test_languages() -> None:
     german, english = "Wie backe ich ein einfaches Brot mit Sauerteig?", "How do I bake a simple loaf of sourdough bread?"
-    assert (language(german), language(english)) == ("de", "en")
+    assert (detect_language(german), detect_language(english)) == ("de", "en")
     assert outcome([prompt(german), prompt(english)], languages=("en",)) == ["language de", "kept"]
 
 
@@ -123,13 +123,13 @@ def test_languages() -> None:
     ],
 )
 def test_personal_data(text: str, found: list[tuple[str, str]]) -> None:
-    assert [(text[s.start : s.end], s.what) for s in personal(text)] == found
+    assert [(text[s.start : s.end], s.category) for s in find_personal_data(text)] == found
 
 
 @settings(deadline=None)
 @given(st.text(max_size=80))
 def test_masking_leaves_the_rest_alone(text: str) -> None:
-    spans = personal(text)
+    spans = find_personal_data(text)
     masked = mask(text, spans)
     rest = "".join(text[a.end : b.start] for a, b in zip([None, *spans], [*spans, None], strict=True) if a and b)  # type: ignore[union-attr]
     assert all(piece in masked for piece in rest.split())
