@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from cai.cli import main
 from cai.constitution import CompareExample, Constitution, Examples, Principle
 from cai.evals.agreement import ece, entropy, krippendorff, reliability
-from cai.generate.label import LabelConfig, address, balanced, draw_principles, labeller
+from cai.generate.label import LabelConfig, balanced_examples, draw_principles, labeller, pair_address
 from cai.generate.pair import PairConfig, pair_items, paired_item, pairer
 from cai.lm import FakeLM
 from cai.records import Chat, Pair, Preference, Prompt, Vote, chat_of
@@ -192,7 +192,7 @@ def example(answer: str, number: int, rationale: str | None = None) -> CompareEx
 )
 def test_examples_are_balanced(shots: int, answers: str) -> None:
     every = tuple(example(a, i) for i, a in enumerate("AAABB"))
-    assert "".join(sorted(e.answer for e in balanced(every, shots))) == answers
+    assert "".join(sorted(e.answer for e in balanced_examples(every, shots))) == answers
 
 
 def test_only_examples_that_think_come_before_thinking() -> None:
@@ -205,7 +205,7 @@ def test_only_examples_that_think_come_before_thinking() -> None:
 def test_draws_follow_from_the_texts_alone() -> None:
     """The same principles for a pair, its swap, and the same texts from another place; other texts draw for themselves."""
     one, elsewhere = pair(), pair().model_copy(update={"source": "q", "places": (2, 5)})
-    assert address(one) == address(one.swap()) == address(elsewhere) != address(pair(asked="Say more."))
+    assert pair_address(one) == pair_address(one.swap()) == pair_address(elsewhere) != pair_address(pair(asked="Say more."))
     names = [[p.id for p in draw_principles(BOOK.principles, None, 2, 0, p)] for p in (one, one.swap(), elsewhere)]
     assert names[0] == names[1] == names[2]
 

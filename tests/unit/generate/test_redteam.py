@@ -11,8 +11,8 @@ import pytest
 
 from cai.cli import main
 from cai.errors import UnansweredError
-from cai.generate.diversity import distinct, monitors
-from cai.generate.redteam import RedteamConfig, Taken, redteamer, still_wanted, take, write_messages
+from cai.generate.diversity import distinct_n, monitors
+from cai.generate.redteam import RedteamConfig, Taken, next_requests, redteamer, select_messages, write_messages
 from cai.lm import FakeLM
 from cai.records import Attempt, Chat, Prompt, chat_of
 from cai.store import read
@@ -55,7 +55,7 @@ def test_what_is_taken_and_why_not() -> None:
         attempt(5, "seed fraud 1"),
         *(attempt(i, text) for i, text in enumerate(("b c d e", "f g h i", "j k l m", "n o p q"), 6)),
     ]
-    found = take(rows, SEEDS, CONFIG, anything, "toy")
+    found = select_messages(rows, SEEDS, CONFIG, anything, "toy")
     assert [p.chat[0].content for p in found.prompts] == [
         "A first message about money and banks",
         "b c d e",
@@ -76,7 +76,7 @@ def test_what_is_taken_and_why_not() -> None:
 def test_examples_are_of_the_category_and_follow_from_the_address() -> None:
     lm = FakeLM(writes)
     ask = redteamer(SEEDS, lm, CONFIG, 0)
-    wanted = still_wanted(Taken(), {}, ["theft", "fraud"], CONFIG)
+    wanted = next_requests(Taken(), {}, ["theft", "fraud"], CONFIG)
     assert [w.id for w in wanted] == [f"{c}/{i}" for c in ("theft", "fraud") for i in range(4)]
     first = [asyncio.run(ask(want)) for want in wanted]
     assert [asyncio.run(ask(want)) for want in reversed(wanted)] == first[::-1]
@@ -89,7 +89,7 @@ def test_examples_are_of_the_category_and_follow_from_the_address() -> None:
 
 def test_a_category_without_seeds_borrows_them() -> None:
     lm = FakeLM(writes)
-    [want, *_] = still_wanted(Taken(), {}, ["weapons"], CONFIG)
+    [want, *_] = next_requests(Taken(), {}, ["weapons"], CONFIG)
     asyncio.run(redteamer(SEEDS, lm, CONFIG, 0)(want))
     assert sum(m.role == "assistant" for m in lm.calls[0]) == 2
 
@@ -173,9 +173,9 @@ def test_template() -> None:
 def test_distinct_by_hand() -> None:
     """a b a b: words 2 of 4; pairs ab, ba, ab: 2 of 3. No run of five words: unknown."""
     texts = [["a", "b", "a", "b"]]
-    assert distinct(texts, 1) == 2 / 4
-    assert distinct(texts, 2) == 2 / 3
-    assert distinct(texts, 5) is None
+    assert distinct_n(texts, 1) == 2 / 4
+    assert distinct_n(texts, 2) == 2 / 3
+    assert distinct_n(texts, 5) is None
 
 
 def test_boilerplate_and_openings() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from cai.constitution import Constitution, Principle
-from cai.generate.regression import falls_back, standing
+from cai.generate.regression import falls_back, mean_probability
 from cai.generate.revise import ReviseConfig, reviser
 from cai.lm import FakeLM
 from cai.records import Chat, Prompt, PromptDraw, Revision, chat_of
@@ -76,8 +76,8 @@ def test_falling_back_needs_a_gain_before_it_and_more_than_slack() -> None:
 
 
 def test_standing_is_a_mean_over_what_is_known() -> None:
-    assert standing({"a": (0.9,), "b": (None,), "c": (0.5,)}, 0) == pytest.approx(0.7)
-    assert standing({"a": (None,)}, 0) == 0.5
+    assert mean_probability({"a": (0.9,), "b": (None,), "c": (0.5,)}, 0) == pytest.approx(0.7)
+    assert mean_probability({"a": (None,)}, 0) == 0.5
 
 
 def test_several_turns_are_criticised_as_a_whole() -> None:
