@@ -16,20 +16,29 @@ from cai.records import Kind, Prompt, chat_of
 
 def written(folder: Path, *lines: object) -> Path:
     path = folder / f"{len(list(folder.iterdir()))}.jsonl"
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    path.write_text(
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    )
     return path
 
 
 def test_both_forms_of_a_line(tmp_path: Path) -> None:
     chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "b"}]
-    first = written(tmp_path, {"prompt": "a", "kind": "benign", "category": "c", "origin": "o", "user": "u"}, {"chat": chat})
+    first = written(
+        tmp_path,
+        {"prompt": "a", "kind": "benign", "category": "c", "origin": "o", "user": "u"},
+        {"chat": chat},
+    )
     second = written(tmp_path, {"prompt": "c"}, {"chat": chat})
     assert read_prompts([first, second])[0] == [
         Prompt(chat=chat_of(("user", "a")), kind="benign", category="c", origin="o", user="u"),
         Prompt(chat=chat_of(("system", "s"), ("user", "b"))),
         Prompt(chat=chat_of(("user", "c"))),
     ]
-    assert read_prompts([written(tmp_path, read_prompts([first])[0][0].line())])[0] == read_prompts([first])[0][:1]
+    assert (
+        read_prompts([written(tmp_path, read_prompts([first])[0][0].line())])[0]
+        == read_prompts([first])[0][:1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,7 +49,10 @@ def test_both_forms_of_a_line(tmp_path: Path) -> None:
         ({"prompt": 3}, "`prompt` must be text, found int"),
         ({"prompt": ["a"]}, "`prompt` must be text, found list"),
         ({"prompt": " "}, "non-empty user turn"),
-        ({"prompt": "a", "kind": "harmful"}, "kind: Input should be 'disallowed', 'sensitive' or 'benign'"),
+        (
+            {"prompt": "a", "kind": "harmful"},
+            "kind: Input should be 'disallowed', 'sensitive' or 'benign'",
+        ),
         ({"prompt": "a", "categry": "x"}, "categry: Extra inputs"),
         ({"chat": "a"}, "chat: "),
         ({"chat": []}, "chat: "),
@@ -80,7 +92,11 @@ def prompts(count: int, kind: Kind | None, category: str | None, users: int = 0)
 
 def test_split_is_stratified() -> None:
     """A fifth of 50, 10 and 7 prompts, rounded: 10, 2 and 1. Both sides keep the order, and nothing is lost or doubled."""
-    rows = prompts(50, "disallowed", "drugs") + prompts(10, "benign", "drugs") + prompts(7, "benign", None)
+    rows = (
+        prompts(50, "disallowed", "drugs")
+        + prompts(10, "benign", "drugs")
+        + prompts(7, "benign", None)
+    )
     random.Random(0).shuffle(rows)
     train, held = split(rows, 0.2, 0)
     assert Counter((p.kind, p.category) for p in held) == {
@@ -122,7 +138,10 @@ def test_split_keeps_a_user_whole(seed: int) -> None:
 def test_one_busy_user_does_not_empty_the_held_out_side(seed: int) -> None:
     """40 prompts by one user, 10 by ten others; a fifth of 50 is 10. Whoever is drawn first, the ten others are held out."""
     busy = [p.model_copy(update={"user": "busy"}) for p in prompts(40, "benign", "a")]
-    others = [p.model_copy(update={"user": f"u{i}"}) for i, p in enumerate(prompts(50, "benign", "a")[40:])]
+    others = [
+        p.model_copy(update={"user": f"u{i}"})
+        for i, p in enumerate(prompts(50, "benign", "a")[40:])
+    ]
     assert split(busy + others, 0.2, seed) == (busy, others)
 
 
@@ -137,7 +156,10 @@ def test_a_user_is_on_one_side_whatever_they_ask(seed: int) -> None:
 
 def test_split_by_origin() -> None:
     """Ten sources of ten prompts each: three whole sources are held out."""
-    rows = [p.model_copy(update={"origin": f"source {i % 10}"}) for i, p in enumerate(prompts(100, "benign", "a"))]
+    rows = [
+        p.model_copy(update={"origin": f"source {i % 10}"})
+        for i, p in enumerate(prompts(100, "benign", "a"))
+    ]
     train, held = split(rows, 0.3, 0, "origin")
     assert len(held) == 30
     assert {p.origin for p in train}.isdisjoint(p.origin for p in held)

@@ -11,8 +11,14 @@ import pytest
 
 from cai.cli import main
 from cai.errors import UnansweredError
-from cai.generate.diversity import distinct_n, monitors
-from cai.generate.redteam import RedteamConfig, Taken, next_requests, redteamer, select_messages, write_messages
+from cai.generate.redteam import (
+    RedteamConfig,
+    Taken,
+    next_requests,
+    redteamer,
+    select_messages,
+    write_messages,
+)
 from cai.lm import FakeLM
 from cai.records import Attempt, Chat, Prompt, chat_of
 from cai.store import read
@@ -29,12 +35,21 @@ WORDS = [f"word{i}" for i in range(500)]
 
 
 def attempt(number: int, text: str | None, category: str = "fraud") -> Attempt:
-    return Attempt(source=f"{category}/{number}", category=category, text=text, unanswered=None if text is not None else "500")
+    return Attempt(
+        source=f"{category}/{number}",
+        category=category,
+        text=text,
+        unanswered=None if text is not None else "500",
+    )
 
 
 def writes(chat: Chat, seed: int) -> str:
     """Eight words by the seed; every fourth message is the same one."""
-    return "Say the same old thing to everybody again" if seed % 4 == 0 else " ".join(random.Random(seed).sample(WORDS, 8))
+    return (
+        "Say the same old thing to everybody again"
+        if seed % 4 == 0
+        else " ".join(random.Random(seed).sample(WORDS, 8))
+    )
 
 
 def anything(prompt: Prompt, text: str) -> str | None:
@@ -42,7 +57,9 @@ def anything(prompt: Prompt, text: str) -> str | None:
 
 
 def collect(path: Path, lm: FakeLM, config: RedteamConfig = CONFIG) -> Taken:
-    return asyncio.run(write_messages(path, ["theft", "fraud"], SEEDS, lm, config, anything, seed=0, origin="toy"))
+    return asyncio.run(
+        write_messages(path, ["theft", "fraud"], SEEDS, lm, config, anything, seed=0, origin="toy")
+    )
 
 
 def test_what_is_taken_and_why_not() -> None:
@@ -53,7 +70,10 @@ def test_what_is_taken_and_why_not() -> None:
         attempt(3, None),
         attempt(4, ""),
         attempt(5, "seed fraud 1"),
-        *(attempt(i, text) for i, text in enumerate(("b c d e", "f g h i", "j k l m", "n o p q"), 6)),
+        *(
+            attempt(i, text)
+            for i, text in enumerate(("b c d e", "f g h i", "j k l m", "n o p q"), 6)
+        ),
     ]
     found = select_messages(rows, SEEDS, CONFIG, anything, "toy")
     assert [p.chat[0].content for p in found.prompts] == [
@@ -62,7 +82,9 @@ def test_what_is_taken_and_why_not() -> None:
         "f g h i",
         "j k l m",
     ]
-    assert all((p.kind, p.category, p.origin) == ("disallowed", "fraud", "toy") for p in found.prompts)
+    assert all(
+        (p.kind, p.category, p.origin) == ("disallowed", "fraud", "toy") for p in found.prompts
+    )
     assert found.reasons == {
         ("fraud", "taken"): 4,
         ("fraud", "nearly repeated"): 2,
@@ -104,7 +126,11 @@ def test_gives_up_after_so_many_tries(tmp_path: Path) -> None:
     """One message over and over: one prompt in the first category, and 4 x 3 calls in each."""
     lm = FakeLM(lambda chat, seed: "The same message every time")
     found = collect(tmp_path / "a.jsonl", lm)
-    assert found.reasons == {("fraud", "taken"): 1, ("fraud", "nearly repeated"): 11, ("theft", "nearly repeated"): 12}
+    assert found.reasons == {
+        ("fraud", "taken"): 1,
+        ("fraud", "nearly repeated"): 11,
+        ("theft", "nearly repeated"): 12,
+    }
     assert len(lm.calls) == 24
 
 
@@ -167,25 +193,6 @@ def test_template() -> None:
     assert "theft" in chat[-1].content
 
 
-# ---- monitors ----
-
-
-def test_distinct_by_hand() -> None:
-    """a b a b: words 2 of 4; pairs ab, ba, ab: 2 of 3. No run of five words: unknown."""
-    texts = [["a", "b", "a", "b"]]
-    assert distinct_n(texts, 1) == 2 / 4
-    assert distinct_n(texts, 2) == 2 / 3
-    assert distinct_n(texts, 5) is None
-
-
-def test_boilerplate_and_openings() -> None:
-    """Two of four texts share six words in a row; three of four begin alike."""
-    texts = ["I am not able to help you", "so I am not able to help", "I am not here", "I am not there"]
-    seen = monitors(texts)
-    assert (seen.boilerplate, seen.same_opening, seen.words) == (2 / 4, 3 / 4, (7 + 7 + 4 + 4) / 4)
-    assert monitors([]) == (None,) * 5
-
-
 # ---- the command ----
 
 
@@ -193,8 +200,21 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seeds = tmp_path / "seeds.jsonl"
     seeds.write_text("".join(p.line() + "\n" for p in SEEDS))
     out = tmp_path / "out.jsonl"
-    given = ["redteam", "--constitution", "harmless", "--seeds", str(seeds), "--output", str(out), "--category", "fraud"]
-    for model, code, told in (("fake:echo", 1, "nearly repeated"), ("fake:polite", 2, "made with another model")):
+    given = [
+        "redteam",
+        "--constitution",
+        "harmless",
+        "--seeds",
+        str(seeds),
+        "--output",
+        str(out),
+        "--category",
+        "fraud",
+    ]
+    for model, code, told in (
+        ("fake:echo", 1, "nearly repeated"),
+        ("fake:polite", 2, "made with another model"),
+    ):
         with pytest.raises(SystemExit) as ended:
             main([*given, "--model", model, "--per-category", "3", "--tries", "2"])
         said = capsys.readouterr()

@@ -18,7 +18,13 @@ BOOK = Constitution(
     name="toy",
     version="1",
     principles=tuple(
-        Principle(id=name, category="harm", critique=f"{name}?", revision=f"be {name}.", compare=f"Which is more {name}?")
+        Principle(
+            id=name,
+            category="harm",
+            critique=f"{name}?",
+            revision=f"be {name}.",
+            compare=f"Which is more {name}?",
+        )
         for name in ("kind", "short")
     ),
 )
@@ -31,7 +37,10 @@ def odds(chat: Chat, choices: Sequence[str]) -> list[float]:
     asked = chat[-1].content
     if "more short" in asked:
         return [math.log(0.5)] * 2
-    a, b = (next(text for text in ("start", *KINDNESS) if text in part) for part in asked.split("Reply (B)"))
+    a, b = (
+        next(text for text in ("start", *KINDNESS) if text in part)
+        for part in asked.split("Reply (B)")
+    )
     return [KINDNESS.get(a, 0.0), KINDNESS.get(b, 0.0)]
 
 
@@ -40,9 +49,13 @@ def revised(texts: Sequence[str], **config: object) -> Revision:
 
     def said(chat: Chat, seed: int) -> str:
         last = chat[-1].content
-        return next(left) if "Write only the new reply." in last else "hm" if "?" in last else "start"
+        return (
+            next(left) if "Write only the new reply." in last else "hm" if "?" in last else "start"
+        )
 
-    settings = ReviseConfig.model_validate({"rounds": 3, "stop_when_kept": False, "matrix": True} | config)
+    settings = ReviseConfig.model_validate(
+        {"rounds": 3, "stop_when_kept": False, "matrix": True} | config
+    )
     item = PromptDraw(prompt=Prompt(chat=chat_of(("user", "Go.")), kind="disallowed"))
     step = reviser(BOOK, FakeLM(said, odds), settings, lambda prompt, reply: None, SEED)
     return asyncio.run(step(item))
@@ -82,7 +95,9 @@ def test_standing_is_a_mean_over_what_is_known() -> None:
 
 def test_several_turns_are_criticised_as_a_whole() -> None:
     """The chat before the last user turn is in the transcript, and a system turn is not."""
-    chat = chat_of(("system", "Be brief."), ("user", "One."), ("assistant", "Two."), ("user", "Three."))
+    chat = chat_of(
+        ("system", "Be brief."), ("user", "One."), ("assistant", "Two."), ("user", "Three.")
+    )
     lm = FakeLM(lambda chat, seed: "start" if chat[-1].content == "Three." else "better", odds)
     step = reviser(BOOK, lm, ReviseConfig(), lambda prompt, reply: None, 0)
     row = asyncio.run(step(PromptDraw(prompt=Prompt(chat=chat, kind="disallowed"))))

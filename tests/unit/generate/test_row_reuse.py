@@ -17,7 +17,9 @@ from cai.pipeline.runner import run_stages
 from cai.records import Chat, Pair, Preference, Prompt, Revision
 from cai.store import append, read
 
-PRINCIPLES = {name: {"weight": 1.0, "text": f"about {name}"} for name in ("one", "two", "three", "four")}
+PRINCIPLES = {
+    name: {"weight": 1.0, "text": f"about {name}"} for name in ("one", "two", "three", "four")
+}
 RUBRIC = """
 rubric:
   behaviours: {disallowed: answer, benign: answer, sensitive: answer}
@@ -51,7 +53,9 @@ def write(folder: Path, edit: Edit | None = None) -> None:
         f"compare: Compare {p['text']}.}}"
         for name, p in principles.items()
     ]
-    (folder / "toy.yaml").write_text("name: toy\nversion: 0.0.1\nprinciples:\n" + "\n".join(lines) + RUBRIC, encoding="utf-8")
+    (folder / "toy.yaml").write_text(
+        "name: toy\nversion: 0.0.1\nprinciples:\n" + "\n".join(lines) + RUBRIC, encoding="utf-8"
+    )
 
 
 def ctx(folder: Path, run: Path, told: list[str]) -> RunContext:
@@ -60,9 +64,14 @@ def ctx(folder: Path, run: Path, told: list[str]) -> RunContext:
         "revise: {rounds: 2, stop_when_kept: false}\nlabel: {principles: 2}\n",
         encoding="utf-8",
     )
-    prompts = [json.dumps({"prompt": f"question {i}", "kind": ("disallowed", "benign")[i % 2]}) for i in range(COUNT)]
+    prompts = [
+        json.dumps({"prompt": f"question {i}", "kind": ("disallowed", "benign")[i % 2]})
+        for i in range(COUNT)
+    ]
     (folder / "prompts.jsonl").write_text("\n".join(prompts) + "\n", encoding="utf-8")
-    return open_run(load_run(folder / "run.yaml", []), lambda stage: lambda done, total: None, say=told.append)
+    return open_run(
+        load_run(folder / "run.yaml", []), lambda stage: lambda done, total: None, say=told.append
+    )
 
 
 @pytest.fixture
@@ -80,15 +89,26 @@ def go(folder: Path, run: str, told: list[str] | None = None) -> None:
     pairs = folder / run / "30-pairs.jsonl"
     if not pairs.exists():
         prompts = read(folder / run / "00-prompts.jsonl", Prompt)
-        append(pairs, [Pair(source=p.id, chat=p.chat, first="Yes.", second=f"No {p.id}.") for p in prompts])
+        append(
+            pairs,
+            [Pair(source=p.id, chat=p.chat, first="Yes.", second=f"No {p.id}.") for p in prompts],
+        )
     run_stages(it, ["label"], lambda stage, seconds: None)
 
 
 def drew(folder: Path, *names: str) -> tuple[int, int]:
     """(revisions, labels) that drew one of the principles."""
-    revisions = [{made.principle for made in row.rounds} for row in read(folder / "10-revisions.jsonl", Revision)]
-    labels = [{vote.principle for vote in row.votes} for row in read(folder / "40-preferences.jsonl", Preference)]
-    return sum(bool(row & set(names)) for row in revisions), sum(bool(row & set(names)) for row in labels)
+    revisions = [
+        {made.principle for made in row.rounds}
+        for row in read(folder / "10-revisions.jsonl", Revision)
+    ]
+    labels = [
+        {vote.principle for vote in row.votes}
+        for row in read(folder / "40-preferences.jsonl", Preference)
+    ]
+    return sum(bool(row & set(names)) for row in revisions), sum(
+        bool(row & set(names)) for row in labels
+    )
 
 
 def text(principles: dict[str, dict[str, object]]) -> None:
@@ -124,7 +144,10 @@ def test_an_edited_text_costs_the_calls_of_its_own_rows(tmp_path: Path, fake: Fa
     go(tmp_path, "run", told)
     assert len(fake.calls) == 5 * revisions + 4 * labels
     kept = len(old) - revisions
-    assert told[0] == f"revise: principles were edited (two): {kept} rows kept, {revisions} to make anew"
+    assert (
+        told[0]
+        == f"revise: principles were edited (two): {kept} rows kept, {revisions} to make anew"
+    )
     stale = list(read(tmp_path / "run" / "10-revisions.stale.jsonl", Revision))
     assert {row.id for row in stale} <= old.keys()
     assert len(stale) == revisions
@@ -180,6 +203,8 @@ def test_other_differences_are_still_refused(tmp_path: Path, fake: FakeLM) -> No
     write(tmp_path)
     go(tmp_path, "run")
     path = tmp_path / "toy.yaml"
-    path.write_text(path.read_text(encoding="utf-8").replace("fine: 1.0", "fine: 2.0"), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("fine: 1.0", "fine: 2.0"), encoding="utf-8"
+    )
     with pytest.raises(StoreError, match="made with another rubric"):
         go(tmp_path, "run")
