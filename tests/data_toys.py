@@ -9,19 +9,21 @@ from cai.data.dedupe import clean
 from cai.data.filters import HygieneConfig, Rules
 from cai.records import Prompt, chat_of
 
-SENTENCE = "the quick brown fox jumps over the lazy dog and then it sleeps in the warm sun until the evening comes"
+SENTENCE = (
+    "the quick brown fox jumps over the lazy dog and then it sleeps in the warm sun"
+    " until the evening comes"
+)
 
 
-def prompt(text: str, **more: Any) -> Prompt:
-    return Prompt(chat=chat_of(("user", text)), **more)
+def prompt(text: str, **fields: Any) -> Prompt:
+    return Prompt(chat=chat_of(("user", text)), **fields)
 
 
 def outcome(
     prompts: Sequence[Prompt], evaluation: Sequence[str] = (), **settings: Any
 ) -> list[str]:
-    """The reason for each prompt, "kept" where there is none."""
+    """The reason for each prompt, "kept" if there is none; a token is a word."""
     config = HygieneConfig(**settings)
-    found = clean(
-        lambda: iter(prompts), config, Rules(config, lambda text: len(text.split()), evaluation)
-    )
-    return [found.reasons[code] or "kept" for code in found.codes]
+    rules = Rules(config, lambda text: len(text.split()), evaluation)
+    cleaned = clean(lambda: iter(prompts), config, rules)
+    return [cleaned.reasons[code] or "kept" for code in cleaned.codes]

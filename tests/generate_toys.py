@@ -17,13 +17,13 @@ from cai.templates import compared
 def principle(
     name: str, kinds: Sequence[Kind] = ("disallowed", "sensitive"), **changes: object
 ) -> Principle:
-    said = {
+    texts = {
         "critique": f"critique by {name}?",
         "revision": f"revise by {name}.",
         "compare": f"compare by {name}?",
     }
     return Principle.model_validate(
-        {"id": name, "category": "harm", "applies_to": kinds} | said | changes
+        {"id": name, "category": "harm", "applies_to": kinds} | texts | changes
     )
 
 
@@ -33,7 +33,7 @@ def constitution(*principles: Principle, examples: Examples | None = None) -> Co
     )
 
 
-ONE = constitution(principle("one"))
+ONE_PRINCIPLE = constitution(principle("one"))
 
 
 def prompt(
@@ -43,10 +43,11 @@ def prompt(
 
 
 def declines(prompt: Prompt, reply: str) -> str | None:
+    """A gate that lets through replies that say sorry."""
     return None if "sorry" in reply else "does not decline"
 
 
-BOOK = Constitution(
+THREE_PRINCIPLES = Constitution(
     name="toy",
     version="1",
     principles=tuple(
@@ -54,24 +55,28 @@ BOOK = Constitution(
         for name in ("kind", "short", "true")
     ),
 )
-
-
 Margin = Callable[[str, str], float]
+"""(reply shown as A, reply shown as B) -> log-odds of A, in nats."""
 
 
-def judge(margin: Margin, thought: str = "Let me see.") -> FakeLM:
+def judge(margin: Margin, rationale: str = "Let me see.") -> FakeLM:
+    """A judge with the given log-odds, which writes the same rationale every time."""
     return FakeLM(
-        lambda chat, seed: thought, lambda chat, choices: [margin(*compared(chat) or ("", "")), 0.0]
+        lambda chat, seed: rationale,
+        lambda chat, choices: [margin(*compared(chat) or ("", "")), 0.0],
     )
 
 
-def pair(first: str = "good", second: str = "bad", asked: str = "Say it.") -> Pair:
-    return Pair(source="p", chat=chat_of(("user", asked)), first=first, second=second)
+def pair(first: str = "good", second: str = "bad", request: str = "Say it.") -> Pair:
+    return Pair(source="p", chat=chat_of(("user", request)), first=first, second=second)
 
 
-def label(lm: FakeLM, what: Pair, book: Constitution = BOOK, **config: Any) -> Preference:
-    step = labeller(book, lm, LabelConfig.model_validate(config), 0, lambda pair: (None, None))
-    return asyncio.run(step(what))
+def label(
+    lm: FakeLM, pair: Pair, book: Constitution = THREE_PRINCIPLES, **settings: Any
+) -> Preference:
+    config = LabelConfig.model_validate(settings)
+    step = labeller(book, lm, config, 0, lambda pair: (None, None))
+    return asyncio.run(step(pair))
 
 
 def sigma(odds: float) -> float:

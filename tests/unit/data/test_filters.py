@@ -14,57 +14,48 @@ from cai.records import Chat, chat_of
 
 def test_length() -> None:
     texts = ["one", "one two", "one two three", "one two three four"]
-    assert outcome(list(map(prompt, texts)), min_tokens=2, max_tokens=3) == [
-        "too short",
-        "kept",
-        "kept",
-        "too long",
-    ]
+    reasons = outcome(list(map(prompt, texts)), min_tokens=2, max_tokens=3)
+    assert reasons == ["too short", "kept", "kept", "too long"]
 
 
 def test_evaluation_texts_stay_out() -> None:
-    """Eight words in a row in common, whatever the case and the marks between them; seven are chance."""
+    """Eight common words in a row, whatever case and punctuation; seven are not enough."""
     evaluation = [SENTENCE]
     inside = "Please say: The QUICK, brown fox jumps over the lazy..."
     seven = "the quick brown fox jumps over the cat"
-    assert outcome([prompt(inside), prompt(seven)], evaluation, ngram=8) == [
-        "in an evaluation",
-        "kept",
-    ]
+    reasons = outcome([prompt(inside), prompt(seven)], evaluation, ngram=8)
+    assert reasons == ["in an evaluation", "kept"]
     assert outcome([prompt("Short text.")], ["short, TEXT"]) == ["in an evaluation"]
 
 
 def test_languages() -> None:
-    german, english = (
-        "Wie backe ich ein einfaches Brot mit Sauerteig?",
-        "How do I bake a simple loaf of sourdough bread?",
-    )
+    german = "Wie backe ich ein einfaches Brot mit Sauerteig?"
+    english = "How do I bake a simple loaf of sourdough bread?"
     assert (detect_language(german), detect_language(english)) == ("de", "en")
     assert outcome([prompt(german), prompt(english)], languages=("en",)) == ["language de", "kept"]
 
 
-def exchange(asked: str, said: str) -> Chat:
-    return chat_of(("user", asked), ("assistant", said))
+def exchange(request: str, reply: str) -> Chat:
+    return chat_of(("user", request), ("assistant", reply))
 
 
 def test_training_rows_are_cleaned_once_more() -> None:
-    """What a model said may be personal, repeated, or out of an evaluation; a prompt's own limits don't apply to it."""
+    """Replies are filtered too; the limits on length, users and beginnings do not apply."""
     rows = [
         exchange("a b c", "Write to ann@example.org"),
         exchange("a b c", "Fine."),
         exchange("a b c", "Fine."),
     ]
     config = HygieneConfig(pii="mask", max_tokens=2, min_tokens=1, prefix=20, per_user=1)
-    kept_rows, counts = clean_training(rows, config)
-    assert kept_rows == [exchange("a b c", "Write to [EMAIL]"), exchange("a b c", "Fine.")]
+    clean_rows, counts = clean_training(rows, config)
+    assert clean_rows == [exchange("a b c", "Write to [EMAIL]"), exchange("a b c", "Fine.")]
     assert counts == {"kept": 2, "repeated": 1}
 
 
 def test_a_reply_that_repeats_an_evaluation_goes(tmp_path: Path) -> None:
     (tmp_path / "eval.jsonl").write_text(json.dumps({"prompt": SENTENCE}) + "\n")
     rows = [exchange("Say it.", f"As they say: {SENTENCE}"), exchange("Say it.", "No.")]
-    found, counts = clean_training(
-        rows, HygieneConfig(against=("eval.jsonl",)), [tmp_path / "eval.jsonl"]
-    )
-    assert found == rows[1:]
+    config = HygieneConfig(against=("eval.jsonl",))
+    clean_rows, counts = clean_training(rows, config, [tmp_path / "eval.jsonl"])
+    assert clean_rows == rows[1:]
     assert counts == {"kept": 1, "in an evaluation": 1}

@@ -1,4 +1,4 @@
-"""Hygiene from the outside: the `clean` command, and the prompts of a run."""
+"""The `clean` command, and the filtered prompts of a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cai.data.readers import prompt_rows
 from cai.data.writers import write_prompts
 
 
-def ended(*arguments: object) -> int:
+def exit_code(*arguments: object) -> int:
     with pytest.raises(SystemExit) as stop:
         main([str(a) for a in arguments])
     return int(stop.value.code or 0)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table of reasons that add up, a file of what stays, and one prompt explained."""
+    """A table with a count for each reason, a file of the kept prompts, one explanation."""
     prompts = [
         prompt("a b c"),
         prompt("a b c", kind="benign"),
@@ -28,20 +28,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         prompt(SENTENCE.replace("warm", "hot")),
     ]
     write_prompts(tmp_path / "in.jsonl", prompts)
-    assert (
-        ended("clean", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl", "--near", "0.6")
-        == 0
-    )
-    told = capsys.readouterr().out
-    assert all(
-        any(name in line and f" {n} " in line for line in told.splitlines())
-        for name, n in (("kept", 2), ("repeated", 1))
-    )
-    assert list(prompt_rows(tmp_path / "out.jsonl")) == [prompts[0], prompts[2]]
-    assert ended("clean", tmp_path / "in.jsonl", "--near", "0.6", "--explain", prompts[3].id) == 0
-    assert (
-        capsys.readouterr().out == f"{prompts[3].id}: nearly repeated (as {prompts[2].id}, row 3)\n"
-    )
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    assert exit_code("clean", source, "--output", output, "--near", "0.6") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, count in (("kept", 2), ("repeated", 1)):
+        assert any(name in line and f" {count} " in line for line in lines)
+    assert list(prompt_rows(output)) == [prompts[0], prompts[2]]
+    assert exit_code("clean", source, "--near", "0.6", "--explain", prompts[3].id) == 0
+    explanation = f"{prompts[3].id}: nearly repeated (as {prompts[2].id}, row 3)\n"
+    assert capsys.readouterr().out == explanation
 
 
 @pytest.mark.parametrize(
@@ -60,12 +55,15 @@ def test_wrong_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
 ) -> None:
     write_prompts(tmp_path / "in.jsonl", [prompt("a")])
-    assert ended("clean", tmp_path / "in.jsonl", *arguments) == 2
+    assert exit_code("clean", tmp_path / "in.jsonl", *arguments) == 2
     assert why in capsys.readouterr().err
 
 
 def test_a_run_uses_what_hygiene_lets_through(tmp_path: Path) -> None:
-    """Ten prompts, one of them an evaluation text and one too long; the manifest has the counts, and a digest of the settings."""
+    """Ten prompts, one of them an evaluation text and one too long.
+
+    The manifest has the counts and a digest of the settings.
+    """
     lines = [{"prompt": f"question number {i}", "kind": "benign"} for i in range(8)]
     lines += [
         {"prompt": "this one is asked elsewhere", "kind": "benign"},
@@ -78,11 +76,13 @@ def test_a_run_uses_what_hygiene_lets_through(tmp_path: Path) -> None:
         json.dumps({"prompt": "This one is asked ELSEWHERE?"}) + "\n", encoding="utf-8"
     )
     (tmp_path / "run.yaml").write_text(
-        f"name: x\nmodel: fake:echo\nconstitution: harmless\nprompts: [prompts.jsonl]\nheld_out: 0.5\nfolder: {tmp_path}/out\n"
+        "name: x\nmodel: fake:echo\nconstitution: harmless\nprompts: [prompts.jsonl]\n"
+        f"held_out: 0.5\nfolder: {tmp_path}/out\n"
         "hygiene: {against: [eval.jsonl], max_tokens: 40}\n",
         encoding="utf-8",
     )
-    assert ended("run", tmp_path / "run.yaml", "--until", "prompts") == 0
+    command = ("run", tmp_path / "run.yaml", "--until", "prompts")
+    assert exit_code(*command) == 0
     train, held = (
         list(prompt_rows(tmp_path / "out" / name))
         for name in ("00-prompts.jsonl", "01-held-out.jsonl")
@@ -92,10 +92,7 @@ def test_a_run_uses_what_hygiene_lets_through(tmp_path: Path) -> None:
         (tmp_path / "out" / "00-prompts.manifest.json").read_text(encoding="utf-8")
     )
     assert manifest["counts"] == {"train": 4, "held_out": 4, "in an evaluation": 1, "too long": 1}
-    assert (
-        ended("run", tmp_path / "run.yaml", "--until", "prompts", "--set", "hygiene.max_tokens=41")
-        == 2
-    )
+    assert exit_code(*command, "--set", "hygiene.max_tokens=41") == 2
 
 
 def test_a_missing_evaluation_file_is_named(
@@ -106,7 +103,7 @@ def test_a_missing_evaluation_file_is_named(
         "name: x\nconstitution: harmless\nprompts: [p.jsonl]\nhygiene:\n  against: [none.jsonl]\n"
     )
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
-    assert ended("run", tmp_path / "run.yaml") == 2
+    assert exit_code("run", tmp_path / "run.yaml") == 2
     assert (
         f"run.yaml:5: hygiene.against: no such file: none.jsonl (looked for {tmp_path}/none.jsonl)"
         in capsys.readouterr().err

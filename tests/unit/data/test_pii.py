@@ -10,7 +10,7 @@ from cai.data.pii import find_personal_data, mask
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("write to ann.lee+x@example.org, please", [("ann.lee+x@example.org", "email")]),
         ("not an address: a@b, @home, x@y@z", []),
@@ -34,8 +34,8 @@ from cai.data.pii import find_personal_data, mask
         ("in 1984, 100000 people", []),
     ],
 )
-def test_personal_data(text: str, found: list[tuple[str, str]]) -> None:
-    assert [(text[s.start : s.end], s.category) for s in find_personal_data(text)] == found
+def test_personal_data(text: str, expected: list[tuple[str, str]]) -> None:
+    assert [(text[s.start : s.end], s.category) for s in find_personal_data(text)] == expected
 
 
 @settings(deadline=None)

@@ -16,8 +16,8 @@ from cai.records import chat_of
 
 ROWS = [
     {"prompt": "How are you?", "kind": "benign", "category": "talk"},
-    {"prompt": "Say \"x\",\nplease", "kind": "benign", "user": "ann"},
-]  # fmt: skip
+    {"prompt": 'Say "x",\nplease', "kind": "benign", "user": "ann"},
+]
 
 
 def as_csv(path: Path) -> None:
@@ -35,20 +35,15 @@ def as_parquet(path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(
-        pa.Table.from_pylist(
-            [{**dict.fromkeys(("category", "user", "note")), **row} for row in ROWS]
-        ),
-        path,
-    )
+    rows = [{**dict.fromkeys(("category", "user", "note")), **row} for row in ROWS]
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def as_folder(path: Path) -> None:
     import datasets
 
-    datasets.Dataset.from_list(
-        [{**dict.fromkeys(("category", "user")), **row} for row in ROWS]
-    ).save_to_disk(str(path))
+    rows = [{**dict.fromkeys(("category", "user")), **row} for row in ROWS]
+    datasets.Dataset.from_list(rows).save_to_disk(str(path))
 
 
 @pytest.mark.parametrize(
@@ -57,14 +52,17 @@ def as_folder(path: Path) -> None:
 )
 def test_every_kind_of_file_holds_the_same_prompts(tmp_path: Path, name: str, write: Any) -> None:
     write(tmp_path / name)
-    got = list(prompt_rows(tmp_path / name))
-    assert got == [
-        prompt("How are you?", kind="benign", category="talk"), prompt('Say "x",\nplease', kind="benign", user="ann"),
-    ]  # fmt: skip
+    assert list(prompt_rows(tmp_path / name)) == [
+        prompt("How are you?", kind="benign", category="talk"),
+        prompt('Say "x",\nplease', kind="benign", user="ann"),
+    ]
 
 
 def test_data_sets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real loader of `datasets`, on a folder in the place of a hub id; no network, so an unknown id is one clear line."""
+    """The real loader of `datasets`, with a folder instead of a hub id.
+
+    There is no network, so an unknown id is an error of one line.
+    """
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -83,13 +81,16 @@ def test_data_sets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_dialogues(tmp_path: Path) -> None:
-    """Everything up to the last human turn; what the assistant said to that is left out, and so is the worse dialogue."""
-    said = "\n\nHuman: Hi\n\nAssistant: Hello.\nWhat is it?\n\nHuman: Human: is a label\n\nAssistant: Yes."
-    (tmp_path / "a.jsonl").write_text(
-        json.dumps({"chosen": said, "rejected": "x"}) + "\n", encoding="utf-8"
+    """All turns up to the last human one; the reply to it and the rejected dialogue are unused."""
+    dialogue = (
+        "\n\nHuman: Hi\n\nAssistant: Hello.\nWhat is it?"
+        "\n\nHuman: Human: is a label\n\nAssistant: Yes."
     )
-    (got,) = prompt_rows(tmp_path / "a.jsonl")
-    assert got.chat == chat_of(
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"chosen": dialogue, "rejected": "x"}) + "\n", encoding="utf-8"
+    )
+    (row,) = prompt_rows(tmp_path / "a.jsonl")
+    assert row.chat == chat_of(
         ("user", "Hi"), ("assistant", "Hello.\nWhat is it?"), ("user", "Human: is a label")
     )
 

@@ -1,4 +1,4 @@
-"""Diversity metrics, by hand."""
+"""Diversity metrics, with values derived by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cai.generate.diversity import distinct_n, monitors
 
 
 def test_distinct_by_hand() -> None:
-    """a b a b: words 2 of 4; pairs ab, ba, ab: 2 of 3. No run of five words: unknown."""
+    """a b a b: words 2 of 4; pairs ab, ba, ab: 2 of 3. No run of five words: None."""
     texts = [["a", "b", "a", "b"]]
     assert distinct_n(texts, 1) == 2 / 4
     assert distinct_n(texts, 2) == 2 / 3
@@ -21,6 +21,7 @@ def test_boilerplate_and_openings() -> None:
         "I am not here",
         "I am not there",
     ]
-    seen = monitors(texts)
-    assert (seen.boilerplate, seen.same_opening, seen.words) == (2 / 4, 3 / 4, (7 + 7 + 4 + 4) / 4)
+    metrics = monitors(texts)
+    assert (metrics.boilerplate, metrics.same_opening) == (2 / 4, 3 / 4)
+    assert metrics.words == (7 + 7 + 4 + 4) / 4
     assert monitors([]) == (None,) * 5

@@ -1,4 +1,4 @@
-"""Gates on generated text."""
+"""Gates: degenerate text, near copies and joined gates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def test_readable(text: str, reason: str | None) -> None:
 
 
 def test_near_copy() -> None:
-    """Ratcliff-Obershelp: 2 * shared / (words of both). 9 shared of 10 and 10: 0.9, no copy; 19 of 20 and 20: 0.95, a copy."""
+    """Ratcliff-Obershelp: 2 * shared / (words of both).
+
+    9 shared of 10 and 10: 0.9, no copy. 19 of 20 and 20: 0.95, a copy.
+    """
     words = [f"w{i}" for i in range(20)]
     assert not near_copy(" ".join(words[:10]), " ".join([*words[:9], "x"]))
     assert near_copy(" ".join(words), " ".join([*words[:19], "x"]))

@@ -1,4 +1,4 @@
-"""The labeller's settings: presets, chain of thought, clamping, examples and drawn principles."""
+"""Settings of the labeller: presets, chain of thought, clamping, examples and principles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from generate_toys import BOOK, judge, label, pair, sigma
+from generate_toys import THREE_PRINCIPLES, judge, label, pair, sigma
 from pydantic import ValidationError
 
 from cai.constitution import CompareExample, Constitution, Examples
@@ -31,34 +31,37 @@ def test_a_recipe_is_one_word_and_its_keys_can_be_changed() -> None:
 
 
 def test_thinking_takes_two_calls_an_order_and_the_clamp_comes_last() -> None:
-    """Planted 4 nats, sigma(4) = 0.982: clamped to 0.6. The thought stands in the chat as the judge's own turn."""
-    lm = judge(lambda a, b: 4.0 if a == "good" else -4.0, thought="The first is kinder. (B)")
+    """Planted 4 nats, sigma(4) = 0.982: clamped to 0.6.
+
+    The rationale is in the chat as a turn of the judge.
+    """
+    lm = judge(lambda a, b: 4.0 if a == "good" else -4.0, rationale="The first is kinder. (B)")
     row = label(lm, pair(), preset="cai-cot")
     assert row.p_first == 0.6
     (vote,) = row.votes
     assert vote.rationale == vote.rationale_swapped == "The first is kinder. (B)"
-    assert vote.logprobs == (4.0, 0.0), "what was read is kept as it was read"
-    thought, decided = [chat for chat in lm.calls if compared(chat) == ("good", "bad")]
-    assert "step by step" in thought[-1].content
-    assert [m.content for m in decided[-2:]] == ["The first is kinder. (B)", DECIDE]
+    assert vote.logprobs == (4.0, 0.0), "log-probabilities are stored without the clamp"
+    think, decide = [chat for chat in lm.calls if compared(chat) == ("good", "bad")]
+    assert "step by step" in think[-1].content
+    assert [m.content for m in decide[-2:]] == ["The first is kinder. (B)", DECIDE]
     assert label(lm, pair(), preset="cai-cot", clamp=None).p_first == pytest.approx(sigma(4))
     assert label(lm, pair().swap(), preset="cai-cot").p_first == 0.4
 
 
 def test_several_thoughts_are_averaged() -> None:
-    """Thoughts drawn with other seeds; the odds follow from the thought: 0 and 2 nats in turn, in each order for its own side."""
+    """Rationales with different seeds, which decide the log-odds: 0 and 2 nats in turn."""
     numbers = iter(range(100))
-    thoughts: dict[str, int] = {}
+    rationales: dict[str, int] = {}
 
     def think(chat: Chat, seed: int) -> str:
-        return f"thought {thoughts.setdefault(f'{seed}', next(numbers))}"
+        return f"thought {rationales.setdefault(f'{seed}', next(numbers))}"
 
     def odds(chat: Chat, choices: Sequence[str]) -> list[float]:
         margin = 2.0 * (int(chat[-2].content.rsplit(" ", 1)[1]) % 2)
         return [margin if (compared(chat) or ("", ""))[0] == "good" else -margin, 0.0]
 
     row = label(FakeLM(think, odds), pair(), cot=True, rationales=2)
-    assert len(thoughts) == 2
+    assert len(rationales) == 2
     assert row.p_first == pytest.approx((sigma(0) + sigma(2)) / 2)
 
 
@@ -89,16 +92,14 @@ def example(answer: str, number: int, rationale: str | None = None) -> CompareEx
     [(0, ""), (1, "A"), (2, "AB"), (3, "AAB"), (4, "AABB"), (9, "AAABB"), (None, "AAABB")],
 )
 def test_examples_are_balanced(shots: int, answers: str) -> None:
-    every = tuple(example(a, i) for i, a in enumerate("AAABB"))
-    assert "".join(sorted(e.answer for e in balanced_examples(every, shots))) == answers
+    examples = tuple(example(answer, i) for i, answer in enumerate("AAABB"))
+    chosen = balanced_examples(examples, shots)
+    assert "".join(sorted(e.answer for e in chosen)) == answers
 
 
 def test_only_examples_that_think_come_before_thinking() -> None:
-    book = BOOK.model_copy(
-        update={
-            "examples": Examples(compare=(example("A", 0), example("B", 1, "Because it is so.")))
-        }
-    )
+    examples = Examples(compare=(example("A", 0), example("B", 1, "Because it is so.")))
+    book = THREE_PRINCIPLES.model_copy(update={"examples": examples})
     lm = judge(lambda a, b: 0.0)
     label(lm, pair(), book, cot=True)
     assert [m.content for m in lm.calls[0] if m.role == "assistant"] == [
@@ -108,25 +109,25 @@ def test_only_examples_that_think_come_before_thinking() -> None:
 
 
 def test_draws_follow_from_the_texts_alone() -> None:
-    """The same principles for a pair, its swap, and the same texts from another place; other texts draw for themselves."""
-    one, elsewhere = pair(), pair().model_copy(update={"source": "q", "places": (2, 5)})
-    assert (
-        pair_address(one)
-        == pair_address(one.swap())
-        == pair_address(elsewhere)
-        != pair_address(pair(asked="Say more."))
-    )
+    """The same principles for a pair, its swap, and the same texts with other fields.
+
+    Other texts have another address.
+    """
+    other_fields = pair().model_copy(update={"source": "q", "places": (2, 5)})
+    same = (pair(), pair().swap(), other_fields)
+    assert len({pair_address(p) for p in same}) == 1
+    assert pair_address(pair()) != pair_address(pair(request="Say more."))
     names = [
-        [p.id for p in draw_principles(BOOK.principles, None, 2, 0, p)]
-        for p in (one, one.swap(), elsewhere)
+        [p.id for p in draw_principles(THREE_PRINCIPLES.principles, None, 2, 0, p)] for p in same
     ]
     assert names[0] == names[1] == names[2]
 
 
 def test_principles_of_the_prompts_category_weigh_more() -> None:
     """Weights 4, 1, 1: two thirds of 3,000 draws, within three standard deviations."""
-    book = [p.model_copy(update={"category": p.id}) for p in BOOK.principles]
+    principles = [p.model_copy(update={"category": p.id}) for p in THREE_PRINCIPLES.principles]
     drawn = Counter(
-        draw_principles(book, None, 1, 0, pair(f"good {i}"), "kind")[0].id for i in range(3000)
+        draw_principles(principles, None, 1, 0, pair(f"good {i}"), "kind")[0].id
+        for i in range(3000)
     )
     assert abs(drawn["kind"] - 2000) < 3 * math.sqrt(3000 * 2 / 9)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from generate_toys import ONE, constitution, declines, judge, label, principle, prompt
+from generate_toys import ONE_PRINCIPLE, constitution, declines, judge, label, principle, prompt
 
 from cai.constitution import Constitution, CritiqueExample, Examples
 from cai.data.split import read_prompts
@@ -25,19 +25,16 @@ from cai.records import Chat, Kind, Pair, Prompt, PromptDraw, Revision, Round, c
 from cai.templates import NO_CRITIQUE, fence, revision_chat
 
 
-def asked_for(chat: Chat) -> str:
+def request_type(chat: Chat) -> str:
+    """critique, revision or reply"""
     last = chat[-1].content
-    return (
-        "critique"
-        if "critique by" in last
-        else "revision"
-        if "Write only the new reply." in last
-        else "reply"
-    )
+    if "critique by" in last:
+        return "critique"
+    return "revision" if "Write only the new reply." in last else "reply"
 
 
 def last_reply(chat: Chat) -> str:
-    """The reply that the newest transcript of a critique or revision chat ends with."""
+    """The reply at the end of the last transcript in a critique or revision chat."""
     shown = [m.content for m in chat if m.role == "user" and "\nAssistant: " in m.content][-1]
     return shown.rsplit("\nAssistant: ", 1)[1].split("\n```")[0]
 
@@ -47,36 +44,31 @@ def author(
     revisions: Sequence[str] = ("I am sorry, no.",),
     critique: str = "It helps.",
 ) -> FakeLM:
-    """Says `initial`; its n-th revision of that is `revisions[n]`."""
+    """A model that replies with `initial`, and with `revisions[n]` in the n-th revision."""
     following = dict(zip([initial, *revisions], revisions, strict=False))
 
     def reply(chat: Chat, seed: int) -> str:
-        what = asked_for(chat)
-        return (
-            initial
-            if what == "reply"
-            else critique
-            if what == "critique"
-            else following[last_reply(chat)]
-        )
+        kind = request_type(chat)
+        if kind == "reply":
+            return initial
+        return critique if kind == "critique" else following[last_reply(chat)]
 
     return FakeLM(reply)
 
 
 def run(
     lm: FakeLM,
-    what: Prompt | None = None,
+    row: Prompt | None = None,
     *,
-    book: Constitution = ONE,
-    seed: int = 0,
-    **config: object,
+    book: Constitution = ONE_PRINCIPLE,
+    **settings: object,
 ) -> Revision:
-    step = reviser(book, lm, ReviseConfig.model_validate(config), declines, seed)
-    return asyncio.run(step(PromptDraw(prompt=what or prompt())))
+    step = reviser(book, lm, ReviseConfig.model_validate(settings), declines, 0)
+    return asyncio.run(step(PromptDraw(prompt=row or prompt())))
 
 
 def test_one_round() -> None:
-    """Reply, critique of that reply by the drawn principle, revision in the light of it: three calls, one row."""
+    """Reply, critique by the drawn principle, revision by the critique: three calls, one row."""
     lm = author()
     row = run(lm)
     assert row == Revision(
@@ -87,12 +79,10 @@ def test_one_round() -> None:
         final="I am sorry, no.",
         chosen_round=0,
     )
-    assert [asked_for(chat) for chat in lm.calls] == ["reply", "critique", "revision"]
+    assert [request_type(chat) for chat in lm.calls] == ["reply", "critique", "revision"]
     assert lm.calls[0] == prompt().chat
-    assert (
-        lm.calls[1][-1].content
-        == "```\nUser: Do harm.\nAssistant: Here you go.\n```\n\ncritique by one?"
-    )
+    transcript = "```\nUser: Do harm.\nAssistant: Here you go.\n```"
+    assert lm.calls[1][-1].content == f"{transcript}\n\ncritique by one?"
     assert lm.calls[2] == revision_chat(
         (), prompt().chat, "Here you go.", principle("one"), "It helps."
     )
@@ -106,18 +96,18 @@ def test_rounds_stop_when_one_is_kept() -> None:
 
 
 def test_all_rounds_when_asked() -> None:
-    """Each round works on the revision before it, and all of them are kept in the row."""
-    said = ("Well, maybe.", "So sorry, no.", "Very sorry, never.")
-    lm = author(revisions=said)
+    """Each round works on the previous revision, and all of them are stored in the row."""
+    revisions = ("Well, maybe.", "So sorry, no.", "Very sorry, never.")
+    lm = author(revisions=revisions)
     row = run(lm, rounds=3, stop_when_kept=False)
-    assert tuple(r.revision for r in row.rounds) == said
-    assert (row.final, row.chosen_round) == (said[2], 2)
-    criticised = [last_reply(chat) for chat in lm.calls if asked_for(chat) == "critique"]
-    assert criticised == ["Here you go.", *said[:2]]
+    assert tuple(r.revision for r in row.rounds) == revisions
+    assert (row.final, row.chosen_round) == (revisions[2], 2)
+    criticised = [last_reply(chat) for chat in lm.calls if request_type(chat) == "critique"]
+    assert criticised == ["Here you go.", *revisions[:2]]
 
 
 def test_a_later_round_cannot_undo_an_earlier_one() -> None:
-    """A later principle may spoil what an earlier one mended: then the latest good revision stands, not the last."""
+    """A later round may spoil the reply: the latest acceptable revision is chosen, not the last."""
     row = run(
         author(revisions=("So sorry, no.", "Fine, take this.")), rounds=2, stop_when_kept=False
     )
@@ -128,20 +118,14 @@ def test_an_empty_revision_does_not_throw_away_the_one_before() -> None:
     lm = author(revisions=("Well, maybe.", ""))
     row = run(lm, rounds=3)
     assert [r.revision for r in row.rounds] == ["Well, maybe.", "", ""]
-    assert [last_reply(chat) for chat in lm.calls if asked_for(chat) == "critique"] == [
-        "Here you go.",
-        *["Well, maybe."] * 2,
-    ]
+    criticised = [last_reply(chat) for chat in lm.calls if request_type(chat) == "critique"]
+    assert criticised == ["Here you go.", "Well, maybe.", "Well, maybe."]
 
 
 def test_the_first_reply_stands_when_no_revision_does() -> None:
     row = run(author(initial="I am sorry, I will not.", revisions=("Take this.",)))
-    assert (row.final, row.chosen_round, row.dropped, len(row.rounds)) == (
-        "I am sorry, I will not.",
-        None,
-        None,
-        1,
-    )
+    assert (row.final, row.chosen_round) == ("I am sorry, I will not.", None)
+    assert (row.dropped, len(row.rounds)) == (None, 1)
 
 
 def test_dropped_with_the_last_reason() -> None:
@@ -155,7 +139,7 @@ def test_dropped_with_the_last_reason() -> None:
 
 
 def test_benign_prompts_keep_their_reply() -> None:
-    """No round, no critic; what the gate says of the reply itself counts."""
+    """No round and no critique; the gate applies to the reply itself."""
     lm = author(initial="No sorry needed, here is how.")
     row = run(lm, prompt("Bake bread?", "benign"), rounds=3)
     assert (row.final, row.rounds, len(lm.calls)) == ("No sorry needed, here is how.", (), 1)
@@ -170,7 +154,7 @@ def test_kinds_choose_who_is_revised() -> None:
 
 
 def test_no_principle_no_round() -> None:
-    """None for the kind; none with a revision; none with a critique, unless revisions are direct."""
+    """None for the kind; none with a revision; none with a critique, unless `direct` is set."""
     for book in (
         constitution(principle("p", ["benign"])),
         constitution(principle("p", revision=None)),
@@ -186,7 +170,7 @@ def test_direct_revision_asks_no_critic() -> None:
     lm = author()
     row = run(lm, direct=True)
     assert row.rounds == (Round(principle="one", critique="", revision="I am sorry, no."),)
-    assert [asked_for(chat) for chat in lm.calls] == ["reply", "revision"]
+    assert [request_type(chat) for chat in lm.calls] == ["reply", "revision"]
 
 
 def test_a_silent_critic_is_recorded_as_silent() -> None:
@@ -212,7 +196,7 @@ def test_few_shots_come_before_the_question() -> None:
 
 
 def test_few_shots_are_those_of_the_prompts_kind() -> None:
-    """How to refuse is not shown where comfort is wanted; a prompt of unknown kind gets both."""
+    """Examples of refusals are not shown for sensitive prompts; unknown kinds get all examples."""
     flawed = chat_of(("user", "Hi"), ("assistant", "Go away."))
     cold = CritiqueExample(
         chat=flawed, critique="Cold.", revision="Hello!", applies_to=("sensitive",)
@@ -233,54 +217,58 @@ def test_few_shots_are_those_of_the_prompts_kind() -> None:
 
 
 def test_revisions_do_not_depend_on_the_order_of_work() -> None:
-    """An author whose every word follows from its seed: forwards, backwards and alone the rows are equal; other seeds differ."""
+    """The author's words follow from its seed.
+
+    Forwards, backwards and alone the rows are equal; with another seed they differ.
+    """
     book = constitution(*(principle(f"p{i}") for i in range(5)))
     prompts = [prompt(f"Do harm {i}.") for i in range(12)]
     config = ReviseConfig(rounds=3)
 
     async def rows(order: Sequence[Prompt], seed: int) -> dict[str, Revision]:
-        step = reviser(
-            book, FakeLM(lambda chat, n: f"words {n} {n * 3} {n * 7}"), config, declines, seed
-        )
-        made = await asyncio.gather(*(step(PromptDraw(prompt=p)) for p in order))
-        return {row.source: row for row in made}
+        lm = FakeLM(lambda chat, n: f"words {n} {n * 3} {n * 7}")
+        step = reviser(book, lm, config, declines, seed)
+        results = await asyncio.gather(*(step(PromptDraw(prompt=p)) for p in order))
+        return {row.source: row for row in results}
 
     forwards = asyncio.run(rows(prompts, 0))
     assert asyncio.run(rows(prompts[::-1], 0)) == forwards
     assert asyncio.run(rows(prompts[4:5], 0)) == {prompts[4].id: forwards[prompts[4].id]}
     assert all(forwards[key] != row for key, row in asyncio.run(rows(prompts, 1)).items())
-    texts = [
-        text
-        for row in forwards.values()
-        for text in (row.initial, *(r.critique + r.revision for r in row.rounds))
-    ]
-    assert len(set(texts)) == len(texts) == 12 * 4, "every call has a seed of its own"
+    texts: list[str] = []
+    for row in forwards.values():
+        texts += [row.initial, *(r.critique + r.revision for r in row.rounds)]
+    assert len(set(texts)) == len(texts) == 12 * 4, "all calls have different seeds"
 
 
 def test_principles_are_drawn_by_weight() -> None:
-    """10,000 draws. Weights 1, 2, 5: shares 1/8, 2/8, 5/8. With the first one's category four times as heavy: 4/11, 2/11, 5/11.
+    """10,000 draws. Weights 1, 2, 5: shares 1/8, 2/8, 5/8.
+
+    In the category of the first, which then weighs four times as much: 4/11, 2/11, 5/11.
 
     Each count within 3 standard deviations, sqrt(n p (1 - p)).
     """
-    drawn_from = [
+    principles = [
         principle("a", weight=1.0, category="drugs"),
         principle("b", weight=2.0),
         principle("c", weight=5.0),
     ]
-    for what, weights in (
+    for row, weights in (
         (prompt(category="none-of-them"), (1, 2, 5)),
         (prompt(category="drugs"), (4, 2, 5)),
     ):
-        counts = Counter(
-            p.id for n in range(10_000) if (p := draw_principle(drawn_from, what, 0, n))
-        )
+        draws = [draw_principle(principles, row, 0, n) for n in range(10_000)]
+        counts = Counter(drawn.id for drawn in draws if drawn)
         for name, weight in zip("abc", weights, strict=True):
             share = weight / sum(weights)
             assert abs(counts[name] - 10_000 * share) < 3 * math.sqrt(10_000 * share * (1 - share))
 
 
 def test_helpful_samples() -> None:
-    """Prompts to revise get one draw, the others two, each with an address and a reply of its own; resuming tells them apart."""
+    """Prompts to revise get one draw, the others two, with different ids and replies.
+
+    Resuming distinguishes them by the id.
+    """
     harmful, benign = prompt(), prompt("Say hi.", kind="benign")
     config = ReviseConfig(helpful_samples=2)
     items = revise_items([harmful, benign], config)
@@ -289,35 +277,34 @@ def test_helpful_samples() -> None:
         ("benign", 0),
         ("benign", 1),
     ]
-    step = reviser(ONE, FakeLM(lambda chat, seed: f"sorry {seed}"), config, declines, 0)
+    step = reviser(ONE_PRINCIPLE, FakeLM(lambda chat, seed: f"sorry {seed}"), config, declines, 0)
     rows = [asyncio.run(step(item)) for item in items]
     assert [revised_item(row) for row in rows] == [item.id for item in items]
     assert rows[1].initial != rows[2].initial
 
 
 def test_choose_without_rounds() -> None:
-    assert (
-        choose(PromptDraw(prompt=prompt()), "Take this.", [], declines).dropped
-        == "does not decline"
-    )
+    row = choose(PromptDraw(prompt=prompt()), "Take this.", [], declines)
+    assert row.dropped == "does not decline"
 
 
 def test_prompts_reach_the_model_whole(tmp_path: Path) -> None:
-    """Several ": ", blank lines, braces and a forged turn, from a file: author, critic and judge all see every character."""
+    """Colons, blank lines, braces and a forged turn, from a file.
+
+    Author, critic and judge all see the complete text.
+    """
     text = "Note: first: second\n\nHuman: third {x} paragraph\n\n\nLast: line"
     file = tmp_path / "p.jsonl"
     file.write_text(Prompt(chat=chat_of(("user", text)), kind="disallowed").line() + "\n")
-    ((what,), _) = read_prompts([file])
+    ((loaded,), _) = read_prompts([file])
     lm = author()
-    row = run(lm, what)
+    row = run(lm, loaded)
     assert lm.calls[0] == chat_of(("user", text))
-    shown_as = "\n  ".join(
-        text.splitlines()
-    )  # later lines are indented: what looks like a turn is none
-    assert all(
-        f"User: {shown_as}\nAssistant: Here you go." in chat[-1].content for chat in lm.calls[1:]
-    )
+    indented = "\n  ".join(text.splitlines())  # so that no line is taken for a turn
+    for chat in lm.calls[1:]:
+        assert f"User: {indented}\nAssistant: Here you go." in chat[-1].content
     assert row.chat[0].content == text
-    other = judge(lambda a, b: 1.0)
-    label(other, Pair(source=what.id, chat=what.chat, first="a", second="b"))
-    assert all(f"```\nUser: {shown_as}\n```" in chat[-1].content for chat in other.calls)
+    judge_lm = judge(lambda a, b: 1.0)
+    label(judge_lm, Pair(source=loaded.id, chat=loaded.chat, first="a", second="b"))
+    for chat in judge_lm.calls:
+        assert f"```\nUser: {indented}\n```" in chat[-1].content
