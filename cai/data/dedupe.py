@@ -1,7 +1,9 @@
-"""Prompts in, prompts out, and a count of reasons: two passes over the files, a few bytes a prompt in between.
+"""Two-pass filtering and deduplication of prompts, with a reason for every prompt that is dropped.
 
-The first pass judges each prompt on its own and writes its digests into columns on disk. Between the passes the columns are
-compared, one in memory at a time. The second pass reads the files again and writes what stays. Memory does not grow with texts.
+The first pass judges each prompt alone and writes its digests to columns on disk. Between the
+passes the columns are compared, with one column in memory at a time. The second pass reads the
+files again and yields the prompts that stay. Memory use is a few bytes a prompt; it does not grow
+with the length of the texts.
 """
 
 from __future__ import annotations
@@ -17,94 +19,134 @@ from typing import Any
 
 import numpy as np
 
-from cai.data.filters import HygieneConfig, Rules, SaidT, key, shingles, told
+from cai.data.filters import ConversationT, HygieneConfig, Rules, hash64, shingles, told
 from cai.records import Prompt, TrainingChat
 
 PERMUTATIONS, BANDS = 64, 16
-"""Of MinHash: 16 bands of 4 find four pairs of five at a likeness of 0.6, and 999 of 1,000 at 0.8."""
+"""MinHash parameters. 16 bands of 4 hashes detect 80 % of pairs with a Jaccard similarity of 0.6,
+and 99.9 % of pairs with one of 0.8."""
 BLOCK = 1 << 14
+"""Rows written or loaded at a time."""
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass
 class Cleaned:
-    """What happened to each prompt, by its place in the input."""
+    """The outcome for each prompt, by its index in the input."""
 
     reasons: list[str]
-    """Names of reasons; 0 is no reason: the prompt stays."""
+    """Names of reasons; the first one is empty: the prompt stays."""
     codes: Array
     """(N,) index into `reasons`."""
     twins: Array
-    """(N,) place of the earlier prompt that this one repeats; -1 where there is none."""
+    """(N,) index of the earlier prompt that this one repeats; -1 if there is none."""
     counts: Counter[str] = field(default_factory=Counter)
+    """Reason (or "kept") -> prompts."""
+
+    def code(self, reason: str) -> int:
+        """The index of `reason` in `reasons`, which it is added to if necessary."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return self.reasons.index(reason)
 
 
 def clean(
-    read: Callable[[], Iterator[SaidT]], config: HygieneConfig, rules: Rules, progress: Callable[[int], None] = lambda done: None
+    read: Callable[[], Iterator[ConversationT]],
+    config: HygieneConfig,
+    rules: Rules,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Cleaned:
-    """Judge every prompt that `read()` gives. It is called once here, and must give the same rows when it is called again."""
-    with tempfile.TemporaryDirectory(prefix="cai-") as folder, closing(_Columns(Path(folder), config)) as columns:
-        found = Cleaned([""], np.zeros(0, np.uint16), np.zeros(0, np.int64))
-        codes: list[Array] = []
-        index = {"": 0}
+    """The outcome for every prompt that `read()` yields.
 
-        def code(reason: str) -> int:
-            if reason not in index:
-                index[reason] = len(index)
-                found.reasons.append(reason)
-            return index[reason]
-
-        block: list[int] = []
-        for done, prompt in enumerate(read(), 1):
-            judged, reason = rules.judge(prompt)
-            block.append(code(reason or ""))
-            columns.add(judged)
-            if len(block) == BLOCK:
-                codes.append(np.array(block, np.uint16))
-                block = []
-                progress(done)
-        found.codes = np.concatenate([*codes, np.array(block, np.uint16)])
-        found.twins = np.full(len(found.codes), -1, np.int64)
-        columns.finish()
-        for name, reason, most in (
+    Args:
+        read: opens the input. It is called once, and must yield the same rows on every call.
+        rules: the filters of `config` for single prompts.
+        progress: called with the number of prompts judged, once a block.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="cai-") as folder,
+        closing(_Columns(Path(folder), config)) as columns,
+    ):
+        cleaned = _judge_all(read(), rules, columns, progress)
+        for name, reason, limit in (
             ("exact", "repeated", 1),
             ("prefix", "same beginning", 1),
-            ("user", "too many of a user", config.per_user),
+            ("user", "too many of a user", config.per_user or 1),
         ):
             if name in columns.names:
-                _repeats(found, columns.column(name), code(reason), most or 1)
+                _drop_repeats(cleaned, columns.load(name), reason, limit)
         if config.near is not None:
-            _near(found, columns, code("nearly repeated"), config.near)
-    numbers = np.bincount(found.codes, minlength=len(found.reasons))
-    found.counts = Counter({reason or "kept": int(n) for reason, n in zip(found.reasons, numbers, strict=True) if n})
-    return found
+            _drop_near_duplicates(cleaned, columns, "nearly repeated", config.near)
+    totals = np.bincount(cleaned.codes, minlength=len(cleaned.reasons))
+    cleaned.counts = Counter(
+        {
+            reason or "kept": int(total)
+            for reason, total in zip(cleaned.reasons, totals, strict=True)
+            if total
+        }
+    )
+    return cleaned
 
 
-def kept(read: Callable[[], Iterator[SaidT]], rules: Rules, found: Cleaned) -> Iterator[SaidT]:
-    """The second pass: the prompts that stay, masked where that was asked for."""
-    for code, prompt in zip(found.codes, read(), strict=True):
+def kept(
+    read: Callable[[], Iterator[ConversationT]], rules: Rules, cleaned: Cleaned
+) -> Iterator[ConversationT]:
+    """The second pass: the prompts that stay, masked where the configuration says so."""
+    for code, prompt in zip(cleaned.codes, read(), strict=True):
         if code == 0:
             yield rules.judge(prompt)[0] if rules.config.pii == "mask" else prompt
 
 
+def _judge_all(
+    prompts: Iterator[ConversationT],
+    rules: Rules,
+    columns: _Columns,
+    progress: Callable[[int], None],
+) -> Cleaned:
+    """The first pass: the reason of every prompt, with its digests written to `columns`."""
+    cleaned = Cleaned([""], np.zeros(0, np.uint16), np.zeros(0, np.int64))
+    codes: list[Array] = []
+    block: list[int] = []
+    for done, prompt in enumerate(prompts, 1):
+        judged, reason = rules.judge(prompt)
+        block.append(cleaned.code(reason or ""))
+        columns.add(judged)
+        if len(block) == BLOCK:
+            codes.append(np.array(block, np.uint16))
+            block = []
+            progress(done)
+    cleaned.codes = np.concatenate([*codes, np.array(block, np.uint16)])
+    cleaned.twins = np.full(len(cleaned.codes), -1, np.int64)
+    columns.finish()
+    return cleaned
+
+
 class _Columns:
-    """One file of numbers per digest; written in blocks, read one at a time."""
+    """One file of numbers per digest, written in blocks and loaded one at a time."""
 
     def __init__(self, folder: Path, config: HygieneConfig) -> None:
-        self.folder, self.config = folder, config
-        self.names = ["exact", *["prefix"] * (config.prefix is not None), *["user"] * (config.per_user is not None)]
-        self.names += ["near"] * (config.near is not None)
+        self.folder = folder
+        self.config = config
+        self.names = ["exact"]
+        for name, setting in (
+            ("prefix", config.prefix),
+            ("user", config.per_user),
+            ("near", config.near),
+        ):
+            if setting is not None:
+                self.names.append(name)
         self.files = {name: (folder / name).open("wb") for name in self.names}
         self.blocks: dict[str, list[Any]] = {name: [] for name in self.names}
 
     def add(self, prompt: Prompt | TrainingChat) -> None:
         text = told(prompt)
-        self.blocks["exact"].append(key(text))
+        self.blocks["exact"].append(hash64(text))
         if self.config.prefix is not None:
-            start = text[: self.config.prefix]
-            self.blocks["prefix"].append(key(start) if len(start) == self.config.prefix else 0)
+            prefix = text[: self.config.prefix]
+            complete = len(prefix) == self.config.prefix
+            self.blocks["prefix"].append(hash64(prefix) if complete else 0)
         if self.config.per_user is not None:
-            self.blocks["user"].append(key(prompt.user) if prompt.user else 0)
+            self.blocks["user"].append(hash64(prompt.user) if prompt.user else 0)
         if self.config.near is not None:
             self.blocks["near"].append(signature(text))
         if len(self.blocks["exact"]) == BLOCK:
@@ -112,11 +154,12 @@ class _Columns:
 
     def _flush(self) -> None:
         for name, block in self.blocks.items():
-            np.array(block, np.uint32 if name == "near" else np.uint64).tofile(self.files[name])
+            dtype = np.uint32 if name == "near" else np.uint64
+            np.array(block, dtype).tofile(self.files[name])
             block.clear()
 
     def finish(self) -> None:
-        """Nothing more comes: the columns can be read."""
+        """Write the last block; the columns can be loaded from now on."""
         self._flush()
         self.close()
 
@@ -124,66 +167,89 @@ class _Columns:
         for file in self.files.values():
             file.close()
 
-    def column(self, name: str) -> Array:
+    def load(self, name: str) -> Array:
+        """(N,) the digests of one column."""
         return np.fromfile(self.folder / name, np.uint64)
 
-    def signatures(self, start: int, count: int) -> Array:
-        """(count, permutations), read: a mapped file's pages would count as this process's memory."""
-        size = PERMUTATIONS * np.dtype(np.uint32).itemsize
-        return np.fromfile(self.folder / "near", np.uint32, count * PERMUTATIONS, offset=start * size).reshape(-1, PERMUTATIONS)
+    def load_signatures(self, start: int, count: int) -> Array:
+        """(count, PERMUTATIONS), read rather than mapped: mapped pages would count as memory."""
+        offset = start * PERMUTATIONS * np.dtype(np.uint32).itemsize
+        values = np.fromfile(self.folder / "near", np.uint32, count * PERMUTATIONS, offset=offset)
+        return values.reshape(-1, PERMUTATIONS)
 
 
 def signature(text: str) -> Array:
-    """MinHash of a text's word shingles: the share of equal places estimates the Jaccard likeness."""
+    """(PERMUTATIONS,) MinHash of a text's word shingles.
+
+    The share of equal entries in two signatures estimates the Jaccard similarity of the shingles.
+    """
     from datasketch import MinHash
 
-    hashed = MinHash(num_perm=PERMUTATIONS, seed=1)
-    hashed.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in shingles(text)])
-    values: Array = hashed.hashvalues.astype(np.uint32)
+    minhash = MinHash(num_perm=PERMUTATIONS, seed=1)
+    minhash.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in shingles(text)])
+    values: Array = minhash.hashvalues.astype(np.uint32)
     return values
 
 
-def _groups(keys: Array, places: Array) -> Iterator[Array]:
-    """Places with equal keys, two at least, each group in the order of the input."""
-    order = places[np.argsort(keys, kind="stable")]
+def _groups(keys: Array, indices: Array) -> Iterator[Array]:
+    """Indices with equal keys, two or more, each group in the order of the input."""
+    ordered = indices[np.argsort(keys, kind="stable")]
     values = np.sort(keys, kind="stable")
-    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if len(values) else np.zeros(0, np.int64)
+    starts = np.zeros(0, np.int64)
+    if len(values):
+        starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
     ends = np.r_[starts[1:], len(values)]
-    for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
-        yield order[start:end]
+    repeated = ends - starts > 1
+    for start, end in zip(starts[repeated], ends[repeated], strict=True):
+        yield ordered[start:end]
 
 
-def _repeats(found: Cleaned, column: Array, code: int, most: int) -> None:
-    """Of the prompts still in with the same number (0 is none), the first `most` stay."""
-    places = np.flatnonzero((found.codes == 0) & (column != 0))
-    for group in _groups(column[places], places):
-        found.codes[group[most:]] = code
-        found.twins[group[most:]] = group[0]
+def _drop_repeats(cleaned: Cleaned, column: Array, reason: str, limit: int) -> None:
+    """Keep the first `limit` of the remaining prompts with the same digest (0: no digest)."""
+    code = cleaned.code(reason)
+    indices = np.flatnonzero((cleaned.codes == 0) & (column != 0))
+    for group in _groups(column[indices], indices):
+        cleaned.codes[group[limit:]] = code
+        cleaned.twins[group[limit:]] = group[0]
 
 
-def _near(found: Cleaned, columns: _Columns, code: int, threshold: float) -> None:
-    """Prompts that share a band are compared with the first and the one before them in it."""
-    width = PERMUTATIONS // BANDS
+def _drop_near_duplicates(
+    cleaned: Cleaned, columns: _Columns, reason: str, threshold: float
+) -> None:
+    """Locality-sensitive hashing.
+
+    A prompt is compared with the first and the preceding prompt that share a band with it.
+    """
+    code = cleaned.code(reason)
     for band in range(BANDS):
-        keys = np.empty(len(found.codes), np.uint64)
-        for start in range(0, len(keys), BLOCK):
-            part = columns.signatures(start, BLOCK)[:, band * width : (band + 1) * width]
-            keys[start : start + BLOCK] = _mixed(part)
-        places = np.flatnonzero(found.codes == 0)
-        for group in _groups(keys[places], places):
-            first = previous = columns.signatures(group[0], 1)
-            for before, place in pairwise(group):
-                current = columns.signatures(place, 1)
-                for other, signature_of in ((group[0], first), (before, previous)):
-                    if np.mean(signature_of == current) >= threshold:
-                        found.codes[place], found.twins[place] = code, other
+        keys = _band_keys(columns, band, len(cleaned.codes))
+        indices = np.flatnonzero(cleaned.codes == 0)
+        for group in _groups(keys[indices], indices):
+            first = columns.load_signatures(group[0], 1)
+            previous = first
+            for previous_index, index in pairwise(group):
+                current = columns.load_signatures(index, 1)
+                for other_index, other in ((group[0], first), (previous_index, previous)):
+                    if np.mean(other == current) >= threshold:
+                        cleaned.codes[index] = code
+                        cleaned.twins[index] = other_index
                         break
                 previous = current
 
 
-def _mixed(part: Array) -> Array:
-    """(N, k) 32-bit numbers as (N,) 64-bit ones."""
-    mixed = np.zeros(len(part), np.uint64)
-    for column in part.T:
+def _band_keys(columns: _Columns, band: int, count: int) -> Array:
+    """(count,) one 64-bit key per prompt for one band of its signature."""
+    width = PERMUTATIONS // BANDS
+    keys = np.empty(count, np.uint64)
+    for start in range(0, count, BLOCK):
+        signatures = columns.load_signatures(start, BLOCK)
+        keys[start : start + BLOCK] = _mix(signatures[:, band * width : (band + 1) * width])
+    return keys
+
+
+def _mix(values: Array) -> Array:
+    """(N, k) 32-bit numbers hashed to (N,) 64-bit ones."""
+    mixed = np.zeros(len(values), np.uint64)
+    for column in values.T:
         mixed = (mixed ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
     return mixed

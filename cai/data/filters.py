@@ -1,4 +1,4 @@
-"""What a prompt must be like on its own: length, language, no personal data, nothing of an evaluation in it."""
+"""Filters for single prompts: length, language, personal data and overlap with evaluation texts."""
 
 from __future__ import annotations
 
@@ -11,55 +11,60 @@ from pydantic import Field
 
 from cai.records import FrozenModel, Message, Prompt, TrainingChat
 
-SaidT = TypeVar("SaidT", Prompt, TrainingChat)
-EVALUATED = "in an evaluation"
-"""Why a text goes that shares a run of words with an evaluation text."""
+ConversationT = TypeVar("ConversationT", Prompt, TrainingChat)
+IN_EVALUATION = "in an evaluation"
+"""The reason against a text that shares a run of words with an evaluation text."""
+SHINGLE_WORDS = 3
 
 
 class HygieneConfig(FrozenModel):
-    """Which prompts are let through. Exact repetitions never are; every other filter is off until it is asked for."""
+    """Filters for prompts. Exact repetitions are always dropped; the other filters are optional."""
 
     min_tokens: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
-    """Of all turns together, as the run's model counts them; an endpoint's are taken to be four characters each."""
+    """Of all turns together, counted with the run's tokenizer. For a model behind an endpoint, a
+    token is taken to be four characters."""
     languages: tuple[str, ...] = ()
-    """Two-letter codes; texts in other languages go."""
+    """Two-letter codes of the languages to keep; () keeps all."""
     pii: Literal["keep", "mask", "drop"] = "keep"
     """Email addresses, phone and card numbers, national ids, accounts, IP addresses."""
     region: str = Field("US", pattern="^[A-Z]{2}$")
     """Country whose phone numbers are written without a +."""
     per_user: int | None = Field(None, ge=1)
-    """Prompts of one `user`, at most: the first ones."""
+    """Most prompts of one `user`; the first ones stay."""
     prefix: int | None = Field(None, ge=20)
-    """Of prompts that begin with the same so many characters, the first goes through."""
+    """Length in characters: of prompts that begin with the same characters, the first stays."""
     near: float | None = Field(None, gt=0.5, le=1)
-    """Of prompts whose word shingles are at least so alike (Jaccard, estimated), the first goes through."""
+    """Estimated Jaccard similarity of word shingles from which prompts are near duplicates; the
+    first of them stays."""
     against: tuple[str, ...] = ()
-    """Files of evaluation texts; prompts that share a run of words with one go."""
+    """Files of evaluation texts; prompts that share a run of words with one are dropped."""
     ngram: int = Field(8, ge=3)
-    """Length of that run."""
+    """Length of that run, in words."""
 
     @property
     def of_training_rows(self) -> HygieneConfig:
-        """What applies again where replies are learnt from: not lengths, users and beginnings, which are a prompt's alone."""
-        return self.model_copy(update={"min_tokens": None, "max_tokens": None, "per_user": None, "prefix": None})
+        """The filters that apply to prompts with a reply.
+
+        Limits on length, users and beginnings are left out: they concern prompts alone.
+        """
+        prompt_only = ("min_tokens", "max_tokens", "per_user", "prefix")
+        return self.model_copy(update=dict.fromkeys(prompt_only))
 
 
-def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def key(text: str) -> int:
+def hash64(text: str) -> int:
     """64 bits of a text, the same in every process."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    data = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
 
 def told(prompt: Prompt | TrainingChat) -> str:
     """All turns as one text."""
-    return "\n".join(m.content for m in prompt.chat)
+    return "\n".join(message.content for message in prompt.chat)
 
 
 def asks_for_tokens(config: HygieneConfig) -> bool:
+    """Whether `config` needs a tokenizer."""
     return config.min_tokens is not None or config.max_tokens is not None
 
 
@@ -67,59 +72,85 @@ class Rules:
     """The filters of `config` that look at one prompt at a time.
 
     Args:
-        count: text -> tokens.
-        evaluation: texts that nothing may be learnt from.
+        count_tokens: text -> tokens.
+        evaluation: texts to keep out of training.
     """
 
-    def __init__(self, config: HygieneConfig, count: Callable[[str], int], evaluation: Iterable[str] = ()) -> None:
-        self.config, self.count = config, count
-        self.known: set[int] = {gram for text in evaluation for gram in self._grams(text)}
+    def __init__(
+        self,
+        config: HygieneConfig,
+        count_tokens: Callable[[str], int],
+        evaluation: Iterable[str] = (),
+    ) -> None:
+        self.config = config
+        self.count_tokens = count_tokens
+        self.evaluation_ngrams: set[int] = set()
+        for text in evaluation:
+            self.evaluation_ngrams |= self._ngram_hashes(text)
 
-    def judge(self, prompt: SaidT) -> tuple[SaidT, str | None]:
-        """(the prompt, masked if it had to be; why it goes). The first filter that objects gives the reason; None: it stays."""
-        c, text = self.config, told(prompt)
-        if c.min_tokens is not None or c.max_tokens is not None:
-            length = self.count(text)
-            if c.min_tokens is not None and length < c.min_tokens:
-                return prompt, "too short"
-            if c.max_tokens is not None and length > c.max_tokens:
-                return prompt, "too long"
-        if c.languages and (found := language(text)) not in c.languages:
-            return prompt, f"language {found}"
-        if self.knows(text):
-            return prompt, EVALUATED
-        return self._personal(prompt) if c.pii != "keep" else (prompt, None)
+    def judge(self, prompt: ConversationT) -> tuple[ConversationT, str | None]:
+        """(the prompt, masked if necessary; the reason of the first filter against it, or None)."""
+        config = self.config
+        text = told(prompt)
+        if reason := self._wrong_length(text):
+            return prompt, reason
+        if config.languages and (detected := detect_language(text)) not in config.languages:
+            return prompt, f"language {detected}"
+        if self.overlaps_evaluation(text):
+            return prompt, IN_EVALUATION
+        return self._personal_data(prompt) if config.pii != "keep" else (prompt, None)
 
-    def knows(self, text: str) -> bool:
-        """Whether it shares a run of words with an evaluation text."""
-        return bool(self.known) and not self.known.isdisjoint(self._grams(text))
+    def _wrong_length(self, text: str) -> str | None:
+        config = self.config
+        if not asks_for_tokens(config):
+            return None
+        length = self.count_tokens(text)
+        if config.min_tokens is not None and length < config.min_tokens:
+            return "too short"
+        if config.max_tokens is not None and length > config.max_tokens:
+            return "too long"
+        return None
 
-    def _personal(self, prompt: SaidT) -> tuple[SaidT, str | None]:
-        from cai.data.pii import mask, personal
+    def overlaps_evaluation(self, text: str) -> bool:
+        """Whether the text shares a run of words with an evaluation text."""
+        if not self.evaluation_ngrams:
+            return False
+        return not self.evaluation_ngrams.isdisjoint(self._ngram_hashes(text))
 
-        spans = [personal(m.content, self.config.region) for m in prompt.chat]
-        if not any(spans):
+    def _personal_data(self, prompt: ConversationT) -> tuple[ConversationT, str | None]:
+        from cai.data.pii import find_personal_data, mask
+
+        spans_by_turn = [find_personal_data(m.content, self.config.region) for m in prompt.chat]
+        if not any(spans_by_turn):
             return prompt, None
         if self.config.pii == "drop":
-            return prompt, f"personal data ({next(s[0].what for s in spans if s)})"
-        chat = tuple(Message(role=m.role, content=mask(m.content, s)) for m, s in zip(prompt.chat, spans, strict=True))
+            first = next(spans[0] for spans in spans_by_turn if spans)
+            return prompt, f"personal data ({first.category})"
+        chat = tuple(
+            Message(role=m.role, content=mask(m.content, spans))
+            for m, spans in zip(prompt.chat, spans_by_turn, strict=True)
+        )
         return prompt.model_copy(update={"chat": chat}), None
 
-    def _grams(self, text: str) -> set[int]:
-        """Runs of `ngram` words as numbers; a shorter text is one run."""
-        said, n = words(text), self.config.ngram
-        return {key(" ".join(said[i : i + n])) for i in range(max(1, len(said) - n + 1))} if said else set()
+    def _ngram_hashes(self, text: str) -> set[int]:
+        return {hash64(ngram) for ngram in word_ngrams(text, self.config.ngram) if ngram}
 
 
-def language(text: str) -> str:
-    """Two-letter code of the likeliest language."""
-    import py3langid  # its model takes a second to read: only those who ask for languages wait for it
+def detect_language(text: str) -> str:
+    """Two-letter code of the most probable language."""
+    import py3langid  # imported late: loading its model takes a second
 
     code: str = py3langid.classify(text)[0]
     return code
 
 
-def shingles(text: str, size: int = 3) -> Sequence[str]:
-    """Runs of three words, each once; a shorter text is one run."""
-    said = words(text)
-    return list(dict.fromkeys(" ".join(said[i : i + size]) for i in range(max(1, len(said) - size + 1))))
+def word_ngrams(text: str, n: int) -> list[str]:
+    """Runs of `n` words, case-folded; a shorter text is one run, a text without a word is [""]."""
+    words = re.findall(r"\w+", text.casefold())
+    count = max(1, len(words) - n + 1)
+    return [" ".join(words[i : i + n]) for i in range(count)]
+
+
+def shingles(text: str) -> Sequence[str]:
+    """Runs of three words, without repetition; a shorter text is one run."""
+    return list(dict.fromkeys(word_ngrams(text, SHINGLE_WORDS)))

@@ -1,4 +1,7 @@
-"""Texts that come one by one, each compared with all before it: for thousands of them, not for millions (`clean` is)."""
+"""Near-duplicate detection for a stream of texts, each compared with all earlier ones.
+
+Made for thousands of texts; for millions, use `cai.data.dedupe.clean`.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,28 @@ from cai.data.dedupe import PERMUTATIONS, Array, signature
 
 
 class NearDuplicates:
-    """Remembers texts that are unlike all earlier ones.
+    """A memory of texts that are not near duplicates of one another.
 
     Args:
-        near: estimated Jaccard likeness of word shingles from which two texts are alike.
+        threshold: estimated Jaccard similarity of word shingles from which two texts are near
+            duplicates.
     """
 
-    def __init__(self, near: float) -> None:
-        self.near = near
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
         self.count = 0
         self._signatures: Array = np.empty((64, PERMUTATIONS), np.uint32)
 
     def seen(self, text: str) -> bool:
-        """Whether an earlier text is like this one. If not, this one is remembered."""
-        made = signature(text)
-        if self.count and float((self._signatures[: self.count] == made).mean(axis=1).max()) >= self.near:
-            return True
+        """Whether an earlier text is a near duplicate. If none is, the text is remembered."""
+        candidate = signature(text)
+        if self.count:
+            similarity = (self._signatures[: self.count] == candidate).mean(axis=1)
+            if float(similarity.max()) >= self.threshold:
+                return True
         if self.count == len(self._signatures):
-            self._signatures = np.concatenate([self._signatures, np.empty_like(self._signatures)])
-        self._signatures[self.count] = made
+            spare = np.empty_like(self._signatures)
+            self._signatures = np.concatenate([self._signatures, spare])
+        self._signatures[self.count] = candidate
         self.count += 1
         return False

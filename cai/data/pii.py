@@ -1,10 +1,13 @@
-"""Personal data in text: found with small patterns, and believed only where a library that knows the format agrees."""
+"""Detection and masking of personal data in text.
+
+Small patterns propose candidates; a library that knows the format confirms each one.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import phonenumbers
@@ -18,56 +21,61 @@ _SSN = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{2,4}){3,8}\b")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")
 _IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
-_DIGITS = re.compile(r"\d(?:[^\d\n]{0,3}\d){6}")
+_SEVEN_DIGITS = re.compile(r"\d(?:[^\d\n]{0,3}\d){6}")
 
 
 class Span(NamedTuple):
+    """One piece of personal data in a text."""
+
     start: int
     end: int
-    what: str
+    category: str
     """email, phone, card, national_id, account, ip"""
 
 
-def personal(text: str, region: str = "US") -> list[Span]:
-    """Every piece of personal data, in order; of overlapping ones the first. `region`: of phone numbers without a +."""
-    found = sorted(_all(text, region), key=lambda span: (span.start, -span.end))
-    kept: list[Span] = []
-    for span in found:
-        if not kept or span.start >= kept[-1].end:
-            kept.append(span)
-    return kept
+def find_personal_data(text: str, region: str = "US") -> list[Span]:
+    """All personal data in order; of overlapping spans, the first.
+
+    Args:
+        region: country of phone numbers without a +.
+    """
+    spans: list[Span] = []
+    for span in sorted(_candidates(text, region), key=lambda span: (span.start, -span.end)):
+        if not spans or span.start >= spans[-1].end:
+            spans.append(span)
+    return spans
 
 
 def mask(text: str, spans: list[Span]) -> str:
-    """The text with `[EMAIL]`, `[PHONE]`, ... in place of the spans."""
-    for start, end, what in reversed(spans):
-        text = f"{text[:start]}[{what.upper()}]{text[end:]}"
+    """The text with `[EMAIL]`, `[PHONE]`, ... instead of the spans."""
+    for start, end, category in reversed(spans):
+        text = f"{text[:start]}[{category.upper()}]{text[end:]}"
     return text
 
 
-def _all(text: str, region: str) -> Iterator[Span]:
+def _candidates(text: str, region: str) -> Iterator[Span]:
+    """All spans, which may overlap."""
     if "@" in text:
-        for found in _EMAIL.finditer(text):
-            address = found[0].rstrip(".")
-            if _is_email(address):
-                yield Span(found.start(), found.start() + len(address), "email")
+        yield from _emails(text)
     if not any(symbol.isdigit() for symbol in text) and "::" not in text:
         return
-    for pattern, what, holds in (
-        (_CARD, "card", luhn.is_valid),
-        (_SSN, "national_id", ssn.is_valid),
-        (_IBAN, "account", iban.is_valid),
-    ):
-        for found in pattern.finditer(text):
-            if holds(re.sub(r"[ -]", "", found[0]) if what == "card" else found[0]):
-                yield Span(found.start(), found.end(), what)
-    for pattern in (_IPV4, _IPV6):
-        for found in pattern.finditer(text):
-            if _is_address(found[0]):
-                yield Span(found.start(), found.end(), "ip")
-    if _DIGITS.search(text):  # the matcher is slow: only where there are digits enough for a number
-        for match in phonenumbers.PhoneNumberMatcher(text, region, leniency=phonenumbers.Leniency.VALID):
-            yield Span(match.start, match.end, "phone")
+    for pattern, category, is_valid in _CHECKED_PATTERNS:
+        for match in pattern.finditer(text):
+            if is_valid(match[0]):
+                yield Span(match.start(), match.end(), category)
+    if _SEVEN_DIGITS.search(text):  # the matcher is slow: texts without enough digits skip it
+        matcher = phonenumbers.PhoneNumberMatcher(
+            text, region, leniency=phonenumbers.Leniency.VALID
+        )
+        for phone in matcher:
+            yield Span(phone.start, phone.end, "phone")
+
+
+def _emails(text: str) -> Iterator[Span]:
+    for match in _EMAIL.finditer(text):
+        address = match[0].rstrip(".")
+        if _is_email(address):
+            yield Span(match.start(), match.start() + len(address), "email")
 
 
 def _is_email(text: str) -> bool:
@@ -78,8 +86,22 @@ def _is_email(text: str) -> bool:
     return True
 
 
-def _is_address(text: str) -> bool:
+def _is_card(text: str) -> bool:
+    return bool(luhn.is_valid(re.sub(r"[ -]", "", text)))
+
+
+def _is_ip_address(text: str) -> bool:
     try:
         return not ipaddress.ip_address(text).is_unspecified
     except ValueError:
         return False
+
+
+_CHECKED_PATTERNS: tuple[tuple[re.Pattern[str], str, Callable[[str], bool]], ...] = (
+    (_CARD, "card", _is_card),
+    (_SSN, "national_id", ssn.is_valid),
+    (_IBAN, "account", iban.is_valid),
+    (_IPV4, "ip", _is_ip_address),
+    (_IPV6, "ip", _is_ip_address),
+)
+"""(pattern, category, check of a match)."""

@@ -1,4 +1,4 @@
-"""Preferences that somebody else made, as rows: what `cai label` writes, or hh-rlhf dialogues."""
+"""Readers of preference data from outside: rows of `cai label`, or hh-rlhf dialogues."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cai.data.filters import EVALUATED, HygieneConfig, Rules
+from cai.data.filters import IN_EVALUATION, HygieneConfig, Rules
 from cai.data.readers import FIELDS, asked, chat_from, prompt_rows
 from cai.errors import StoreError
 from cai.records import Message, Prompt, TrainingChat
 from cai.store import json_lines, parse_row
 
 BY_PRINCIPLE = "principle"
-_LAST = "\n\nAssistant:"
+_LAST_TURN = "\n\nAssistant:"
+DIFFERENT_PROMPTS = "`chosen` and `rejected` are about different conversations"
+NO_VERDICT = "no verdict (`p_first` is null)"
 
 
 class LabelledPair(NamedTuple):
@@ -24,106 +26,161 @@ class LabelledPair(NamedTuple):
     first: str
     second: str
     p_first: float
-    """P(first is the better one)."""
+    """P(first is better than second)."""
     number: int
     """Of the row in its file, from 1."""
     group: str | None
-    """Who gave it: a principle, a person, a source; None where nobody asked."""
+    """Source of the verdict: a principle, a person, a data set; None if no field was named."""
 
 
-def labelled_pairs(path: Path, by: str | None = None, passed_over: Counter[str] | None = None) -> Iterator[LabelledPair]:
-    """Verdicts of a JSONL file, in order. Rows without one (`p_first` null), and the few of hh-rlhf whose two dialogues part ways
-    before the last turn, are passed over.
+class _Comparison(NamedTuple):
+    """One row of a preference file, with or without a verdict."""
 
-    A row has `prompt` or `chat`, `first`, `second` and `p_first`; or `chosen` and `rejected`, dialogues of "Human:" and
-    "Assistant:" turns that share all but the last turn.
+    prompt: Prompt
+    first: str
+    second: str
+    p_first: float | None
+
+
+def labelled_pairs(
+    path: Path, by: str | None = None, passed_over: Counter[str] | None = None
+) -> Iterator[LabelledPair]:
+    """Verdicts of a JSONL file, in order.
+
+    A row has `prompt` or `chat`, `first`, `second` and `p_first`; or `chosen` and `rejected`,
+    dialogues of "Human:" and "Assistant:" turns that share all but the last turn. Two kinds of
+    rows are skipped: those without a verdict (`p_first` is null), and the few of hh-rlhf whose two
+    dialogues differ before the last turn.
 
     Args:
-        by: field whose value is the group; `principle`: one verdict per vote of a row, grouped by its principle.
-        passed_over: reason -> rows, counted up.
+        by: field whose value is the group; `principle`: one verdict per vote of a row, grouped by
+            its principle.
+        passed_over: reason -> skipped rows; counted up in place.
 
     Raises:
-        StoreError: a row is wrong, or has no such field, as file:line.
+        StoreError: a row is wrong, or lacks the field `by`; the message begins with file:line.
     """
+    skipped = Counter[str]() if passed_over is None else passed_over
     for number, data in json_lines(path):
-        place = f"{path}:{number}"
-        counts = Counter[str]() if passed_over is None else passed_over
-        told = _dialogue(data, place) if "chosen" in data else _labelled(data, place)
-        if told is None:
-            counts["`chosen` and `rejected` are about different conversations"] += 1
+        location = f"{path}:{number}"
+        row = _from_dialogues(data, location) if "chosen" in data else _from_fields(data, location)
+        if row is None:
+            skipped[DIFFERENT_PROMPTS] += 1
             continue
-        prompt, first, second, p_first = told
+        prompt, first, second, p_first = row
         if by == BY_PRINCIPLE:
-            for principle, p in _votes(data, place):
+            for principle, p in _votes(data, location):
                 yield LabelledPair(prompt, first, second, p, number, principle)
         elif p_first is None:
-            counts["no verdict (`p_first` is null)"] += 1
+            skipped[NO_VERDICT] += 1
         else:
-            if by is not None and not isinstance(data.get(by), str | int):
-                raise StoreError(f"{place}: a row needs `{by}` (text or a number), by which rows are grouped")
-            yield LabelledPair(prompt, first, second, p_first, number, None if by is None else str(data[by]))
+            group = None if by is None else _group(data, by, location)
+            yield LabelledPair(prompt, first, second, p_first, number, group)
 
 
 def clean_labelled_pairs(
     rows: Iterable[LabelledPair], config: HygieneConfig, against: Sequence[Path]
 ) -> tuple[list[LabelledPair], Counter[str]]:
-    """Verdicts that may be trained on, masked where that is asked for, and how many went for which reason.
+    """(verdicts to train on, masked where the configuration says so; reason -> dropped rows).
 
-    What `config` says of languages and personal data holds for prompt and replies. No user turn and no reply may share a run of
-    words with the last turn of a prompt in the files `against`, which are for evaluation; a short one must not be said again.
+    The filters on languages and personal data apply to the prompt and to both replies. No user
+    turn and no reply may share a run of words with the last turn of a prompt in the files
+    `against`, which are for evaluation. A last turn shorter than that run must not be repeated.
     """
-    rules = Rules(config.of_training_rows, len, (prompt.chat[-1].content for file in against for prompt in prompt_rows(file)))
-    left, gone = list[LabelledPair](), Counter[str]()
+    evaluation = (prompt.chat[-1].content for file in against for prompt in prompt_rows(file))
+    rules = Rules(config.of_training_rows, len, evaluation)
+    clean: list[LabelledPair] = []
+    dropped = Counter[str]()
     for row in rows:
-        said = [
-            TrainingChat(chat=(*row.prompt.chat, Message(role="assistant", content=text))) for text in (row.first, row.second)
-        ]
-        (prompt, why), (first, why_first), (second, why_second) = rules.judge(row.prompt), *map(rules.judge, said)
-        turns = [*(m.content for m in row.prompt.chat if m.role == "user"), row.first, row.second]
-        if reason := (EVALUATED if any(map(rules.knows, turns)) else why or why_first or why_second):
-            gone[reason] += 1
+        cleaned, reason = _judge_pair(rules, row)
+        if reason:
+            dropped[reason] += 1
         else:
-            left.append(row._replace(prompt=prompt, first=first.chat[-1].content, second=second.chat[-1].content))
-    return left, gone
+            clean.append(cleaned)
+    return clean, dropped
 
 
-def _labelled(data: dict[str, Any], place: str) -> tuple[Prompt, str, str, float | None]:
+def _judge_pair(rules: Rules, row: LabelledPair) -> tuple[LabelledPair, str | None]:
+    """(the row, masked if necessary; the reason against it, or None)."""
+    prompt, prompt_reason = rules.judge(row.prompt)
+    first, first_reason = rules.judge(_with_reply(row.prompt, row.first))
+    second, second_reason = rules.judge(_with_reply(row.prompt, row.second))
+    user_turns = [m.content for m in row.prompt.chat if m.role == "user"]
+    if any(rules.overlaps_evaluation(text) for text in (*user_turns, row.first, row.second)):
+        return row, IN_EVALUATION
+    cleaned = row._replace(
+        prompt=prompt, first=first.chat[-1].content, second=second.chat[-1].content
+    )
+    return cleaned, prompt_reason or first_reason or second_reason
+
+
+def _with_reply(prompt: Prompt, reply: str) -> TrainingChat:
+    return TrainingChat(chat=(*prompt.chat, Message(role="assistant", content=reply)))
+
+
+def _from_fields(data: dict[str, Any], location: str) -> _Comparison:
     for name in ("first", "second"):
         if not isinstance(data.get(name), str):
-            raise StoreError(f"{place}: a row needs `{name}` (text), or `chosen` and `rejected` (dialogues)")
-    known = {name: data[name] for name in FIELDS if data.get(name) is not None}
-    told: dict[str, Any] = {name: data[name] for name in ("prompt", "chat", "messages") if name in data}
-    prompt = parse_row(known | {"chat": chat_from(told, place)}, Prompt, place)
-    return prompt, data["first"], data["second"], _probability(data.get("p_first"), place)
+            raise StoreError(
+                f"{location}: a row needs `{name}` (text), or `chosen` and `rejected` (dialogues)"
+            )
+    fields = {name: data[name] for name in FIELDS if data.get(name) is not None}
+    input_fields: dict[str, Any] = {
+        name: data[name] for name in ("prompt", "chat", "messages") if name in data
+    }
+    prompt = parse_row(fields | {"chat": chat_from(input_fields, location)}, Prompt, location)
+    p_first = _probability(data.get("p_first"), location)
+    return _Comparison(prompt, data["first"], data["second"], p_first)
 
 
-def _dialogue(data: dict[str, Any], place: str) -> tuple[Prompt, str, str, float] | None:
-    """None: the two are about different conversations."""
-    said = []
-    for name in ("chosen", "rejected"):
-        if not isinstance(data.get(name), str) or _LAST not in data[name]:
-            raise StoreError(f"{place}: `{name}` must be a dialogue that ends with an Assistant: turn")
-        said.append(data[name].rpartition(_LAST))
-    if said[0][0] != said[1][0]:
+def _from_dialogues(data: dict[str, Any], location: str) -> _Comparison | None:
+    """None: the two dialogues differ before the last turn."""
+    chosen_prompt, chosen = _split_last_turn(data, "chosen", location)
+    rejected_prompt, rejected = _split_last_turn(data, "rejected", location)
+    if chosen_prompt != rejected_prompt:
         return None
-    return Prompt(chat=asked(said[0][0], place)), said[0][2].strip(), said[1][2].strip(), 1.0
+    return _Comparison(Prompt(chat=asked(chosen_prompt, location)), chosen, rejected, 1.0)
 
 
-def _votes(data: dict[str, Any], place: str) -> Iterator[tuple[str, float]]:
+def _split_last_turn(data: dict[str, Any], name: str, location: str) -> tuple[str, str]:
+    """(the dialogue before the last assistant turn, the text of that turn)."""
+    dialogue = data.get(name)
+    if not isinstance(dialogue, str) or _LAST_TURN not in dialogue:
+        raise StoreError(
+            f"{location}: `{name}` must be a dialogue that ends with an Assistant: turn"
+        )
+    before, _, reply = dialogue.rpartition(_LAST_TURN)
+    return before, reply.strip()
+
+
+def _votes(data: dict[str, Any], location: str) -> Iterator[tuple[str, float]]:
+    """(principle, P(first is better)) for every vote with a verdict."""
     votes = data.get("votes")
     if not isinstance(votes, list) or not all(
         isinstance(vote, dict) and isinstance(vote.get("principle"), str) for vote in votes
     ):
-        raise StoreError(f"{place}: a row needs `votes`, as `cai label` writes them, to be grouped by principle")
+        raise StoreError(
+            f"{location}: a row needs `votes`, as `cai label` writes them, to be grouped by"
+            " principle"
+        )
     for vote in votes:
-        p = _probability(vote.get("p_first"), place)
+        p = _probability(vote.get("p_first"), location)
         if p is not None:
             yield vote["principle"], p
 
 
-def _probability(value: Any, place: str) -> float | None:
+def _group(data: dict[str, Any], by: str, location: str) -> str:
+    value = data.get(by)
+    if not isinstance(value, str | int):
+        raise StoreError(
+            f"{location}: a row needs `{by}` (text or a number), by which rows are grouped"
+        )
+    return str(value)
+
+
+def _probability(value: Any, location: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise StoreError(f"{place}: `p_first` must be a probability or null, found {value!r}")
+        raise StoreError(f"{location}: `p_first` must be a probability or null, found {value!r}")
     return float(value)

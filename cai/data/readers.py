@@ -1,4 +1,4 @@
-"""Rows of prompts, whatever they are written in: JSONL, CSV, Parquet, `datasets` of a folder or the hub, hh-rlhf dialogues."""
+"""Readers of prompts: JSONL, CSV, Parquet, saved or hub `datasets`, and hh-rlhf dialogues."""
 
 from __future__ import annotations
 
@@ -13,83 +13,108 @@ from cai.records import Message, Prompt
 from cai.store import json_lines, parse_row
 
 FIELDS = ("kind", "category", "origin", "user")
+"""Optional fields of an input row."""
+CHAT_FIELDS = ("prompt", "chat", "messages", "chosen")
+"""Fields that hold the chat of an input row, of which a row has exactly one."""
 BATCH = 1024
+"""Rows of a Parquet file in memory at a time."""
 HUB = "hub:"
-"""Begins the name of a data set that `datasets` knows how to get: hub:OWNER/NAME#SPLIT."""
+"""Prefix of a data set that `datasets` downloads: hub:OWNER/NAME#SPLIT."""
+Rows = Iterator[tuple[int, dict[str, Any]]]
+"""(line or row number, row)."""
 
 
 def prompt_rows(path: Path) -> Iterator[Prompt]:
     """Prompts of one file, folder or `hub:OWNER/NAME#SPLIT`, one at a time, in order.
 
-    A row has `prompt` (text), `chat` (role and content), `messages` (the same by another name), or `chosen` (a dialogue of
-    "Human:" and "Assistant:" turns, of which everything up to the last human turn counts), and `kind`, `category`, `origin`,
-    `user` if known. In a JSONL file other keys are refused; tables may have columns of their own, which are left out.
+    A row has one of `prompt` (text), `chat` (role and content), `messages` (the same as `chat`)
+    and `chosen` (a dialogue of "Human:" and "Assistant:" turns, read up to the last human turn),
+    and optionally `kind`, `category`, `origin` and `user`. Other keys are an error in a JSONL file
+    and are ignored in a table.
 
     Raises:
-        StoreError: the file can't be read, or a row is wrong, as `file:row`.
+        StoreError: the file can't be read, or a row is wrong; the message begins with file:row.
     """
     if str(path).startswith(HUB):
-        yield from _of_table(path, _hub(str(path)))
+        yield from _table_prompts(path, _hub_rows(str(path)))
     elif path.suffix == ".csv":
-        yield from _of_table(path, _csv(path))
+        yield from _table_prompts(path, _csv_rows(path))
     elif path.suffix == ".parquet":
-        yield from _of_table(path, _parquet(path))
+        yield from _table_prompts(path, _parquet_rows(path))
     elif path.is_dir():
-        yield from _of_table(path, _saved(path))
+        yield from _table_prompts(path, _saved_rows(path))
     else:
-        for number, data in json_lines(path):
-            place = f"{path}:{number}"
-            given = {key: value for key, value in data.items() if key not in ("prompt", "messages", "chosen", "rejected")}
-            yield parse_row(given | {"chat": chat_from(data, place)}, Prompt, place)
+        yield from _jsonl_prompts(path)
 
 
-def _of_table(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Prompt]:
-    for number, data in rows:
-        place = f"{path}:{number}"
-        given = {key: data[key] for key in FIELDS if data.get(key) not in (None, "")}
-        yield parse_row(given | {"chat": chat_from({k: v for k, v in data.items() if v is not None}, place)}, Prompt, place)
+def _jsonl_prompts(path: Path) -> Iterator[Prompt]:
+    replaced = ("prompt", "messages", "chosen", "rejected")  # by `chat`
+    for number, data in json_lines(path):
+        location = f"{path}:{number}"
+        fields = {key: value for key, value in data.items() if key not in replaced}
+        yield parse_row(fields | {"chat": chat_from(data, location)}, Prompt, location)
 
 
-def chat_from(data: dict[str, Any], place: str) -> Any:
+def _table_prompts(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Prompt]:
+    for number, row in rows:
+        location = f"{path}:{number}"
+        fields = {key: row[key] for key in FIELDS if row.get(key) not in (None, "")}
+        present = {key: value for key, value in row.items() if value is not None}
+        yield parse_row(fields | {"chat": chat_from(present, location)}, Prompt, location)
+
+
+def chat_from(data: dict[str, Any], location: str) -> Any:
     """The chat of an input row (see `prompt_rows`).
 
+    Args:
+        location: file:row, which begins the error message.
+
     Raises:
-        StoreError: none of the four keys, or several, or one that isn't what it should be.
+        StoreError: the row has none or several of `CHAT_FIELDS`, or one of the wrong type.
     """
-    keys = [key for key in ("prompt", "chat", "messages", "chosen") if key in data]
+    keys = [key for key in CHAT_FIELDS if key in data]
     if len(keys) != 1:
-        raise StoreError(f"{place}: a row needs either `prompt` (text) or `chat` (a list of role and content)")
-    value = data[keys[0]]
-    if keys[0] in ("prompt", "chosen") and not isinstance(value, str):
-        raise StoreError(f"{place}: `{keys[0]}` must be text, found {type(value).__name__}")
-    if keys[0] == "prompt":
+        raise StoreError(
+            f"{location}: a row needs either `prompt` (text) or `chat` (a list of role and content)"
+        )
+    key = keys[0]
+    value = data[key]
+    if key in ("prompt", "chosen") and not isinstance(value, str):
+        raise StoreError(f"{location}: `{key}` must be text, found {type(value).__name__}")
+    if key == "prompt":
         return (Message(role="user", content=value),)
-    return asked(value, place) if keys[0] == "chosen" else value
+    return asked(value, location) if key == "chosen" else value
 
 
-def asked(dialogue: str, place: str) -> tuple[Message, ...]:
-    """The turns of a "Human: ... Assistant: ..." dialogue, up to the last human one."""
-    turns = re.split(r"(?:^|\n\n)(Human|Assistant):[ \t]*", dialogue)
+def asked(dialogue: str, location: str) -> tuple[Message, ...]:
+    """The turns of a "Human: ... Assistant: ..." dialogue, up to the last human turn."""
+    start, *labelled = re.split(r"(?:^|\n\n)(Human|Assistant):[ \t]*", dialogue)
     roles = {"Human": "user", "Assistant": "assistant"}
-    chat = [Message(role=roles[who], content=text.strip()) for who, text in zip(turns[1::2], turns[2::2], strict=True)]
+    chat = [
+        Message(role=roles[label], content=text.strip())
+        for label, text in zip(labelled[::2], labelled[1::2], strict=True)
+    ]
     while chat and chat[-1].role != "user":
         chat.pop()
-    if turns[0].strip() or not chat:
-        raise StoreError(f"{place}: `chosen` must be a dialogue that begins with Human:")
+    if start.strip() or not chat:
+        raise StoreError(f"{location}: `chosen` must be a dialogue that begins with Human:")
     return tuple(chat)
 
 
-def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row). The first line names the columns."""
+def _csv_rows(path: Path) -> Rows:
+    """(line, row). The first line names the columns; empty cells are left out."""
     csv.field_size_limit(1 << 24)
     with blame(StoreError, f"{path}"), path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         for row in reader:
-            yield reader.line_num, {key: value for key, value in row.items() if isinstance(key, str) and value != ""}
+            cells = {
+                name: value for name, value in row.items() if isinstance(name, str) and value != ""
+            }
+            yield reader.line_num, cells
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row from 1, row), a batch in memory at a time."""
+def _parquet_rows(path: Path) -> Rows:
+    """(row number from 1, row), one batch in memory at a time."""
     import pyarrow.parquet as pq
 
     with blame(StoreError, f"{path}"):
@@ -100,23 +125,25 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, row
 
 
-def _saved(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row from 1, row) of a folder that `datasets` saved."""
+def _saved_rows(path: Path) -> Rows:
+    """(row number from 1, row) of a folder written by `Dataset.save_to_disk`."""
     import datasets
 
     with blame(StoreError, f"{path}"):
-        found = datasets.load_from_disk(str(path))
-        if isinstance(found, datasets.DatasetDict):
-            raise StoreError(f"{path}: holds several splits ({', '.join(found)}): name one, as {path}/{next(iter(found))}")
-        yield from enumerate(found, 1)
+        dataset = datasets.load_from_disk(str(path))
+        if isinstance(dataset, datasets.DatasetDict):
+            splits = ", ".join(dataset)
+            example = f"{path}/{next(iter(dataset))}"
+            raise StoreError(f"{path}: holds several splits ({splits}): name one, as {example}")
+        yield from enumerate(dataset, 1)
 
 
-def _hub(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row from 1, row) of a data set that is downloaded once, and then read from the disk."""
+def _hub_rows(name: str) -> Rows:
+    """(row number from 1, row) of a data set, downloaded once and then read from the disk."""
     import datasets
 
-    where, _, split = name.removeprefix(HUB).partition("#")
-    if not where or not split:
+    repository, _, split = name.removeprefix(HUB).partition("#")
+    if not repository or not split:
         raise StoreError(f"{name}: name the data set and its split, as hub:OWNER/NAME#train")
     with blame(StoreError, name):
-        yield from enumerate(datasets.load_dataset(where, split=split), 1)
+        yield from enumerate(datasets.load_dataset(repository, split=split), 1)

@@ -1,9 +1,9 @@
-"""Prompts from files, and the split that keeps some of them for evaluation."""
+"""Prompt loading from several files, and splits into training and held-out sets."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -15,89 +15,130 @@ from cai.records import Chat, Prompt, TrainingChat
 from cai.seeds import rng
 
 T = TypeVar("T")
+Stratum = tuple[str | None, str | None]
+"""(kind, category) of a prompt."""
 EXACT = HygieneConfig()
-"""Nothing but exact repetitions goes."""
+"""Drops exact repetitions only."""
 
 
 def read_prompts(
     files: Sequence[Path],
     config: HygieneConfig = EXACT,
     against: Sequence[Path] = (),
-    count: Callable[[str], int] = len,
+    count_tokens: Callable[[str], int] = len,
 ) -> tuple[list[Prompt], Counter[str]]:
-    """The prompts of several files that `config` lets through, in order, and how many went for which reason.
+    """(prompts of several files that pass the filters, in order; reason -> prompts).
 
-    `count`: text -> tokens. `against`: files of evaluation texts.
+    Args:
+        against: files of evaluation texts.
+        count_tokens: text -> tokens.
 
     Raises:
         StoreError: a file is missing, a row is wrong (file:row), or no prompt is left.
     """
-    rules = Rules(config, count, (told(prompt) for file in against for prompt in prompt_rows(file)))
+    rules = Rules(config, count_tokens, _texts(against))
 
     def read() -> Iterator[Prompt]:
         for file in files:
             yield from prompt_rows(file)
 
-    found = clean(read, config, rules)
-    prompts = list(kept(read, rules, found))
+    cleaned = clean(read, config, rules)
+    prompts = list(kept(read, rules, cleaned))
     if not prompts:
-        dropped = f" (dropped: {', '.join(f'{n} {reason}' for reason, n in found.counts.items())})" if found.counts else ""
-        raise StoreError(f"{', '.join(map(str, files)) or 'prompts'}: no prompt in it{dropped}; a run needs at least one")
-    return prompts, found.counts
+        names = ", ".join(map(str, files)) or "prompts"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.counts.items())
+        dropped = f" (dropped: {reasons})" if reasons else ""
+        raise StoreError(f"{names}: no prompt in it{dropped}; a run needs at least one")
+    return prompts, cleaned.counts
 
 
-def clean_training(chats: Sequence[Chat], config: HygieneConfig, against: Sequence[Path] = ()) -> tuple[list[Chat], Counter[str]]:
-    """Training texts, each a chat that ends with the reply to learn, once more through those filters that a reply may offend.
+def clean_training(
+    chats: Sequence[Chat], config: HygieneConfig, against: Sequence[Path] = ()
+) -> tuple[list[Chat], Counter[str]]:
+    """(training chats that pass the filters, masked if so configured; reason -> chats).
 
-    Returns those that stay, masked where that is asked for, and how many went for which reason.
+    Each chat ends with the reply to learn. Only the filters that concern replies apply (see
+    `HygieneConfig.of_training_rows`).
     """
-    again = config.of_training_rows
+    reply_config = config.of_training_rows
     rows = [TrainingChat(chat=chat) for chat in chats]
-    rules = Rules(again, len, (told(prompt) for file in against for prompt in prompt_rows(file)))
-    found = clean(lambda: iter(rows), again, rules)
-    return [row.chat for row in kept(lambda: iter(rows), rules, found)], found.counts
+    rules = Rules(reply_config, len, _texts(against))
+    cleaned = clean(lambda: iter(rows), reply_config, rules)
+    return [row.chat for row in kept(lambda: iter(rows), rules, cleaned)], cleaned.counts
+
+
+def _texts(files: Iterable[Path]) -> Iterator[str]:
+    for file in files:
+        for prompt in prompt_rows(file):
+            yield told(prompt)
 
 
 def split(
-    prompts: Sequence[Prompt], share: float, seed: int, by: Literal["user", "origin"] = "user"
+    prompts: Sequence[Prompt], fraction: float, seed: int, by: Literal["user", "origin"] = "user"
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """(train, held out), both in input order: of every kind and category, as nearly as it goes, `share` is held out.
+    """(training, held-out) prompts, both in input order.
 
-    Prompts of one `user` (or one `origin`) go together, so that none is on both sides; a prompt without one goes alone. Which
-    side follows from its own name or content and the seed: prompts of other categories have no say in a prompt that goes alone.
+    Of every kind and category, `fraction` is held out, as nearly as the groups allow. Prompts of
+    one `user` (or one `origin`) form a group, which is never divided; a prompt without one is a
+    group of its own. The order in which groups are drawn follows from the seed and the group's
+    name (or the prompt's content) alone, so prompts of other categories do not change the side of
+    a single prompt.
     """
-    wanted = {stratum: round(share * n) for stratum, n in Counter(map(_stratum, prompts)).items()}
-    together: dict[str, list[Prompt]] = defaultdict(list)
+    strata = Counter(map(_stratum, prompts))
+    missing = {stratum: round(fraction * count) for stratum, count in strata.items()}
+    groups: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
-        together[getattr(prompt, by) or prompt.id].append(prompt)
-    held: set[str] = set()
-    for name in sorted(together, key=lambda name: rng(seed, "split", name).random()):
-        taken = Counter(map(_stratum, together[name]))
-        further_off = sum(abs(wanted[stratum] - n) - abs(wanted[stratum]) for stratum, n in taken.items())
-        if further_off <= 0:  # one user with many prompts must not keep all others from being held out
-            held.update(prompt.id for prompt in together[name])
-            for stratum, n in taken.items():
-                wanted[stratum] -= n
-    return [p for p in prompts if p.id not in held], [p for p in prompts if p.id in held]
+        groups[getattr(prompt, by) or prompt.id].append(prompt)
+    held_out: set[str] = set()
+    for name in sorted(groups, key=lambda name: rng(seed, "split", name).random()):
+        sizes = Counter(map(_stratum, groups[name]))
+        # A group is taken unless that moves the counts away from the targets: otherwise one user
+        # with many prompts would keep all others from being held out.
+        if _distance_change(missing, sizes) <= 0:
+            held_out.update(prompt.id for prompt in groups[name])
+            for stratum, count in sizes.items():
+                missing[stratum] -= count
+    return (
+        [prompt for prompt in prompts if prompt.id not in held_out],
+        [prompt for prompt in prompts if prompt.id in held_out],
+    )
 
 
-def split_by_group(
-    rows: Sequence[T], share: float, group: Callable[[T], str], order: Callable[[str], float]
-) -> tuple[list[T], list[T]]:
-    """(train, held out): `share` of the groups is held out, each whole; those that `order` puts first."""
-    names = sorted({group(row) for row in rows}, key=order)
-    held = set(names[: round(share * len(names))])
-    return [row for row in rows if group(row) not in held], [row for row in rows if group(row) in held]
-
-
-def _stratum(prompt: Prompt) -> tuple[str | None, str | None]:
+def _stratum(prompt: Prompt) -> Stratum:
     return prompt.kind, prompt.category
 
 
-def subsample(prompts: Sequence[Prompt], count: int | None, seed: int, purpose: str) -> list[Prompt]:
-    """`count` of the prompts for one purpose, in input order; all when it is None. Each is drawn by its own address."""
+def _distance_change(missing: dict[Stratum, int], sizes: Counter[Stratum]) -> int:
+    """Change of the distance to the target counts if a group of these sizes is held out."""
+    return sum(
+        abs(missing[stratum] - count) - abs(missing[stratum]) for stratum, count in sizes.items()
+    )
+
+
+def split_by_group(
+    rows: Sequence[T], fraction: float, group: Callable[[T], str], order: Callable[[str], float]
+) -> tuple[list[T], list[T]]:
+    """(training, held-out) rows: `fraction` of the groups, the first by `order`, is held out."""
+    names = sorted({group(row) for row in rows}, key=order)
+    held_out = set(names[: round(fraction * len(names))])
+    return (
+        [row for row in rows if group(row) not in held_out],
+        [row for row in rows if group(row) in held_out],
+    )
+
+
+def subsample(
+    prompts: Sequence[Prompt], count: int | None, seed: int, purpose: str
+) -> list[Prompt]:
+    """`count` of the prompts, in input order; all if it is None.
+
+    Every prompt has a random key, derived from the seed, the purpose and its id.
+    """
     if count is None or count >= len(prompts):
         return list(prompts)
-    drawn = sorted(prompts, key=lambda prompt: rng(seed, purpose, "prompt", prompt.id).random())[:count]
-    chosen = {prompt.id for prompt in drawn}
+
+    def draw(prompt: Prompt) -> float:
+        return rng(seed, purpose, "prompt", prompt.id).random()
+
+    chosen = {prompt.id for prompt in sorted(prompts, key=draw)[:count]}
     return [prompt for prompt in prompts if prompt.id in chosen]

@@ -1,4 +1,4 @@
-"""What to watch in generated text: variety, length, and phrases that come back again and again."""
+"""Diversity metrics of generated text: length, distinct-n, boilerplate and shared openings."""
 
 from __future__ import annotations
 
@@ -6,49 +6,58 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-RUN = 6
-"""Words in a row that make a phrase."""
-OPENING = 3
-COMMON = 0.05
-"""Share of the texts (two texts at least) that a phrase has to be in to count as boilerplate."""
+PHRASE_WORDS = 6
+OPENING_WORDS = 3
+BOILERPLATE_SHARE = 0.05
+"""Share of the texts (and two texts at least) that hold a phrase for it to count as boilerplate."""
 
 
 class Monitors(NamedTuple):
-    """Over a set of texts; None where no text is long enough to say."""
+    """Metrics of a set of texts; None if no text is long enough."""
 
     words: float | None
     """Mean number of words."""
     distinct_1: float | None
-    """Different words by words (Li et al., arXiv:1510.03055)."""
+    """Distinct words divided by all words (Li et al., arXiv:1510.03055)."""
     distinct_2: float | None
+    """The same of word pairs."""
     boilerplate: float | None
-    """Share of the texts that hold a run of six words which one text in twenty holds."""
+    """Share of the texts with a run of six words that occurs in 5 % of the texts."""
     same_opening: float | None
-    """Share of the texts that begin with the commonest three words."""
+    """Share of the texts that begin with the most frequent three words."""
 
 
 def monitors(texts: Sequence[str]) -> Monitors:
-    said = [text.casefold().split() for text in texts]
-    if not said:
+    """Diversity metrics of the texts, case-folded and split at white space."""
+    word_lists = [text.casefold().split() for text in texts]
+    if not word_lists:
         return Monitors(None, None, None, None, None)
-    phrases = Counter(run for words in said for run in set(_runs(words, RUN)))
-    often = max(2.0, COMMON * len(said))
-    stale = {run for run, count in phrases.items() if count >= often}
-    openings = Counter(tuple(words[:OPENING]) for words in said if len(words) >= OPENING)
+    openings = Counter(
+        tuple(words[:OPENING_WORDS]) for words in word_lists if len(words) >= OPENING_WORDS
+    )
     return Monitors(
-        words=sum(map(len, said)) / len(said),
-        distinct_1=distinct(said, 1),
-        distinct_2=distinct(said, 2),
-        boilerplate=sum(any(run in stale for run in _runs(words, RUN)) for words in said) / len(said),
-        same_opening=max(openings.values()) / len(said) if openings else None,
+        words=sum(map(len, word_lists)) / len(word_lists),
+        distinct_1=distinct_n(word_lists, 1),
+        distinct_2=distinct_n(word_lists, 2),
+        boilerplate=_boilerplate(word_lists),
+        same_opening=max(openings.values()) / len(word_lists) if openings else None,
     )
 
 
-def distinct(texts: Sequence[Sequence[str]], n: int) -> float | None:
-    """Different runs of `n` words by all of them; None: there are none."""
-    runs = [run for words in texts for run in _runs(words, n)]
-    return len(set(runs)) / len(runs) if runs else None
+def distinct_n(word_lists: Sequence[Sequence[str]], n: int) -> float | None:
+    """Distinct n-grams divided by all n-grams; None if there are none."""
+    ngrams = [ngram for words in word_lists for ngram in _ngrams(words, n)]
+    return len(set(ngrams)) / len(ngrams) if ngrams else None
 
 
-def _runs(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+def _boilerplate(word_lists: Sequence[Sequence[str]]) -> float:
+    """Share of the texts that hold a phrase which many texts hold."""
+    phrases = [set(_ngrams(words, PHRASE_WORDS)) for words in word_lists]
+    texts_with = Counter(phrase for in_text in phrases for phrase in in_text)
+    threshold = max(2.0, BOILERPLATE_SHARE * len(word_lists))
+    frequent = {phrase for phrase, count in texts_with.items() if count >= threshold}
+    return sum(not frequent.isdisjoint(in_text) for in_text in phrases) / len(word_lists)
+
+
+def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]

@@ -1,4 +1,4 @@
-"""What may become training text. A gate says why a text may not, or None; gates are joined, and the first reason counts."""
+"""Gates: filters of generated text that return a reason against a reply, or None."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from difflib import SequenceMatcher
 from cai.records import Prompt
 
 Gate = Callable[[Prompt, str], str | None]
-"""(prompt, reply) -> reason against it, or None."""
+"""(prompt, reply) -> reason against the reply, or None."""
 
 
 def not_degenerate(prompt: Prompt, reply: str) -> str | None:
-    """Against empty text, and text that repeats itself."""
+    """A gate against empty text, and against text with the same three words four times."""
     words = reply.lower().split()
     if not any(char.isalnum() for char in reply):
         return "empty"
-    grams = Counter(zip(*(words[i:] for i in range(3)), strict=False))
-    if grams and max(grams.values()) >= 4:
+    trigrams = Counter(tuple(words[i : i + 3]) for i in range(len(words) - 2))
+    if trigrams and max(trigrams.values()) >= 4:
         return "repeats itself"
     return None
 
 
 def near_copy(text: str, other: str, *, limit: float = 0.9) -> bool:
     """Whether two texts share more than `limit` of their words, in order (Ratcliff-Obershelp)."""
-    return SequenceMatcher(None, text.lower().split(), other.lower().split(), autojunk=False).ratio() > limit
+    matcher = SequenceMatcher(None, text.lower().split(), other.lower().split(), autojunk=False)
+    return matcher.ratio() > limit
 
 
 def all_of(*gates: Gate) -> Gate:
-    """The first reason of any gate."""
+    """A gate that returns the reason of the first of `gates` to object."""
 
-    def gate(prompt: Prompt, reply: str) -> str | None:
-        return next((reason for each in gates if (reason := each(prompt, reply))), None)
+    def joined(prompt: Prompt, reply: str) -> str | None:
+        for gate in gates:
+            if reason := gate(prompt, reply):
+                return reason
+        return None
 
-    return gate
+    return joined

@@ -1,4 +1,4 @@
-"""Replies to compare: draws of one model for one prompt, at one temperature, so that only the draw differs."""
+"""Reply pairs for comparison: samples of one model for one prompt that differ by the seed only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cai.lm.base import LM, Sample
 from cai.records import FrozenModel, Pair, Prompt, Sampled
 from cai.seeds import derive, rng
 
-REMEMBERED = 4096
-"""Replies kept for the other pairs of their prompt."""
+CACHED_REPLIES = 4096
+"""Replies in memory for the other pairs of their prompt."""
 
 
 class PairConfig(FrozenModel):
@@ -24,24 +24,25 @@ class PairConfig(FrozenModel):
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(48, ge=1)
     prompts: int | None = Field(None, ge=1)
-    """Pairs for only so many prompts, drawn evenly; None: for all."""
+    """Number of prompts to draw pairs for, a random subset; None: all."""
     replies: int = Field(2, ge=2, le=16)
     """Replies per prompt (K of arXiv:2203.02155, section 3.4)."""
     pairs: int | None = Field(None, ge=1)
-    """Pairs per prompt, drawn from all K (K - 1) / 2; None: all of them."""
+    """Pairs per prompt, a random subset of all K (K - 1) / 2; None: all of them."""
 
     @property
     def per_prompt(self) -> int:
-        """Pairs that a prompt gets."""
-        every = self.replies * (self.replies - 1) // 2
-        return every if self.pairs is None else min(self.pairs, every)
+        """Pairs per prompt."""
+        possible = self.replies * (self.replies - 1) // 2
+        return possible if self.pairs is None else min(self.pairs, possible)
 
 
 class PairItem(FrozenModel):
-    """Two places among the replies to one prompt."""
+    """One pair to draw."""
 
     prompt: Prompt
     places: tuple[int, int]
+    """Indices of the two replies among those to the prompt."""
 
     @property
     def id(self) -> str:
@@ -49,13 +50,13 @@ class PairItem(FrozenModel):
 
 
 def pair_items(prompts: Sequence[Prompt], config: PairConfig, seed: int) -> list[PairItem]:
-    """What `pairer`'s step is called on, the pairs of a prompt one after the other."""
-    every = list(combinations(range(config.replies), 2))
-    return [
-        PairItem(prompt=prompt, places=places)
-        for prompt in prompts
-        for places in sorted(rng(seed, "pairs", prompt.id).sample(every, config.per_prompt))
-    ]
+    """The inputs of `pairer`'s step, with the pairs of a prompt in sequence."""
+    possible = list(combinations(range(config.replies), 2))
+    items: list[PairItem] = []
+    for prompt in prompts:
+        drawn = rng(seed, "pairs", prompt.id).sample(possible, config.per_prompt)
+        items += [PairItem(prompt=prompt, places=indices) for indices in sorted(drawn)]
+    return items
 
 
 def paired_item(row: Pair) -> str:
@@ -64,34 +65,56 @@ def paired_item(row: Pair) -> str:
 
 
 def pairer(subject: LM, config: PairConfig, seed: int) -> Callable[[PairItem], Awaitable[Pair]]:
-    """The step that makes one `Pair`. Each reply is drawn once, however many pairs it is in.
+    """The step that makes one `Pair`. Each reply is sampled once, however many pairs hold it.
 
-    Two equal draws stay a pair: the labeller counts them as unscored.
+    Two equal replies stay a pair: the labeller counts them as unscored.
     """
-    drawn: dict[tuple[str, int], asyncio.Future[Sample]] = {}
+    replies: dict[tuple[str, int], asyncio.Future[Sample]] = {}
 
-    def how(prompt: Prompt, number: int) -> Sampled:
-        where = derive(seed, "pair", prompt.id, number)
-        return Sampled(model=subject.fingerprint, temperature=config.temperature, max_tokens=config.max_tokens, seed=where)
+    def sampling(prompt: Prompt, index: int) -> Sampled:
+        return Sampled(
+            model=subject.fingerprint,
+            temperature=config.temperature,
+            max_tokens=config.max_tokens,
+            seed=derive(seed, "pair", prompt.id, index),
+        )
 
-    async def reply(prompt: Prompt, number: int) -> Sample:
-        key = prompt.id, number
-        if key not in drawn:
-            d = how(prompt, number)
-            asked = subject.sample(prompt.chat, max_tokens=d.max_tokens, temperature=d.temperature, seed=d.seed)
-            drawn[key] = asyncio.ensure_future(asked)
-            while len(drawn) > REMEMBERED:
-                drawn.pop(next(iter(drawn)))
-        return await asyncio.shield(drawn[key])
+    async def reply(prompt: Prompt, index: int) -> Sample:
+        key = (prompt.id, index)
+        if key not in replies:
+            drawn = sampling(prompt, index)
+            request = subject.sample(
+                prompt.chat,
+                max_tokens=drawn.max_tokens,
+                temperature=drawn.temperature,
+                seed=drawn.seed,
+            )
+            replies[key] = asyncio.ensure_future(request)
+            while len(replies) > CACHED_REPLIES:
+                oldest = next(iter(replies))
+                del replies[oldest]
+        return await asyncio.shield(replies[key])
 
     async def pair(item: PairItem) -> Pair:
-        prompt, (i, j) = item.prompt, item.places
+        prompt, indices = item.prompt, item.places
         try:
-            first, second = await gather([reply(prompt, i), reply(prompt, j)])
+            first, second = await gather([reply(prompt, index) for index in indices])
         except UnansweredError as error:
-            why = f"no answer: {error}"
-            return Pair(source=prompt.id, chat=prompt.chat, places=item.places, first="", second="", unscored=why)
-        sampled = how(prompt, i), how(prompt, j)
-        return Pair(source=prompt.id, chat=prompt.chat, places=item.places, first=first.text, second=second.text, sampled=sampled)
+            return Pair(
+                source=prompt.id,
+                chat=prompt.chat,
+                places=indices,
+                first="",
+                second="",
+                unscored=f"no answer: {error}",
+            )
+        return Pair(
+            source=prompt.id,
+            chat=prompt.chat,
+            places=indices,
+            first=first.text,
+            second=second.text,
+            sampled=(sampling(prompt, indices[0]), sampling(prompt, indices[1])),
+        )
 
     return pair

@@ -1,4 +1,4 @@
-"""What a model is asked because of a principle, written out: the exact chats, with stand-ins for what is not known yet."""
+"""Previews of the chats that a principle leads to, with placeholders for unknown texts."""
 
 from __future__ import annotations
 
@@ -9,25 +9,34 @@ from cai import templates
 from cai.constitution.schema import Constitution, Principle
 from cai.records import Chat, chat_of
 
-REQUEST, REPLY, OTHER, CRITIQUE = "(the request)", "(the reply)", "(the other reply)", "(the critique)"
+REQUEST = "(the request)"
+REPLY = "(the reply)"
+OTHER_REPLY = "(the other reply)"
+CRITIQUE = "(the critique)"
 
 
 class Rendering(NamedTuple):
+    """One chat as it is sent to the model."""
+
     stage: str
     """critique, revision or compare"""
     chat: Chat
     prefill: str
-    """How the model's own turn begins."""
+    """Beginning of the model's turn."""
 
 
 def renderings(constitution: Constitution, principle: Principle) -> Iterator[Rendering]:
-    """One chat per text that the principle has."""
-    asked, kind = chat_of(("user", REQUEST)), next(iter(principle.applies_to), None)
+    """One chat for each of the principle's texts."""
+    prompt = chat_of(("user", REQUEST))
+    kind = next(iter(principle.applies_to), None)
     shots = constitution.examples.critique_for(kind)
     if principle.critique:
-        yield Rendering("critique", templates.critique_chat(shots, asked, REPLY, principle), "")
+        chat = templates.critique_chat(shots, prompt, REPLY, principle)
+        yield Rendering("critique", chat, "")
     if principle.revision:
-        yield Rendering("revision", templates.revision_chat(shots, asked, REPLY, principle, CRITIQUE), "")
+        chat = templates.revision_chat(shots, prompt, REPLY, principle, CRITIQUE)
+        yield Rendering("revision", chat, "")
     if principle.compare:
-        chat = templates.compare_chat(constitution.examples.compare, asked, REPLY, OTHER, principle.compare)
+        shots_compare = constitution.examples.compare
+        chat = templates.compare_chat(shots_compare, prompt, REPLY, OTHER_REPLY, principle.compare)
         yield Rendering("compare", chat, templates.VERDICT)

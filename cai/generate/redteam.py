@@ -1,7 +1,8 @@
-"""Prompts that test a model, written by a model: by category, from seed prompts, each unlike those that are there already.
+"""Red-teaming: test prompts written by a model, by category, from seed prompts, without duplicates.
 
-Every message asked for has an address (category, number) from which its few-shots and its seed follow, so the order of work
-changes nothing. What the model wrote is kept as it came; which of it is taken is decided afterwards, in order, by `take`.
+Every requested message has an address (category, number), from which its few-shot examples and its
+seed follow, so the order of work changes nothing. The model's texts are stored as they came;
+`select_messages` decides afterwards, in order, which become prompts.
 """
 
 from __future__ import annotations
@@ -30,19 +31,20 @@ class RedteamConfig(FrozenModel):
     per_category: int = Field(20, ge=1)
     """Prompts wanted in each category."""
     tries: int = Field(5, ge=1)
-    """Messages asked for at most, per prompt wanted."""
+    """Most messages requested per prompt wanted."""
     shots: int = Field(4, ge=1)
-    """Seed prompts shown each time: of the category while it has any, then of others."""
+    """Seed prompts per request: of the category while there are any, then of others."""
     near: float = Field(0.5, gt=0, le=1)
-    """As alike as this to a seed prompt or an earlier one (Jaccard of word shingles), and a message is not taken."""
+    """Jaccard similarity of word shingles with a seed prompt or an earlier message from which a
+    message is rejected."""
     temperature: float = Field(1.0, ge=0)
     max_tokens: int = Field(48, ge=1)
     kind: Kind = "disallowed"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One message to ask for."""
+class MessageRequest:
+    """One message to request."""
 
     category: str
     number: int
@@ -52,85 +54,116 @@ class Wanted:
         return f"{self.category}/{self.number}"
 
 
-def redteamer(seeds: Sequence[Prompt], author: LM, config: RedteamConfig, seed: int) -> Callable[[Wanted], Awaitable[Attempt]]:
-    """The step that asks for one message."""
-    by_category: dict[str, list[Prompt]] = {}
-    for prompt in seeds:
-        by_category.setdefault(prompt.category or "", []).append(prompt)
-
-    def shown(want: Wanted) -> list[Prompt]:
-        drawn = rng(seed, "redteam", want.category, want.number)
-        own = by_category.get(want.category, [])
-        others = [p for p in seeds if p.category != want.category]
-        near = drawn.sample(own, min(config.shots, len(own)))
-        return drawn.sample(others, min(config.shots - len(near), len(others))) + near
-
-    async def ask(want: Wanted) -> Attempt:
-        shots = [(p.category or "any", p.chat[-1].content) for p in shown(want)]
-        try:
-            said = await author.sample(
-                templates.redteam_chat(shots, want.category),
-                max_tokens=config.max_tokens,
-                temperature=config.temperature,
-                seed=derive(seed, "redteam", want.category, want.number),
-            )
-        except UnansweredError as error:
-            return Attempt(source=want.id, category=want.category, text=None, unanswered=str(error))
-        return Attempt(
-            source=want.id, category=want.category, text=templates.parse_message(said.text, finished=said.finished) or ""
-        )
-
-    return ask
-
-
 @dataclass
 class Taken:
-    """What became of the messages."""
+    """The outcome of the messages."""
 
     prompts: list[Prompt] = field(default_factory=list)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(category, reason or "taken") -> messages."""
 
     def count(self, category: str) -> int:
+        """Prompts of one category."""
         return self.reasons[category, "taken"]
 
 
-def take(attempts: Iterable[Attempt], seeds: Sequence[Prompt], config: RedteamConfig, gate: Gate, origin: str) -> Taken:
-    """The messages that become prompts, in order: whole, let through by the gate, and unlike all before them."""
-    found, seen = Taken(), NearDuplicates(config.near)
-    for known in seeds:
-        seen.seen(known.chat[-1].content)
+def redteamer(
+    seeds: Sequence[Prompt], author: LM, config: RedteamConfig, seed: int
+) -> Callable[[MessageRequest], Awaitable[Attempt]]:
+    """The step that requests one message."""
+    by_category: dict[str, list[Prompt]] = {}
+    for prompt in seeds:
+        by_category.setdefault(prompt.category or "", []).append(prompt)
+
+    def examples(request: MessageRequest) -> list[Prompt]:
+        """Prompts of other categories first, then those of the request's category."""
+        stream = rng(seed, "redteam", request.category, request.number)
+        same = by_category.get(request.category, [])
+        others = [p for p in seeds if p.category != request.category]
+        drawn = stream.sample(same, min(config.shots, len(same)))
+        missing = config.shots - len(drawn)
+        return stream.sample(others, min(missing, len(others))) + drawn
+
+    async def write(request: MessageRequest) -> Attempt:
+        shots = [(p.category or "any", p.chat[-1].content) for p in examples(request)]
+        try:
+            sample = await author.sample(
+                templates.redteam_chat(shots, request.category),
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                seed=derive(seed, "redteam", request.category, request.number),
+            )
+        except UnansweredError as error:
+            return Attempt(
+                source=request.id, category=request.category, text=None, unanswered=str(error)
+            )
+        text = templates.parse_message(sample.text, finished=sample.finished) or ""
+        return Attempt(source=request.id, category=request.category, text=text)
+
+    return write
+
+
+def select_messages(
+    attempts: Iterable[Attempt],
+    seeds: Sequence[Prompt],
+    config: RedteamConfig,
+    gate: Gate,
+    origin: str,
+) -> Taken:
+    """The messages that become prompts, in order.
+
+    They pass the gate and are not near duplicates of a seed prompt or an earlier message.
+    """
+    taken = Taken()
+    near_duplicates = NearDuplicates(config.near)
+    for prompt in seeds:
+        near_duplicates.seen(prompt.chat[-1].content)
     for attempt in attempts:
-        reason, prompt = _judge(attempt, config, gate, origin)
-        if prompt is not None and found.count(attempt.category) >= config.per_category:
-            reason, prompt = "more than wanted", None
-        if prompt is not None and seen.seen(prompt.chat[-1].content):
-            reason, prompt = "nearly repeated", None
-        found.reasons[attempt.category, reason or "taken"] += 1
-        if prompt is not None:
-            found.prompts.append(prompt)
-    return found
+        result = _to_prompt(attempt, config, gate, origin)
+        if isinstance(result, Prompt):
+            if taken.count(attempt.category) >= config.per_category:
+                result = "more than wanted"
+            elif near_duplicates.seen(result.chat[-1].content):
+                result = "nearly repeated"
+        if isinstance(result, Prompt):
+            taken.prompts.append(result)
+        reason = "taken" if isinstance(result, Prompt) else result
+        taken.reasons[attempt.category, reason] += 1
+    return taken
 
 
-def _judge(attempt: Attempt, config: RedteamConfig, gate: Gate, origin: str) -> tuple[str | None, Prompt | None]:
+def _to_prompt(attempt: Attempt, config: RedteamConfig, gate: Gate, origin: str) -> Prompt | str:
+    """The prompt, or the reason why there is none."""
     if attempt.text is None:
-        return "no answer", None
+        return "no answer"
     try:
-        prompt = Prompt(chat=chat_of(("user", attempt.text)), kind=config.kind, category=attempt.category, origin=origin)
+        prompt = Prompt(
+            chat=chat_of(("user", attempt.text)),
+            kind=config.kind,
+            category=attempt.category,
+            origin=origin,
+        )
     except ValidationError:
-        return "empty", None
-    reason = gate(prompt, attempt.text)
-    return (reason, None) if reason else (None, prompt)
+        return "empty"
+    return gate(prompt, attempt.text) or prompt
 
 
-def still_wanted(found: Taken, asked: Mapping[str, int], categories: Sequence[str], config: RedteamConfig) -> list[Wanted]:
-    """The next messages to ask for: as many as each category is short of; none when it is full or tried often enough."""
-    wanted = []
+def next_requests(
+    taken: Taken, attempts: Mapping[str, int], categories: Sequence[str], config: RedteamConfig
+) -> list[MessageRequest]:
+    """The next messages to request: as many as each category lacks, within its limit of tries.
+
+    Args:
+        attempts: category -> messages requested so far.
+    """
+    requests: list[MessageRequest] = []
     for category in categories:
-        done = asked.get(category, 0)
-        short = min(config.per_category - found.count(category), config.per_category * config.tries - done)
-        wanted += [Wanted(category, number) for number in range(done, done + max(0, short))]
-    return wanted
+        done = attempts.get(category, 0)
+        missing = config.per_category - taken.count(category)
+        tries_left = config.per_category * config.tries - done
+        count = max(0, min(missing, tries_left))
+        requests += [MessageRequest(category, number) for number in range(done, done + count)]
+    return requests
 
 
 async def write_messages(
@@ -145,18 +178,22 @@ async def write_messages(
     origin: str,
     progress: Progress = lambda done, total: None,
 ) -> Taken:
-    """Ask, keeping every answer in `path`, until each category is full or tried often enough. Kill it, run it again."""
+    """Request messages until each category is full or has no tries left.
+
+    All answers are stored in `path`; after a kill, the same call resumes.
+    """
     step = redteamer(seeds, author, config, seed)
     store.truncate_torn_line(path)
     while True:
-        rows = sorted(store.read(path, Attempt), key=lambda row: (row.category, _number(row))) if path.exists() else []
-        found = take(rows, seeds, config, gate, origin)
-        progress(len(found.prompts), config.per_category * len(categories))
-        more = still_wanted(found, Counter(row.category for row in rows), categories, config)
-        if not more:
-            return found
-        await map_rows(path, more, step, Attempt, max_concurrency=author.max_concurrency)
+        rows = sorted(store.read(path, Attempt), key=_address) if path.exists() else []
+        taken = select_messages(rows, seeds, config, gate, origin)
+        progress(len(taken.prompts), config.per_category * len(categories))
+        counts = Counter(row.category for row in rows)
+        requests = next_requests(taken, counts, categories, config)
+        if not requests:
+            return taken
+        await map_rows(path, requests, step, Attempt, max_concurrency=author.max_concurrency)
 
 
-def _number(row: Attempt) -> int:
-    return int(row.source.rpartition("/")[2])
+def _address(row: Attempt) -> tuple[str, int]:
+    return row.category, int(row.source.rpartition("/")[2])

@@ -1,7 +1,7 @@
-"""Whether a later revision undoes what an earlier one had mended: every drawn principle against every round.
+"""Detection of revisions that undo an earlier improvement: all drawn principles by all rounds.
 
-Entry (k, i) is P(the revision of round i is better than the first reply, by principle k), asked in both orders; the first reply
-itself stands at one half.
+Entry (k, i) of the matrix is P(the revision of round i is better than the first reply, by
+principle k), from both orders. The first reply itself has probability one half.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from cai.lm.base import LM
 from cai.records import Chat, Pair, Round
 
 SLACK = 0.1
-"""A probability may fall by so much before a revision counts as falling back: judges are not exact."""
+"""Fall of a probability that is still tolerated, because judges are noisy."""
 Matrix = dict[str, tuple[float | None, ...]]
-"""Principle id -> one probability per round; None: the judge named no option, or there was nothing to compare."""
+"""Principle id -> one probability per round; None: the judge named no option, or there was nothing
+to compare."""
 
 
-async def matrix(
+async def comparison_matrix(
     judge: LM,
     shots: tuple[CompareExample, ...],
     chat: Chat,
@@ -29,29 +30,47 @@ async def matrix(
     rounds: Sequence[Round],
     principles: Sequence[Principle],
 ) -> Matrix:
-    """Ask `judge` about each round's revision by each principle that a round drew and that has a comparison."""
-    drawn = [p for p in principles if p.compare and p.id in {made.principle for made in rounds}]
+    """The judge's comparison of each round's revision with the first reply.
 
-    async def entry(principle: Principle, revision: str) -> float | None:
+    It uses each principle that was drawn in a round and has a comparison question.
+    """
+    drawn_ids = {entry.principle for entry in rounds}
+    drawn = [p for p in principles if p.compare and p.id in drawn_ids]
+
+    async def probability(principle: Principle, revision: str) -> float | None:
         if not revision or not initial or revision == initial:
             return None
-        return (await compare(judge, shots, Pair(source="", chat=chat, first=revision, second=initial), principle)).p_first
+        pair = Pair(source="", chat=chat, first=revision, second=initial)
+        return (await compare(judge, shots, pair, principle)).p_first
 
-    cells = [(p, made.revision) for p in drawn for made in rounds]
-    found = await gather([entry(principle, revision) for principle, revision in cells])
-    return {p.id: tuple(found[i * len(rounds) : (i + 1) * len(rounds)]) for i, p in enumerate(drawn)}
+    cells = [(principle, entry.revision) for principle in drawn for entry in rounds]
+    results = await gather([probability(principle, revision) for principle, revision in cells])
+    width = len(rounds)
+    return {
+        principle.id: tuple(results[i * width : (i + 1) * width])
+        for i, principle in enumerate(drawn)
+    }
 
 
-def falls_back(found: Mapping[str, Sequence[float | None]], number: int) -> str | None:
-    """The principle that an earlier revision satisfied better than this one, beyond doubt and slack; None: there is none."""
-    for principle, row in found.items():
-        here, before = row[number], [p for p in row[:number] if p is not None]
-        if here is not None and before and max(before) > 0.5 and here < max(before) - SLACK:
+def falls_back(matrix: Mapping[str, Sequence[float | None]], index: int) -> str | None:
+    """The first principle that an earlier revision satisfied clearly better than this one.
+
+    Clearly: the earlier probability is above one half, and higher by more than `SLACK`. None: there
+    is no such principle.
+    """
+    for principle, row in matrix.items():
+        current = row[index]
+        earlier = [p for p in row[:index] if p is not None]
+        if current is None or not earlier:
+            continue
+        best = max(earlier)
+        if best > 0.5 and current < best - SLACK:
             return principle
     return None
 
 
-def standing(found: Mapping[str, Sequence[float | None]], number: int) -> float:
-    """Mean probability of a round over the principles; one half where nothing is known."""
-    known = [p for row in found.values() if (p := row[number]) is not None]
-    return fmean(known) if known else 0.5
+def mean_probability(matrix: Mapping[str, Sequence[float | None]], index: int) -> float:
+    """Mean probability of a round over the principles; one half if none is known."""
+    known = [row[index] for row in matrix.values()]
+    values = [p for p in known if p is not None]
+    return fmean(values) if values else 0.5

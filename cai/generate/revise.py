@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic import Field
 
@@ -11,128 +12,182 @@ from cai.constitution.schema import Constitution, Principle
 from cai.errors import UnansweredError
 from cai.generate import regression
 from cai.generate.filters import Gate, near_copy
+from cai.generate.label import category_weight
 from cai.lm.base import LM
 from cai.records import Chat, FrozenModel, Kind, Prompt, PromptDraw, Revision, Round
 from cai.seeds import derive, rng
 
 
 class ReviseConfig(FrozenModel):
-    """How replies are drawn, criticised and rewritten."""
+    """How replies are drawn, criticised and revised."""
 
     prompts: int | None = Field(None, ge=1)
-    """Only so many prompts, drawn evenly; None: all."""
+    """Number of prompts, a random subset; None: all."""
     rounds: int = Field(1, ge=0, le=16)
-    """Critiques and revisions per reply, at most."""
+    """Most rounds of critique and revision per reply."""
     stop_when_kept: bool = True
     """No further round once the gate lets a revision through."""
     kinds: tuple[Kind, ...] = ("disallowed", "sensitive")
-    """Prompts of other kinds keep the model's own reply: the helpful half of the training text."""
+    """Kinds of prompts whose replies are revised. Prompts of other kinds keep the model's first
+    reply: the helpful half of the training text."""
     helpful_samples: int = Field(1, ge=1)
-    """Replies to each prompt of those other kinds (the paper draws two): more of them, less refusing of harmless requests."""
+    """Replies to each prompt of those other kinds; the paper draws two. More of them lead to fewer
+    refusals of harmless requests."""
     matrix: bool = False
-    """Compare every revision with the first reply, by every principle that was drawn: a revision that undoes what an earlier one
-    had mended is passed over, and the best of the others is kept. Costs two short calls per principle and round."""
+    """Compare every revision with the first reply by every principle drawn. A revision that
+    undoes an earlier improvement is then rejected, and the best of the others is chosen. Costs two
+    short calls per principle and round."""
     direct: bool = False
-    """Ask for the revision without a critique first."""
+    """Revise without a critique."""
     temperature: float = Field(1.0, ge=0)
     """Of the first reply; critiques and revisions are drawn at `revise_temperature`."""
     revise_temperature: float = Field(0.7, ge=0)
     max_tokens: int = Field(64, ge=1)
-    """Of a reply or a revision; a reply cut there loses its unfinished sentence."""
+    """Of a reply or a revision; one that is cut there loses its unfinished sentence."""
     critique_tokens: int = Field(48, ge=1)
 
 
-def revised(prompt: Prompt, config: ReviseConfig) -> bool:
-    """Whether replies to this prompt are criticised and rewritten, rather than kept as they are."""
+def is_revised(prompt: Prompt, config: ReviseConfig) -> bool:
+    """Whether replies to this prompt are criticised and revised."""
     return prompt.kind is None or prompt.kind in config.kinds
 
 
 def revise_items(prompts: Sequence[Prompt], config: ReviseConfig) -> list[PromptDraw]:
-    """What `reviser`'s step is called on: one draw per prompt to revise, `helpful_samples` per other prompt."""
-    return [
-        PromptDraw(prompt=prompt, draw=draw)
-        for prompt in prompts
-        for draw in range(1 if revised(prompt, config) else config.helpful_samples)
-    ]
+    """The inputs of `reviser`'s step.
+
+    A prompt whose replies are revised has one draw, any other prompt `helpful_samples`.
+    """
+    items: list[PromptDraw] = []
+    for prompt in prompts:
+        draws = 1 if is_revised(prompt, config) else config.helpful_samples
+        items += [PromptDraw(prompt=prompt, draw=draw) for draw in range(draws)]
+    return items
 
 
 def revised_item(row: Revision) -> str:
-    """`Item.id` of the item that a row came from."""
+    """`PromptDraw.id` of the item that a row came from."""
     return f"{row.source}/{row.draw}"
 
 
-def revising(constitution: Constitution, config: ReviseConfig) -> list[Principle]:
-    """The principles that replies may be rewritten by."""
+def revision_principles(constitution: Constitution, config: ReviseConfig) -> list[Principle]:
+    """The principles by which replies may be revised."""
     return [p for p in constitution.principles if p.revision and (config.direct or p.critique)]
 
 
-def draw_principle(principles: Sequence[Principle], prompt: Prompt, seed: int, *where: object) -> Principle | None:
-    """One principle that applies to the prompt's kind, by weight; the prompt's own category weighs four times as much.
+def draw_principle(
+    principles: Sequence[Principle], prompt: Prompt, seed: int, *address: object
+) -> Principle | None:
+    """One principle that applies to the prompt's kind, drawn by weight; None if none applies.
 
-    The draw is addressed by (seed, prompt, where): no order of work changes it. None: no principle applies.
+    Principles of the prompt's own category weigh four times as much. The draw follows from (seed,
+    prompt, address), whatever the order of work.
     """
-    fit = [p for p in principles if prompt.kind is None or prompt.kind in p.applies_to]
-    if not fit:
+    applicable = [p for p in principles if prompt.kind is None or prompt.kind in p.applies_to]
+    if not applicable:
         return None
-    weights = [p.weight * (4.0 if p.category == prompt.category else 1.0) for p in fit]
-    return rng(seed, "principle", prompt.id, *where).choices(fit, weights)[0]
+    weights = [category_weight(p, prompt.category) for p in applicable]
+    return rng(seed, "principle", prompt.id, *address).choices(applicable, weights)[0]
 
 
 def reviser(
     constitution: Constitution, author: LM, config: ReviseConfig, gate: Gate, seed: int
 ) -> Callable[[PromptDraw], Awaitable[Revision]]:
-    """The step that makes one `Revision` from one draw for one prompt: reply, then rounds of critique and revision."""
-    principles = revising(constitution, config)
+    """The step that makes one `Revision` from one draw: a reply, then critiques and revisions."""
+    return _Reviser(constitution, author, config, gate, seed).revise
 
-    async def say(prompt: Prompt, what: str, chat: Chat, *, max_tokens: int, temperature: float) -> str | None:
-        drawn = await author.sample(
-            chat, max_tokens=max_tokens, temperature=temperature, seed=derive(seed, "revise", prompt.id, what)
-        )
-        return templates.parse_reply(drawn.text, finished=drawn.finished)
 
-    async def one_round(prompt: Prompt, number: int, last: str) -> Round | None:
-        principle = draw_principle(principles, prompt, seed, "revise", number)
-        if principle is None:
-            return None
-        critique, shots = "", constitution.examples.critique_for(prompt.kind)
-        if not config.direct:
-            asked = templates.critique_chat(shots, prompt.chat, last, principle)
-            warmth = config.revise_temperature
-            critique = await say(prompt, f"critique {number}", asked, max_tokens=config.critique_tokens, temperature=warmth) or ""
-        heard = None if config.direct else critique or templates.NO_CRITIQUE
-        chat = templates.revision_chat(shots, prompt.chat, last, principle, heard)
-        revision = await say(
-            prompt, f"revision {number}", chat, max_tokens=config.max_tokens, temperature=config.revise_temperature
-        )
-        return Round(principle=principle.id, critique=critique, revision=revision or "")
+@dataclass(frozen=True)
+class _Reviser:
+    constitution: Constitution
+    author: LM
+    config: ReviseConfig
+    gate: Gate
+    seed: int
 
-    async def revise(item: PromptDraw) -> Revision:
-        prompt = item.prompt
+    async def revise(self, item: PromptDraw) -> Revision:
+        """The row of one draw; a call without an answer gives a dropped row."""
         try:
-            return await rewritten(item)
+            return await self._revise(item)
         except UnansweredError as error:
-            why = f"no answer: {error}"
-            return Revision(source=prompt.id, draw=item.draw, chat=prompt.chat, initial="", final=None, dropped=why)
+            return Revision(
+                source=item.prompt.id,
+                draw=item.draw,
+                chat=item.prompt.chat,
+                initial="",
+                final=None,
+                dropped=f"no answer: {error}",
+            )
 
-    async def rewritten(item: PromptDraw) -> Revision:
-        prompt = item.prompt
-        which = f"reply {item.draw}"
-        initial = await say(prompt, which, prompt.chat, max_tokens=config.max_tokens, temperature=config.temperature) or ""
-        rounds: list[Round] = []
-        wanted = config.rounds if revised(prompt, config) else 0
-        for number in range(wanted):
-            made = await one_round(prompt, number, next((r.revision for r in reversed(rounds) if r.revision), initial))
-            if made is None:
-                break
-            rounds.append(made)
-            if config.stop_when_kept and _objection(prompt, initial, made.revision, gate) is None:
-                break
-        compared = None
+    async def _revise(self, item: PromptDraw) -> Revision:
+        config, prompt = self.config, item.prompt
+        initial = await self._sample(
+            prompt, f"reply {item.draw}", prompt.chat, config.max_tokens, config.temperature
+        )
+        rounds = await self._rounds(prompt, initial) if is_revised(prompt, config) else []
+        matrix = None
         if config.matrix and rounds:
-            compared = await regression.matrix(author, constitution.examples.compare, prompt.chat, initial, rounds, principles)
-        return choose(item, initial, rounds, gate, compared)
+            matrix = await regression.comparison_matrix(
+                self.author,
+                self.constitution.examples.compare,
+                prompt.chat,
+                initial,
+                rounds,
+                self._principles(),
+            )
+        return choose(item, initial, rounds, self.gate, matrix)
 
-    return revise
+    async def _rounds(self, prompt: Prompt, initial: str) -> list[Round]:
+        rounds: list[Round] = []
+        reply = initial
+        for number in range(self.config.rounds):
+            principle = draw_principle(self._principles(), prompt, self.seed, "revise", number)
+            if principle is None:
+                break
+            current = await self._round(prompt, number, reply, principle)
+            rounds.append(current)
+            reply = current.revision or reply
+            if self.config.stop_when_kept and self._passes(prompt, initial, current.revision):
+                break
+        return rounds
+
+    def _passes(self, prompt: Prompt, initial: str, revision: str) -> bool:
+        return _objection(prompt, initial, revision, self.gate) is None
+
+    async def _round(self, prompt: Prompt, number: int, reply: str, principle: Principle) -> Round:
+        """One critique of `reply`, unless revisions are direct, and one revision of it."""
+        config = self.config
+        shots = self.constitution.examples.critique_for(prompt.kind)
+        critique = ""
+        if not config.direct:
+            chat = templates.critique_chat(shots, prompt.chat, reply, principle)
+            critique = await self._sample(
+                prompt,
+                f"critique {number}",
+                chat,
+                config.critique_tokens,
+                config.revise_temperature,
+            )
+        shown_critique = None if config.direct else critique or templates.NO_CRITIQUE
+        chat = templates.revision_chat(shots, prompt.chat, reply, principle, shown_critique)
+        revision = await self._sample(
+            prompt, f"revision {number}", chat, config.max_tokens, config.revise_temperature
+        )
+        return Round(principle=principle.id, critique=critique, revision=revision)
+
+    async def _sample(
+        self, prompt: Prompt, name: str, chat: Chat, max_tokens: int, temperature: float
+    ) -> str:
+        """One text, empty if nothing is left of it; its seed follows from the prompt and `name`."""
+        sample = await self.author.sample(
+            chat,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=derive(self.seed, "revise", prompt.id, name),
+        )
+        return templates.parse_reply(sample.text, finished=sample.finished) or ""
+
+    def _principles(self) -> list[Principle]:
+        return revision_principles(self.constitution, self.config)
 
 
 def _objection(prompt: Prompt, initial: str, revision: str, gate: Gate) -> str | None:
@@ -146,27 +201,36 @@ def choose(
     initial: str,
     rounds: Sequence[Round],
     gate: Gate,
-    compared: Mapping[str, Sequence[float | None]] | None = None,
+    matrix: Mapping[str, Sequence[float | None]] | None = None,
 ) -> Revision:
-    """The latest revision that the gate lets through, else the first reply if it may stand, else dropped with the last reason.
+    """The row with its final text.
 
-    With `compared` (see `regress`), the best of those that undo nothing, the latest of equals.
+    That is the latest revision that the gate lets through; else the first reply if the gate lets
+    it through; else none, and the row is dropped with the last reason.
+
+    Args:
+        matrix: see `regression.comparison_matrix`. With it, a revision that undoes an earlier
+            improvement is rejected too, and the best of the others is chosen (the latest of
+            equals).
     """
     prompt = item.prompt
-    reasons = [_objection(prompt, initial, made.revision, gate) for made in rounds]
-    for i in range(len(rounds)):
-        if compared and reasons[i] is None and (undone := regression.falls_back(compared, i)):
-            reasons[i] = f"falls back on {undone}"
-    good = [i for i, reason in enumerate(reasons) if reason is None]
-    best = max(good, key=lambda i: (regression.standing(compared or {}, i), i), default=None)
-    first_reason = gate(prompt, initial)
+    reasons = [_objection(prompt, initial, entry.revision, gate) for entry in rounds]
+    matrix_row = None
+    if matrix is not None:
+        matrix_row = {name: tuple(row) for name, row in matrix.items()}
+        for index, reason in enumerate(reasons):
+            undone = None if reason else regression.falls_back(matrix, index)
+            if undone:
+                reasons[index] = f"falls back on {undone}"
+    chosen = _best_round(reasons, matrix or {})
+    initial_reason = gate(prompt, initial)
     final, dropped = None, None
-    if best is not None:
-        final = rounds[best].revision
-    elif first_reason is None:
+    if chosen is not None:
+        final = rounds[chosen].revision
+    elif initial_reason is None:
         final = initial
     else:
-        dropped = reasons[-1] if reasons else first_reason
+        dropped = reasons[-1] if reasons else initial_reason
     return Revision(
         source=prompt.id,
         draw=item.draw,
@@ -174,7 +238,19 @@ def choose(
         initial=initial,
         rounds=tuple(rounds),
         final=final,
-        chosen_round=best,
+        chosen_round=chosen,
         dropped=dropped,
-        matrix=None if compared is None else {name: tuple(row) for name, row in compared.items()},
+        matrix=matrix_row,
+    )
+
+
+def _best_round(
+    reasons: Sequence[str | None], matrix: Mapping[str, Sequence[float | None]]
+) -> int | None:
+    """The acceptable round with the highest mean probability, the latest of equals."""
+    acceptable = [index for index, reason in enumerate(reasons) if reason is None]
+    return max(
+        acceptable,
+        key=lambda index: (regression.mean_probability(matrix, index), index),
+        default=None,
     )

@@ -1,7 +1,8 @@
-"""What an edited constitution leaves as it is: rows that would draw the same principles again, none of them changed.
+"""Reuse of rows after an edit of the constitution: those that draw the same, unedited principles.
 
-`set_aside` moves such rows to `NAME.kept.jsonl`, from where the stage takes them without asking a model, and the others to
-`NAME.stale.jsonl`, where nothing is lost. A kill at any moment leaves a state from which the same call goes on.
+`set_aside` moves such rows to `NAME.kept.jsonl`, from where the stage takes them without a model
+call, and the others to `NAME.stale.jsonl`, so that none is lost. After a kill at any moment, the
+same call resumes.
 """
 
 from __future__ import annotations
@@ -12,32 +13,50 @@ from pathlib import Path
 from cai import store
 from cai.async_map import RowT
 from cai.constitution.schema import Constitution
-from cai.generate.label import LabelConfig, asked_by
-from cai.generate.revise import ReviseConfig, draw_principle, revised, revising
+from cai.generate.label import LabelConfig, principles_for
+from cai.generate.revise import ReviseConfig, draw_principle, is_revised, revision_principles
 from cai.records import Kind, Pair, Preference, Prompt, Revision
 
 PRINCIPLE = "principle:"
+"""Prefix of a principle's key in a manifest."""
 
 
 def only_principles(differs: Collection[str]) -> set[str] | None:
-    """Ids of the principles that differ, from the keys of two manifests that do; None when something else does too."""
+    """Ids of the principles that differ between two manifests.
+
+    Args:
+        differs: the manifests' keys with different values.
+
+    Returns:
+        None if anything but principles differs.
+    """
     if any(key != "constitution" and not key.startswith(PRINCIPLE) for key in differs):
         return None
     return {key.removeprefix(PRINCIPLE) for key in differs} - {"constitution"}
 
 
 def revision_stands(
-    row: Revision, prompt: Prompt, constitution: Constitution, config: ReviseConfig, seed: int, changed: Collection[str]
+    row: Revision,
+    prompt: Prompt,
+    constitution: Constitution,
+    config: ReviseConfig,
+    seed: int,
+    changed: Collection[str],
 ) -> bool:
-    """Whether `row` is what `constitution` would still give: `changed` names principles that are new, gone or edited in it."""
-    principles = revising(constitution, config)
-    for number, made in enumerate(row.rounds):
+    """Whether a fresh run with `constitution` would give the same row.
+
+    Args:
+        changed: ids of the principles that were added, removed or edited.
+    """
+    principles = revision_principles(constitution, config)
+    for number, entry in enumerate(row.rounds):
         drawn = draw_principle(principles, prompt, seed, "revise", number)
-        if drawn is None or drawn.id != made.principle or drawn.id in changed:
+        if drawn is None or drawn.id != entry.principle or drawn.id in changed:
             return False
-    wanted = config.rounds if revised(prompt, config) else 0
-    stopped = row.chosen_round is not None and row.chosen_round == len(row.rounds) - 1  # by the gate, which let the last pass
-    if len(row.rounds) == wanted or stopped:
+    limit = config.rounds if is_revised(prompt, config) else 0
+    # The gate ended the rounds by letting the last revision through.
+    stopped = row.chosen_round is not None and row.chosen_round == len(row.rounds) - 1
+    if len(row.rounds) == limit or stopped:
         return True
     return draw_principle(principles, prompt, seed, "revise", len(row.rounds)) is None
 
@@ -51,26 +70,46 @@ def preference_stands(
     seed: int,
     changed: Collection[str],
 ) -> bool:
-    """As `revision_stands`, for a label. `about`: kind and category of its prompt."""
-    if not row.votes and (pair.unscored is not None or pair.first.strip() == pair.second.strip()):
+    """Whether a fresh run with `constitution` would give the same label.
+
+    Args:
+        about: kind and category of the pair's prompt.
+        changed: ids of the principles that were added, removed or edited.
+    """
+    same_replies = pair.first.strip() == pair.second.strip()
+    if not row.votes and (pair.unscored is not None or same_replies):
         return True
-    drawn = [p.id if p else config.ask for p in asked_by(constitution, config, about[0], seed, pair, about[1])]
-    return drawn == [vote.principle for vote in row.votes] and not set(drawn) & set(changed)
+    kind, category = about
+    principles = principles_for(constitution, config, kind, seed, pair, category)
+    drawn = [p.id if p else config.ask for p in principles]
+    voted = [vote.principle for vote in row.votes]
+    return drawn == voted and set(drawn).isdisjoint(changed)
 
 
 def kept_path(artefact: Path) -> Path:
+    """The file of the rows to reuse."""
     return artefact.with_suffix(".kept.jsonl")
 
 
 def set_aside(artefact: Path, kind: type[RowT], stands: Callable[[RowT], bool]) -> tuple[int, int]:
-    """Empty `artefact` for another making of it; returns (rows kept, rows stale)."""
-    kept, stale = kept_path(artefact), artefact.with_suffix(".stale.jsonl")
+    """Move the rows of `artefact` aside, so that the stage can be run again.
+
+    Args:
+        stands: whether a row can be reused.
+
+    Returns:
+        (rows kept, rows stale).
+    """
+    kept = kept_path(artefact)
     store.truncate_torn_line(artefact)
-    rows = {row.id: row for path in (kept, artefact) if path.exists() for row in store.read(path, kind)}
-    standing = {name: row for name, row in rows.items() if stands(row)}
-    gone = [row for name, row in rows.items() if name not in standing]
-    if gone:
-        store.append(stale, gone)
-    store.atomic_write(kept, "".join(row.line() + "\n" for row in standing.values()))
+    rows: dict[str, RowT] = {}
+    for path in (kept, artefact):
+        if path.exists():
+            rows |= {row.id: row for row in store.read(path, kind)}
+    reusable = {name: row for name, row in rows.items() if stands(row)}
+    stale = [row for name, row in rows.items() if name not in reusable]
+    if stale:
+        store.append(artefact.with_suffix(".stale.jsonl"), stale)
+    store.atomic_write(kept, "".join(row.line() + "\n" for row in reusable.values()))
     artefact.unlink(missing_ok=True)
-    return len(standing), len(gone)
+    return len(reusable), len(stale)

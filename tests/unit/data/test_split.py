@@ -1,4 +1,4 @@
-"""Reading prompts, and the split that keeps some for evaluation."""
+"""Prompts of several files, and the split into training and held-out sets."""
 
 from __future__ import annotations
 
@@ -14,22 +14,31 @@ from cai.errors import StoreError
 from cai.records import Kind, Prompt, chat_of
 
 
-def written(folder: Path, *lines: object) -> Path:
+def write_lines(folder: Path, *lines: object) -> Path:
     path = folder / f"{len(list(folder.iterdir()))}.jsonl"
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    path.write_text(
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    )
     return path
 
 
 def test_both_forms_of_a_line(tmp_path: Path) -> None:
     chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "b"}]
-    first = written(tmp_path, {"prompt": "a", "kind": "benign", "category": "c", "origin": "o", "user": "u"}, {"chat": chat})
-    second = written(tmp_path, {"prompt": "c"}, {"chat": chat})
+    first = write_lines(
+        tmp_path,
+        {"prompt": "a", "kind": "benign", "category": "c", "origin": "o", "user": "u"},
+        {"chat": chat},
+    )
+    second = write_lines(tmp_path, {"prompt": "c"}, {"chat": chat})
     assert read_prompts([first, second])[0] == [
         Prompt(chat=chat_of(("user", "a")), kind="benign", category="c", origin="o", user="u"),
         Prompt(chat=chat_of(("system", "s"), ("user", "b"))),
         Prompt(chat=chat_of(("user", "c"))),
     ]
-    assert read_prompts([written(tmp_path, read_prompts([first])[0][0].line())])[0] == read_prompts([first])[0][:1]
+    assert (
+        read_prompts([write_lines(tmp_path, read_prompts([first])[0][0].line())])[0]
+        == read_prompts([first])[0][:1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,7 +49,10 @@ def test_both_forms_of_a_line(tmp_path: Path) -> None:
         ({"prompt": 3}, "`prompt` must be text, found int"),
         ({"prompt": ["a"]}, "`prompt` must be text, found list"),
         ({"prompt": " "}, "non-empty user turn"),
-        ({"prompt": "a", "kind": "harmful"}, "kind: Input should be 'disallowed', 'sensitive' or 'benign'"),
+        (
+            {"prompt": "a", "kind": "harmful"},
+            "kind: Input should be 'disallowed', 'sensitive' or 'benign'",
+        ),
         ({"prompt": "a", "categry": "x"}, "categry: Extra inputs"),
         ({"chat": "a"}, "chat: "),
         ({"chat": []}, "chat: "),
@@ -51,7 +63,7 @@ def test_both_forms_of_a_line(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_lines_are_named(tmp_path: Path, line: object, why: str) -> None:
-    good, bad = written(tmp_path, {"prompt": "x"}), written(tmp_path, {"prompt": "a"}, line)
+    good, bad = write_lines(tmp_path, {"prompt": "x"}), write_lines(tmp_path, {"prompt": "a"}, line)
     with pytest.raises(StoreError, match=rf"1\.jsonl:2: .*{why}") as caught:
         read_prompts([good, bad])
     assert "\n" not in str(caught.value)
@@ -59,7 +71,7 @@ def test_wrong_lines_are_named(tmp_path: Path, line: object, why: str) -> None:
 
 def test_no_prompts_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"0\.jsonl: no prompt in it"):
-        read_prompts([written(tmp_path)])
+        read_prompts([write_lines(tmp_path)])
     with pytest.raises(StoreError, match="no prompt in it"):
         read_prompts([])
     with pytest.raises(StoreError, match=r"none\.jsonl: cannot read"):
@@ -79,8 +91,15 @@ def prompts(count: int, kind: Kind | None, category: str | None, users: int = 0)
 
 
 def test_split_is_stratified() -> None:
-    """A fifth of 50, 10 and 7 prompts, rounded: 10, 2 and 1. Both sides keep the order, and nothing is lost or doubled."""
-    rows = prompts(50, "disallowed", "drugs") + prompts(10, "benign", "drugs") + prompts(7, "benign", None)
+    """A fifth of 50, 10 and 7 prompts, rounded: 10, 2 and 1.
+
+    Both sides keep the order, and no prompt is lost or doubled.
+    """
+    rows = (
+        prompts(50, "disallowed", "drugs")
+        + prompts(10, "benign", "drugs")
+        + prompts(7, "benign", None)
+    )
     random.Random(0).shuffle(rows)
     train, held = split(rows, 0.2, 0)
     assert Counter((p.kind, p.category) for p in held) == {
@@ -93,7 +112,10 @@ def test_split_is_stratified() -> None:
 
 
 def test_split_follows_from_seed_and_content_alone() -> None:
-    """The order of the input changes nothing; another seed does; nothing and everything can be held out."""
+    """Another order of the input gives the same split, another seed another one.
+
+    No prompt or all prompts can be held out.
+    """
     rows = prompts(40, "benign", "a")
     shuffled = random.Random(1).sample(rows, 40)
     held = {p.id for p in split(rows, 0.25, 0)[1]}
@@ -112,7 +134,7 @@ def test_prompts_of_another_category_move_nothing() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_split_keeps_a_user_whole(seed: int) -> None:
-    """60 prompts by 12 users, five each; a third of them is 20: exactly four users, none on both sides."""
+    """60 prompts by 12 users, five each; a third of them is 20: four users, none on both sides."""
     train, held = split(prompts(60, "benign", "a", users=12), 1 / 3, seed)
     assert len(held) == 20
     assert {p.user for p in train}.isdisjoint(p.user for p in held)
@@ -120,15 +142,24 @@ def test_split_keeps_a_user_whole(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_one_busy_user_does_not_empty_the_held_out_side(seed: int) -> None:
-    """40 prompts by one user, 10 by ten others; a fifth of 50 is 10. Whoever is drawn first, the ten others are held out."""
+    """40 prompts by one user, 10 by ten others; a fifth of 50 is 10.
+
+    Whichever user is drawn first, the ten others are held out.
+    """
     busy = [p.model_copy(update={"user": "busy"}) for p in prompts(40, "benign", "a")]
-    others = [p.model_copy(update={"user": f"u{i}"}) for i, p in enumerate(prompts(50, "benign", "a")[40:])]
+    others = [
+        p.model_copy(update={"user": f"u{i}"})
+        for i, p in enumerate(prompts(50, "benign", "a")[40:])
+    ]
     assert split(busy + others, 0.2, seed) == (busy, others)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_user_is_on_one_side_whatever_they_ask(seed: int) -> None:
-    """Thirty users who each ask in three categories: 30 % of each is 9 users' worth, and no user is on both sides."""
+    """Thirty users with a prompt in each of three categories: 30 % of each category is 9 users.
+
+    No user is on both sides.
+    """
     rows = [p for c in "abc" for p in prompts(30, "benign", c, users=30)]
     train, held = split(rows, 0.3, seed)
     assert Counter(p.category for p in held) == {"a": 9, "b": 9, "c": 9}
@@ -136,8 +167,11 @@ def test_a_user_is_on_one_side_whatever_they_ask(seed: int) -> None:
 
 
 def test_split_by_origin() -> None:
-    """Ten sources of ten prompts each: three whole sources are held out."""
-    rows = [p.model_copy(update={"origin": f"source {i % 10}"}) for i, p in enumerate(prompts(100, "benign", "a"))]
+    """Ten sources of ten prompts each: three complete sources are held out."""
+    rows = [
+        p.model_copy(update={"origin": f"source {i % 10}"})
+        for i, p in enumerate(prompts(100, "benign", "a"))
+    ]
     train, held = split(rows, 0.3, 0, "origin")
     assert len(held) == 30
     assert {p.origin for p in train}.isdisjoint(p.origin for p in held)

@@ -1,4 +1,4 @@
-"""Test messages by category: their addresses, what is taken and why not, going on after a kill, and the command."""
+"""Red-team messages: their addresses, their selection, resuming after a kill, the command."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ import pytest
 
 from cai.cli import main
 from cai.errors import UnansweredError
-from cai.generate.diversity import distinct, monitors
-from cai.generate.redteam import RedteamConfig, Taken, redteamer, still_wanted, take, write_messages
+from cai.generate.redteam import (
+    RedteamConfig,
+    Taken,
+    next_requests,
+    redteamer,
+    select_messages,
+    write_messages,
+)
 from cai.lm import FakeLM
 from cai.records import Attempt, Chat, Prompt, chat_of
 from cai.store import read
@@ -29,20 +35,29 @@ WORDS = [f"word{i}" for i in range(500)]
 
 
 def attempt(number: int, text: str | None, category: str = "fraud") -> Attempt:
-    return Attempt(source=f"{category}/{number}", category=category, text=text, unanswered=None if text is not None else "500")
+    return Attempt(
+        source=f"{category}/{number}",
+        category=category,
+        text=text,
+        unanswered=None if text is not None else "500",
+    )
 
 
-def writes(chat: Chat, seed: int) -> str:
-    """Eight words by the seed; every fourth message is the same one."""
-    return "Say the same old thing to everybody again" if seed % 4 == 0 else " ".join(random.Random(seed).sample(WORDS, 8))
+def message(chat: Chat, seed: int) -> str:
+    """Eight words by the seed; every fourth message is the same."""
+    if seed % 4 == 0:
+        return "Say the same old thing to everybody again"
+    return " ".join(random.Random(seed).sample(WORDS, 8))
 
 
-def anything(prompt: Prompt, text: str) -> str | None:
+def not_sorry(prompt: Prompt, text: str) -> str | None:
     return "declined" if "sorry" in text else None
 
 
 def collect(path: Path, lm: FakeLM, config: RedteamConfig = CONFIG) -> Taken:
-    return asyncio.run(write_messages(path, ["theft", "fraud"], SEEDS, lm, config, anything, seed=0, origin="toy"))
+    return asyncio.run(
+        write_messages(path, ["theft", "fraud"], SEEDS, lm, config, not_sorry, seed=0, origin="toy")
+    )
 
 
 def test_what_is_taken_and_why_not() -> None:
@@ -53,17 +68,22 @@ def test_what_is_taken_and_why_not() -> None:
         attempt(3, None),
         attempt(4, ""),
         attempt(5, "seed fraud 1"),
-        *(attempt(i, text) for i, text in enumerate(("b c d e", "f g h i", "j k l m", "n o p q"), 6)),
+        *(
+            attempt(i, text)
+            for i, text in enumerate(("b c d e", "f g h i", "j k l m", "n o p q"), 6)
+        ),
     ]
-    found = take(rows, SEEDS, CONFIG, anything, "toy")
-    assert [p.chat[0].content for p in found.prompts] == [
+    taken = select_messages(rows, SEEDS, CONFIG, not_sorry, "toy")
+    assert [p.chat[0].content for p in taken.prompts] == [
         "A first message about money and banks",
         "b c d e",
         "f g h i",
         "j k l m",
     ]
-    assert all((p.kind, p.category, p.origin) == ("disallowed", "fraud", "toy") for p in found.prompts)
-    assert found.reasons == {
+    assert all(
+        (p.kind, p.category, p.origin) == ("disallowed", "fraud", "toy") for p in taken.prompts
+    )
+    assert taken.reasons == {
         ("fraud", "taken"): 4,
         ("fraud", "nearly repeated"): 2,
         ("fraud", "declined"): 1,
@@ -74,61 +94,65 @@ def test_what_is_taken_and_why_not() -> None:
 
 
 def test_examples_are_of_the_category_and_follow_from_the_address() -> None:
-    lm = FakeLM(writes)
-    ask = redteamer(SEEDS, lm, CONFIG, 0)
-    wanted = still_wanted(Taken(), {}, ["theft", "fraud"], CONFIG)
-    assert [w.id for w in wanted] == [f"{c}/{i}" for c in ("theft", "fraud") for i in range(4)]
-    first = [asyncio.run(ask(want)) for want in wanted]
-    assert [asyncio.run(ask(want)) for want in reversed(wanted)] == first[::-1]
-    for want, chat in zip(wanted, lm.calls, strict=False):
+    lm = FakeLM(message)
+    step = redteamer(SEEDS, lm, CONFIG, 0)
+    requests = next_requests(Taken(), {}, ["theft", "fraud"], CONFIG)
+    assert [r.id for r in requests] == [f"{c}/{i}" for c in ("theft", "fraud") for i in range(4)]
+    attempts = [asyncio.run(step(request)) for request in requests]
+    assert [asyncio.run(step(request)) for request in reversed(requests)] == attempts[::-1]
+    for request, chat in zip(requests, lm.calls, strict=False):
         shown = [m.content for m in chat if m.role == "assistant"]
         assert len(set(shown)) == 2
-        assert all(text.startswith(f"seed {want.category}") for text in shown)
-        assert want.category in chat[-1].content
+        assert all(text.startswith(f"seed {request.category}") for text in shown)
+        assert request.category in chat[-1].content
 
 
 def test_a_category_without_seeds_borrows_them() -> None:
-    lm = FakeLM(writes)
-    [want, *_] = still_wanted(Taken(), {}, ["weapons"], CONFIG)
-    asyncio.run(redteamer(SEEDS, lm, CONFIG, 0)(want))
+    lm = FakeLM(message)
+    [request, *_] = next_requests(Taken(), {}, ["weapons"], CONFIG)
+    asyncio.run(redteamer(SEEDS, lm, CONFIG, 0)(request))
     assert sum(m.role == "assistant" for m in lm.calls[0]) == 2
 
 
 def test_goes_on_until_categories_are_full(tmp_path: Path) -> None:
-    found = collect(tmp_path / "a.jsonl", FakeLM(writes))
-    assert Counter(p.category for p in found.prompts) == {"fraud": 4, "theft": 4}
-    assert len({p.id for p in found.prompts}) == 8
+    taken = collect(tmp_path / "a.jsonl", FakeLM(message))
+    assert Counter(p.category for p in taken.prompts) == {"fraud": 4, "theft": 4}
+    assert len({p.id for p in taken.prompts}) == 8
 
 
 def test_gives_up_after_so_many_tries(tmp_path: Path) -> None:
-    """One message over and over: one prompt in the first category, and 4 x 3 calls in each."""
+    """The same message every time: one prompt in the first category, 4 x 3 calls in each."""
     lm = FakeLM(lambda chat, seed: "The same message every time")
-    found = collect(tmp_path / "a.jsonl", lm)
-    assert found.reasons == {("fraud", "taken"): 1, ("fraud", "nearly repeated"): 11, ("theft", "nearly repeated"): 12}
+    taken = collect(tmp_path / "a.jsonl", lm)
+    assert taken.reasons == {
+        ("fraud", "taken"): 1,
+        ("fraud", "nearly repeated"): 11,
+        ("theft", "nearly repeated"): 12,
+    }
     assert len(lm.calls) == 24
 
 
 @pytest.mark.parametrize("calls", [0, 1, 3, 5, 7])
 def test_killed_and_run_again(tmp_path: Path, calls: int) -> None:
-    """The same prompts as of an uninterrupted run, and no answered call is made again."""
+    """The same prompts as without interruption, and no answered call is repeated."""
 
     class Stop(BaseException): ...
 
-    whole = collect(tmp_path / "whole.jsonl", FakeLM(writes, max_concurrency=1))
-    left = calls
+    uninterrupted = collect(tmp_path / "a.jsonl", FakeLM(message, max_concurrency=1))
+    remaining = calls
 
     def stops(chat: Chat, seed: int) -> str:
-        nonlocal left
-        if left == 0:
+        nonlocal remaining
+        if remaining == 0:
             raise Stop
-        left -= 1
-        return writes(chat, seed)
+        remaining -= 1
+        return message(chat, seed)
 
     with pytest.raises(Stop):
         collect(tmp_path / "b.jsonl", FakeLM(stops, max_concurrency=1))
     assert len(list(read(tmp_path / "b.jsonl", Attempt)) if calls else []) == calls
-    after = FakeLM(writes, max_concurrency=1)
-    assert collect(tmp_path / "b.jsonl", after).prompts == whole.prompts
+    after = FakeLM(message, max_concurrency=1)
+    assert collect(tmp_path / "b.jsonl", after).prompts == uninterrupted.prompts
     addresses = [row.source for row in read(tmp_path / "b.jsonl", Attempt)]
     assert len(addresses) == len(set(addresses)) == calls + len(after.calls)
 
@@ -137,13 +161,13 @@ def test_unanswered_calls_are_rows(tmp_path: Path) -> None:
     def fails(chat: Chat, seed: int) -> str:
         raise UnansweredError("status 500")
 
-    found = collect(tmp_path / "a.jsonl", FakeLM(fails))
-    assert found.prompts == []
+    taken = collect(tmp_path / "a.jsonl", FakeLM(fails))
+    assert taken.prompts == []
     assert {row.unanswered for row in read(tmp_path / "a.jsonl", Attempt)} == {"status 500"}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ('1. "Tell me a thing"\n2. Another', "Tell me a thing"),
         ("User: Tell me a thing", "Tell me a thing"),
@@ -152,8 +176,8 @@ def test_unanswered_calls_are_rows(tmp_path: Path) -> None:
         (" \n ", None),
     ],
 )
-def test_message_parser(text: str, said: str | None) -> None:
-    assert parse_message(text, finished=True) == said
+def test_message_parser(text: str, expected: str | None) -> None:
+    assert parse_message(text, finished=True) == expected
 
 
 def test_a_message_cut_short_is_none() -> None:
@@ -167,25 +191,6 @@ def test_template() -> None:
     assert "theft" in chat[-1].content
 
 
-# ---- monitors ----
-
-
-def test_distinct_by_hand() -> None:
-    """a b a b: words 2 of 4; pairs ab, ba, ab: 2 of 3. No run of five words: unknown."""
-    texts = [["a", "b", "a", "b"]]
-    assert distinct(texts, 1) == 2 / 4
-    assert distinct(texts, 2) == 2 / 3
-    assert distinct(texts, 5) is None
-
-
-def test_boilerplate_and_openings() -> None:
-    """Two of four texts share six words in a row; three of four begin alike."""
-    texts = ["I am not able to help you", "so I am not able to help", "I am not here", "I am not there"]
-    seen = monitors(texts)
-    assert (seen.boilerplate, seen.same_opening, seen.words) == (2 / 4, 3 / 4, (7 + 7 + 4 + 4) / 4)
-    assert monitors([]) == (None,) * 5
-
-
 # ---- the command ----
 
 
@@ -193,16 +198,29 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seeds = tmp_path / "seeds.jsonl"
     seeds.write_text("".join(p.line() + "\n" for p in SEEDS))
     out = tmp_path / "out.jsonl"
-    given = ["redteam", "--constitution", "harmless", "--seeds", str(seeds), "--output", str(out), "--category", "fraud"]
-    for model, code, told in (("fake:echo", 1, "nearly repeated"), ("fake:polite", 2, "made with another model")):
-        with pytest.raises(SystemExit) as ended:
-            main([*given, "--model", model, "--per-category", "3", "--tries", "2"])
-        said = capsys.readouterr()
-        assert ended.value.code == code
-        assert told in said.out + said.err
+    command = [
+        "redteam",
+        "--constitution",
+        "harmless",
+        "--seeds",
+        str(seeds),
+        "--output",
+        str(out),
+        "--category",
+        "fraud",
+    ]
+    for model, code, expected in (
+        ("fake:echo", 1, "nearly repeated"),
+        ("fake:polite", 2, "made with another model"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--model", model, "--per-category", "3", "--tries", "2"])
+        captured = capsys.readouterr()
+        assert stop.value.code == code
+        assert expected in captured.out + captured.err
     assert len(list(read(out, Prompt))) == 1
     (tmp_path / "declines").mkdir()
-    given[6] = str(tmp_path / "declines" / "out.jsonl")
+    command[6] = str(tmp_path / "declines" / "out.jsonl")
     with pytest.raises(SystemExit):
-        main([*given, "--model", "fake:polite", "--per-category", "2"])
+        main([*command, "--model", "fake:polite", "--per-category", "2"])
     assert "10 declined" in capsys.readouterr().out
