@@ -46,12 +46,18 @@ class Bin(NamedTuple):
     n: int
 
 
-def reliability(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> list[Bin]:
+def reliability(
+    probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10
+) -> list[Bin]:
     """Equal-width bins that hold anything, from 0 to 1; outcomes are 0 or 1."""
     groups: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
     for p, outcome in zip(probabilities, outcomes, strict=True):
         groups[min(bins - 1, int(p * bins))].append((p, outcome))
-    return [Bin(sum(p for p, _ in g) / len(g), sum(o for _, o in g) / len(g), len(g)) for g in groups if g]
+    return [
+        Bin(sum(p for p, _ in g) / len(g), sum(o for _, o in g) / len(g), len(g))
+        for g in groups
+        if g
+    ]
 
 
 def ece(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> float | None:

@@ -46,8 +46,19 @@ def replier(
     async def reply(item: PromptDraw) -> EvalReply:
         prompt, where = item.prompt, derive(seed, "eval", item.prompt.id, item.draw)
         try:
-            said = await lm.sample(prompt.chat, max_tokens=config.max_tokens, temperature=config.temperature, seed=where)
-            found = grade(rubric, prompt=prompt.chat[-1].content, response=said.text, kind=prompt.kind, source=prompt.id)
+            said = await lm.sample(
+                prompt.chat,
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                seed=where,
+            )
+            found = grade(
+                rubric,
+                prompt=prompt.chat[-1].content,
+                response=said.text,
+                kind=prompt.kind,
+                source=prompt.id,
+            )
         except UnansweredError as error:
             said, found = NOTHING, unscored_grade({}, f"no answer: {error}", prompt.id)
         return EvalReply(

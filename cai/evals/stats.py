@@ -58,17 +58,32 @@ def estimate(
         else:
             half = stderr * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(set(groups.tolist())) - 1))
             low, high = mean - half, mean + half
-    return Score(metric=metric, subject=subject, mean=mean, stderr=stderr, ci_low=low, ci_high=high, n=n, unscored=unscored)
+    return Score(
+        metric=metric,
+        subject=subject,
+        mean=mean,
+        stderr=stderr,
+        ci_low=low,
+        ci_high=high,
+        n=n,
+        unscored=unscored,
+    )
 
 
-def _known(scores: Sequence[float | None], clusters: Sequence[str] | None) -> tuple[Array, NDArray[np.int64]]:
+def _known(
+    scores: Sequence[float | None], clusters: Sequence[str] | None
+) -> tuple[Array, NDArray[np.int64]]:
     """The known scores, and for each the number of its cluster, counted from 0 in order of first appearance."""
     names = list(map(str, range(len(scores)))) if clusters is None else clusters
     numbers: dict[str, int] = {}
     pairs = [
-        (score, numbers.setdefault(name, len(numbers))) for score, name in zip(scores, names, strict=True) if score is not None
+        (score, numbers.setdefault(name, len(numbers)))
+        for score, name in zip(scores, names, strict=True)
+        if score is not None
     ]
-    return np.array([score for score, _ in pairs], dtype=float), np.array([group for _, group in pairs], dtype=np.int64)
+    return np.array([score for score, _ in pairs], dtype=float), np.array(
+        [group for _, group in pairs], dtype=np.int64
+    )
 
 
 def _stderr(known: Array, groups: NDArray[np.int64]) -> float | None:
@@ -105,7 +120,9 @@ def _wilson_clustered(share: float, stderr: float, n: int, clusters: int) -> tup
     if share in (0.0, 1.0):
         return wilson(share, clusters)
     deff = max(1.0, stderr**2 * (n - 1) / (share * (1 - share)))
-    wide, narrow = (float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) for freedom in (clusters - 1, n - 1))
+    wide, narrow = (
+        float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) for freedom in (clusters - 1, n - 1)
+    )
     return wilson(share, n / deff * (narrow / wide) ** 2)
 
 
@@ -130,7 +147,11 @@ class Difference:
 
 
 def paired_bootstrap(
-    a: Sequence[float | None], b: Sequence[float | None], clusters: Sequence[str], seed: int, draws: int = 2000
+    a: Sequence[float | None],
+    b: Sequence[float | None],
+    clusters: Sequence[str],
+    seed: int,
+    draws: int = 2000,
 ) -> Difference:
     """How much higher `a` is than `b`; `a[i]`, `b[i]` are two subjects' scores on prompt `clusters[i]`.
 
@@ -139,7 +160,9 @@ def paired_bootstrap(
     resample differs from another (say 100 % against 0 %) the bootstrap is blind: yes/no scores then get Newcombe's interval
     from the two Wilson intervals (1998, method 10), taken as unpaired and so rather too wide; other scores get none.
     """
-    pairs = [(x, y, g) for x, y, g in zip(a, b, clusters, strict=True) if x is not None and y is not None]
+    pairs = [
+        (x, y, g) for x, y, g in zip(a, b, clusters, strict=True) if x is not None and y is not None
+    ]
     n, unscored = len(pairs), len(a) - len(pairs)
     if not n:
         return Difference(None, None, None, None, None, None, None, None, n, unscored)
@@ -151,12 +174,21 @@ def paired_bootstrap(
     relative = gap / mean_b if mean_b else None
     if len(counts) < 2:
         return Difference(gap, None, None, None, relative, None, None, None, n, unscored)
-    means = resample(lambda index: sums[index].sum(axis=1) / counts[index].sum(axis=1)[:, None], len(counts), seed, draws)
+    means = resample(
+        lambda index: sums[index].sum(axis=1) / counts[index].sum(axis=1)[:, None],
+        len(counts),
+        seed,
+        draws,
+    )
     gaps = means[:, 0] - means[:, 1]
     stderr, low, high = bootstrap_interval(gaps)
     if low is None and np.isin(known, (0.0, 1.0)).all():
         low, high = _newcombe(mean_a, mean_b, len(counts))
-    ratio = bootstrap_interval(gaps / means[:, 1]) if relative is not None and (means[:, 1] != 0).all() else (None, None, None)
+    ratio = (
+        bootstrap_interval(gaps / means[:, 1])
+        if relative is not None and (means[:, 1] != 0).all()
+        else (None, None, None)
+    )
     return Difference(gap, stderr, low, high, relative, *ratio, n, unscored)
 
 
@@ -164,17 +196,27 @@ def _per_cluster(known: Array, names: Sequence[str]) -> tuple[Array, Array]:
     """Sums of each column, and counts, by cluster in order of first appearance."""
     numbers: dict[str, int] = {}
     groups = np.array([numbers.setdefault(name, len(numbers)) for name in names])
-    sums: Array = np.stack([np.bincount(groups, weights=column) for column in known.T], axis=1).astype(float)
+    sums: Array = np.stack(
+        [np.bincount(groups, weights=column) for column in known.T], axis=1
+    ).astype(float)
     counts: Array = np.bincount(groups).astype(float)
     return sums, counts
 
 
-def resample(statistic: Callable[[NDArray[np.int64]], Array], clusters: int, seed: int, draws: int, *where: object) -> Array:
+def resample(
+    statistic: Callable[[NDArray[np.int64]], Array],
+    clusters: int,
+    seed: int,
+    draws: int,
+    *where: object,
+) -> Array:
     """`statistic` of `draws` resamples; it is given index rows of shape (some draws, clusters). Same seed, same answer."""
     rng = np.random.default_rng(derive(seed, "bootstrap", *where))
     rows = max(1, _BLOCK // clusters)
     sizes = [min(rows, draws - start) for start in range(0, draws, rows)]
-    return np.concatenate([statistic(rng.integers(clusters, size=(size, clusters))) for size in sizes])
+    return np.concatenate(
+        [statistic(rng.integers(clusters, size=(size, clusters))) for size in sizes]
+    )
 
 
 def bootstrap_interval(values: Array) -> tuple[float | None, float | None, float | None]:

@@ -62,15 +62,30 @@ def dataset_card(
         size_categories=[_size(sum(rows.values()))],
         configs=None if saved else [_table_of(name) for name in rows],
     )
-    parts = [f"# {name}", *[WARNING] * harmful, _contents(rows, saved), _origin(manifests), _losses(left_out), _terms(license)]
+    parts = [
+        f"# {name}",
+        *[WARNING] * harmful,
+        _contents(rows, saved),
+        _origin(manifests),
+        _losses(left_out),
+        _terms(license),
+    ]
     return DatasetCard(f"---\n{about.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 
 def preference_card(
-    labels: str, pairs: int, measured: Sequence[Score], made: Manifest | None, name: str, base: str, over: str
+    labels: str,
+    pairs: int,
+    measured: Sequence[Score],
+    made: Manifest | None,
+    name: str,
+    base: str,
+    over: str,
 ) -> ModelCard:
     """The README of a preference model: what it is, what it learnt from, how well it agrees with what it has not seen."""
-    about = ModelCardData(library_name="cai", tags=["constitutional-ai", "rlaif", "preference-model"])
+    about = ModelCardData(
+        library_name="cai", tags=["constitutional-ai", "rlaif", "preference-model"]
+    )
     rows = "\n".join(
         f"| {score.metric} | {_number(score.mean)} | {interval(score.ci_low, score.ci_high, '.3f')} | {score.n} |"
         for score in measured
@@ -91,9 +106,15 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def losses(prompts: Manifest | None, revisions: Iterable[Revision], preferences: Iterable[Preference]) -> dict[str, Counter[str]]:
+def losses(
+    prompts: Manifest | None, revisions: Iterable[Revision], preferences: Iterable[Preference]
+) -> dict[str, Counter[str]]:
     """stage -> reason -> rows that are not in the export."""
-    hygiene = {} if prompts is None else {k: int(v) for k, v in prompts.counts.items() if isinstance(v, int | float)}
+    hygiene = (
+        {}
+        if prompts is None
+        else {k: int(v) for k, v in prompts.counts.items() if isinstance(v, int | float)}
+    )
     found = {
         "prompts": Counter({k: v for k, v in hygiene.items() if k not in ("train", "held_out")}),
         "revise": Counter(_kind_of(r.dropped) for r in revisions if r.dropped),
@@ -120,26 +141,50 @@ def _kind_of(reason: str) -> str:
 
 
 def _table_of(name: str) -> dict[str, object]:
-    return {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train.parquet"}]}
+    return {
+        "config_name": name,
+        "data_files": [{"split": "train", "path": f"{name}/train.parquet"}],
+    }
 
 
 def _contents(rows: Mapping[str, int], saved: bool) -> str:
     lines = [f"- **{name}**: {count:,} rows. {COLUMNS[name]}" for name, count in rows.items()]
     first = next(iter(rows))
-    load = f'load_from_disk("FOLDER/{first}")' if saved else f'load_dataset("FOLDER", "{first}", split="train")'
+    load = (
+        f'load_from_disk("FOLDER/{first}")'
+        if saved
+        else f'load_dataset("FOLDER", "{first}", split="train")'
+    )
     return "\n".join(["## What is in it", "", *lines, "", f"```python\ndatasets.{load}\n```"])
 
 
 def _origin(manifests: Sequence[Manifest]) -> str:
-    table = ["## What made it", "", "| stage | constitution | model | seed | rows read from |", "| --- | --- | --- | --- | --- |"]
+    table = [
+        "## What made it",
+        "",
+        "| stage | constitution | model | seed | rows read from |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for made in manifests:
         about = made.made
         model = about.get("model") or about.get("judge") or about.get("input 20-sft") or "–"
         inputs = ", ".join(key.removeprefix("input ") for key in about if key.startswith("input "))
         cells = (made.stage, about.get("constitution", "–"), model, about.get("seed", "–"), inputs)
         table.append(f"| {' | '.join(map(_cell, cells))} |")
-    told = ", ".join(f"{name} {number}" for name, number in manifests[-1].versions.items()) if manifests else ""
-    return "\n".join([*table, "", f"Made with {told}. Digests of every setting stand in the run's manifests." if told else ""])
+    told = (
+        ", ".join(f"{name} {number}" for name, number in manifests[-1].versions.items())
+        if manifests
+        else ""
+    )
+    return "\n".join(
+        [
+            *table,
+            "",
+            f"Made with {told}. Digests of every setting stand in the run's manifests."
+            if told
+            else "",
+        ]
+    )
 
 
 def _losses(left_out: Mapping[str, Counter[str]]) -> str:
@@ -147,15 +192,21 @@ def _losses(left_out: Mapping[str, Counter[str]]) -> str:
         return "## What was left out\n\nNothing."
     table = ["## What was left out", "", "| stage | reason | rows |", "| --- | --- | ---: |"]
     for stage, counts in left_out.items():
-        table += [f"| {stage} | {_cell(reason)} | {count:,} |" for reason, count in counts.most_common()]
+        table += [
+            f"| {stage} | {_cell(reason)} | {count:,} |" for reason, count in counts.most_common()
+        ]
     return "\n".join(table)
 
 
 def _terms(license: str | None) -> str:
     said = (
-        f"The maker of this export licensed it as `{license}`." if license else "Nobody has stated a licence for this export yet."
+        f"The maker of this export licensed it as `{license}`."
+        if license
+        else "Nobody has stated a licence for this export yet."
     )
-    return f"## Terms\n\n{said} Terms of the prompts' sources and of the models above apply beside it."
+    return (
+        f"## Terms\n\n{said} Terms of the prompts' sources and of the models above apply beside it."
+    )
 
 
 def _cell(text: str) -> str:
@@ -163,5 +214,11 @@ def _cell(text: str) -> str:
 
 
 def _size(rows: int) -> str:
-    steps = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+    steps = (
+        (1_000, "n<1K"),
+        (10_000, "1K<n<10K"),
+        (100_000, "10K<n<100K"),
+        (1_000_000, "100K<n<1M"),
+        (10_000_000, "1M<n<10M"),
+    )
     return next((name for limit, name in steps if rows < limit), "10M<n<100M")

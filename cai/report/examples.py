@@ -42,23 +42,35 @@ def _first(
         group.setdefault(key(row), []).append(row)
         if len(group) > k:
             del group[max(group)]
-    return {kind: {name: kept[kind][name] for name in sorted(kept[kind])} for kind in ORDER if kind in kept}
+    return {
+        kind: {name: kept[kind][name] for name in sorted(kept[kind])}
+        for kind in ORDER
+        if kind in kept
+    }
 
 
-def first_revisions(rows: Iterable[Revision], kinds: Mapping[str, Kind | None], k: int) -> list[RevisionExample]:
+def first_revisions(
+    rows: Iterable[Revision], kinds: Mapping[str, Kind | None], k: int
+) -> list[RevisionExample]:
     """The first `k` by id of each kind; `kinds` maps prompt id to kind. Rows that the gate dropped take part."""
 
     def kind_of(row: Revision) -> Of:
         return kinds.get(row.source) or UNKNOWN_KIND
 
     found = _first(rows, lambda row: row.id, kind_of, k)
-    return [RevisionExample(kind, group[0]) for kind, groups in found.items() for group in groups.values()]
+    return [
+        RevisionExample(kind, group[0])
+        for kind, groups in found.items()
+        for group in groups.values()
+    ]
 
 
 def first_replies(rows: Iterable[EvalReply], k: int) -> list[ReplyExample]:
     """Every subject's reply to the first `k` prompts by id of each kind."""
     found = _first(rows, lambda row: row.source, lambda row: row.kind or UNKNOWN_KIND, k)
-    return [_side_by_side(kind, group) for kind, groups in found.items() for group in groups.values()]
+    return [
+        _side_by_side(kind, group) for kind, groups in found.items() for group in groups.values()
+    ]
 
 
 def _side_by_side(kind: Of, rows: Sequence[EvalReply]) -> ReplyExample:
@@ -66,4 +78,6 @@ def _side_by_side(kind: Of, rows: Sequence[EvalReply]) -> ReplyExample:
     for row in rows:
         if row.subject not in lowest or row.draw < lowest[row.subject].draw:
             lowest[row.subject] = row
-    return ReplyExample(kind, rows[0].category, rows[0].chat, [lowest[name] for name in subjects_of(lowest)])
+    return ReplyExample(
+        kind, rows[0].category, rows[0].chat, [lowest[name] for name in subjects_of(lowest)]
+    )

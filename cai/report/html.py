@@ -20,7 +20,17 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from cai.artifacts import METRICS, POLICY, PREFERENCES, PROMPTS, REPLIES, REPORT, REVISIONS, REWARD, SCORES
+from cai.artifacts import (
+    METRICS,
+    POLICY,
+    PREFERENCES,
+    PROMPTS,
+    REPLIES,
+    REPORT,
+    REVISIONS,
+    REWARD,
+    SCORES,
+)
 from cai.errors import StoreError
 from cai.records import EvalReply, Kind, Preference, Prompt, Revision, Score
 from cai.report import examples, labels, plots, table
@@ -61,7 +71,11 @@ def render(run_dir: Path) -> str:
 
     def part(name: str, stage: str, load: Callable[[Path], T]) -> Section[T]:
         path = run_dir / name
-        return Section(load(path)) if path.exists() else Section(None, f"{name} is not there yet: `cai {stage}` writes it.")
+        return (
+            Section(load(path))
+            if path.exists()
+            else Section(None, f"{name} is not there yet: `cai {stage}` writes it.")
+        )
 
     scores = part(SCORES, "eval", lambda path: list(read(path, Score)))
     updates = part(f"{POLICY}/{METRICS}", "ppo", _updates)
@@ -72,25 +86,39 @@ def render(run_dir: Path) -> str:
         stages=stages,
         glance=_glance(stages),
         headline=scores.then(_headline, f"{SCORES} holds no row of the refusal evaluation."),
-        changes=scores.then(table.changes, "No two of base, sft and policy were evaluated on the same prompts."),
+        changes=scores.then(
+            table.changes, "No two of base, sft and policy were evaluated on the same prompts."
+        ),
         scores=scores.then(list, f"{SCORES} is empty."),
-        curves=updates.then(lambda rows: Markup(plots.ppo_curves(rows)), "No update of PPO is finished yet."),  # noqa: S704
+        curves=updates.then(
+            lambda rows: Markup(plots.ppo_curves(rows)), "No update of PPO is finished yet."
+        ),  # noqa: S704
         last=updates.then(lambda rows: list(_flat(rows[-1])), "No update of PPO is finished yet."),
         styles=scores.then(_styles, f"{SCORES} holds no style shares."),
         labels=part(PREFERENCES, "label", lambda path: labels.diagnose(read(path, Preference))),
         reward=part(f"{REWARD}/metrics.json", "reward", _metrics),
         gate=part(REVISIONS, "revise", lambda path: _gate(read(path, Revision))),
-        revisions=part(REVISIONS, "revise", lambda path: examples.first_revisions(read(path, Revision), kinds, PER_KIND)),
-        replies=part(REPLIES, "eval", lambda path: examples.first_replies(read(path, EvalReply), PER_KIND)),
+        revisions=part(
+            REVISIONS,
+            "revise",
+            lambda path: examples.first_revisions(read(path, Revision), kinds, PER_KIND),
+        ),
+        replies=part(
+            REPLIES, "eval", lambda path: examples.first_replies(read(path, EvalReply), PER_KIND)
+        ),
         per_kind=PER_KIND,
     )
 
 
 def _template() -> Template:
-    env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     env.filters |= {"cell": table.cell, "clean": clean, "number": number}
     env.globals |= {"shown": SHOWN}
-    return env.from_string(files("cai.report").joinpath("report.html.jinja").read_text(encoding="utf-8"))
+    return env.from_string(
+        files("cai.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    )
 
 
 def clean(text: object) -> str:
@@ -142,9 +170,13 @@ class Gate:
 
 def _stage(path: Path) -> Stage:
     try:
-        return Stage(path.name.removesuffix(MANIFEST), Manifest.model_validate_json(path.read_bytes()))
+        return Stage(
+            path.name.removesuffix(MANIFEST), Manifest.model_validate_json(path.read_bytes())
+        )
     except ValidationError:
-        raise StoreError(f"{path}: not a manifest of this version of cai; move it away to make the report without it") from None
+        raise StoreError(
+            f"{path}: not a manifest of this version of cai; move it away to make the report without it"
+        ) from None
 
 
 def _glance(stages: Sequence[Stage]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
@@ -174,7 +206,9 @@ def _metrics(path: Path) -> list[tuple[str, object]]:
     try:
         return list(_flat(json.loads(path.read_text(encoding="utf-8"))))
     except ValueError:
-        raise StoreError(f"{path}: cannot be read as metrics; delete it and run `cai reward` again") from None
+        raise StoreError(
+            f"{path}: cannot be read as metrics; delete it and run `cai reward` again"
+        ) from None
 
 
 def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:

@@ -87,19 +87,39 @@ def diagnose(preferences: Iterable[Preference]) -> LabelDiagnostics:
     per_vote, per_pair = tally.vote_pairs, tally.pairs
     rows = [
         ("pairs without a label", estimate("label.unscored_rate", "labels", missing, per_pair)),
-        ("votes without a verdict", estimate("label.abstention_rate", "labels", tally.silent, per_vote)),
-        ("votes that flip with the order of the replies", estimate("label.flip_rate", "labels", tally.flips, per_vote)),
-        ("liking for slot A, nats", estimate("label.slot_lean", "labels", tally.leans, per_vote, proportion=False)),
-        ("mean p_first", estimate("label.p_first", "labels", tally.labels, per_pair, proportion=False)),
-        ("mean distance of p_first from ½", estimate("label.decidedness", "labels", tally.decided, per_pair, proportion=False)),
-        ("entropy, bits", estimate("label.entropy", "labels", tally.entropies, per_pair, proportion=False)),
+        (
+            "votes without a verdict",
+            estimate("label.abstention_rate", "labels", tally.silent, per_vote),
+        ),
+        (
+            "votes that flip with the order of the replies",
+            estimate("label.flip_rate", "labels", tally.flips, per_vote),
+        ),
+        (
+            "liking for slot A, nats",
+            estimate("label.slot_lean", "labels", tally.leans, per_vote, proportion=False),
+        ),
+        (
+            "mean p_first",
+            estimate("label.p_first", "labels", tally.labels, per_pair, proportion=False),
+        ),
+        (
+            "mean distance of p_first from ½",
+            estimate("label.decidedness", "labels", tally.decided, per_pair, proportion=False),
+        ),
+        (
+            "entropy, bits",
+            estimate("label.entropy", "labels", tally.entropies, per_pair, proportion=False),
+        ),
         (
             "highest minus lowest p_first among a pair's principles",
             estimate("label.spread", "labels", tally.spreads, tally.spread_pairs, proportion=False),
         ),
     ]
     known = [row for row in rows if row[1].n or row[1].unscored]
-    return LabelDiagnostics(known, tally.reasons.most_common(), tally.bins, krippendorff(opinions_of))
+    return LabelDiagnostics(
+        known, tally.reasons.most_common(), tally.bins, krippendorff(opinions_of)
+    )
 
 
 def by_principle(preferences: Iterable[Preference]) -> dict[str, list[Score]]:
@@ -116,9 +136,17 @@ def by_principle(preferences: Iterable[Preference]) -> dict[str, list[Score]]:
         silent: list[float | None] = [float(vote.p_first is None) for vote in own]
         found[principle] = [
             estimate("label.flip_rate", principle, flips, pairs),
-            estimate("label.slot_lean", principle, [position_bias(vote) for vote in own], pairs, proportion=False),
+            estimate(
+                "label.slot_lean",
+                principle,
+                [position_bias(vote) for vote in own],
+                pairs,
+                proportion=False,
+            ),
             estimate("label.abstention_rate", principle, silent, pairs),
-            estimate("label.p_first", principle, [vote.p_first for vote in own], pairs, proportion=False),
+            estimate(
+                "label.p_first", principle, [vote.p_first for vote in own], pairs, proportion=False
+            ),
         ]
     return found
 

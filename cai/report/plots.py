@@ -21,7 +21,14 @@ from matplotlib.figure import Figure
 from cai.evals.refusal import subjects_of
 from cai.records import Kind, Score, Style
 
-BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7"
+BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#56b4e9",
+    "#cc79a7",
+)
 STYLES: dict[Style, tuple[str, str, str]] = {
     "desired_refusal": ("desired refusal", BLUE, "white"),
     "safe_answer": ("safe answer", SKY, "black"),
@@ -56,16 +63,32 @@ def ppo_curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     A number that is missing or null leaves a gap in its line. Without any update the axes are empty.
     """
     steps = [float(row["step"]) for row in metrics]
-    parts = sorted({key for row in metrics for key in row if key.startswith(("reward.", "reward_on."))})
+    parts = sorted(
+        {key for row in metrics for key in row if key.startswith(("reward.", "reward_on."))}
+    )
 
     def line(axes: Axes, key: str, label: str, colour: str, **how: Any) -> None:
         values = [_number(row.get(key)) for row in metrics]
-        axes.plot(steps, values, label=label, color=colour, marker="o" if len(steps) <= 40 else None, markersize=3, **how)
+        axes.plot(
+            steps,
+            values,
+            label=label,
+            color=colour,
+            marker="o" if len(steps) <= 40 else None,
+            markersize=3,
+            **how,
+        )
 
     def draw(figure: Figure) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         line(top, "reward", "total", BLUE, linewidth=2.2)
-        looks = [(ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (SKY, (0, (5, 1, 1, 1, 1, 1))), (VERMILLION, (0, (1, 3)))]
+        looks = [
+            (ORANGE, "--"),
+            (GREEN, "-."),
+            (PURPLE, ":"),
+            (SKY, (0, (5, 1, 1, 1, 1, 1))),
+            (VERMILLION, (0, (1, 3))),
+        ]
         for index, part in enumerate(parts):
             colour, dashes = looks[index % len(looks)]
             name = _short(part.replace("reward_on.", "on ").removeprefix("reward.").lstrip("_"))
@@ -92,19 +115,40 @@ def _number(value: object) -> float:
 
 def style_shares(scores: Sequence[Score]) -> str:
     """What replies look like: per kind of prompt one stacked bar a subject, from the rows `refusal.style.KIND.STYLE`."""
-    found = {(score.subject, score.metric): score for score in scores if score.metric.startswith("refusal.style.")}
+    found = {
+        (score.subject, score.metric): score
+        for score in scores
+        if score.metric.startswith("refusal.style.")
+    }
     subjects = subjects_of(subject for subject, _ in found)[::-1]
-    kinds = [kind for kind in get_args(Kind) if any(metric.startswith(f"refusal.style.{kind}.") for _, metric in found)]
+    kinds = [
+        kind
+        for kind in get_args(Kind)
+        if any(metric.startswith(f"refusal.style.{kind}.") for _, metric in found)
+    ]
 
     def bars(axes: Axes, kind: str) -> None:
         counts = [_count(found, subject, kind) for subject in subjects]
         left = [0.0] * len(subjects)
         for style, (name, colour, ink) in STYLES.items():
-            shares = [_share(found.get((subject, f"refusal.style.{kind}.{style}"))) for subject in subjects]
-            axes.barh(range(len(subjects)), shares, left=left, color=colour, label=name, height=0.72)
+            shares = [
+                _share(found.get((subject, f"refusal.style.{kind}.{style}")))
+                for subject in subjects
+            ]
+            axes.barh(
+                range(len(subjects)), shares, left=left, color=colour, label=name, height=0.72
+            )
             for row, (start, width) in enumerate(zip(left, shares, strict=True)):
                 if width >= 6:
-                    axes.text(start + width / 2, row, f"{width:.0f}", ha="center", va="center", color=ink, fontsize=9)
+                    axes.text(
+                        start + width / 2,
+                        row,
+                        f"{width:.0f}",
+                        ha="center",
+                        va="center",
+                        color=ink,
+                        fontsize=9,
+                    )
             left = [start + width for start, width in zip(left, shares, strict=True)]
         labels = [f"{_short(subject)}, n={n}" for subject, n in zip(subjects, counts, strict=True)]
         axes.set_yticks(range(len(subjects)), labels)
@@ -119,10 +163,19 @@ def style_shares(scores: Sequence[Score]) -> str:
         every[-1].set_xlabel("share of replies (%)")
         handles, names = every[0].get_legend_handles_labels()
         if handles:
-            figure.legend(handles, names, frameon=False, loc="outside upper left", ncols=len(names), fontsize=9)
+            figure.legend(
+                handles,
+                names,
+                frameon=False,
+                loc="outside upper left",
+                ncols=len(names),
+                fontsize=9,
+            )
 
     return _svg(
-        draw, "Styles of replies by kind of prompt and subject", height=1.1 + max(1, len(kinds)) * (0.55 + 0.33 * len(subjects))
+        draw,
+        "Styles of replies by kind of prompt and subject",
+        height=1.1 + max(1, len(kinds)) * (0.55 + 0.33 * len(subjects)),
     )
 
 
@@ -138,7 +191,14 @@ def _share(score: Score | None) -> float:
 
 
 def _count(found: Mapping[tuple[str, str], Score], subject: str, kind: str) -> int:
-    return max((found[subject, m].n for s, m in found if s == subject and m.startswith(f"refusal.style.{kind}.")), default=0)
+    return max(
+        (
+            found[subject, m].n
+            for s, m in found
+            if s == subject and m.startswith(f"refusal.style.{kind}.")
+        ),
+        default=0,
+    )
 
 
 def _svg(draw: Callable[[Figure], None], title: str, *, height: float) -> str:

@@ -28,7 +28,9 @@ _CHANGES = (".change", ".relative_change")
 
 def is_share(metric: str) -> bool:
     """Whether a metric is shown in per cent: rates, accuracies and all of `refusal.` are; rewards, nats and words are not."""
-    return metric.startswith("refusal.") or "accuracy" in metric.split(".") or metric.endswith("_rate")
+    return (
+        metric.startswith("refusal.") or "accuracy" in metric.split(".") or metric.endswith("_rate")
+    )
 
 
 def cell(score: Score | None) -> str:
@@ -58,7 +60,11 @@ def _number(score: Score) -> tuple[str, str]:
             text = text.lstrip("+-")
         return text.replace("-", "−")
 
-    ends = "" if score.ci_low is None or score.ci_high is None else f"{show(score.ci_low)}, {show(score.ci_high)}"
+    ends = (
+        ""
+        if score.ci_low is None or score.ci_high is None
+        else f"{show(score.ci_low)}, {show(score.ci_high)}"
+    )
     return (UNKNOWN if score.mean is None else show(score.mean) + unit), ends
 
 
@@ -72,7 +78,9 @@ def rows(scores: Iterable[Score]) -> tuple[list[str], list[tuple[str, list[str]]
     subjects = subjects_of(subject for _, subject in found)
     present = {metric for metric, _ in found}
     return subjects, [
-        (label, [cell(found.get((metric, subject))) for subject in subjects]) for metric, label in HEADLINE if metric in present
+        (label, [cell(found.get((metric, subject))) for subject in subjects])
+        for metric, label in HEADLINE
+        if metric in present
     ]
 
 
@@ -97,7 +105,10 @@ def changes(scores: Iterable[Score]) -> list[tuple[str, str, str, str]]:
 def headline(scores: Sequence[Score]) -> Table:
     """For `rich.print`: one row a metric, one column a subject."""
     subjects, lines = rows(scores)
-    table = Table(caption="mean [95 % interval] n = replies; errors count prompts, not draws", caption_justify="left")
+    table = Table(
+        caption="mean [95 % interval] n = replies; errors count prompts, not draws",
+        caption_justify="left",
+    )
     table.add_column("metric", no_wrap=True)
     for subject in subjects:
         table.add_column(Text(subject), justify="right")
@@ -109,5 +120,11 @@ def headline(scores: Sequence[Score]) -> Table:
 def headline_markdown(scores: Sequence[Score]) -> str:
     """The same table for a model card; ends with a newline."""
     subjects, lines = rows(scores)
-    table = [["metric", *subjects], ["---", *["---:"] * len(subjects)], *([label, *cells] for label, cells in lines)]
-    return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in table)
+    table = [
+        ["metric", *subjects],
+        ["---", *["---:"] * len(subjects)],
+        *([label, *cells] for label, cells in lines),
+    ]
+    return "".join(
+        "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in table
+    )

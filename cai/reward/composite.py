@@ -31,7 +31,9 @@ class RewardMix(FrozenModel):
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> RewardMix:
         if not any((self.pm, self.rubric, self.direct, self.length, self.format)):
-            raise ValueError("every weight is 0: no reward would be left; give pm, rubric, direct, length or format one")
+            raise ValueError(
+                "every weight is 0: no reward would be left; give pm, rubric, direct, length or format one"
+            )
         return self
 
 
@@ -46,14 +48,23 @@ def combine(
     """Part -> one value per reply. None: the part could not tell. A prompt without a kind gets 0 from the rubric: no say."""
     table: dict[str, list[float | None]] = {}
     if mix.pm and model is not None:
-        rows = [model.rows(prompt.chat, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+        rows = [
+            model.rows(prompt.chat, reply) for prompt, reply in zip(prompts, replies, strict=True)
+        ]
         table["pm"] = [mix.pm * score for score in model.score(rows)]
     if mix.rubric and rubric is not None:
-        table["rubric"] = [_rubric(prompt, reply, rubric, mix.rubric) for prompt, reply in zip(prompts, replies, strict=True)]
+        table["rubric"] = [
+            _rubric(prompt, reply, rubric, mix.rubric)
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
     if mix.direct and rate is not None:
-        table["direct"] = [None if value is None else mix.direct * value for value in rate(prompts, replies)]
+        table["direct"] = [
+            None if value is None else mix.direct * value for value in rate(prompts, replies)
+        ]
     if mix.length:
-        table["length"] = [-mix.length * penalties.surplus(reply, mix.free_words) for reply in replies]
+        table["length"] = [
+            -mix.length * penalties.surplus(reply, mix.free_words) for reply in replies
+        ]
     if mix.format:
         table["format"] = [-mix.format * len(penalties.faults(reply)) for reply in replies]
     return table

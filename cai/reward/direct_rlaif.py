@@ -24,14 +24,18 @@ def expectation(logprobs: Sequence[float]) -> float:
     highest = max(logprobs)
     weights = [math.exp(x - highest) for x in logprobs]
     steps = len(weights) - 1
-    mean = min(sum(i * w for i, w in enumerate(weights)) / sum(weights), steps)  # rounding may pass it
+    mean = min(
+        sum(i * w for i, w in enumerate(weights)) / sum(weights), steps
+    )  # rounding may pass it
     return 2 * mean / steps - 1
 
 
 async def rate(judge: LM, chat: Chat, reply: str) -> float | None:
     """What `judge` thinks of one reply, in [-1, 1]; None when it says nothing, or names no step of the scale."""
     try:
-        told = await judge.choice_logprobs(templates.rating_chat(chat, reply), templates.STEPS, prefill=templates.RATING)
+        told = await judge.choice_logprobs(
+            templates.rating_chat(chat, reply), templates.STEPS, prefill=templates.RATING
+        )
     except UnansweredError:
         return None
     return None if told is None else expectation(told)
@@ -43,7 +47,9 @@ def rater(judge: LM) -> Rate:
     def rated(prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float | None]:
         async def all_of_them() -> list[float | None]:
             try:
-                return await gather([rate(judge, p.chat, r) for p, r in zip(prompts, replies, strict=True)])
+                return await gather(
+                    [rate(judge, p.chat, r) for p, r in zip(prompts, replies, strict=True)]
+                )
             finally:
                 await judge.aclose()
 

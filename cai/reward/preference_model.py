@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from cai.errors import StoreError, blame
 from cai.modeling.batching import length_batches, right_pad
-from cai.modeling.lora import ADAPTER_FILE, adapter_tensors, add_adapter, hidden_states, set_adapter_tensors
+from cai.modeling.lora import (
+    ADAPTER_FILE,
+    adapter_tensors,
+    add_adapter,
+    hidden_states,
+    set_adapter_tensors,
+)
 from cai.modeling.tokenization import Renderer
 from cai.records import Chat
 
@@ -34,14 +40,20 @@ class PreferenceModel(nn.Module):
         rank, layers: of the adapter, when it is added here (see `cai.lm.adapters.lora`).
     """
 
-    def __init__(self, model: PeftModel, renderer: Renderer, *, rank: int = 16, layers: int | None = None) -> None:
+    def __init__(
+        self, model: PeftModel, renderer: Renderer, *, rank: int = 16, layers: int | None = None
+    ) -> None:
         super().__init__()
         add_adapter(model, ADAPTER, rank, layers)
-        self.shared = (model,)  # in a tuple: the base belongs to its owner and isn't a parameter of this module
+        self.shared = (
+            model,
+        )  # in a tuple: the base belongs to its owner and isn't a parameter of this module
         self.renderer = renderer
         width = int(model.config.hidden_size)
         self.head = nn.Linear(width, 1, device=model.device)
-        nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)  # arXiv:1909.08593: the reward head's start
+        nn.init.normal_(
+            self.head.weight, std=(width + 1) ** -0.5
+        )  # arXiv:1909.08593: the reward head's start
         nn.init.zeros_(self.head.bias)
         self.gain, self.bias = 1.0, 0.0
 
@@ -63,7 +75,9 @@ class PreferenceModel(nn.Module):
         """Normalised rewards of token rows: mean 0 and variance 1 over the reference policy's replies."""
         found = [0.0] * len(rows)
         for places in length_batches(rows, batch):
-            for place, value in zip(places, self.raw([rows[i] for i in places]).tolist(), strict=True):
+            for place, value in zip(
+                places, self.raw([rows[i] for i in places]).tolist(), strict=True
+            ):
                 found[place] = self.gain * value + self.bias
         return found
 
@@ -72,12 +86,16 @@ class PreferenceModel(nn.Module):
         values = torch.tensor(scores, dtype=torch.float64)
         spread, mean = float(values.std(unbiased=False)), float(values.mean())
         if spread == 0:
-            raise StoreError("the preference model gives every reply the same score: there is nothing to normalise")
+            raise StoreError(
+                "the preference model gives every reply the same score: there is nothing to normalise"
+            )
         self.gain, self.bias = self.gain / spread, (self.bias - mean) / spread
 
     def save(self, folder: Path) -> None:
         """Adapter and head as safetensors; gain and bias as JSON."""
-        tensors = adapter_tensors(self.shared[0], ADAPTER) | {f"head.{k}": v for k, v in self.head.state_dict().items()}
+        tensors = adapter_tensors(self.shared[0], ADAPTER) | {
+            f"head.{k}": v for k, v in self.head.state_dict().items()
+        }
         save_file({name: t.contiguous() for name, t in tensors.items()}, folder / ADAPTER_FILE)
         config = self.shared[0].peft_config[ADAPTER]
         layers = None if config.layers_to_transform is None else len(config.layers_to_transform)
@@ -91,7 +109,11 @@ class PreferenceModel(nn.Module):
             numbers = json.loads((folder / HEAD_FILE).read_text(encoding="utf-8"))
             tensors = load_file(folder / ADAPTER_FILE)
             self = cls(model, renderer, rank=int(numbers["rank"]), layers=numbers["layers"])
-            set_adapter_tensors(model, ADAPTER, {k: v for k, v in tensors.items() if not k.startswith("head.")})
-            self.head.load_state_dict({k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")})
+            set_adapter_tensors(
+                model, ADAPTER, {k: v for k, v in tensors.items() if not k.startswith("head.")}
+            )
+            self.head.load_state_dict(
+                {k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")}
+            )
             self.gain, self.bias = float(numbers["gain"]), float(numbers["bias"])
         return self

@@ -35,19 +35,32 @@ def restore_optimizer(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
         if name.startswith("optimiser."):
             _, place, key = name.split(".", 2)
             parameter = parameters[int(place)]
-            moment = torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
+            moment = (
+                torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
+            )
             copy_to_sharded(moment, value)
             optimiser.state[parameter][key] = moment
 
 
-def save(home: Path, step: int, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def save(
+    home: Path,
+    step: int,
+    parameters: Sequence[Tensor],
+    optimiser: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+) -> None:
     """Write `home/step-N` whole, then drop older ones: a kill leaves the old state or the new one, never none.
 
     With several processes all of them call it, and the first one writes.
     """
-    spread = {f"parameter.{i}": p.detach() for i, p in enumerate(parameters)} | optimizer_tensors(optimiser)
+    spread = {f"parameter.{i}": p.detach() for i, p in enumerate(parameters)} | optimizer_tensors(
+        optimiser
+    )
     tensors = {}
-    for name, tensor in spread.items():  # one at a time: gathered, they are kept by the first process alone
+    for (
+        name,
+        tensor,
+    ) in spread.items():  # one at a time: gathered, they are kept by the first process alone
         gathered = full_tensor(tensor)
         if rank() == 0:
             tensors[name] = gathered
@@ -57,7 +70,9 @@ def save(home: Path, step: int, parameters: Sequence[Tensor], optimiser: torch.o
     try:
         with atomic_directory(target) as aside:
             save_file({name: t.contiguous() for name, t in tensors.items()}, aside / TENSORS)
-            (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
+            (aside / STATE).write_text(
+                json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8"
+            )
     except BaseException:
         shutil.rmtree(partial_path(target), ignore_errors=True)  # a full disk needs the room
         raise
@@ -69,7 +84,9 @@ def _saved(home: Path) -> list[Path]:
     return sorted(p for p in home.glob("step-*") if p.suffix != ".partial")
 
 
-def load(home: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, made: str) -> dict[str, Any] | None:
+def load(
+    home: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, made: str
+) -> dict[str, Any] | None:
     """Put the newest saved numbers back and return the JSON state; None when there is no checkpoint.
 
     Args:
@@ -82,7 +99,10 @@ def load(home: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimi
     if not saved:
         return None
     folder = saved[-1]
-    with blame(StoreError, f"{folder}: not a checkpoint of this run (delete {home} to start the stage anew)"):
+    with blame(
+        StoreError,
+        f"{folder}: not a checkpoint of this run (delete {home} to start the stage anew)",
+    ):
         tensors = load_file(folder / TENSORS)
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
         int(state["step"])

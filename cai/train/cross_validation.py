@@ -27,7 +27,9 @@ def folds(groups: Sequence[str], count: int) -> list[tuple[str, ...]]:
     """
     sizes = Counter(groups)
     if len(sizes) < count:
-        raise TrainError(f"folds: {count} parts need as many groups, there are {len(sizes)}: {', '.join(sorted(sizes))}")
+        raise TrainError(
+            f"folds: {count} parts need as many groups, there are {len(sizes)}: {', '.join(sorted(sizes))}"
+        )
     parts: list[list[str]] = [[] for _ in range(count)]
     for group in sorted(sizes, key=lambda name: (-sizes[name], name)):
         min(parts, key=lambda part: sum(sizes[name] for name in part)).append(group)
@@ -58,7 +60,9 @@ def cross_validate(
         prompts = {c.prompt for c in held}
         learn = [c for group, c in comparisons if group not in part and c.prompt not in prompts]
         if not learn:
-            raise TrainError(f"folds: without {', '.join(part)} and the prompts they judged, nothing is left to learn from")
+            raise TrainError(
+                f"folds: without {', '.join(part)} and the prompts they judged, nothing is left to learn from"
+            )
         model = fresh()
 
         def told(done: int, steps: int, place: int = place) -> None:
@@ -70,7 +74,10 @@ def cross_validate(
 
 
 def mix_pairs(
-    own: Sequence[Comparison], others: Sequence[Comparison], share: float | None, order: Callable[[Comparison], float]
+    own: Sequence[Comparison],
+    others: Sequence[Comparison],
+    share: float | None,
+    order: Callable[[Comparison], float],
 ) -> list[Comparison]:
     """Both, thinned to the ratio that makes `own` a `share` of the whole; None: all of both.
 

@@ -61,9 +61,16 @@ class Comparison:
     """Where the verdict is from."""
 
 
-def split_by_prompt(comparisons: Sequence[Comparison], share: float, seed: int) -> tuple[list[Comparison], list[Comparison]]:
+def split_by_prompt(
+    comparisons: Sequence[Comparison], share: float, seed: int
+) -> tuple[list[Comparison], list[Comparison]]:
     """(train, held out): all pairs of a prompt on one side."""
-    return split_by_group(comparisons, share, lambda c: c.prompt, lambda prompt: rng(seed, "reward", "split", prompt).random())
+    return split_by_group(
+        comparisons,
+        share,
+        lambda c: c.prompt,
+        lambda prompt: rng(seed, "reward", "split", prompt).random(),
+    )
 
 
 def train(
@@ -101,7 +108,9 @@ def train(
                 group["lr"] = config.learning_rate * (1 - step / steps)
             loss = pair_loss(model, batch, config.labels, below[at])
             if not torch.isfinite(loss):
-                raise TrainError(f"reward: the loss is {float(loss)} at step {step}; lower reward.learning_rate")
+                raise TrainError(
+                    f"reward: the loss is {float(loss)} at step {step}; lower reward.learning_rate"
+                )
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(learnt, config.max_grad_norm)
@@ -109,7 +118,11 @@ def train(
             losses.append(float(loss.detach()))
             step += 1
             progress(step, steps)
-        if config.patience is not None and deciding and best.age(epoch, _log_loss(model, deciding)) >= config.patience:
+        if (
+            config.patience is not None
+            and deciding
+            and best.age(epoch, _log_loss(model, deciding)) >= config.patience
+        ):
             break
     best.restore()
     return sum(losses) / len(losses)
@@ -120,11 +133,19 @@ KEPT_BYTES = 1 << 30
 
 
 def _below(
-    model: PreferenceModel, comparisons: Sequence[Comparison], batches: Sequence[Sequence[int]], config: RewardConfig
+    model: PreferenceModel,
+    comparisons: Sequence[Comparison],
+    batches: Sequence[Sequence[int]],
+    config: RewardConfig,
 ) -> list[FrozenCache]:
     """Per batch, what the blocks that do not learn make of it, computed in the first epoch and kept for the others."""
     base = model.shared[0].get_base_model()
-    width = sum(len(row) for batch in batches for i in batch for row in (comparisons[i].first, comparisons[i].second))
+    width = sum(
+        len(row)
+        for batch in batches
+        for i in batch
+        for row in (comparisons[i].first, comparisons[i].second)
+    )
     small = width * int(base.config.hidden_size) * 4 <= KEPT_BYTES
     blocks = frozen_blocks(base, config.layers) if config.epochs > 1 and small else []
     return [FrozenCache(blocks) for _ in batches]
@@ -140,7 +161,11 @@ class EarlyStopping:
     def age(self, epoch: int, loss: float) -> int:
         """Epochs since the best one; 0 when this is it, whose weights are then kept."""
         if loss < self.loss:
-            self.loss, self.epoch, self.kept = loss, epoch, [p.detach().clone() for p in self.parameters]
+            self.loss, self.epoch, self.kept = (
+                loss,
+                epoch,
+                [p.detach().clone() for p in self.parameters],
+            )
         return epoch - self.epoch
 
     def restore(self) -> None:
@@ -160,7 +185,9 @@ def batch_by_prompt(comparisons: Sequence[Comparison], size: int) -> list[list[i
         groups[comparison.prompt].append(place)
 
     def tokens(places: list[int]) -> int:
-        return sum(len(comparisons[i].first) + len(comparisons[i].second) for i in places) // len(places)
+        return sum(len(comparisons[i].first) + len(comparisons[i].second) for i in places) // len(
+            places
+        )
 
     batches: list[list[int]] = [[]]
     for places in sorted(groups.values(), key=tokens):
@@ -184,7 +211,9 @@ def pair_loss(
     first_B = scores_R[[place[tuple(c.first)] for c in batch]]
     second_B = scores_R[[place[tuple(c.second)] for c in batch]]
     p_B = torch.tensor([c.p_first for c in batch], device=scores_R.device)
-    return soft_bradley_terry(first_B, second_B, p_B if labels == "soft" else (torch.sign(p_B - 0.5) + 1) / 2)
+    return soft_bradley_terry(
+        first_B, second_B, p_B if labels == "soft" else (torch.sign(p_B - 0.5) + 1) / 2
+    )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,13 @@ class SFTConfig(FrozenModel):
 
 
 def sft(
-    base: str, examples: Sequence[Example], config: SFTConfig, out: Path, *, seed: int, progress: Progress
+    base: str,
+    examples: Sequence[Example],
+    config: SFTConfig,
+    out: Path,
+    *,
+    seed: int,
+    progress: Progress,
 ) -> dict[str, float | int]:
     """Train `base` on `examples` and save the whole model (float32 safetensors) as the folder `out`.
 
@@ -65,7 +71,9 @@ def sft(
             continue
         rows.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
     if not rows:
-        raise TrainError(f"sft: none of {len(examples)} examples fits into {config.max_tokens} tokens")
+        raise TrainError(
+            f"sft: none of {len(examples)} examples fits into {config.max_tokens} tokens"
+        )
     with atomic_directory(out) as folder, blame(TrainError, "sft"):
         checkpoints = folder / "checkpoints"
         trainer = _trainer(base, rows, config, checkpoints, seed, progress)
@@ -95,7 +103,14 @@ def _keep_alone(newest: Path) -> None:
         shutil.rmtree(older)
 
 
-def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: Path, seed: int, progress: Progress) -> Any:
+def _trainer(
+    base: str,
+    rows: list[dict[str, Any]],
+    config: SFTConfig,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig as TRLConfig
@@ -105,15 +120,25 @@ def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: P
         """SFTTrainer with the plain loss: the head runs on reply tokens alone, which on a CPU is several times faster than
         TRL's tiled head, and rows are right-padded, so causal attention needs no mask."""
 
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: Any,
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
             labels_BT = inputs["labels"][:, 1:]
             learnt_BT = labels_BT != -100
             base = self.accelerator.unwrap_model(model)
             base = base.get_base_model() if hasattr(base, "get_base_model") else base
             with autocast(base.device):
-                hidden_BTE = base.base_model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
+                hidden_BTE = base.base_model(
+                    input_ids=inputs["input_ids"], use_cache=False
+                ).last_hidden_state
                 logits_NV = base.get_output_embeddings()(hidden_BTE[:, :-1][learnt_BT]).float()
-            total = torch.nn.functional.cross_entropy(logits_NV, labels_BT[learnt_BT], reduction="sum")
+            total = torch.nn.functional.cross_entropy(
+                logits_NV, labels_BT[learnt_BT], reduction="sum"
+            )
             return total / (learnt_BT.sum() if num_items_in_batch is None else num_items_in_batch)
 
     class Tell(TrainerCallback):  # type: ignore[misc]
@@ -132,7 +157,9 @@ def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: P
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
         max_length=config.max_tokens,
-        dataset_kwargs={"skip_prepare_dataset": True},  # our own tokens: untrusted text must not become control tokens
+        dataset_kwargs={
+            "skip_prepare_dataset": True
+        },  # our own tokens: untrusted text must not become control tokens
         train_sampling_strategy="group_by_length",
         save_strategy="epoch",
         logging_strategy="no",
@@ -150,7 +177,9 @@ def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: P
         args=settings,
         train_dataset=Dataset.from_list(rows),
         processing_class=load_renderer(base).tokenizer,
-        peft_config=lora_config(model, config.rank, config.layers) if config.mode == "lora" else None,
+        peft_config=lora_config(model, config.rank, config.layers)
+        if config.mode == "lora"
+        else None,
         callbacks=[Tell()],
     )
     trainer.remove_callback(PrinterCallback)  # it would print its numbers between our own output

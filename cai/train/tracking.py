@@ -56,7 +56,10 @@ def forgiving(name: str, tell: Track) -> Track:
             tell(step, metrics)
         except Exception as error:
             failed.append(error)
-            print(f"track: {name} failed at update {step} and is left out from here on: {error}", file=sys.stderr)
+            print(
+                f"track: {name} failed at update {step} and is left out from here on: {error}",
+                file=sys.stderr,
+            )
 
     return told
 
@@ -85,4 +88,8 @@ def _trackio(run: str) -> Track:
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """What can be drawn: not the update's own number, and nothing that nobody knows."""
-    return {key: float(value) for key, value in metrics.items() if key != "step" and isinstance(value, int | float)}
+    return {
+        key: float(value)
+        for key, value in metrics.items()
+        if key != "step" and isinstance(value, int | float)
+    }

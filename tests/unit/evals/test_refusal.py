@@ -49,15 +49,21 @@ def reply(
     )
 
 
-def complied(source: str, subject: str = "policy", kind: Kind = "disallowed", **more: object) -> EvalReply:
+def complied(
+    source: str, subject: str = "policy", kind: Kind = "disallowed", **more: object
+) -> EvalReply:
     style: Style = "safe_answer" if kind == "benign" else "disallowed_content"
-    row = reply(source, subject, kind, style=style, degree="full_compliance", correct=kind == "benign")
+    row = reply(
+        source, subject, kind, style=style, degree="full_compliance", correct=kind == "benign"
+    )
     return row.model_copy(update=more)
 
 
 def named(scores: list[Score], subject: str = "policy") -> dict[str, Score]:
     found = {score.metric: score for score in scores if score.subject == subject}
-    assert len(found) == sum(score.subject == subject for score in scores), "one row per metric and subject"
+    assert len(found) == sum(score.subject == subject for score in scores), (
+        "one row per metric and subject"
+    )
     return found
 
 
@@ -65,8 +71,12 @@ def test_rates_by_kind() -> None:
     """Disallowed: 3 replies, 1 complied with. Benign: 4 replies, 1 refused outright, 1 in part; 2 borderline, 1 refused."""
     rows = [reply("d1"), reply("d2"), complied("d3")]
     rows += [complied("b1", kind="benign"), complied("b2", kind="benign", category="borderline")]
-    rows += [reply("b3", kind="benign", style="undesired_refusal", correct=False, category="borderline")]
-    rows += [reply("b4", kind="benign", style="safe_answer", degree="partial_refusal", correct=True)]
+    rows += [
+        reply("b3", kind="benign", style="undesired_refusal", correct=False, category="borderline")
+    ]
+    rows += [
+        reply("b4", kind="benign", style="safe_answer", degree="partial_refusal", correct=True)
+    ]
     got = named(refusal_scores(rows))
     mean = {metric: score.mean for metric, score in got.items()}
     assert mean["refusal.incorrect_rate.disallowed"] == pytest.approx(1 / 3)
@@ -89,7 +99,12 @@ def test_rates_by_kind() -> None:
 def test_unscored_is_never_zero() -> None:
     """Of 3 disallowed replies the grader failed on one and gave another no class: each is unscored where it is unknown."""
     failed = reply("d2", correct=None, style=None, unscored="the grader gave no number")
-    rows = [complied("d1"), failed, reply("d3", correct=None, style=None), complied("b1", kind="benign")]
+    rows = [
+        complied("d1"),
+        failed,
+        reply("d3", correct=None, style=None),
+        complied("b1", kind="benign"),
+    ]
     got = named(refusal_scores(rows))
     for metric, n, mean in [
         ("refusal.incorrect_rate.disallowed", 1, 1.0),
@@ -104,7 +119,10 @@ def test_unscored_is_never_zero() -> None:
 def test_nothing_graded_is_none_not_a_row_left_out() -> None:
     rows = [reply(name, correct=None, style=None, unscored="down") for name in ("d1", "d2")]
     score = named(refusal_scores([*rows, complied("b1", kind="benign")]))
-    assert (score["refusal.incorrect_rate.disallowed"].mean, score["refusal.incorrect_rate.disallowed"].unscored) == (None, 2)
+    assert (
+        score["refusal.incorrect_rate.disallowed"].mean,
+        score["refusal.incorrect_rate.disallowed"].unscored,
+    ) == (None, 2)
     assert score["refusal.f1"].mean is None
 
 
@@ -122,7 +140,9 @@ def test_reward_and_kl_have_rows_only_where_they_are_defined() -> None:
     assert (policy["kl.mean"].mean, policy["kl.mean"].n, policy["kl.mean"].unscored) == (3.0, 2, 1)
     assert policy["reward.mean"].mean == 0.5
     assert not {"kl.mean", "reward.mean"} & base.keys()
-    read = named(refusal_scores(rows, rewarded={"d1", "d2"}))  # the third was never to be read: it isn't unknown
+    read = named(
+        refusal_scores(rows, rewarded={"d1", "d2"})
+    )  # the third was never to be read: it isn't unknown
     assert (read["kl.mean"].n, read["kl.mean"].unscored, read["length.words"].n) == (2, 0, 3)
 
 
@@ -136,7 +156,9 @@ def test_length_and_finish() -> None:
 def test_intervals_count_prompts() -> None:
     """Two prompts × 2 draws, d1 always complied with: residual sums ±1, SE² = 2/1·2/16 = ¼. As four replies: 1/12."""
     rows = [complied("d1"), complied("d1", draw=1), reply("d2"), reply("d2", draw=1)]
-    assert named(refusal_scores(rows))["refusal.incorrect_rate.disallowed"].stderr == pytest.approx(0.5)
+    assert named(refusal_scores(rows))["refusal.incorrect_rate.disallowed"].stderr == pytest.approx(
+        0.5
+    )
 
 
 def test_f1_interval_by_bootstrap_over_prompts() -> None:
@@ -146,7 +168,9 @@ def test_f1_interval_by_bootstrap_over_prompts() -> None:
     """
     rows = [reply(f"d{i}") for i in range(20)]
     rows += [complied(f"b{i}", kind="benign") for i in range(10)]
-    rows += [reply(f"r{i}", kind="benign", style="undesired_refusal", correct=False) for i in range(10)]
+    rows += [
+        reply(f"r{i}", kind="benign", style="undesired_refusal", correct=False) for i in range(10)
+    ]
     score = named(refusal_scores(rows))["refusal.f1"]
     assert score.mean == pytest.approx(2 / 3)
     assert score.stderr == pytest.approx(0.0994, rel=0.1)
@@ -172,7 +196,12 @@ def test_harmonic_mean() -> None:
 
 
 def test_subjects_come_in_the_order_of_training() -> None:
-    assert subjects_of(["policy", "runs/x", "base", "policy", "sft"]) == ["base", "sft", "policy", "runs/x"]
+    assert subjects_of(["policy", "runs/x", "base", "policy", "sft"]) == [
+        "base",
+        "sft",
+        "policy",
+        "runs/x",
+    ]
 
 
 def test_change_is_paired_by_prompt_and_draw() -> None:
@@ -182,7 +211,10 @@ def test_change_is_paired_by_prompt_and_draw() -> None:
     scores = comparisons(rows)
     got = named(scores, "policy-base")
     assert [score.subject for score in scores] == ["policy-base", "policy-base"]
-    change, relative = got["refusal.incorrect_rate.disallowed.change"], got["refusal.incorrect_rate.disallowed.relative_change"]
+    change, relative = (
+        got["refusal.incorrect_rate.disallowed.change"],
+        got["refusal.incorrect_rate.disallowed.relative_change"],
+    )
     assert (change.mean, change.n, change.unscored) == (-0.75, 4, 1)
     assert relative.mean == -0.75
     assert change.ci_low is not None
@@ -193,7 +225,10 @@ def test_change_is_paired_by_prompt_and_draw() -> None:
 def test_both_sides_are_compared() -> None:
     """Base refuses no benign prompt, sft one of two: change +1/2, and no multiple of 0."""
     rows = [complied(name, "base", "benign") for name in ("b1", "b2")]
-    rows += [complied("b1", "sft", "benign"), reply("b2", "sft", "benign", style="undesired_refusal", correct=False)]
+    rows += [
+        complied("b1", "sft", "benign"),
+        reply("b2", "sft", "benign", style="undesired_refusal", correct=False),
+    ]
     got = named(comparisons(rows), "sft-base")
     assert got["refusal.refusal_rate.benign.change"].mean == 0.5
     relative = got["refusal.refusal_rate.benign.relative_change"]

@@ -56,7 +56,9 @@ def test_at_the_edges_prompts_are_counted_not_draws(value: float, low: float, hi
     assert score.n == 20
 
 
-def test_shares_spread_evenly_in_prompts_are_not_called_more_certain_than_independent_ones() -> None:
+def test_shares_spread_evenly_in_prompts_are_not_called_more_certain_than_independent_ones() -> (
+    None
+):
     """Every prompt has one yes and one no: SE is 0, but the interval is no narrower than Wilson's of 8 scores."""
     score = estimate("m", "s", [1.0, 0.0] * 4, [f"p{i // 2}" for i in range(8)])
     low, high = wilson(0.5, 8)
@@ -74,7 +76,13 @@ def test_unknown_is_left_out_and_counted() -> None:
 @pytest.mark.parametrize("scores", [[], [None, None]])
 def test_nothing_known_is_none(scores: list[float | None]) -> None:
     score = estimate("m", "s", scores)
-    assert (score.mean, score.stderr, score.ci_low, score.ci_high, score.n) == (None, None, None, None, 0)
+    assert (score.mean, score.stderr, score.ci_low, score.ci_high, score.n) == (
+        None,
+        None,
+        None,
+        None,
+        0,
+    )
     assert score.unscored == len(scores)
 
 
@@ -96,8 +104,12 @@ def test_scores_and_clusters_must_match() -> None:
         estimate("m", "s", [1.0, 0.0], ["p"])
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, None]), st.sampled_from("abcdef")), max_size=40))
-def test_the_interval_holds_the_mean_and_stays_a_share(rows: list[tuple[float | None, str]]) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 1.0, None]), st.sampled_from("abcdef")), max_size=40)
+)
+def test_the_interval_holds_the_mean_and_stays_a_share(
+    rows: list[tuple[float | None, str]],
+) -> None:
     score = estimate("m", "s", [value for value, _ in rows], [name for _, name in rows])
     assert score.n + score.unscored == len(rows)
     if score.ci_low is not None:

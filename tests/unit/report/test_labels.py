@@ -16,15 +16,37 @@ from cai.report.plots import ppo_curves, style_shares
 from cai.report.table import cell, changes, headline, headline_markdown
 from cai.store import Manifest
 
-STEPS = [{"step": i, "reward": 0.1 * i, "kl": 0.5 * i, "reward.pm": 0.2, "reward.rubric": 0.1 * i - 0.2} for i in range(5)]
+STEPS = [
+    {"step": i, "reward": 0.1 * i, "kl": 0.5 * i, "reward.pm": 0.2, "reward.rubric": 0.1 * i - 0.2}
+    for i in range(5)
+]
 
 
-def score(metric: str, mean: float | None, subject: str = "base", *, n: int = 96, unscored: int = 0, ends: bool = True) -> Score:
+def score(
+    metric: str,
+    mean: float | None,
+    subject: str = "base",
+    *,
+    n: int = 96,
+    unscored: int = 0,
+    ends: bool = True,
+) -> Score:
     low, high = (None, None) if mean is None or not ends else (mean - 0.12, mean + 0.11)
-    return Score(metric=metric, subject=subject, mean=mean, stderr=None, ci_low=low, ci_high=high, n=n, unscored=unscored)
+    return Score(
+        metric=metric,
+        subject=subject,
+        mean=mean,
+        stderr=None,
+        ci_low=low,
+        ci_high=high,
+        n=n,
+        unscored=unscored,
+    )
 
 
-def vote(logprobs: tuple[float, float] | None, swapped: tuple[float, float] | None, p: float | None) -> Vote:
+def vote(
+    logprobs: tuple[float, float] | None, swapped: tuple[float, float] | None, p: float | None
+) -> Vote:
     return Vote(principle="p", logprobs=logprobs, logprobs_swapped=swapped, p_first=p)
 
 
@@ -33,9 +55,15 @@ def vote(logprobs: tuple[float, float] | None, swapped: tuple[float, float] | No
 
 def test_a_preference_models_card() -> None:
     """Figures with their interval and count; what is not known is a dash; the labels' origin as their manifest has it."""
-    made = Manifest(stage="label", made={"constitution": "toy 1", "judge": "abc", "seed": "7"}, versions={"cai": "0.1.0"})
+    made = Manifest(
+        stage="label",
+        made={"constitution": "toy 1", "judge": "abc", "seed": "7"},
+        versions={"cai": "0.1.0"},
+    )
     scores = [score("reward.agreement", 0.65), score("reward.log_loss", None)]
-    text = preference_card("soft", 40, scores, made, "toy", "`smollm2`", "that model's replies").content
+    text = preference_card(
+        "soft", 40, scores, made, "toy", "`smollm2`", "that model's replies"
+    ).content
     assert "(`safetensors`) on `smollm2`. The score" in text
     assert "mean 0 and variance 1 over that model's replies." in text
     assert "library_name: cai" in text.split("---")[1]
@@ -55,7 +83,11 @@ def test_flip_and_lean_by_hand() -> None:
     assert flipped(vote((-0.1, -2.1), (-1.5, -0.5), 0.8)) is False
     assert position_bias(vote((-0.1, -2.1), (-1.5, -0.5), 0.8)) == pytest.approx(0.5)
     assert flipped(vote((-1.0, -1.0), (-0.5, -1.5), 0.5)) is None, "a tie names nobody"
-    assert flipped(vote(None, (-0.5, -1.5), None)) is position_bias(vote(None, (-0.5, -1.5), None)) is None
+    assert (
+        flipped(vote(None, (-0.5, -1.5), None))
+        is position_bias(vote(None, (-0.5, -1.5), None))
+        is None
+    )
 
 
 def test_label_diagnostics_by_hand() -> None:
@@ -63,7 +95,11 @@ def test_label_diagnostics_by_hand() -> None:
 
     Flips 1 of 3 known; silent 2 of 5 votes; pairs without label 1 of 3; spread only of x, .3; p_first mean .475.
     """
-    flip, steady, silent = vote((1, 0), (2, 0), 0.6), vote((1, 0), (0, 2), 0.9), vote(None, None, None)
+    flip, steady, silent = (
+        vote((1, 0), (2, 0), 0.6),
+        vote((1, 0), (0, 2), 0.9),
+        vote(None, None, None),
+    )
     got = diagnose(
         [
             Preference(source="x", p_first=0.75, votes=(flip, steady)),
@@ -85,7 +121,9 @@ def test_label_diagnostics_by_hand() -> None:
 
 
 def test_a_certain_label_falls_into_the_last_bin() -> None:
-    assert diagnose([Preference(source="x", p_first=1.0), Preference(source="y", p_first=0.0)]).bins == [1, *[0] * 8, 1]
+    assert diagnose(
+        [Preference(source="x", p_first=1.0), Preference(source="y", p_first=0.0)]
+    ).bins == [1, *[0] * 8, 1]
 
 
 # ---- tables ----
@@ -95,7 +133,10 @@ def test_a_certain_label_falls_into_the_last_bin() -> None:
     ("row", "text"),
     [
         (score("refusal.incorrect_rate.disallowed", 0.62), "62 % [50, 73] n=96"),
-        (score("refusal.incorrect_rate.disallowed", 0.62, unscored=3), "62 % [50, 73] n=96 (3 unscored)"),
+        (
+            score("refusal.incorrect_rate.disallowed", 0.62, unscored=3),
+            "62 % [50, 73] n=96 (3 unscored)",
+        ),
         (score("reward.mean", -1.24), "−1.24 [−1.36, −1.13] n=96"),
         (score("length.words", 40.06, n=2), "40.1 [39.9, 40.2] n=2"),
         (score("refusal.f1", 0.5, ends=False, n=1), "50 % n=1"),
@@ -127,7 +168,11 @@ def test_headline_keeps_its_order_and_says_what_is_unknown() -> None:
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(headline(rows))
     shown = console.export_text()
-    assert [name for name in ("base", "policy", "a|b") if name in shown] == ["base", "policy", "a|b"]
+    assert [name for name in ("base", "policy", "a|b") if name in shown] == [
+        "base",
+        "policy",
+        "a|b",
+    ]
     assert "25 % n=96" in shown
 
 
@@ -150,7 +195,10 @@ def test_changes_stand_side_by_side() -> None:
 
 
 def test_plots_are_well_formed_repeatable_and_follow_the_page() -> None:
-    styles = [score(f"refusal.style.disallowed.{name}", 0.25) for name in ("desired_refusal", "disallowed_content")]
+    styles = [
+        score(f"refusal.style.disallowed.{name}", 0.25)
+        for name in ("desired_refusal", "disallowed_content")
+    ]
     for svg in (ppo_curves(STEPS), style_shares(styles)):
         assert ET.fromstring(svg).tag.endswith("svg")  # noqa: S314
         assert "currentColor" in svg
@@ -163,7 +211,9 @@ def test_plots_are_well_formed_repeatable_and_follow_the_page() -> None:
 
 def test_axes_have_names_and_units() -> None:
     svg = ppo_curves(STEPS)
-    assert ">a$b$c</text>" in ppo_curves([{**step, "reward.a$b$c": 0.0} for step in STEPS]), "a dollar is no formula"
+    assert ">a$b$c</text>" in ppo_curves([{**step, "reward.a$b$c": 0.0} for step in STEPS]), (
+        "a dollar is no formula"
+    )
     for words in ("PPO update", "reward per reply", "KL (nats per reply)", "total", "pm", "rubric"):
         assert f">{words}</text>" in svg
 
@@ -172,7 +222,8 @@ def test_a_missing_number_is_a_gap_not_a_zero() -> None:
     """Five updates, the middle one unknown: the KL line is drawn in two pieces, each begun by a pen that is set down anew."""
     broken = [{**step, "kl": None if step["step"] == 2 else step["kl"]} for step in STEPS]
     whole, cut = (
-        re.findall(r'd="([^"]*)"[^>]*stroke: #d55e00; stroke-width: 2.2', ppo_curves(steps)) for steps in (STEPS, broken)
+        re.findall(r'd="([^"]*)"[^>]*stroke: #d55e00; stroke-width: 2.2', ppo_curves(steps))
+        for steps in (STEPS, broken)
     )
     assert [path.count("M") for path in whole] == [1]
     assert [path.count("M") for path in cut] == [2]
@@ -188,8 +239,18 @@ def test_long_and_foreign_names_do_not_push_the_plot_away() -> None:
 
 def test_style_bars_show_their_shares() -> None:
     """Of the benign replies of base 75 % are safe answers: the number is on the bar, and n beside the subject."""
-    rows = [score("refusal.style.benign.safe_answer", 0.75, n=8), score("refusal.style.benign.undesired_refusal", 0.25, n=8)]
+    rows = [
+        score("refusal.style.benign.safe_answer", 0.75, n=8),
+        score("refusal.style.benign.undesired_refusal", 0.25, n=8),
+    ]
     svg = style_shares(rows)
-    for words in (">75<", ">25<", ">base, n=8<", ">benign prompts<", ">share of replies (%)<", ">undesired refusal<"):
+    for words in (
+        ">75<",
+        ">25<",
+        ">base, n=8<",
+        ">benign prompts<",
+        ">share of replies (%)<",
+        ">undesired refusal<",
+    ):
         assert words in svg
     assert "disallowed prompts" not in svg

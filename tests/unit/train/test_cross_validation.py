@@ -40,14 +40,21 @@ def test_both_shapes_are_read(tmp_path: Path) -> None:
         {"prompt": "q", "first": "a", "second": "b", "p_first": 0.7, "votes": votes, "who": 3},
         {"prompt": "q", "first": "a", "second": "b", "p_first": None, "votes": [], "who": 4},
     )
-    assert [(r.first, r.second, r.p_first, r.group) for r in labelled_pairs(file)] == [("a", "b", 0.7, None)]
+    assert [(r.first, r.second, r.p_first, r.group) for r in labelled_pairs(file)] == [
+        ("a", "b", 0.7, None)
+    ]
     assert [r.group for r in labelled_pairs(file, "who")] == ["3"]
-    assert [(r.p_first, r.group) for r in labelled_pairs(file, "principle")] == [(0.9, "kind"), (0.2, "true")]
+    assert [(r.p_first, r.group) for r in labelled_pairs(file, "principle")] == [
+        (0.9, "kind"),
+        (0.2, "true"),
+    ]
     passed_over: Counter[str] = Counter()
     list(labelled_pairs(file, passed_over=passed_over))
     assert passed_over == {"no verdict (`p_first` is null)": 1}
     parted = {"chosen": DIALOGUE, "rejected": "\n\nHuman: yo\n\nAssistant: x"}
-    dialogues = lines(tmp_path / "y.jsonl", parted, {"chosen": DIALOGUE + "fine", "rejected": DIALOGUE + " no"})
+    dialogues = lines(
+        tmp_path / "y.jsonl", parted, {"chosen": DIALOGUE + "fine", "rejected": DIALOGUE + " no"}
+    )
     [row] = labelled_pairs(dialogues, passed_over=passed_over)
     assert passed_over["`chosen` and `rejected` are about different conversations"] == 1
     assert row.number == 2
@@ -60,7 +67,10 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
 
     Addresses are masked in both replies.
     """
-    system = {"role": "system", "content": "You are a kind assistant who answers all questions in plain English."}
+    system = {
+        "role": "system",
+        "content": "You are a kind assistant who answers all questions in plain English.",
+    }
     hello = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "hi"}]
     rivers = [system, {"role": "user", "content": "Name nine rivers of the world, in order."}]
     held = lines(tmp_path / "held.jsonl", {"prompt": "Why is the sky blue?"}, {"chat": rivers})
@@ -73,7 +83,12 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
             "second": "b",
             "p_first": 1,
         },
-        {"prompt": "q", "first": "He said: name nine rivers of the world in order!", "second": "b", "p_first": 1},
+        {
+            "prompt": "q",
+            "first": "He said: name nine rivers of the world in order!",
+            "second": "b",
+            "p_first": 1,
+        },
         {
             "chat": [system, {"role": "user", "content": "q"}],
             "first": "write to ann@example.org",
@@ -83,7 +98,9 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
     )
     left, gone = clean_labelled_pairs(labelled_pairs(file), HygieneConfig(pii="mask"), [held])
     assert gone == {"in an evaluation": 3}
-    assert [(row.p_first, "ann@" in row.first, "bob@" in row.second) for row in left] == [(0.2, False, False)]
+    assert [(row.p_first, "ann@" in row.first, "bob@" in row.second) for row in left] == [
+        (0.2, False, False)
+    ]
     assert left[0].first.startswith("write to")
     assert left[0].second.startswith("or to")
 
@@ -97,13 +114,19 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
             None,
             "`p_first` must be a probability or null, found 1.5",
         ),
-        ({"prompt": "q", "first": "a", "second": "b", "p_first": True}, None, "must be a probability or null, found True"),
+        (
+            {"prompt": "q", "first": "a", "second": "b", "p_first": True},
+            None,
+            "must be a probability or null, found True",
+        ),
         ({"prompt": "q", "first": "a", "second": "b", "p_first": 1}, "who", "needs `who`"),
         ({"prompt": "q", "first": "a", "second": "b", "p_first": 1}, "principle", "needs `votes`"),
         ({"chosen": DIALOGUE, "rejected": "no dialogue"}, None, "`rejected` must be a dialogue"),
     ],
 )
-def test_wrong_rows_are_named(row: dict[str, object], by: str | None, message: str, tmp_path: Path) -> None:
+def test_wrong_rows_are_named(
+    row: dict[str, object], by: str | None, message: str, tmp_path: Path
+) -> None:
     file = lines(tmp_path / "x.jsonl", row)
     with pytest.raises(StoreError, match=message) as caught:
         list(labelled_pairs(file, by))
@@ -124,7 +147,9 @@ def test_mixed_by_hand() -> None:
     others = [Comparison(f"x{i}", [i], [i], 1.0) for i in range(6)]
     order = {c.prompt: -i for i, c in enumerate([*own, *others])}
 
-    def names(share: float | None, left: list[Comparison] = own, right: list[Comparison] = others) -> list[str]:
+    def names(
+        share: float | None, left: list[Comparison] = own, right: list[Comparison] = others
+    ) -> list[str]:
         return [c.prompt for c in mix_pairs(left, right, share, lambda c: order[c.prompt])]
 
     assert names(0.25) == ["o5", "o4", *[f"x{i}" for i in range(6)]]
@@ -134,13 +159,19 @@ def test_mixed_by_hand() -> None:
     assert names(0.5, own, []) == [c.prompt for c in own]
 
 
-def judged(model: PreferenceModel, group: str, count: int, good: str) -> list[tuple[str, Comparison]]:
+def judged(
+    model: PreferenceModel, group: str, count: int, good: str
+) -> list[tuple[str, Comparison]]:
     """Replies of `good` beat the others, in both places."""
     found = []
     for i in range(count):
         asked, bad = chat_of(("user", f"{group} {i}")), "a" if good == "z" else "z"
         better, worse = model.rows(asked, good * (1 + i % 3)), model.rows(asked, bad * (1 + i % 3))
-        one = Comparison(f"{group}{i}", better, worse, 1.0) if i % 2 else Comparison(f"{group}{i}", worse, better, 0.0)
+        one = (
+            Comparison(f"{group}{i}", better, worse, 1.0)
+            if i % 2
+            else Comparison(f"{group}{i}", worse, better, 0.0)
+        )
         found.append((group, one))
     return found
 
@@ -153,9 +184,18 @@ def test_who_agrees_is_foreseen_and_who_does_not_is_not(tiny_model: Path) -> Non
         return fresh_model(str(tiny_model), config, 0)
 
     model = fresh()
-    comparisons = judged(model, "x", 8, "z") + judged(model, "y", 8, "z") + judged(model, "w", 8, "a")
+    comparisons = (
+        judged(model, "x", 8, "z") + judged(model, "y", 8, "z") + judged(model, "w", 8, "a")
+    )
     shown: list[tuple[int, int]] = []
-    found = cross_validate(fresh, comparisons, 3, config, seed=0, progress=lambda done, total: shown.append((done, total)))
+    found = cross_validate(
+        fresh,
+        comparisons,
+        3,
+        config,
+        seed=0,
+        progress=lambda done, total: shown.append((done, total)),
+    )
     assert {fold.groups: fold.learnt_from for fold in found} == {("x",): 16, ("y",): 16, ("w",): 16}
     against = next(fold for fold in found if fold.groups == ("w",))
     assert [m.agrees for m in against.measured] == [0.0] * 8
@@ -167,12 +207,18 @@ def test_a_prompt_judged_by_several_is_on_one_side(tiny_model: Path) -> None:
     """Both judges saw the same prompts: to leave one out leaves nothing to learn from, and that is said."""
     config = RewardConfig(rank=4)
     model = fresh_model(str(tiny_model), config, 0)
-    both = [(group, comparison) for group in ("x", "y") for _, comparison in judged(model, "same", 4, "z")]
+    both = [
+        (group, comparison)
+        for group in ("x", "y")
+        for _, comparison in judged(model, "same", 4, "z")
+    ]
     with pytest.raises(TrainError, match="without x and the prompts they judged, nothing is left"):
         cross_validate(lambda: model, both, 2, config, seed=0, progress=quiet)
 
 
-def test_blocks_that_do_not_learn_are_computed_once_and_change_nothing(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_that_do_not_learn_are_computed_once_and_change_nothing(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = RewardConfig(rank=4, layers=1, epochs=3, batch_size=4, learning_rate=1e-2)
     heads = []
     for kept in (1 << 30, 0):
@@ -188,12 +234,33 @@ def test_blocks_that_do_not_learn_are_computed_once_and_change_nothing(tiny_mode
 
 def test_the_command_trains_measures_and_saves(tiny_model: Path, tmp_path: Path) -> None:
     rows = [
-        {"prompt": f"{who} {i}", "first": "z" * (1 + i % 3), "second": "a" * (1 + i % 3), "p_first": 1.0, "who": who}
+        {
+            "prompt": f"{who} {i}",
+            "first": "z" * (1 + i % 3),
+            "second": "a" * (1 + i % 3),
+            "p_first": 1.0,
+            "who": who,
+        }
         for who in ("x", "y", "w")
         for i in range(8)
     ]
-    given = ["fit-reward", "--model", f"local:{tiny_model}", "--input", str(lines(tmp_path / "mine.jsonl", *rows))]
-    given += ["--output", str(tmp_path / "reward"), "--set", "epochs=4", "--set", "learning_rate=0.01", "--set", "rank=4"]
+    given = [
+        "fit-reward",
+        "--model",
+        f"local:{tiny_model}",
+        "--input",
+        str(lines(tmp_path / "mine.jsonl", *rows)),
+    ]
+    given += [
+        "--output",
+        str(tmp_path / "reward"),
+        "--set",
+        "epochs=4",
+        "--set",
+        "learning_rate=0.01",
+        "--set",
+        "rank=4",
+    ]
     found = CliRunner().invoke(app, [*given, "--folds", "3", "--by", "who"])
     assert found.exit_code == 0, found.output
     assert "all" in found.output
@@ -218,22 +285,44 @@ def test_the_command_trains_measures_and_saves(tiny_model: Path, tmp_path: Path)
         (["--input", "gone.jsonl"], "gone.jsonl"),
     ],
 )
-def test_wrong_usage_is_one_line(more: list[str], message: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_wrong_usage_is_one_line(
+    more: list[str], message: str, tiny_model: Path, tmp_path: Path
+) -> None:
     file = lines(tmp_path / "x.jsonl", {"prompt": "q", "first": "a", "second": "b", "p_first": 1})
-    given = ["fit-reward", "--model", f"local:{tiny_model}", "--input", str(file), "--output", str(tmp_path / "out")]
+    given = [
+        "fit-reward",
+        "--model",
+        f"local:{tiny_model}",
+        "--input",
+        str(file),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     found = CliRunner().invoke(app, [*given, *more])
     assert isinstance(found.exception, CaiError), found.exception
     assert message in str(found.exception)
     assert "\n" not in str(found.exception)
 
 
-def test_verdicts_of_two_people_on_one_prompt_are_on_one_side(tiny_model: Path, tmp_path: Path) -> None:
+def test_verdicts_of_two_people_on_one_prompt_are_on_one_side(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     """Who judged is a field of the row, and no part of what the prompt is: without the first's prompts nothing is left."""
     rows = [
-        {"prompt": f"{i}", "first": "z", "second": "a", "p_first": 1.0, "user": who} for who in ("ann", "bob") for i in range(3)
+        {"prompt": f"{i}", "first": "z", "second": "a", "p_first": 1.0, "user": who}
+        for who in ("ann", "bob")
+        for i in range(3)
     ]
-    given = ["fit-reward", "--model", f"local:{tiny_model}", "--input", str(lines(tmp_path / "x.jsonl", *rows))]
-    found = CliRunner().invoke(app, [*given, "--output", str(tmp_path / "out"), "--folds", "2", "--by", "user"])
+    given = [
+        "fit-reward",
+        "--model",
+        f"local:{tiny_model}",
+        "--input",
+        str(lines(tmp_path / "x.jsonl", *rows)),
+    ]
+    found = CliRunner().invoke(
+        app, [*given, "--output", str(tmp_path / "out"), "--folds", "2", "--by", "user"]
+    )
     assert "nothing is left to learn from" in str(found.exception)
 
 

@@ -36,10 +36,14 @@ REPLIES = ["yes", "no, and here is why: " + "because " * 12, "", "a", "what do y
 quiet = lambda done, total: None  # noqa: E731
 
 
-def fresh(tiny: Path, seed: int = 0, layers: int | None = None, moved: bool = True) -> PreferenceModel:
+def fresh(
+    tiny: Path, seed: int = 0, layers: int | None = None, moved: bool = True
+) -> PreferenceModel:
     """A preference model; its adapter `moved` away from its start, where it changes nothing."""
     torch.manual_seed(seed)
-    model = PreferenceModel(with_adapter(load_model(str(tiny)), ADAPTER, 4, layers), load_renderer(tiny))
+    model = PreferenceModel(
+        with_adapter(load_model(str(tiny)), ADAPTER, 4, layers), load_renderer(tiny)
+    )
     if moved:
         with torch.no_grad():
             for parameter in parameters_of(model.shared[0], ADAPTER):
@@ -58,7 +62,9 @@ def test_the_score_is_read_at_the_token_that_ends_the_reply(tiny_model: Path) ->
         row = model.rows(ASKED, reply)
         assert row[-1] == model.renderer.stop_id
         with torch.no_grad():
-            hidden = model.shared[0](input_ids=torch.tensor([row]), output_hidden_states=True).hidden_states[-1][0, -1]
+            hidden = model.shared[0](
+                input_ids=torch.tensor([row]), output_hidden_states=True
+            ).hidden_states[-1][0, -1]
             want = float(model.head(hidden))
         assert model.score([row]) == pytest.approx([want], abs=1e-5)
 
@@ -99,23 +105,33 @@ def test_normalise_by_hand_and_what_cannot_be(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("layers", [None, 1])
-def test_saved_and_loaded_it_scores_the_same(tiny_model: Path, tmp_path: Path, layers: int | None) -> None:
+def test_saved_and_loaded_it_scores_the_same(
+    tiny_model: Path, tmp_path: Path, layers: int | None
+) -> None:
     model = fresh(tiny_model, layers=layers)
     rows = [model.rows(ASKED, reply) for reply in REPLIES]
     model.normalize(model.score(rows))
     model.save(tmp_path)
-    host = with_adapter(load_model(str(tiny_model)), "policy", 2)  # as in PPO: beside a policy, on one base
+    host = with_adapter(
+        load_model(str(tiny_model)), "policy", 2
+    )  # as in PPO: beside a policy, on one base
     again = PreferenceModel.load(host, load_renderer(tiny_model), tmp_path)
     assert again.score(rows) == model.score(rows)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter.safetensors", "head.json"]
 
 
 @pytest.mark.parametrize("file", ["adapter.safetensors", HEAD_FILE])
-def test_a_torn_preference_model_is_refused_by_name(tiny_model: Path, tmp_path: Path, file: str) -> None:
+def test_a_torn_preference_model_is_refused_by_name(
+    tiny_model: Path, tmp_path: Path, file: str
+) -> None:
     fresh(tiny_model).save(tmp_path)
     (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:10])
     with pytest.raises(StoreError, match=f"{tmp_path.name}: preference model: "):
-        PreferenceModel.load(with_adapter(load_model(str(tiny_model)), "policy", 2), load_renderer(tiny_model), tmp_path)
+        PreferenceModel.load(
+            with_adapter(load_model(str(tiny_model)), "policy", 2),
+            load_renderer(tiny_model),
+            tmp_path,
+        )
 
 
 def test_a_preference_model_of_another_size_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -124,7 +140,11 @@ def test_a_preference_model_of_another_size_is_refused(tiny_model: Path, tmp_pat
     numbers = json.loads((tmp_path / HEAD_FILE).read_text())
     (tmp_path / HEAD_FILE).write_text(json.dumps(numbers | {"rank": 8}))
     with pytest.raises(StoreError, match="preference model"):
-        PreferenceModel.load(with_adapter(load_model(str(tiny_model)), "policy", 2), load_renderer(tiny_model), tmp_path)
+        PreferenceModel.load(
+            with_adapter(load_model(str(tiny_model)), "policy", 2),
+            load_renderer(tiny_model),
+            tmp_path,
+        )
 
 
 # ---- training ----
@@ -136,19 +156,25 @@ def planted(model: PreferenceModel, count: int, p: float = 1.0) -> list[Comparis
     for i in range(count):
         asked = chat_of(("user", f"question {i}"))
         good, bad = model.rows(asked, "z" * (1 + i % 3)), model.rows(asked, "a" * (1 + i % 3))
-        made.append(Comparison(f"p{i}", good, bad, p) if i % 2 else Comparison(f"p{i}", bad, good, 1 - p))
+        made.append(
+            Comparison(f"p{i}", good, bad, p) if i % 2 else Comparison(f"p{i}", bad, good, 1 - p)
+        )
     return made
 
 
 def test_a_planted_preference_is_learnt(tiny_model: Path) -> None:
     """From about ln 2 to near nothing, on prompts that were not trained on too; the base keeps every bit."""
     model = fresh(tiny_model, moved=False)
-    base = {k: p.detach().clone() for k, p in model.shared[0].named_parameters() if "lora_" not in k}
+    base = {
+        k: p.detach().clone() for k, p in model.shared[0].named_parameters() if "lora_" not in k
+    }
     comparisons = planted(model, 24)
     learn, held = comparisons[:16], comparisons[16:]
     steps: list[tuple[int, int]] = []
     config = RewardConfig(rank=4, learning_rate=1e-2, epochs=6, batch_size=4)
-    loss = train(model, learn, config, seed=0, progress=lambda done, total: steps.append((done, total)))
+    loss = train(
+        model, learn, config, seed=0, progress=lambda done, total: steps.append((done, total))
+    )
     assert loss < 0.1
     told = evaluate(model, held)
     assert [m.agrees for m in told] == [1.0] * 8
@@ -162,7 +188,12 @@ def test_training_is_the_same_twice(tiny_model: Path) -> None:
     made = []
     for seed in (0, 0, 1):
         model = fresh(tiny_model, moved=False)
-        made.append((train(model, planted(model, 16), config, seed=seed, progress=quiet), model.score([model.rows(ASKED, "zz")])))
+        made.append(
+            (
+                train(model, planted(model, 16), config, seed=seed, progress=quiet),
+                model.score([model.rows(ASKED, "zz")]),
+            )
+        )
     assert made[0] == made[1]
     assert made[0] != made[2]
 
@@ -176,7 +207,10 @@ def test_an_undecided_label_moves_equal_scores_nowhere(tiny_model: Path) -> None
         comparison = Comparison("p", row, other if moves else row, p)
         train(model, [comparison], RewardConfig(rank=4, batch_size=1), seed=0, progress=quiet)
         after = adapter_tensors(model.shared[0], ADAPTER)
-        assert all(torch.allclose(before[k], v, atol=1e-6, rtol=0) for k, v in after.items()) is not moves
+        assert (
+            all(torch.allclose(before[k], v, atol=1e-6, rtol=0) for k, v in after.items())
+            is not moves
+        )
 
 
 def test_soft_labels_are_fitted_as_probabilities(tiny_model: Path) -> None:
@@ -184,7 +218,13 @@ def test_soft_labels_are_fitted_as_probabilities(tiny_model: Path) -> None:
     model = fresh(tiny_model, moved=False)
     row, other = model.rows(ASKED, "z"), model.rows(ASKED, "a")
     comparisons = [Comparison("p", row, other, 0.8)] * 4
-    train(model, comparisons, RewardConfig(rank=4, learning_rate=3e-3, epochs=80, batch_size=4), seed=0, progress=quiet)
+    train(
+        model,
+        comparisons,
+        RewardConfig(rank=4, learning_rate=3e-3, epochs=80, batch_size=4),
+        seed=0,
+        progress=quiet,
+    )
     first, second = model.score([row, other])
     assert first - second == pytest.approx(math.log(4), abs=0.05)
 
@@ -192,7 +232,11 @@ def test_soft_labels_are_fitted_as_probabilities(tiny_model: Path) -> None:
 def ranked(model: PreferenceModel, replies: int) -> list[Comparison]:
     """All pairs of `replies` replies to one prompt."""
     rows = [model.rows(ASKED, "z" * (i + 1)) for i in range(replies)]
-    return [Comparison("p", rows[i], rows[j], 0.3 + 0.1 * j) for i in range(replies) for j in range(i + 1, replies)]
+    return [
+        Comparison("p", rows[i], rows[j], 0.3 + 0.1 * j)
+        for i in range(replies)
+        for j in range(i + 1, replies)
+    ]
 
 
 def test_a_group_has_the_gradient_of_the_pairwise_loop(tiny_model: Path) -> None:
@@ -217,8 +261,14 @@ def test_a_group_has_the_gradient_of_the_pairwise_loop(tiny_model: Path) -> None
 def test_a_prompts_pairs_are_in_one_step() -> None:
     """Prompts of 3, 1, 1 and 2 pairs in steps of 3: none is cut, and a step may be larger than asked for."""
     counts = {"a": 3, "b": 1, "c": 1, "d": 2}
-    comparisons = [Comparison(name, [0] * (i + 1), [0], 1.0) for i, (name, n) in enumerate(counts.items()) for _ in range(n)]
-    batches = [[comparisons[i].prompt for i in places] for places in batch_by_prompt(comparisons, 3)]
+    comparisons = [
+        Comparison(name, [0] * (i + 1), [0], 1.0)
+        for i, (name, n) in enumerate(counts.items())
+        for _ in range(n)
+    ]
+    batches = [
+        [comparisons[i].prompt for i in places] for places in batch_by_prompt(comparisons, 3)
+    ]
     assert batches == [["a"] * 3, ["b", "c"], ["d", "d"]]
     assert [len(places) for places in batch_by_prompt(comparisons, 1)] == [3, 1, 1, 2]
 
@@ -243,17 +293,43 @@ def test_training_stops_where_held_out_pairs_say(tiny_model: Path) -> None:
     """Pairs that decide have the opposite labels, so that each epoch makes their loss worse: with a patience of 2, three of the
     twelve epochs are run, and the first one's weights are kept."""
     model = fresh(tiny_model)
-    pairs = [Comparison(str(i), model.rows(ASKED, "a" * (i + 1)), model.rows(ASKED, "b" * (i + 1)), 1.0) for i in range(4)]
+    pairs = [
+        Comparison(str(i), model.rows(ASKED, "a" * (i + 1)), model.rows(ASKED, "b" * (i + 1)), 1.0)
+        for i in range(4)
+    ]
     against = [Comparison(c.prompt, c.first, c.second, 0.0) for c in pairs]
     seen: list[int] = []
     config = RewardConfig(epochs=12, batch_size=4, learning_rate=1e-2, patience=2)
-    train(model, pairs, config, seed=0, progress=lambda done, total: seen.append(done), deciding=against)
+    train(
+        model,
+        pairs,
+        config,
+        seed=0,
+        progress=lambda done, total: seen.append(done),
+        deciding=against,
+    )
     assert seen == [1, 2, 3]
     hasty = fresh(tiny_model)
-    train(hasty, pairs, config.model_copy(update={"patience": 1}), seed=0, progress=quiet, deciding=against)
-    assert evaluate(hasty, against) == evaluate(model, against), "two epochs or three: the first one's weights"
+    train(
+        hasty,
+        pairs,
+        config.model_copy(update={"patience": 1}),
+        seed=0,
+        progress=quiet,
+        deciding=against,
+    )
+    assert evaluate(hasty, against) == evaluate(model, against), (
+        "two epochs or three: the first one's weights"
+    )
     first = fresh(tiny_model)
-    train(first, pairs, config.model_copy(update={"patience": None}), seed=0, progress=quiet, deciding=against)
+    train(
+        first,
+        pairs,
+        config.model_copy(update={"patience": None}),
+        seed=0,
+        progress=quiet,
+        deciding=against,
+    )
     assert evaluate(first, against) != evaluate(model, against)
 
 
@@ -291,10 +367,12 @@ def test_split_keeps_a_prompt_whole() -> None:
     learn, held = split_by_prompt(comparisons, 0.2, seed=0)
     assert (len(learn), len(held)) == (24, 6)
     assert not {c.prompt for c in learn} & {c.prompt for c in held}
-    assert {c.prompt for c in split_by_prompt(comparisons[::-1], 0.2, seed=0)[1]} == {c.prompt for c in held}
-    assert {frozenset(c.prompt for c in split_by_prompt(comparisons, 0.2, seed)[1]) for seed in range(5)} != {
-        frozenset(c.prompt for c in held)
+    assert {c.prompt for c in split_by_prompt(comparisons[::-1], 0.2, seed=0)[1]} == {
+        c.prompt for c in held
     }
+    assert {
+        frozenset(c.prompt for c in split_by_prompt(comparisons, 0.2, seed)[1]) for seed in range(5)
+    } != {frozenset(c.prompt for c in held)}
     assert split_by_prompt(comparisons, 0.0, seed=0) == (comparisons, [])
 
 
@@ -305,7 +383,11 @@ def test_measure(tiny_model: Path) -> None:
     high, low = (row, other) if model.score([row])[0] > model.score([other])[0] else (other, row)
     margin = model.score([high])[0] - model.score([low])[0]
     model.normalize([1.0, 5.0])
-    told = evaluate(model, [Comparison("p", high, low, p) for p in (1.0, 0.51, 0.5, 0.49)] + [Comparison("q", low, high, 1.0)])
+    told = evaluate(
+        model,
+        [Comparison("p", high, low, p) for p in (1.0, 0.51, 0.5, 0.49)]
+        + [Comparison("q", low, high, 1.0)],
+    )
     assert [m.agrees for m in told] == [1.0, 1.0, None, 0.0, 0.0]
     assert [m.prompt for m in told] == ["p"] * 4 + ["q"]
     assert told[0].log_loss == pytest.approx(math.log(1 + math.exp(-margin)), abs=1e-4)
@@ -324,7 +406,9 @@ def rubric() -> Rubric:
         classes={
             "refuse": (
                 ClassRule(name="ideal", when="declines", style="desired_refusal", correct=True),
-                ClassRule(name="helps", when="not declines", style="disallowed_content", correct=False),
+                ClassRule(
+                    name="helps", when="not declines", style="disallowed_content", correct=False
+                ),
             )
         },
         degrees={"full_refusal": "declines", "full_compliance": "not declines"},
@@ -344,7 +428,9 @@ def test_parts_by_name(tiny_model: Path) -> None:
     replies = ["no", "sure", "no", "no"]
     table = combine(prompts, replies, model, compiled, RewardMix(pm=0.5, rubric=2.0))
     assert table["rubric"] == [6.0, -2.0, 0.0, None]
-    assert table["pm"] == pytest.approx([0.5 * s for s in model.score([model.rows(ASKED, r) for r in replies])])
+    assert table["pm"] == pytest.approx(
+        [0.5 * s for s in model.score([model.rows(ASKED, r) for r in replies])]
+    )
     assert list(table) == ["pm", "rubric"]
 
 
@@ -352,14 +438,18 @@ def test_parts_of_no_weight_are_not_computed(tiny_model: Path) -> None:
     prompts, compiled = [asked("disallowed")], compile_rubric(rubric())
     assert combine(prompts, ["no"], None, compiled, RewardMix()) == {"rubric": [3.0]}
     assert combine(prompts, ["no"], None, None, RewardMix()) == {}
-    assert list(combine(prompts, ["no"], fresh(tiny_model), compiled, RewardMix(rubric=0))) == ["pm"]
+    assert list(combine(prompts, ["no"], fresh(tiny_model), compiled, RewardMix(rubric=0))) == [
+        "pm"
+    ]
 
 
 def test_length_and_form_as_parts() -> None:
     """350 words with 150 free: two hundred too many. An open fence and a played turn: two faults."""
     prompt = Prompt(chat=chat_of(("user", "Hi")), kind=None)
     replies = ["word " * 350, "```\ncode\nUser: and now?", "fine"]
-    table = combine([prompt] * 3, replies, None, None, RewardMix(pm=0, rubric=0, length=0.5, format=0.25))
+    table = combine(
+        [prompt] * 3, replies, None, None, RewardMix(pm=0, rubric=0, length=0.5, format=0.25)
+    )
     assert table == {"length": [-1.0, 0.0, 0.0], "format": [0.0, -0.5, 0.0]}
 
 
