@@ -222,7 +222,7 @@ def test_blocks_that_do_not_learn_are_computed_once_and_change_nothing(
     config = RewardConfig(rank=4, layers=1, epochs=3, batch_size=4, learning_rate=1e-2)
     heads = []
     for kept in (1 << 30, 0):
-        monkeypatch.setattr("cai.train.preference.KEPT_BYTES", kept)
+        monkeypatch.setattr("cai.train.preference.MAX_CACHE_BYTES", kept)
         model, calls = fresh_model(str(tiny_model), config, 0), []
         first = model.shared[0].get_base_model().model.layers[0].mlp
         first.register_forward_hook(lambda *_, calls=calls: calls.append(1))

@@ -17,7 +17,7 @@ from cai.modeling.lora import adapter_tensors, parameters_of, with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Chat, Kind, Prompt, chat_of
 from cai.reward.composite import RewardMix, combine
-from cai.reward.penalties import faults
+from cai.reward.penalties import format_faults
 from cai.reward.preference_model import ADAPTER, HEAD_FILE, PreferenceModel
 from cai.rubric import compile_rubric
 from cai.train.preference import (
@@ -70,14 +70,14 @@ def test_the_score_is_read_at_the_token_that_ends_the_reply(tiny_model: Path) ->
 
 
 def test_training_and_scoring_see_the_same_number(tiny_model: Path) -> None:
-    """`raw` in one padded batch, as in training; `score` in sorted batches of any size, with any neighbours; each row alone."""
+    """`unnormalized_scores` in one padded batch, as in training; `score` in sorted batches of any size, with any neighbours; each row alone."""
     model = fresh(tiny_model)
     model.gain, model.bias = 2.0, -3.0
     rows = [model.rows(ASKED, reply) for reply in REPLIES]
-    trained_on = model.raw(rows).tolist()
+    trained_on = model.unnormalized_scores(rows).tolist()
     want = [2 * value - 3 for value in trained_on]
-    for batch in (1, 2, 16):
-        assert model.score(rows, batch=batch) == pytest.approx(want, abs=1e-5)
+    for batch_size in (1, 2, 16):
+        assert model.score(rows, batch_size=batch_size) == pytest.approx(want, abs=1e-5)
     assert model.score(rows[::-1]) == pytest.approx(want[::-1], abs=1e-5)
     assert len({round(value, 3) for value in want}) == len(rows)
 
@@ -243,8 +243,8 @@ def test_a_group_has_the_gradient_of_the_pairwise_loop(tiny_model: Path) -> None
     """Six pairs of four replies: four rows go through the model instead of twelve, and every gradient is the same."""
     model = fresh(tiny_model)
     pairs, seen = ranked(model, 4), []
-    raw = model.raw
-    model.raw = lambda rows: (seen.append(len(rows)), raw(rows))[1]  # type: ignore[method-assign]
+    forward = model.unnormalized_scores
+    model.unnormalized_scores = lambda rows: (seen.append(len(rows)), forward(rows))[1]  # type: ignore[method-assign]
 
     def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
         model.zero_grad()
@@ -337,7 +337,7 @@ def test_hard_labels_are_an_ablation(tiny_model: Path) -> None:
     """p = 0.8 counts as 1, p = 0.3 as 0, one half stays: ln(1 + e^-m), ln(1 + e^m), and the soft loss at one half."""
     model = fresh(tiny_model)
     row, other = model.rows(ASKED, "z"), model.rows(ASKED, "a")
-    margin = float((model.raw([row]) - model.raw([other])).detach())
+    margin = float((model.unnormalized_scores([row]) - model.unnormalized_scores([other])).detach())
 
     def loss(pairs: list[Comparison], labels: Literal["soft", "hard"]) -> float:
         return float(pair_loss(model, pairs, labels).detach())
@@ -454,14 +454,14 @@ def test_length_and_form_as_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "found"),
+    ("reply", "expected"),
     [
         ("A plain answer with `code` and ```\nblock\n``` in it.", []),
-        ("text <|im_end|> more", ["control marks"]),
-        ("[INST] go", ["control marks"]),
-        ("Fine.\n\nHuman: and now?", ["plays another turn"]),
+        ("text <|im_end|> more", ["control tokens"]),
+        ("[INST] go", ["control tokens"]),
+        ("Fine.\n\nHuman: and now?", ["another turn"]),
         ("The user: he said so. A<b and c|d>e", []),
     ],
 )
-def test_faults_of_form(reply: str, found: list[str]) -> None:
-    assert faults(reply) == found
+def test_faults_of_form(reply: str, expected: list[str]) -> None:
+    assert format_faults(reply) == expected

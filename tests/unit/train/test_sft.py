@@ -43,7 +43,7 @@ def rows_passed(
         seen.extend(rows)
         raise Stop
 
-    monkeypatch.setattr(module, "_trainer", catch)
+    monkeypatch.setattr(module, "_build_trainer", catch)
     with pytest.raises(Stop):
         sft(str(tiny), examples, config, tiny.parent / "never", seed=0, progress=quiet)
     return seen
