@@ -27,7 +27,7 @@ from cai.records import (
     chat_of,
 )
 from cai.report.examples import first_replies, first_revisions
-from cai.report.html import SHOWN, clean, render, write_report
+from cai.report.html import SHOWN_CHARS, clean, render, write_report
 
 EVIL = "<script>alert(1)</script></pre></div>{{ 7*7 }}{% raw %}<img src=http://evil.example/x onerror=go()>\x00&amp;"
 EVIL_SHOWN = (
@@ -213,9 +213,9 @@ def test_every_section_is_there(run: Path) -> None:
     assert "is not there yet" not in page
     assert page.count("<svg") == 2
     assert "harmless 1.0.0" in page
-    assert "The gate kept 1 of 2 revisions" in page
+    assert "The filters kept 1 of 2 revisions" in page
     assert "may be harmful or offensive" in page
-    assert "nobody picked them" in page
+    assert "none is hand-picked" in page
 
 
 def test_the_page_is_a_function_of_the_files(run: Path) -> None:
@@ -274,20 +274,20 @@ def test_errors_name_the_place(tmp_path: Path) -> None:
 
 
 def test_long_texts_are_cut_and_kept_in_full(tmp_path: Path) -> None:
-    """A text one character too long is cut to `SHOWN` and an ellipsis; the whole is in <details>. One that fits is not cut."""
-    long = "a" * SHOWN + "b"
+    """A text one character too long is cut to `SHOWN_CHARS` and an ellipsis; the whole is in <details>. One that fits is not cut."""
+    long = "a" * SHOWN_CHARS + "b"
     write(
         tmp_path / "70-replies.jsonl",
-        [reply("p", "base", response=long), reply("p", "sft", response="c" * SHOWN)],
+        [reply("p", "base", response=long), reply("p", "sft", response="c" * SHOWN_CHARS)],
     )
     page = render(tmp_path)
-    assert f'<div class="text">{"a" * SHOWN}…</div>' in page
+    assert f'<div class="text">{"a" * SHOWN_CHARS}…</div>' in page
     assert (
-        f'<summary>all {SHOWN + 1} characters</summary><div class="text">{long}</div></details>'
+        f'<summary>all {SHOWN_CHARS + 1} characters</summary><div class="text">{long}</div></details>'
         in page
     )
-    assert f'<div class="text">{"c" * SHOWN}</div>' in page
-    assert f"all {SHOWN} characters" not in page
+    assert f'<div class="text">{"c" * SHOWN_CHARS}</div>' in page
+    assert f"all {SHOWN_CHARS} characters" not in page
 
 
 def test_control_characters_are_shown_as_such() -> None:
