@@ -42,9 +42,9 @@ DrawKey = tuple[str, int]
 
 def subjects_of(names: Iterable[str]) -> list[str]:
     """Distinct names: base, sft, policy first, then the others in order of appearance."""
-    seen = list(dict.fromkeys(names))
-    known = [name for name in SUBJECTS if name in seen]
-    return known + [name for name in seen if name not in SUBJECTS]
+    distinct = list(dict.fromkeys(names))
+    known = [name for name in SUBJECTS if name in distinct]
+    return known + [name for name in distinct if name not in SUBJECTS]
 
 
 # ---- the value of one reply ----

@@ -92,7 +92,7 @@ def preference_card(
     labels: str,
     pairs: int,
     measured: Sequence[Score],
-    made: Manifest | None,
+    labels_manifest: Manifest | None,
     name: str,
     base: str,
     over: str,
@@ -103,7 +103,7 @@ def preference_card(
         labels: "soft" or "hard".
         pairs: number of training pairs.
         measured: held-out scores.
-        made: manifest of an AI judge's labels; None: labels from elsewhere.
+        labels_manifest: of an AI judge's labels; None: labels from elsewhere.
         name: title of the card.
         base: what the model is built on.
         over: the replies whose scores have mean 0 and variance 1.
@@ -113,7 +113,7 @@ def preference_card(
     )
     header = "| on held-out prompts | mean | 95 % interval | n |\n|---|---:|---:|---:|"
     scores = "\n".join(_score_row(score) for score in measured)
-    judge = " of an AI judge" if made else ""
+    judge = " of an AI judge" if labels_manifest else ""
     parts = [
         f"# Preference model ({name})",
         f"A LoRA adapter and a scalar head (`safetensors`) on {base}. The score of "
@@ -122,8 +122,8 @@ def preference_card(
         f"Trained on {pairs} pairs with {labels} labels{judge}, by soft Bradley-Terry.",
         f"{header}\n{scores}",
     ]
-    if made:
-        parts += [_origin([made]), OPINIONS]
+    if labels_manifest:
+        parts += [_origin([labels_manifest]), OPINIONS]
     return ModelCard(_markdown(front_matter.to_yaml(), parts))
 
 

@@ -91,12 +91,12 @@ def _checkpoints(home: Path) -> list[Path]:
 
 
 def load(
-    home: Path, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, made: str
+    home: Path, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, state_digest: str
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint's tensors and return its JSON state; None without a checkpoint.
 
     Args:
-        made: digest of the run's settings; it must equal the saved `state["made"]`.
+        state_digest: digest of the run's settings; it must equal the saved `state["made"]`.
 
     Raises:
         StoreError: the checkpoint is torn, or of other parameters or other settings.
@@ -110,7 +110,7 @@ def load(
         tensors = load_file(folder / TENSORS_FILE)
         state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         int(state["step"])
-        if state.get("made") != made:
+        if state.get("made") != state_digest:
             raise ValueError("it was made with other settings, another seed or other prompts")
         if f"parameter.{len(parameters)}" in tensors:
             raise ValueError("it holds more parameters than this run has")
