@@ -1,4 +1,4 @@
-"""The report page, from toy run folders written here."""
+"""The report page, from toy run folders: escaping, sections, missing files, errors."""
 
 from __future__ import annotations
 
@@ -9,94 +9,22 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from report_toys import STEPS, reply, score, vote
 
 from cai import store
 from cai.errors import StoreError
 from cai.evals.refusal import comparisons, refusal_scores
-from cai.records import (
-    EvalReply,
-    Grade,
-    Kind,
-    Preference,
-    Prompt,
-    Revision,
-    Round,
-    Row,
-    Score,
-    Vote,
-    chat_of,
-)
-from cai.report.examples import first_replies, first_revisions
+from cai.records import Preference, Prompt, Revision, Round, Row, chat_of
 from cai.report.html import SHOWN_CHARS, clean, render, write_report
 
-EVIL = "<script>alert(1)</script></pre></div>{{ 7*7 }}{% raw %}<img src=http://evil.example/x onerror=go()>\x00&amp;"
+EVIL = (
+    "<script>alert(1)</script></pre></div>{{ 7*7 }}{% raw %}"
+    "<img src=http://evil.example/x onerror=go()>\x00&amp;"
+)
 EVIL_SHOWN = (
     "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/pre&gt;&lt;/div&gt;{{ 7*7 }}{% raw %}"
     "&lt;img src=http://evil.example/x onerror=go()&gt;\ufffd&amp;amp;"
 )
-STEPS = [
-    {"step": i, "reward": 0.1 * i, "kl": 0.5 * i, "reward.pm": 0.2, "reward.rubric": 0.1 * i - 0.2}
-    for i in range(5)
-]
-
-
-def score(
-    metric: str,
-    mean: float | None,
-    subject: str = "base",
-    *,
-    n: int = 96,
-    unscored: int = 0,
-    ends: bool = True,
-) -> Score:
-    low, high = (None, None) if mean is None or not ends else (mean - 0.12, mean + 0.11)
-    return Score(
-        metric=metric,
-        subject=subject,
-        mean=mean,
-        stderr=None,
-        ci_low=low,
-        ci_high=high,
-        n=n,
-        unscored=unscored,
-    )
-
-
-def reply(
-    source: str,
-    subject: str,
-    kind: Kind | None = "disallowed",
-    *,
-    draw: int = 0,
-    response: str = "No.",
-) -> EvalReply:
-    grade = Grade(
-        propositions={},
-        class_="ideal",
-        style="desired_refusal",
-        degree="full_refusal",
-        correct=True,
-        score=1.0,
-    )
-    return EvalReply(
-        source=source,
-        subject=subject,
-        chat=chat_of(("user", f"ask {source}")),
-        kind=kind,
-        category=None,
-        draw=draw,
-        response=response,
-        finished=True,
-        grade=grade,
-        reward=None,
-        kl=None,
-    )
-
-
-def vote(
-    logprobs: tuple[float, float] | None, swapped: tuple[float, float] | None, p: float | None
-) -> Vote:
-    return Vote(principle="p", logprobs=logprobs, logprobs_swapped=swapped, p_first=p)
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -106,14 +34,14 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A whole run folder in which every text that a user or a model could write tries to break out."""
+    """A run folder in which every text that a user or model could write tries to break out."""
     folder = tmp_path / "toy"
     prompt = Prompt(chat=chat_of(("user", EVIL)), kind="disallowed", category=EVIL)
     rounds = (
         Round(principle="no-harm", critique="Critique: " + EVIL, revision="Revision: " + EVIL),
     )
     write(folder / "00-prompts.jsonl", [prompt])
-    kept = Revision(
+    passed = Revision(
         source=prompt.id,
         chat=prompt.chat,
         initial="Initial: " + EVIL,
@@ -124,7 +52,7 @@ def run(tmp_path: Path) -> Path:
     dropped = Revision(
         source=prompt.id, chat=prompt.chat, initial="x", final=None, dropped="near copy " + EVIL
     )
-    write(folder / "10-revisions.jsonl", [kept, dropped])
+    write(folder / "10-revisions.jsonl", [passed, dropped])
     label = Preference(source="a", p_first=0.8, votes=(vote((0.0, -1.0), (-2.0, 0.0), 0.8),))
     write(
         folder / "40-preferences.jsonl",
@@ -170,9 +98,6 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [(name, value or "") for name, value in attrs]
-
-
-# ---- the page ----
 
 
 def test_nothing_that_was_written_by_others_becomes_markup(run: Path) -> None:
@@ -274,7 +199,7 @@ def test_errors_name_the_place(tmp_path: Path) -> None:
 
 
 def test_long_texts_are_cut_and_kept_in_full(tmp_path: Path) -> None:
-    """A text one character too long is cut to `SHOWN_CHARS` and an ellipsis; the whole is in <details>. One that fits is not cut."""
+    """One character too long: cut to `SHOWN_CHARS` and an ellipsis, in full in <details>."""
     long = "a" * SHOWN_CHARS + "b"
     write(
         tmp_path / "70-replies.jsonl",
@@ -283,58 +208,13 @@ def test_long_texts_are_cut_and_kept_in_full(tmp_path: Path) -> None:
     page = render(tmp_path)
     assert f'<div class="text">{"a" * SHOWN_CHARS}…</div>' in page
     assert (
-        f'<summary>all {SHOWN_CHARS + 1} characters</summary><div class="text">{long}</div></details>'
-        in page
+        f"<summary>all {SHOWN_CHARS + 1} characters</summary>"
+        f'<div class="text">{long}</div></details>' in page
     )
     assert f'<div class="text">{"c" * SHOWN_CHARS}</div>' in page
     assert f"all {SHOWN_CHARS} characters" not in page
 
 
 def test_control_characters_are_shown_as_such() -> None:
-    """Line feeds and tabs stay, CRLF is one line feed; a lone CR, NUL, C1 and half a surrogate pair cannot be in HTML."""
+    """Line feeds and tabs stay, CRLF is one line feed; a lone CR, NUL, C1, surrogates go."""
     assert clean("a\r\nb\tc\rd\x00e\x85f\ud800g") == "a\nb\tc\ufffdd\ufffde\ufffdf\ufffdg"
-
-
-# ---- examples ----
-
-
-def test_examples_are_the_first_by_id_whatever_the_order_of_the_file() -> None:
-    rows = [
-        reply(f"p{i}", subject, kind)
-        for i in (3, 1, 2, 0)
-        for kind in ("benign", None)
-        for subject in ("policy", "base")
-    ]
-    found = first_replies(rows, 2)
-    assert [(example.kind, example.replies[0].source) for example in found] == [
-        ("benign", "p0"),
-        ("benign", "p1"),
-        ("unknown kind", "p0"),
-        ("unknown kind", "p1"),
-    ]
-    assert all([row.subject for row in example.replies] == ["base", "policy"] for example in found)
-    assert first_replies(rows[::-1], 2) == found
-
-
-def test_the_lowest_draw_is_shown() -> None:
-    rows = [
-        reply("p", "base", draw=2, response="c"),
-        reply("p", "base", draw=0, response="a"),
-        reply("p", "base", draw=1, response="b"),
-    ]
-    assert [row.response for row in first_replies(rows, 1)[0].replies] == ["a"]
-
-
-def test_revisions_are_grouped_by_the_kind_of_their_prompt() -> None:
-    rows = [
-        Revision(source=f"s{i}", chat=chat_of(("user", "ask")), initial=str(i), final=str(i))
-        for i in range(6)
-    ]
-    found = first_revisions(rows, {"s0": "benign", "s1": "disallowed", "s2": None}, 2)
-    assert [example.kind for example in found] == [
-        "disallowed",
-        "benign",
-        "unknown kind",
-        "unknown kind",
-    ]
-    assert [example.row for example in found[2:]] == sorted(rows[2:], key=lambda row: row.id)[:2]
