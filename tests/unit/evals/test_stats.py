@@ -72,7 +72,7 @@ def test_at_the_edges_prompts_are_counted_not_draws(value: float, low: float, hi
 
 
 def test_mixed_prompts_are_not_more_certain_than_independent_scores() -> None:
-    """One yes and one no per prompt: SE is 0, the interval no narrower than Wilson's of 8 scores."""
+    """One yes and one no per prompt: SE 0, but no narrower than Wilson's interval of 8 scores."""
     score = estimate("m", "s", [1.0, 0.0] * 4, [f"p{i // 2}" for i in range(8)])
     low, high = wilson(0.5, 8)
     assert score.stderr == 0
