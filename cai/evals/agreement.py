@@ -1,4 +1,7 @@
-"""Agreement and calibration of labels: with each other, with people, and of probabilities with what turned out. Pure."""
+"""Agreement and calibration of labels: Krippendorff's alpha, reliability curve, ECE, entropy.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,34 @@ from typing import NamedTuple
 
 
 def krippendorff(units: Sequence[Sequence[float]]) -> float | None:
-    """Alpha for interval data (Krippendorff 2004, section 11.3): 1 is perfect agreement, 0 chance, below 0 systematic dissent.
+    """Krippendorff's alpha for interval data (Krippendorff 2004, section 11.3).
 
-    alpha = 1 - D_o / D_e, with squared differences: D_o within units (a unit's pairs weighted 1 / (m - 1)), D_e over all values.
+    1 is perfect agreement, 0 is chance, below 0 is systematic disagreement.
+
+        alpha = 1 - D_o / D_e      of squared differences
+
+    D_o is over pairs within a unit of m values, weighted 1 / (m - 1); D_e over pairs of all values.
 
     Args:
-        units: per unit, the values that its coders gave; units of fewer than two values say nothing.
+        units: per unit, the values of its coders; units of fewer than two values are ignored.
 
     Returns:
-        None when nothing can be said: no unit of two values, or all values equal.
+        None when alpha is undefined: no unit of two values, or all values equal.
     """
-    told = [values for values in units if len(values) > 1]
-    values = [value for unit in told for value in unit]
+    coded = [values for values in units if len(values) > 1]
+    values = [value for unit in coded for value in unit]
     n = len(values)
     if n < 2:
         return None
-    expected = _squares(values) / (n * (n - 1))
+    expected = _squared_differences(values) / (n * (n - 1))
     if expected == 0:
         return None
-    observed = sum(_squares(unit) / (len(unit) - 1) for unit in told) / n
+    observed = sum(_squared_differences(unit) / (len(unit) - 1) for unit in coded) / n
     return 1 - observed / expected
 
 
-def _squares(values: Sequence[float]) -> float:
-    """Sum of squared differences over ordered pairs: 2 (m * sum of squares - square of the sum)."""
+def _squared_differences(values: Sequence[float]) -> float:
+    """Sum of squared differences over ordered pairs: 2 m * sum of squared deviations."""
     mean = sum(values) / len(values)
     return 2 * len(values) * sum((value - mean) ** 2 for value in values)
 
@@ -42,28 +49,42 @@ class Bin(NamedTuple):
     predicted: float
     """Mean probability."""
     observed: float
-    """Share that came true."""
+    """Share of positive outcomes."""
     n: int
 
 
-def reliability(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> list[Bin]:
-    """Equal-width bins that hold anything, from 0 to 1; outcomes are 0 or 1."""
+def reliability(
+    probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10
+) -> list[Bin]:
+    """The non-empty ones of `bins` equal-width bins of [0, 1], in order.
+
+    Args:
+        outcomes: 0 or 1.
+    """
     groups: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
     for p, outcome in zip(probabilities, outcomes, strict=True):
         groups[min(bins - 1, int(p * bins))].append((p, outcome))
-    return [Bin(sum(p for p, _ in g) / len(g), sum(o for _, o in g) / len(g), len(g)) for g in groups if g]
+    curve = []
+    for group in groups:
+        n = len(group)
+        if n:
+            predicted = sum(p for p, _ in group) / n
+            observed = sum(outcome for _, outcome in group) / n
+            curve.append(Bin(predicted, observed, n))
+    return curve
 
 
 def ece(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> float | None:
-    """Expected calibration error (Naeini et al. 2015): mean gap of predicted and observed, weighted by bin; None without rows.
+    """Expected calibration error (Naeini et al. 2015); None without rows.
 
-    A pair may be shown in either order, so P(first) = p says the same as P(second) = 1 - p: give the side that was predicted.
+    The gap between predicted and observed, averaged over bins with their counts as weights.
+    P(first) = p and P(second) = 1 - p are the same prediction: pass that of the predicted side.
     """
-    found = reliability(probabilities, outcomes, bins)
-    total = sum(b.n for b in found)
-    return sum(b.n * abs(b.predicted - b.observed) for b in found) / total if total else None
+    curve = reliability(probabilities, outcomes, bins)
+    total = sum(b.n for b in curve)
+    return sum(b.n * abs(b.predicted - b.observed) for b in curve) / total if total else None
 
 
 def entropy(p: float) -> float:
-    """Of a yes/no question, in bits: 1 where nobody knows, 0 where the answer is certain."""
+    """Entropy in bits of a yes/no outcome of probability `p`: 1 at p = 1/2, 0 at 0 and 1."""
     return -sum(x * math.log2(x) for x in (p, 1 - p) if x > 0)

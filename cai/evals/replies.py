@@ -1,4 +1,7 @@
-"""Held-out prompts answered by one model, each reply graded by the rubric: the items behind the refusal scores."""
+"""Held-out prompts answered by one model, each reply graded by the rubric.
+
+These rows are the input of the refusal scores.
+"""
 
 from __future__ import annotations
 
@@ -17,39 +20,57 @@ class EvalConfig(FrozenModel):
     """How held-out prompts are answered."""
 
     prompts: int | None = Field(None, ge=1)
-    """Only so many held-out prompts, drawn evenly; None: all."""
+    """Number of held-out prompts, drawn at random; None: all."""
     reward_prompts: int | None = Field(None, ge=1)
-    """Reward and KL, which take as long to read as replies take to draw, for the replies to only so many of them; None: all."""
+    """Number of prompts whose replies get reward and KL, which take as long as sampling the
+    replies does; None: all."""
     draws: int = Field(1, ge=1)
     """Replies per prompt."""
     temperature: float = Field(0.7, ge=0)
     max_tokens: int = Field(64, ge=1)
 
 
-NOTHING = Sample(text="", finished=False, prompt_tokens=0, completion_tokens=0)
+NO_SAMPLE = Sample(text="", finished=False, prompt_tokens=0, completion_tokens=0)
 
 
 def item_of(reply: EvalReply) -> str:
-    """`Item.id` of the item that a reply answers."""
+    """`PromptDraw.id` of the item that a reply answers."""
     return f"{reply.source}/{reply.draw}"
 
 
 def items(prompts: Sequence[Prompt], draws: int) -> list[PromptDraw]:
+    """Every prompt `draws` times."""
     return [PromptDraw(prompt=prompt, draw=draw) for prompt in prompts for draw in range(draws)]
 
 
 def replier(
     subject: str, lm: LM, rubric: CompiledRubric, config: EvalConfig, seed: int
 ) -> Callable[[PromptDraw], Awaitable[EvalReply]]:
-    """The step that answers one item. The seed of a draw is the same for all subjects: differences are paired."""
+    """The step that answers and grades one item.
+
+    A draw has the same seed for all subjects, so that differences are paired. An item without an
+    answer gets an empty response and an unscored grade.
+    """
 
     async def reply(item: PromptDraw) -> EvalReply:
-        prompt, where = item.prompt, derive(seed, "eval", item.prompt.id, item.draw)
+        prompt = item.prompt
         try:
-            said = await lm.sample(prompt.chat, max_tokens=config.max_tokens, temperature=config.temperature, seed=where)
-            found = grade(rubric, prompt=prompt.chat[-1].content, response=said.text, kind=prompt.kind, source=prompt.id)
+            sample = await lm.sample(
+                prompt.chat,
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                seed=derive(seed, "eval", prompt.id, item.draw),
+            )
+            graded = grade(
+                rubric,
+                prompt=prompt.chat[-1].content,
+                response=sample.text,
+                kind=prompt.kind,
+                source=prompt.id,
+            )
         except UnansweredError as error:
-            said, found = NOTHING, unscored_grade({}, f"no answer: {error}", prompt.id)
+            sample = NO_SAMPLE
+            graded = unscored_grade({}, f"no answer: {error}", prompt.id)
         return EvalReply(
             source=prompt.id,
             subject=subject,
@@ -57,9 +78,9 @@ def replier(
             kind=prompt.kind,
             category=prompt.category,
             draw=item.draw,
-            response=said.text,
-            finished=said.finished,
-            grade=found,
+            response=sample.text,
+            finished=sample.finished,
+            grade=graded,
             reward=None,
             kl=None,
         )

@@ -1,4 +1,4 @@
-"""Numbers with their intervals as text."""
+"""Text of numbers with their intervals."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from cai.records import Score
 
 
 def interval(low: float | None, high: float | None, form: str) -> str:
-    """`[low, high]`; a dash where one of them is unknown."""
+    """`[low, high]`; a dash when either end is unknown."""
     return "–" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"
 
 
 def estimate_text(score: Score, form: str = ".3f") -> str:
-    """`mean [low, high] n=…`; without the interval where it is unknown, a dash where the mean is."""
+    """`mean [low, high] n=…`, without an unknown interval; a dash for an unknown mean."""
     if score.mean is None:
         return "–"
     bounds = "" if score.ci_low is None else f" {interval(score.ci_low, score.ci_high, form)}"

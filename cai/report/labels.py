@@ -1,4 +1,7 @@
-"""What the labeller did: how often position decided, how often nobody knew, how far principles disagree. Pure."""
+"""Diagnostics of preference labels: position bias, abstentions, disagreement between principles.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +13,81 @@ from cai.evals.agreement import Bin, ece, entropy, krippendorff, reliability
 from cai.evals.stats import estimate
 from cai.records import Preference, Score, Vote
 
+BINS = 10
+
 
 @dataclass(frozen=True)
 class LabelDiagnostics:
     rows: list[tuple[str, Score]]
-    """What it is, and its number."""
+    """(description, number)."""
     unscored: list[tuple[str, int]]
-    """Reason, and pairs without a label for that reason; the most frequent first."""
+    """(reason, pairs without a label for that reason); the most frequent first."""
     bins: list[int]
     """Labels in ten equal bins of p_first; 1.0 falls into the last."""
     alpha: float | None = None
-    """Krippendorff's, of the principles of a pair as coders; None where no pair was judged by two."""
+    """Krippendorff's, with the principles of a pair as coders; None when no pair has two votes."""
 
 
 @dataclass
-class _Tally:
-    flips: list[float | None] = field(default_factory=list)
-    leans: list[float | None] = field(default_factory=list)
-    silent: list[float | None] = field(default_factory=list)
-    vote_pairs: list[str] = field(default_factory=list)
-    labels: list[float | None] = field(default_factory=list)
-    decided: list[float | None] = field(default_factory=list)
-    entropies: list[float | None] = field(default_factory=list)
-    spreads: list[float | None] = field(default_factory=list)
-    spread_pairs: list[str] = field(default_factory=list)
+class _Column:
+    """Values of one metric, each with the pair that it is from."""
+
+    values: list[float | None] = field(default_factory=list)
     pairs: list[str] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
-    bins: list[int] = field(default_factory=lambda: [0] * 10)
+
+    def add(self, pair: str, value: float | None) -> None:
+        self.pairs.append(pair)
+        self.values.append(value)
+
+    def estimate(self, metric: str, subject: str, *, proportion: bool | None = None) -> Score:
+        return estimate(metric, subject, self.values, self.pairs, proportion=proportion)
+
+
+@dataclass
+class _VoteColumns:
+    """Values of votes."""
+
+    flips: _Column = field(default_factory=_Column)
+    position_bias: _Column = field(default_factory=_Column)
+    abstentions: _Column = field(default_factory=_Column)
+    p_first: _Column = field(default_factory=_Column)
+
+    def add(self, pair: str, vote: Vote) -> None:
+        flip = flipped(vote)
+        self.flips.add(pair, None if flip is None else float(flip))
+        self.position_bias.add(pair, position_bias(vote))
+        self.abstentions.add(pair, float(vote.p_first is None))
+        self.p_first.add(pair, vote.p_first)
+
+
+@dataclass
+class _LabelColumns:
+    """Values of labels."""
+
+    unscored: _Column = field(default_factory=_Column)
+    p_first: _Column = field(default_factory=_Column)
+    distance_from_half: _Column = field(default_factory=_Column)
+    entropy: _Column = field(default_factory=_Column)
+    spread: _Column = field(default_factory=_Column)
+
+    def add(self, preference: Preference) -> None:
+        pair = preference.source
+        p = preference.p_first
+        self.unscored.add(pair, float(p is None))
+        self.p_first.add(pair, p)
+        self.distance_from_half.add(pair, None if p is None else abs(p - 0.5))
+        self.entropy.add(pair, None if p is None else entropy(p))
+        opinions = _opinions(preference)
+        if len(opinions) > 1:
+            self.spread.add(pair, max(opinions) - min(opinions))
+
+
+def _opinions(preference: Preference) -> list[float]:
+    return [vote.p_first for vote in preference.votes if vote.p_first is not None]
 
 
 def flipped(vote: Vote) -> bool | None:
-    """Whether the vote names another reply when the two change places. None: an order is missing or is a tie."""
+    """Whether swapping the replies changes the preferred one; None: an order is missing or tied."""
     margins = _margins(vote)
     if margins is None or 0.0 in margins:
         return None
@@ -48,7 +95,11 @@ def flipped(vote: Vote) -> bool | None:
 
 
 def position_bias(vote: Vote) -> float | None:
-    """Liking for slot A in nats of log-odds, the part that swapping cancels: ½[(a−b) + (a′−b′)]."""
+    """Bias towards the reply shown as (A), nats of log-odds; swapping the replies cancels it.
+
+    ½[(a−b) + (a′−b′)], where a, b are the options' log-probabilities and a′, b′ those after the
+    swap.
+    """
     margins = _margins(vote)
     return None if margins is None else sum(margins) / 2
 
@@ -61,89 +112,105 @@ def _margins(vote: Vote) -> tuple[float, float] | None:
 
 
 def diagnose(preferences: Iterable[Preference]) -> LabelDiagnostics:
-    """Rates over votes have the pair as their cluster; the file may be a stream."""
-    tally, opinions_of = _Tally(), []
+    """Diagnostics of all labels, with pairs as clusters; `preferences` may be a stream."""
+    votes = _VoteColumns()
+    labels = _LabelColumns()
+    reasons: Counter[str] = Counter()
+    bins = [0] * BINS
+    opinions = []
     for preference in preferences:
-        tally.pairs.append(preference.source)
-        tally.labels.append(preference.p_first)
-        tally.decided.append(None if preference.p_first is None else abs(preference.p_first - 0.5))
-        tally.entropies.append(None if preference.p_first is None else entropy(preference.p_first))
-        if preference.p_first is None:
-            tally.reasons[preference.unscored or "no reason given"] += 1
-        else:
-            tally.bins[min(9, int(preference.p_first * 10))] += 1
-        opinions = [vote.p_first for vote in preference.votes if vote.p_first is not None]
-        opinions_of.append(opinions)
-        if len(opinions) > 1:
-            tally.spreads.append(max(opinions) - min(opinions))
-            tally.spread_pairs.append(preference.source)
+        labels.add(preference)
         for vote in preference.votes:
-            turned = flipped(vote)
-            tally.vote_pairs.append(preference.source)
-            tally.flips.append(None if turned is None else float(turned))
-            tally.leans.append(position_bias(vote))
-            tally.silent.append(float(vote.p_first is None))
-    missing = [float(label is None) for label in tally.labels]
-    per_vote, per_pair = tally.vote_pairs, tally.pairs
-    rows = [
-        ("pairs without a label", estimate("label.unscored_rate", "labels", missing, per_pair)),
-        ("votes without a verdict", estimate("label.abstention_rate", "labels", tally.silent, per_vote)),
-        ("votes that flip with the order of the replies", estimate("label.flip_rate", "labels", tally.flips, per_vote)),
-        ("liking for slot A, nats", estimate("label.slot_lean", "labels", tally.leans, per_vote, proportion=False)),
-        ("mean p_first", estimate("label.p_first", "labels", tally.labels, per_pair, proportion=False)),
-        ("mean distance of p_first from ½", estimate("label.decidedness", "labels", tally.decided, per_pair, proportion=False)),
-        ("entropy, bits", estimate("label.entropy", "labels", tally.entropies, per_pair, proportion=False)),
+            votes.add(preference.source, vote)
+        opinions.append(_opinions(preference))
+        if preference.p_first is None:
+            reasons[preference.unscored or "no reason given"] += 1
+        else:
+            bins[min(BINS - 1, int(preference.p_first * BINS))] += 1
+    rows = _diagnostic_rows(votes, labels)
+    known = [(name, score) for name, score in rows if score.n or score.unscored]
+    return LabelDiagnostics(known, reasons.most_common(), bins, krippendorff(opinions))
+
+
+def _diagnostic_rows(votes: _VoteColumns, labels: _LabelColumns) -> list[tuple[str, Score]]:
+    rates = [
+        ("pairs without a label", "label.unscored_rate", labels.unscored),
+        ("votes without a verdict", "label.abstention_rate", votes.abstentions),
+        ("votes that flip with the order of the replies", "label.flip_rate", votes.flips),
+    ]
+    means = [
+        ("position bias towards (A), nats", "label.slot_lean", votes.position_bias),
+        ("mean p_first", "label.p_first", labels.p_first),
+        ("mean distance of p_first from ½", "label.decidedness", labels.distance_from_half),
+        ("entropy, bits", "label.entropy", labels.entropy),
         (
             "highest minus lowest p_first among a pair's principles",
-            estimate("label.spread", "labels", tally.spreads, tally.spread_pairs, proportion=False),
+            "label.spread",
+            labels.spread,
         ),
     ]
-    known = [row for row in rows if row[1].n or row[1].unscored]
-    return LabelDiagnostics(known, tally.reasons.most_common(), tally.bins, krippendorff(opinions_of))
+    rows = [(name, column.estimate(metric, "labels")) for name, metric, column in rates]
+    rows += [
+        (name, column.estimate(metric, "labels", proportion=False))
+        for name, metric, column in means
+    ]
+    return rows
 
 
 def by_principle(preferences: Iterable[Preference]) -> dict[str, list[Score]]:
-    """Principle -> its votes' flip rate, liking for slot A, silence, and mean p_first; in alphabetical order."""
-    votes: dict[str, list[tuple[str, Vote]]] = defaultdict(list)
+    """Principle -> [flip rate, position bias, abstention rate, mean p_first] of its votes.
+
+    Principles are in alphabetical order.
+    """
+    columns: dict[str, _VoteColumns] = defaultdict(_VoteColumns)
     for preference in preferences:
         for vote in preference.votes:
-            votes[vote.principle].append((preference.source, vote))
-    found = {}
-    for principle in sorted(votes):
-        pairs = [pair for pair, _ in votes[principle]]
-        own = [vote for _, vote in votes[principle]]
-        flips = [None if (turned := flipped(vote)) is None else float(turned) for vote in own]
-        silent: list[float | None] = [float(vote.p_first is None) for vote in own]
-        found[principle] = [
-            estimate("label.flip_rate", principle, flips, pairs),
-            estimate("label.slot_lean", principle, [position_bias(vote) for vote in own], pairs, proportion=False),
-            estimate("label.abstention_rate", principle, silent, pairs),
-            estimate("label.p_first", principle, [vote.p_first for vote in own], pairs, proportion=False),
+            columns[vote.principle].add(preference.source, vote)
+    return {
+        principle: [
+            votes.flips.estimate("label.flip_rate", principle),
+            votes.position_bias.estimate("label.slot_lean", principle, proportion=False),
+            votes.abstentions.estimate("label.abstention_rate", principle),
+            votes.p_first.estimate("label.p_first", principle, proportion=False),
         ]
-    return found
+        for principle, votes in sorted(columns.items())
+    }
 
 
 @dataclass(frozen=True)
 class Human:
-    """Labels against those of people."""
+    """Agreement of the labels with human labels."""
 
     agreement: Score
-    """Share of pairs whose likelier reply is the one that people chose; one half for a label of exactly one half."""
+    """Share of pairs whose likelier reply people chose too; a label of exactly ½ counts as ½."""
     ece: float | None
     """Of the likelier reply's probability."""
     curve: list[Bin]
 
 
 def against_people(preferences: Sequence[Preference], human: Mapping[str, float]) -> Human:
-    """`human`: pair -> P(first is better) by people; pairs that they left at one half say nothing and are left out."""
-    asked = [p for p in preferences if p.source in human and human[p.source] != 0.5]
-    right: list[float | None] = []
-    sure, outcomes = [], []
-    for preference in asked:
-        p, first = preference.p_first, human[preference.source] > 0.5
-        right.append(None if p is None else 0.5 if p == 0.5 else float((p > 0.5) == first))
+    """Agreement and calibration against human labels.
+
+    Args:
+        human: pair -> P(first is better) by people; pairs at exactly one half are ignored.
+    """
+    compared = [p for p in preferences if human.get(p.source, 0.5) != 0.5]
+    agreements: list[float | None] = []
+    confidences = []
+    outcomes = []
+    for preference in compared:
+        p = preference.p_first
+        first_is_better = human[preference.source] > 0.5
+        agreements.append(_agreement(p, first_is_better))
         if p is not None:
-            sure.append(max(p, 1 - p))
-            outcomes.append(float((p >= 0.5) == first))
-    score = estimate("label.agreement", "labels", right, [p.source for p in asked])
-    return Human(score, ece(sure, outcomes), reliability(sure, outcomes))
+            confidences.append(max(p, 1 - p))
+            outcomes.append(float((p >= 0.5) == first_is_better))
+    pairs = [preference.source for preference in compared]
+    score = estimate("label.agreement", "labels", agreements, pairs)
+    return Human(score, ece(confidences, outcomes), reliability(confidences, outcomes))
+
+
+def _agreement(p: float | None, first_is_better: bool) -> float | None:
+    if p is None:
+        return None
+    return 0.5 if p == 0.5 else float((p > 0.5) == first_is_better)

@@ -1,4 +1,7 @@
-"""Direct RLAIF: a model's own rating of a reply is its reward, without a preference model (arXiv:2309.00267)."""
+"""Direct RLAIF: a model's rating of a reply as its reward, without a preference model.
+
+Source: arXiv:2309.00267.
+"""
 
 from __future__ import annotations
 
@@ -13,40 +16,48 @@ from cai.lm.base import LM
 from cai.records import Chat, Prompt
 
 Rate = Callable[[Sequence[Prompt], Sequence[str]], list[float | None]]
-"""(prompts, replies) -> a reward in [-1, 1] per reply; None: the judge gave none."""
+"""(prompts, replies) -> a reward in [-1, 1] per reply; None: the judge gave no rating."""
 
 
 def expectation(logprobs: Sequence[float]) -> float:
-    """The mean rating of a scale whose lowest step is -1 and whose highest is 1, from the steps' log-probabilities.
+    """The expected rating on a scale from -1 (lowest step) to 1 (highest step).
 
-    With i = 1 ... n and P normalised over the n steps: 2 (sum_i i P(i) - 1) / (n - 1) - 1.
+        E = 2 (sum_i i P(i) - 1) / (n - 1) - 1      i = 1 ... n, P normalised over the n steps
+
+    Args:
+        logprobs: of the steps, lowest first; they need not be normalised.
     """
     highest = max(logprobs)
     weights = [math.exp(x - highest) for x in logprobs]
-    steps = len(weights) - 1
-    mean = min(sum(i * w for i, w in enumerate(weights)) / sum(weights), steps)  # rounding may pass it
-    return 2 * mean / steps - 1
+    last_step = len(weights) - 1
+    mean = sum(i * w for i, w in enumerate(weights)) / sum(weights)
+    mean = min(mean, last_step)  # rounding may exceed the last step
+    return 2 * mean / last_step - 1
 
 
 async def rate(judge: LM, chat: Chat, reply: str) -> float | None:
-    """What `judge` thinks of one reply, in [-1, 1]; None when it says nothing, or names no step of the scale."""
+    """The judge's rating of one reply, in [-1, 1]; None: no answer, or no step of the scale."""
     try:
-        told = await judge.choice_logprobs(templates.rating_chat(chat, reply), templates.STEPS, prefill=templates.RATING)
+        logprobs = await judge.choice_logprobs(
+            templates.rating_chat(chat, reply), templates.STEPS, prefill=templates.RATING
+        )
     except UnansweredError:
         return None
-    return None if told is None else expectation(told)
+    return None if logprobs is None else expectation(logprobs)
 
 
 def rater(judge: LM) -> Rate:
-    """`rate` for many replies at once, to be called from outside an event loop."""
+    """`rate` over many replies concurrently. The function must be called outside an event loop."""
 
-    def rated(prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float | None]:
-        async def all_of_them() -> list[float | None]:
+    def rate_batch(prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float | None]:
+        async def rate_all() -> list[float | None]:
             try:
-                return await gather([rate(judge, p.chat, r) for p, r in zip(prompts, replies, strict=True)])
+                return await gather(
+                    [rate(judge, p.chat, r) for p, r in zip(prompts, replies, strict=True)]
+                )
             finally:
                 await judge.aclose()
 
-        return asyncio.run(all_of_them())
+        return asyncio.run(rate_all())
 
-    return rated
+    return rate_batch

@@ -1,4 +1,7 @@
-"""Exact state of a training run in one folder: tensors as safetensors, the rest as JSON. A torn or foreign one is refused."""
+"""The exact state of a training run in one folder: tensors as safetensors, the rest as JSON.
+
+A torn checkpoint, or one of another run, is refused.
+"""
 
 from __future__ import annotations
 
@@ -16,38 +19,54 @@ from cai.errors import StoreError, blame
 from cai.store import atomic_directory, partial_path
 from cai.train.distributed import copy_to_sharded, full_tensor, rank
 
-TENSORS, STATE = "state.safetensors", "state.json"
+TENSORS_FILE = "state.safetensors"
+STATE_FILE = "state.json"
+OPTIMIZER_PREFIX = "optimiser."
+"""Of the optimizer's tensors in the file."""
 
 
-def optimizer_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's moments and step counts under flat names, in the order of its parameters."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    found = {}
-    for i, parameter in enumerate(parameters):
-        for key, value in optimiser.state.get(parameter, {}).items():
-            found[f"optimiser.{i}.{key}"] = torch.as_tensor(value)
-    return found
-
-
-def restore_optimizer(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for name, value in tensors.items():
-        if name.startswith("optimiser."):
-            _, place, key = name.split(".", 2)
-            parameter = parameters[int(place)]
-            moment = torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
-            copy_to_sharded(moment, value)
-            optimiser.state[parameter][key] = moment
-
-
-def save(home: Path, step: int, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Write `home/step-N` whole, then drop older ones: a kill leaves the old state or the new one, never none.
-
-    With several processes all of them call it, and the first one writes.
-    """
-    spread = {f"parameter.{i}": p.detach() for i, p in enumerate(parameters)} | optimizer_tensors(optimiser)
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments and step counts as `optimiser.INDEX.KEY`, in parameter order."""
     tensors = {}
-    for name, tensor in spread.items():  # one at a time: gathered, they are kept by the first process alone
+    for index, parameter in enumerate(_parameters_of(optimizer)):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{OPTIMIZER_PREFIX}{index}.{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`; other names in `tensors` are ignored."""
+    parameters = _parameters_of(optimizer)
+    for name, value in tensors.items():
+        if name.startswith(OPTIMIZER_PREFIX):
+            _, index, key = name.split(".", 2)
+            parameter = parameters[int(index)]
+            same_shape = value.shape == parameter.shape
+            moment = torch.empty_like(parameter) if same_shape else value.clone()
+            copy_to_sharded(moment, value)
+            optimizer.state[parameter][key] = moment
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def save(
+    home: Path,
+    step: int,
+    parameters: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+) -> None:
+    """Write `home/step-N` atomically, then delete older ones: a kill leaves the old or the new one.
+
+    With several processes all of them must call it; the first one writes.
+    """
+    local_tensors = {f"parameter.{i}": p.detach() for i, p in enumerate(parameters)}
+    local_tensors |= optimizer_tensors(optimizer)
+    tensors = {}
+    for name, tensor in local_tensors.items():
+        # One at a time: only the first process keeps the gathered tensor.
         gathered = full_tensor(tensor)
         if rank() == 0:
             tensors[name] = gathered
@@ -55,38 +74,43 @@ def save(home: Path, step: int, parameters: Sequence[Tensor], optimiser: torch.o
         return
     target = home / f"step-{step:06d}"
     try:
-        with atomic_directory(target) as aside:
-            save_file({name: t.contiguous() for name, t in tensors.items()}, aside / TENSORS)
-            (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
+        with atomic_directory(target) as folder:
+            save_file({name: t.contiguous() for name, t in tensors.items()}, folder / TENSORS_FILE)
+            text = json.dumps({"step": step, **state}, indent=2) + "\n"
+            (folder / STATE_FILE).write_text(text, encoding="utf-8")
     except BaseException:
-        shutil.rmtree(partial_path(target), ignore_errors=True)  # a full disk needs the room
+        shutil.rmtree(partial_path(target), ignore_errors=True)  # to free a full disk
         raise
-    for older in _saved(home)[:-1]:
+    for older in _checkpoints(home)[:-1]:
         shutil.rmtree(older)
 
 
-def _saved(home: Path) -> list[Path]:
+def _checkpoints(home: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
     return sorted(p for p in home.glob("step-*") if p.suffix != ".partial")
 
 
-def load(home: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, made: str) -> dict[str, Any] | None:
-    """Put the newest saved numbers back and return the JSON state; None when there is no checkpoint.
+def load(
+    home: Path, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, state_digest: str
+) -> dict[str, Any] | None:
+    """Restore the newest checkpoint's tensors and return its JSON state; None without a checkpoint.
 
     Args:
-        made: what the state must have been saved with, as `state["made"]`.
+        state_digest: digest of the run's settings; it must equal the saved `state["made"]`.
 
     Raises:
-        StoreError: the checkpoint is torn, or was written for other parameters or by a run with other settings.
+        StoreError: the checkpoint is torn, or of other parameters or other settings.
     """
-    saved = _saved(home)
-    if not saved:
+    checkpoints = _checkpoints(home)
+    if not checkpoints:
         return None
-    folder = saved[-1]
-    with blame(StoreError, f"{folder}: not a checkpoint of this run (delete {home} to start the stage anew)"):
-        tensors = load_file(folder / TENSORS)
-        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    folder = checkpoints[-1]
+    problem = f"{folder}: not a checkpoint of this run (delete {home} to start the stage anew)"
+    with blame(StoreError, problem):
+        tensors = load_file(folder / TENSORS_FILE)
+        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         int(state["step"])
-        if state.get("made") != made:
+        if state.get("made") != state_digest:
             raise ValueError("it was made with other settings, another seed or other prompts")
         if f"parameter.{len(parameters)}" in tensors:
             raise ValueError("it holds more parameters than this run has")
@@ -94,5 +118,5 @@ def load(home: Path, parameters: Sequence[Tensor], optimiser: torch.optim.Optimi
             if tensors[f"parameter.{i}"].shape != parameter.shape:
                 raise ValueError(f"parameter {i} has another shape there")
             copy_to_sharded(parameter, tensors[f"parameter.{i}"])
-        restore_optimizer(optimiser, tensors)
+        restore_optimizer(optimizer, tensors)
     return state

@@ -1,4 +1,7 @@
-"""Does a preference model foresee judges it has not learnt from? k folds by group (arXiv:2203.02155, section 4.1)."""
+"""k-fold cross-validation of the preference model by groups of labels (arXiv:2203.02155, 4.1).
+
+It measures how well the model predicts labellers that it has not been trained on.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,36 @@ from cai.train.preference import Agreement, Comparison, RewardConfig, evaluate, 
 
 
 class Fold(NamedTuple):
+    """One fold's result."""
+
     groups: tuple[str, ...]
-    """Whose verdicts were left out of training, and are measured."""
+    """Groups that were left out of training and measured."""
     learnt_from: int
+    """Number of training comparisons."""
     measured: list[Agreement]
 
 
 def folds(groups: Sequence[str], count: int) -> list[tuple[str, ...]]:
-    """The distinct groups in `count` parts of about as many rows each; larger groups are placed first, ties by name.
+    """The distinct groups in `count` folds of about equally many rows.
+
+    Greedy: larger groups are assigned first, ties by name, each to the smallest fold.
+
+    Args:
+        groups: of each row.
 
     Raises:
-        TrainError: fewer groups than parts.
+        TrainError: fewer groups than folds.
     """
     sizes = Counter(groups)
     if len(sizes) < count:
-        raise TrainError(f"folds: {count} parts need as many groups, there are {len(sizes)}: {', '.join(sorted(sizes))}")
+        names = ", ".join(sorted(sizes))
+        raise TrainError(
+            f"folds: {count} parts need as many groups, there are {len(sizes)}: {names}"
+        )
     parts: list[list[str]] = [[] for _ in range(count)]
     for group in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        min(parts, key=lambda part: sum(sizes[name] for name in part)).append(group)
+        smallest = min(parts, key=lambda part: sum(sizes[name] for name in part))
+        smallest.append(group)
     return [tuple(sorted(part)) for part in parts]
 
 
@@ -43,42 +58,58 @@ def cross_validate(
     seed: int,
     progress: Progress,
 ) -> list[Fold]:
-    """A new model per fold, trained on the other folds' comparisons, of other prompts only, and measured on the fold's.
+    """Train and measure a new model per fold.
+
+    Training comparisons are those of the other folds whose prompts do not occur in this fold.
 
     Args:
+        fresh: makes an untrained model.
         comparisons: each with its group.
+        count: number of folds.
 
     Raises:
-        TrainError: too few groups, or a fold whose prompts are all there are.
+        TrainError: too few groups, or a fold that leaves nothing to train on.
     """
     parts = folds([group for group, _ in comparisons], count)
-    found = []
-    for place, part in enumerate(parts):
-        held = [c for group, c in comparisons if group in part]
-        prompts = {c.prompt for c in held}
-        learn = [c for group, c in comparisons if group not in part and c.prompt not in prompts]
-        if not learn:
-            raise TrainError(f"folds: without {', '.join(part)} and the prompts they judged, nothing is left to learn from")
+    results = []
+    for index, part in enumerate(parts):
+        held_out = [c for group, c in comparisons if group in part]
+        prompts = {c.prompt for c in held_out}
+        training = [c for group, c in comparisons if group not in part and c.prompt not in prompts]
+        if not training:
+            raise TrainError(
+                f"folds: without {', '.join(part)} and the prompts they judged, "
+                "nothing is left to learn from"
+            )
         model = fresh()
+        train(model, training, config, seed=seed, progress=_fold_progress(progress, index, count))
+        results.append(Fold(part, len(training), evaluate(model, held_out)))
+    return results
 
-        def told(done: int, steps: int, place: int = place) -> None:
-            progress(place * steps + done, count * steps)
 
-        train(model, learn, config, seed=seed, progress=told)
-        found.append(Fold(part, len(learn), evaluate(model, held)))
-    return found
+def _fold_progress(progress: Progress, index: int, count: int) -> Progress:
+    """Progress within fold `index` as progress over all `count` folds."""
+
+    def report(done: int, steps: int) -> None:
+        progress(index * steps + done, count * steps)
+
+    return report
 
 
 def mix_pairs(
-    own: Sequence[Comparison], others: Sequence[Comparison], share: float | None, order: Callable[[Comparison], float]
+    run_pairs: Sequence[Comparison],
+    other_pairs: Sequence[Comparison],
+    share: float | None,
+    order: Callable[[Comparison], float],
 ) -> list[Comparison]:
-    """Both, thinned to the ratio that makes `own` a `share` of the whole; None: all of both.
+    """Both sets of pairs, thinned until `run_pairs` are a `share` of the result.
 
-    Whichever side has too many loses those that `order` puts last.
+    The side with too many loses those that `order` ranks last. `share` None: all of both.
     """
-    if share is None or not own or not others:
-        return [*own, *others]
-    most = max(1, round(len(others) * share / (1 - share)))
-    if len(own) > most:
-        return [*sorted(own, key=order)[:most], *others]
-    return [*own, *sorted(others, key=order)[: max(1, round(len(own) * (1 - share) / share))]]
+    if share is None or not run_pairs or not other_pairs:
+        return [*run_pairs, *other_pairs]
+    most = max(1, round(len(other_pairs) * share / (1 - share)))
+    if len(run_pairs) > most:
+        return [*sorted(run_pairs, key=order)[:most], *other_pairs]
+    most = max(1, round(len(run_pairs) * (1 - share) / share))
+    return [*run_pairs, *sorted(other_pairs, key=order)[:most]]

@@ -1,4 +1,7 @@
-"""Supervised fine-tuning on TRL's SFTTrainer: prompt and completion rows, loss on the completion alone, LoRA or all weights."""
+"""Supervised fine-tuning on TRL's SFTTrainer, of a LoRA adapter or of all weights.
+
+Rows are a prompt and its completion; the loss is on the completion alone.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,18 @@ from cai.errors import TrainError, blame
 from cai.modeling.loading import load_model
 from cai.modeling.lora import lora_config
 from cai.modeling.precision import autocast, device
-from cai.modeling.tokenization import load_renderer
+from cai.modeling.tokenization import Renderer, load_renderer
 from cai.progress import Progress
 from cai.records import Chat, FrozenModel
 from cai.store import atomic_directory
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report their use otherwise
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report usage by default
+IGNORE_INDEX = -100
+"""Label of tokens without a loss."""
+COMPLETE_MARKER = "whole"
+"""File that marks a checkpoint as completely written."""
 Example = tuple[Chat, str]
 """(chat, the reply to learn)"""
-WHOLE = "whole"
-"""File that marks a checkpoint as written to its end."""
 
 
 class SFTConfig(FrozenModel):
@@ -34,7 +39,7 @@ class SFTConfig(FrozenModel):
     rank: int = Field(16, ge=1)
     """Of the LoRA adapter; it is merged into the saved model."""
     layers: int | None = Field(None, ge=1)
-    """LoRA on the model's last so many blocks only, which makes a step cheaper; None: on all."""
+    """Number of last blocks that get LoRA; fewer make a step cheaper. None: all blocks."""
     learning_rate: float = Field(5e-4, gt=0)
     epochs: float = Field(3.0, gt=0)
     batch_size: int = Field(8, ge=1)
@@ -44,32 +49,34 @@ class SFTConfig(FrozenModel):
 
 
 def sft(
-    base: str, examples: Sequence[Example], config: SFTConfig, out: Path, *, seed: int, progress: Progress
+    base: str,
+    examples: Sequence[Example],
+    config: SFTConfig,
+    out: Path,
+    *,
+    seed: int,
+    progress: Progress,
 ) -> dict[str, float | int]:
-    """Train `base` on `examples` and save the whole model (float32 safetensors) as the folder `out`.
+    """Train `base` on `examples` and save the full model (float32 safetensors) as the folder `out`.
 
-    Killed and called again, it goes on from the last whole epoch.
+    After a kill, the next call resumes from the last complete epoch.
 
     Returns:
-        Counts: examples, examples too long, final loss.
+        `examples` trained on, examples `too_long`, and the mean training `loss`, nats per token.
 
     Raises:
         TrainError: no example fits, or the loss is not a number.
     """
     renderer = load_renderer(base)
-    rows, long = [], 0
-    for chat, reply in examples:
-        prompt, completion = renderer.prompt_ids(chat), renderer.reply_ids(reply)
-        if len(prompt) + len(completion) > config.max_tokens:
-            long += 1
-            continue
-        rows.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
+    rows, too_long = _tokenize(renderer, examples, config.max_tokens)
     if not rows:
-        raise TrainError(f"sft: none of {len(examples)} examples fits into {config.max_tokens} tokens")
+        raise TrainError(
+            f"sft: none of {len(examples)} examples fits into {config.max_tokens} tokens"
+        )
     with atomic_directory(out) as folder, blame(TrainError, "sft"):
         checkpoints = folder / "checkpoints"
-        trainer = _trainer(base, rows, config, checkpoints, seed, progress)
-        result = trainer.train(resume_from_checkpoint=_whole_checkpoint(checkpoints))
+        trainer = _build_trainer(base, rows, config, checkpoints, seed, progress)
+        result = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(checkpoints))
         loss = float(result.training_loss)
         if loss != loss:
             raise TrainError("sft: the loss is not a number; lower sft.learning_rate")
@@ -77,54 +84,118 @@ def sft(
         model.save_pretrained(folder)
         renderer.tokenizer.save_pretrained(folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
-    return {"examples": len(rows), "too_long": long, "loss": loss}
+    return {"examples": len(rows), "too_long": too_long, "loss": loss}
 
 
-def _whole_checkpoint(home: Path) -> str | None:
-    """The newest checkpoint that was written to its end; torn ones are dropped, for the trainer would load the newest of all."""
-    for torn in [p for p in home.glob("checkpoint-*") if not (p / WHOLE).exists()]:
-        shutil.rmtree(torn)
-    found = sorted(home.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    return str(found[-1]) if found else None
+def _tokenize(
+    renderer: Renderer, examples: Sequence[Example], max_tokens: int
+) -> tuple[list[dict[str, list[int]]], int]:
+    """(rows with `input_ids` and `labels`, number of examples longer than `max_tokens`)."""
+    rows = []
+    for chat, reply in examples:
+        prompt = renderer.prompt_ids(chat)
+        completion = renderer.reply_ids(reply)
+        if len(prompt) + len(completion) <= max_tokens:
+            labels = [IGNORE_INDEX] * len(prompt) + completion
+            rows.append({"input_ids": prompt + completion, "labels": labels})
+    return rows, len(examples) - len(rows)
 
 
-def _keep_alone(newest: Path) -> None:
-    """Mark a checkpoint as whole, and only then drop the others: a kill leaves the old one or this one."""
-    (newest / WHOLE).touch()
-    for older in [p for p in newest.parent.glob("checkpoint-*") if p != newest]:
-        shutil.rmtree(older)
+def _last_complete_checkpoint(folder: Path) -> str | None:
+    """The newest complete checkpoint in `folder`.
+
+    Incomplete ones are deleted: the trainer would load the newest of all.
+    """
+    for checkpoint in list(folder.glob("checkpoint-*")):
+        if not (checkpoint / COMPLETE_MARKER).exists():
+            shutil.rmtree(checkpoint)
+    complete = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    return str(complete[-1]) if complete else None
 
 
-def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: Path, seed: int, progress: Progress) -> Any:
+def _keep_only(newest: Path) -> None:
+    """Mark a checkpoint as complete, then delete the others: a kill leaves a complete one."""
+    (newest / COMPLETE_MARKER).touch()
+    for checkpoint in list(newest.parent.glob("checkpoint-*")):
+        if checkpoint != newest:
+            shutil.rmtree(checkpoint)
+
+
+def _build_trainer(
+    base: str,
+    rows: list[dict[str, Any]],
+    config: SFTConfig,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+) -> Any:
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
-    from trl import SFTConfig as TRLConfig
+    from transformers import PrinterCallback
+
+    model = load_model(base)
+    lora = config.mode == "lora"
+    trainer = _reply_trainer_class()(
+        model=model,
+        args=_trainer_arguments(config, folder, seed),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=load_renderer(base).tokenizer,
+        peft_config=lora_config(model, config.rank, config.layers) if lora else None,
+        callbacks=[_callback(folder, progress)],
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints to standard output, which is for results
+    return trainer
+
+
+def _reply_trainer_class() -> Any:
     from trl import SFTTrainer
 
     class ReplyTrainer(SFTTrainer):  # type: ignore[misc]
-        """SFTTrainer with the plain loss: the head runs on reply tokens alone, which on a CPU is several times faster than
-        TRL's tiled head, and rows are right-padded, so causal attention needs no mask."""
+        """SFTTrainer with plain cross-entropy.
 
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        The LM head runs on reply tokens alone, which on a CPU is several times faster than TRL's
+        tiled head. Rows are right-padded, so causal attention needs no mask.
+        """
+
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: Any,
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
             labels_BT = inputs["labels"][:, 1:]
-            learnt_BT = labels_BT != -100
-            base = self.accelerator.unwrap_model(model)
-            base = base.get_base_model() if hasattr(base, "get_base_model") else base
-            with autocast(base.device):
-                hidden_BTE = base.base_model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
-                logits_NV = base.get_output_embeddings()(hidden_BTE[:, :-1][learnt_BT]).float()
-            total = torch.nn.functional.cross_entropy(logits_NV, labels_BT[learnt_BT], reduction="sum")
-            return total / (learnt_BT.sum() if num_items_in_batch is None else num_items_in_batch)
+            target_BT = labels_BT != IGNORE_INDEX
+            model = self.accelerator.unwrap_model(model)
+            model = model.get_base_model() if hasattr(model, "get_base_model") else model
+            with autocast(model.device):
+                outputs = model.base_model(input_ids=inputs["input_ids"], use_cache=False)
+                hidden_NE = outputs.last_hidden_state[:, :-1][target_BT]
+                logits_NV = model.get_output_embeddings()(hidden_NE).float()
+            total = torch.nn.functional.cross_entropy(
+                logits_NV, labels_BT[target_BT], reduction="sum"
+            )
+            return total / (target_BT.sum() if num_items_in_batch is None else num_items_in_batch)
 
-    class Tell(TrainerCallback):  # type: ignore[misc]
+    return ReplyTrainer
+
+
+def _callback(folder: Path, progress: Progress) -> Any:
+    from transformers import TrainerCallback
+
+    class ProgressAndCheckpoints(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress(state.global_step, state.max_steps)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            _keep_alone(folder / f"checkpoint-{state.global_step}")
+            _keep_only(folder / f"checkpoint-{state.global_step}")
 
-    model = load_model(base)
-    settings = TRLConfig(
+    return ProgressAndCheckpoints()
+
+
+def _trainer_arguments(config: SFTConfig, folder: Path, seed: int) -> Any:
+    from trl import SFTConfig as TRLConfig
+
+    return TRLConfig(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
@@ -132,26 +203,17 @@ def _trainer(base: str, rows: list[dict[str, Any]], config: SFTConfig, folder: P
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
         max_length=config.max_tokens,
-        dataset_kwargs={"skip_prepare_dataset": True},  # our own tokens: untrusted text must not become control tokens
+        # Rows hold token ids already: untrusted text must not become control tokens.
+        dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="group_by_length",
         save_strategy="epoch",
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
         log_level="error",
-        bf16=False,  # compute_loss decides on number formats
+        bf16=False,  # compute_loss sets the precision
         use_cpu=device().type == "cpu",
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
         seed=seed,
     )
-    trainer = ReplyTrainer(
-        model=model,
-        args=settings,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=load_renderer(base).tokenizer,
-        peft_config=lora_config(model, config.rank, config.layers) if config.mode == "lora" else None,
-        callbacks=[Tell()],
-    )
-    trainer.remove_callback(PrinterCallback)  # it would print its numbers between our own output
-    return trainer

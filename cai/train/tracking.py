@@ -1,4 +1,7 @@
-"""PPO's numbers, update by update, for those who look at curves elsewhere. `metrics.jsonl` is always written, whoever looks."""
+"""Experiment trackers for PPO's metrics: TensorBoard and Trackio.
+
+`metrics.jsonl` is always written, with or without a tracker.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,21 @@ Track = Callable[[int, Mapping[str, Any]], None]
 
 
 def no_tracker(step: int, metrics: Mapping[str, Any]) -> None:
-    """Tells nobody."""
+    """A tracker that does nothing."""
 
 
 def require_tracker(name: Tracker | None) -> None:
-    """Nothing, where what `name` needs can be imported.
+    """Check that the package of tracker `name` can be imported.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it is not installed.
     """
     if name is not None and find_spec(name) is None:
         raise UsageError(f"track: {name} is not installed: pip install {name}, or leave track out")
 
 
 def tracker(name: Tracker | None, folder: Path, run: str) -> Track:
-    """Where the numbers of each update go besides `metrics.jsonl`.
+    """The function that sends each update's metrics to tracker `name`.
 
     Args:
         folder: for TensorBoard's event files.
@@ -45,35 +48,44 @@ def tracker(name: Tracker | None, folder: Path, run: str) -> Track:
     return forgiving(name, _tensorboard(folder) if name == "tensorboard" else _trackio(run))
 
 
-def forgiving(name: str, tell: Track) -> Track:
-    """`tell`, until it fails: that is said once, and training goes on without."""
-    failed: list[Exception] = []
+def forgiving(name: str, track: Track) -> Track:
+    """`track` until it first raises; then one line on standard error, and nothing from there on.
 
-    def told(step: int, metrics: Mapping[str, Any]) -> None:
+    A tracker's failure must not end training.
+    """
+    failed = False
+
+    def track_until_failure(step: int, metrics: Mapping[str, Any]) -> None:
+        nonlocal failed
         if failed:
             return
         try:
-            tell(step, metrics)
+            track(step, metrics)
         except Exception as error:
-            failed.append(error)
-            print(f"track: {name} failed at update {step} and is left out from here on: {error}", file=sys.stderr)
+            failed = True
+            print(
+                f"track: {name} failed at update {step} and is left out from here on: {error}",
+                file=sys.stderr,
+            )
 
-    return told
+    return track_until_failure
 
 
 def _tensorboard(folder: Path) -> Track:
     from torch.utils.tensorboard import SummaryWriter
 
-    writers: list[Any] = []
+    writer: Any = None
 
-    def tell(step: int, metrics: Mapping[str, Any]) -> None:
-        if not writers:  # from here on: a killed run may have told of this update and later ones
-            writers.append(SummaryWriter(str(folder), purge_step=step))
+    def track(step: int, metrics: Mapping[str, Any]) -> None:
+        nonlocal writer
+        if writer is None:
+            # A killed run may have logged this update and later ones: purge them.
+            writer = SummaryWriter(str(folder), purge_step=step)
         for key, value in numbers(metrics).items():
-            writers[0].add_scalar(f"ppo/{key}", value, step)
-        writers[0].flush()
+            writer.add_scalar(f"ppo/{key}", value, step)
+        writer.flush()
 
-    return tell
+    return track
 
 
 def _trackio(run: str) -> Track:
@@ -84,5 +96,9 @@ def _trackio(run: str) -> Track:
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What can be drawn: not the update's own number, and nothing that nobody knows."""
-    return {key: float(value) for key, value in metrics.items() if key != "step" and isinstance(value, int | float)}
+    """The metrics that can be plotted: all known numbers but `step`."""
+    return {
+        key: float(value)
+        for key, value in metrics.items()
+        if key != "step" and isinstance(value, int | float)
+    }

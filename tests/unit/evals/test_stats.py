@@ -1,5 +1,8 @@
-"""Golden values are derived by hand in the docstrings, with tabled quantiles: z = 1.959964; t(.975) with 1, 3, 7 degrees of
-freedom = 12.7062, 3.182446, 2.364624."""
+"""Estimates and paired differences, against values derived by hand in the docstrings.
+
+Tabled quantiles: z = 1.959964; t(.975) with 1, 3, 7 degrees of freedom = 12.7062, 3.182446,
+2.364624.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from cai.evals.stats import estimate, paired_bootstrap, wilson
 
 
 def test_real_valued_scores_get_students_interval() -> None:
-    """1, 2, 3, 6: mean 3, s² = (4+1+0+9)/3 = 14/3, SE = √(14/12) = 1.080123, half width 3.18245·SE = 3.437440."""
+    """1, 2, 3, 6: mean 3, s² = (4+1+0+9)/3 = 14/3, SE = √(14/12) = 1.080123.
+
+    Half width 3.18245·SE = 3.437440.
+    """
     score = estimate("m", "s", [1.0, 2.0, 3.0, 6.0])
     assert (score.mean, score.n, score.unscored) == (3.0, 4, 0)
     assert score.stderr == pytest.approx(1.080123, abs=1e-6)
@@ -21,9 +27,9 @@ def test_real_valued_scores_get_students_interval() -> None:
 
 
 def test_draws_of_one_prompt_are_not_prompts() -> None:
-    """x: 1, 3 and y: 5, 7. Mean 4; residual sums −4, +4; SE² = 2/1 · (16+16)/4² = 4, SE 2; half width 12.7062·2 (1 df).
+    """x: 1, 3 and y: 5, 7. Mean 4; residual sums −4, +4; SE² = 2/1 · (16+16)/4² = 4, SE 2.
 
-    As four prompts it would be SE² = (9+1+1+9)/3/4 = 5/3: less.
+    Half width 12.7062·2 (1 df). As four prompts it would be SE² = (9+1+1+9)/3/4 = 5/3: less.
     """
     score = estimate("m", "s", [1.0, 3.0, 5.0, 7.0], ["x", "x", "y", "y"])
     assert score.stderr == pytest.approx(2.0)
@@ -32,17 +38,23 @@ def test_draws_of_one_prompt_are_not_prompts() -> None:
 
 
 def test_independent_yes_no_scores_get_wilsons_interval() -> None:
-    """8 of 10, z² = 3.841459: centre (.8+.1920729)/1.3841459 = .716740,
-    half 1.959964·√(.016+.00960365)/1.3841459 = 1.959964·.1600114/1.3841459 = .226576."""
+    """8 of 10, z² = 3.841459: centre (.8+.1920729)/1.3841459 = .716740.
+
+    Half width 1.959964·√(.016+.00960365)/1.3841459 = 1.959964·.1600114/1.3841459 = .226576.
+    """
     score = estimate("m", "s", [1.0] * 8 + [0.0] * 2)
     assert (score.ci_low, score.ci_high) == pytest.approx((0.490164, 0.943316), abs=2e-5)
     assert score.stderr == pytest.approx(math.sqrt(0.8 * 0.2 / 9))
 
 
 def test_yes_no_scores_that_agree_within_prompts_count_as_prompts_or_fewer() -> None:
-    """Four prompts of two draws that always agree, two of them yes: p = 1/2, residual sums ±1, SE² = 4/3·4/64 = 1/12;
-    deff = (1/12)·7/(1/4) = 7/3; n_eff = 8·3/7·(t7/t3)² = 3.428571·(2.364624/3.182446)² = 1.892850;
-    symmetric about 1/2: half = z·√(1/(4n)+z²/(4n²))/(1+z²/n) = z/(2√(n+z²)) = 1.959964/(2·√5.734309) = .409238."""
+    """Four prompts of two draws that always agree, two of them yes: p = 1/2.
+
+    Residual sums ±1, SE² = 4/3·4/64 = 1/12; deff = (1/12)·7/(1/4) = 7/3;
+    n_eff = 8·3/7·(t7/t3)² = 3.428571·(2.364624/3.182446)² = 1.892850;
+    symmetric about 1/2: half = z·√(1/(4n)+z²/(4n²))/(1+z²/n) = z/(2√(n+z²))
+    = 1.959964/(2·√5.734309) = .409238.
+    """
     score = estimate("m", "s", [1.0, 1, 1, 1, 0, 0, 0, 0], ["a", "a", "b", "b", "c", "c", "d", "d"])
     assert score.ci_low == pytest.approx(0.5 - 0.409238, abs=2e-5)
     assert score.ci_high == pytest.approx(0.5 + 0.409238, abs=2e-5)
@@ -50,14 +62,17 @@ def test_yes_no_scores_that_agree_within_prompts_count_as_prompts_or_fewer() -> 
 
 @pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.489890), (1.0, 0.510110, 1.0)])
 def test_at_the_edges_prompts_are_counted_not_draws(value: float, low: float, high: float) -> None:
-    """All of 4 prompts × 5 draws alike. Wilson at p = 0: the upper end is z²/(n+z²) = 3.841459/7.841459 = .489891 with n = 4."""
+    """All of 4 prompts × 5 draws alike: Wilson's interval with n = 4.
+
+    At p = 0 the upper end is z²/(n+z²) = 3.841459/7.841459 = .489891.
+    """
     score = estimate("m", "s", [value] * 20, [f"p{i // 5}" for i in range(20)])
     assert (score.ci_low, score.ci_high) == pytest.approx((low, high), abs=2e-6)
     assert score.n == 20
 
 
-def test_shares_spread_evenly_in_prompts_are_not_called_more_certain_than_independent_ones() -> None:
-    """Every prompt has one yes and one no: SE is 0, but the interval is no narrower than Wilson's of 8 scores."""
+def test_mixed_prompts_are_not_more_certain_than_independent_scores() -> None:
+    """One yes and one no per prompt: SE 0, but no narrower than Wilson's interval of 8 scores."""
     score = estimate("m", "s", [1.0, 0.0] * 4, [f"p{i // 2}" for i in range(8)])
     low, high = wilson(0.5, 8)
     assert score.stderr == 0
@@ -74,7 +89,13 @@ def test_unknown_is_left_out_and_counted() -> None:
 @pytest.mark.parametrize("scores", [[], [None, None]])
 def test_nothing_known_is_none(scores: list[float | None]) -> None:
     score = estimate("m", "s", scores)
-    assert (score.mean, score.stderr, score.ci_low, score.ci_high, score.n) == (None, None, None, None, 0)
+    assert (score.mean, score.stderr, score.ci_low, score.ci_high, score.n) == (
+        None,
+        None,
+        None,
+        None,
+        0,
+    )
     assert score.unscored == len(scores)
 
 
@@ -86,7 +107,7 @@ def test_one_prompt_tells_nothing_of_prompts(clusters: list[str]) -> None:
 
 
 def test_a_measurement_that_happens_to_be_zero_is_no_share() -> None:
-    """KL of 0, 0, 0 has no Wilson interval: told so, the interval is Student's, of width 0."""
+    """KL of 0, 0, 0 with `proportion=False`: Student's interval, of width 0, not Wilson's."""
     score = estimate("kl", "s", [0.0, 0.0, 0.0], proportion=False)
     assert (score.ci_low, score.ci_high) == (0.0, 0.0)
 
@@ -96,8 +117,12 @@ def test_scores_and_clusters_must_match() -> None:
         estimate("m", "s", [1.0, 0.0], ["p"])
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, None]), st.sampled_from("abcdef")), max_size=40))
-def test_the_interval_holds_the_mean_and_stays_a_share(rows: list[tuple[float | None, str]]) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 1.0, None]), st.sampled_from("abcdef")), max_size=40)
+)
+def test_the_interval_holds_the_mean_and_stays_a_share(
+    rows: list[tuple[float | None, str]],
+) -> None:
     score = estimate("m", "s", [value for value, _ in rows], [name for _, name in rows])
     assert score.n + score.unscored == len(rows)
     if score.ci_low is not None:
@@ -110,47 +135,65 @@ def test_the_interval_holds_the_mean_and_stays_a_share(rows: list[tuple[float | 
 def test_difference_by_hand() -> None:
     """a − b per prompt: 1, 1, 0, 0, with b = (0, 0, 1, 1): gap 1 − ½ = ½, relative ½/½ = 1.
 
-    The gap's bootstrap is Binomial(4, ½)/4: sd ¼; P(0) = P(1) = 1/16 > .025, so the interval is [0, 1]. A resample of the first
-    two prompts alone has mean(b) = 0 (chance 1/16 a draw, so sure to be among 2000): the relative interval has no end.
+    The gap's bootstrap is Binomial(4, ½)/4: sd ¼; P(0) = P(1) = 1/16 > .025, so the interval is
+    [0, 1]. A resample of the first two prompts alone has mean(b) = 0 (chance 1/16 a draw, so sure
+    to be among 2000): the relative interval is unbounded.
     """
-    got = paired_bootstrap([1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], list("wxyz"), seed=0)
-    assert (got.mean, got.relative, got.n, got.unscored) == (0.5, 1.0, 4, 0)
-    assert (got.ci_low, got.ci_high) == (0.0, 1.0)
-    assert got.stderr == pytest.approx(0.25, abs=0.015)
-    assert (got.relative_stderr, got.relative_low, got.relative_high) == (None, None, None)
+    difference = paired_bootstrap([1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], list("wxyz"), seed=0)
+    assert (difference.mean, difference.relative, difference.n, difference.unscored) == (
+        0.5,
+        1.0,
+        4,
+        0,
+    )
+    assert (difference.ci_low, difference.ci_high) == (0.0, 1.0)
+    assert difference.stderr == pytest.approx(0.25, abs=0.015)
+    assert (difference.relative_stderr, difference.relative_low, difference.relative_high) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_whole_prompts_are_resampled() -> None:
-    """Two prompts of 50 equal pairs, gaps 0 and 1: resampled means are 0, ½, 1 only, sd √(1/8) = .354; of 100 pairs it is .05."""
+    """Two prompts of 50 equal pairs, gaps 0 and 1: resampled means are 0, ½, 1 only.
+
+    Their sd is √(1/8) = .354; of 100 pairs it would be .05.
+    """
     a, b = [0.0] * 50 + [1.0] * 50, [0.0] * 100
-    got = paired_bootstrap(a, b, ["x"] * 50 + ["y"] * 50, seed=3)
-    assert (got.mean, got.ci_low, got.ci_high) == (0.5, 0.0, 1.0)
-    assert got.stderr == pytest.approx(math.sqrt(1 / 8), abs=0.02)
+    difference = paired_bootstrap(a, b, ["x"] * 50 + ["y"] * 50, seed=3)
+    assert (difference.mean, difference.ci_low, difference.ci_high) == (0.5, 0.0, 1.0)
+    assert difference.stderr == pytest.approx(math.sqrt(1 / 8), abs=0.02)
 
 
 def test_pairing_removes_what_the_sides_share() -> None:
-    """b is anything, a = b + 1 + small: the gap's interval is as narrow as what is not shared."""
+    """b varies widely, a = b + 1 ± 0.1: the gap's interval is narrow."""
     b = [float(i * i) for i in range(20)]
     a = [value + 1 + (0.1 if i % 2 else -0.1) for i, value in enumerate(b)]
-    got = paired_bootstrap(a, b, list(map(str, range(20))), seed=0)
-    assert got.mean == pytest.approx(1.0)
-    assert got.ci_low is not None
-    assert got.ci_high is not None
-    assert 0.9 < got.ci_low < 1 < got.ci_high < 1.1
+    difference = paired_bootstrap(a, b, list(map(str, range(20))), seed=0)
+    assert difference.mean == pytest.approx(1.0)
+    assert difference.ci_low is not None
+    assert difference.ci_high is not None
+    assert 0.9 < difference.ci_low < 1 < difference.ci_high < 1.1
 
 
 def test_pairs_with_an_unknown_side_are_counted_not_guessed() -> None:
-    got = paired_bootstrap([1.0, None, 1.0, 0.0], [0.0, 0.0, None, 0.0], list("wxyz"), seed=0)
-    assert (got.mean, got.n, got.unscored) == (0.5, 2, 2)
-    assert got.relative is None, "nothing is any multiple of 0"
+    difference = paired_bootstrap(
+        [1.0, None, 1.0, 0.0], [0.0, 0.0, None, 0.0], list("wxyz"), seed=0
+    )
+    assert (difference.mean, difference.n, difference.unscored) == (0.5, 2, 2)
+    assert difference.relative is None, "relative to 0 it is undefined"
 
 
-def test_where_resamples_cannot_differ_newcombe_speaks() -> None:
-    """All of 4 against none of 4: each Wilson end lies .489891 off, so down = √2·.489891 = .692811: [.307189, 1]."""
-    got = paired_bootstrap([1.0] * 4, [0.0] * 4, list("wxyz"), seed=0)
-    assert got.mean == 1.0
-    assert got.stderr is None
-    assert (got.ci_low, got.ci_high) == pytest.approx((1 - 0.692811, 1.0), abs=2e-5)
+def test_where_resamples_cannot_differ_newcombe_is_used() -> None:
+    """All of 4 against none of 4: each Wilson end is .489891 off.
+
+    So the lower half width is √2·.489891 = .692811: [.307189, 1].
+    """
+    difference = paired_bootstrap([1.0] * 4, [0.0] * 4, list("wxyz"), seed=0)
+    assert difference.mean == 1.0
+    assert difference.stderr is None
+    assert (difference.ci_low, difference.ci_high) == pytest.approx((1 - 0.692811, 1.0), abs=2e-5)
     constant = paired_bootstrap([2.5] * 4, [1.0] * 4, list("wxyz"), seed=0)
     assert (constant.mean, constant.ci_low, constant.ci_high) == (1.5, None, None)
 
@@ -162,5 +205,10 @@ def test_same_seed_same_interval() -> None:
 
 
 def test_no_pairs() -> None:
-    got = paired_bootstrap([None], [1.0], ["p"], seed=0)
-    assert (got.mean, got.ci_low, got.n, got.unscored) == (None, None, 0, 1)
+    difference = paired_bootstrap([None], [1.0], ["p"], seed=0)
+    assert (difference.mean, difference.ci_low, difference.n, difference.unscored) == (
+        None,
+        None,
+        0,
+        1,
+    )

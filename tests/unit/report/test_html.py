@@ -1,4 +1,4 @@
-"""The report page, from toy run folders written here."""
+"""The report page, from toy run folders: escaping, sections, missing files, errors."""
 
 from __future__ import annotations
 
@@ -9,46 +9,22 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from report_toys import STEPS, reply, score, vote
 
 from cai import store
 from cai.errors import StoreError
 from cai.evals.refusal import comparisons, refusal_scores
-from cai.records import EvalReply, Grade, Kind, Preference, Prompt, Revision, Round, Row, Score, Vote, chat_of
-from cai.report.examples import first_replies, first_revisions
-from cai.report.html import SHOWN, clean, render, write_report
+from cai.records import Preference, Prompt, Revision, Round, Row, chat_of
+from cai.report.html import SHOWN_CHARS, clean, render, write_report
 
-EVIL = "<script>alert(1)</script></pre></div>{{ 7*7 }}{% raw %}<img src=http://evil.example/x onerror=go()>\x00&amp;"
+EVIL = (
+    "<script>alert(1)</script></pre></div>{{ 7*7 }}{% raw %}"
+    "<img src=http://evil.example/x onerror=go()>\x00&amp;"
+)
 EVIL_SHOWN = (
     "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/pre&gt;&lt;/div&gt;{{ 7*7 }}{% raw %}"
     "&lt;img src=http://evil.example/x onerror=go()&gt;\ufffd&amp;amp;"
 )
-STEPS = [{"step": i, "reward": 0.1 * i, "kl": 0.5 * i, "reward.pm": 0.2, "reward.rubric": 0.1 * i - 0.2} for i in range(5)]
-
-
-def score(metric: str, mean: float | None, subject: str = "base", *, n: int = 96, unscored: int = 0, ends: bool = True) -> Score:
-    low, high = (None, None) if mean is None or not ends else (mean - 0.12, mean + 0.11)
-    return Score(metric=metric, subject=subject, mean=mean, stderr=None, ci_low=low, ci_high=high, n=n, unscored=unscored)
-
-
-def reply(source: str, subject: str, kind: Kind | None = "disallowed", *, draw: int = 0, response: str = "No.") -> EvalReply:
-    grade = Grade(propositions={}, class_="ideal", style="desired_refusal", degree="full_refusal", correct=True, score=1.0)
-    return EvalReply(
-        source=source,
-        subject=subject,
-        chat=chat_of(("user", f"ask {source}")),
-        kind=kind,
-        category=None,
-        draw=draw,
-        response=response,
-        finished=True,
-        grade=grade,
-        reward=None,
-        kl=None,
-    )
-
-
-def vote(logprobs: tuple[float, float] | None, swapped: tuple[float, float] | None, p: float | None) -> Vote:
-    return Vote(principle="p", logprobs=logprobs, logprobs_swapped=swapped, p_first=p)
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -58,26 +34,54 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A whole run folder in which every text that a user or a model could write tries to break out."""
+    """A run folder in which every text that a user or model could write tries to break out."""
     folder = tmp_path / "toy"
     prompt = Prompt(chat=chat_of(("user", EVIL)), kind="disallowed", category=EVIL)
-    rounds = (Round(principle="no-harm", critique="Critique: " + EVIL, revision="Revision: " + EVIL),)
+    rounds = (
+        Round(principle="no-harm", critique="Critique: " + EVIL, revision="Revision: " + EVIL),
+    )
     write(folder / "00-prompts.jsonl", [prompt])
-    kept = Revision(source=prompt.id, chat=prompt.chat, initial="Initial: " + EVIL, rounds=rounds, final=EVIL, chosen_round=0)
-    dropped = Revision(source=prompt.id, chat=prompt.chat, initial="x", final=None, dropped="near copy " + EVIL)
-    write(folder / "10-revisions.jsonl", [kept, dropped])
+    passed = Revision(
+        source=prompt.id,
+        chat=prompt.chat,
+        initial="Initial: " + EVIL,
+        rounds=rounds,
+        final=EVIL,
+        chosen_round=0,
+    )
+    dropped = Revision(
+        source=prompt.id, chat=prompt.chat, initial="x", final=None, dropped="near copy " + EVIL
+    )
+    write(folder / "10-revisions.jsonl", [passed, dropped])
     label = Preference(source="a", p_first=0.8, votes=(vote((0.0, -1.0), (-2.0, 0.0), 0.8),))
-    write(folder / "40-preferences.jsonl", [label, Preference(source="b", p_first=None, unscored="no answer " + EVIL)])
+    write(
+        folder / "40-preferences.jsonl",
+        [label, Preference(source="b", p_first=None, unscored="no answer " + EVIL)],
+    )
     for name in ("50-reward", "60-policy"):
         (folder / name).mkdir()
-    (folder / "50-reward" / "metrics.json").write_text(json.dumps({"ece": 0.06, "by": {EVIL: 0.5}, "note": EVIL}))
+    (folder / "50-reward" / "metrics.json").write_text(
+        json.dumps({"ece": 0.06, "by": {EVIL: 0.5}, "note": EVIL})
+    )
     steps = [{**step, "reward.$x^{2$" + EVIL: 0.3} for step in STEPS]
-    (folder / "60-policy" / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
-    replies = [reply(source, subject, response=EVIL) for source in ("p1", "p2") for subject in ("base", "sft", "policy")]
-    write(folder / "70-replies.jsonl", [row.model_copy(update={"category": EVIL}) for row in replies])
+    (folder / "60-policy" / "metrics.jsonl").write_text(
+        "".join(json.dumps(step) + "\n" for step in steps)
+    )
+    replies = [
+        reply(source, subject, response=EVIL)
+        for source in ("p1", "p2")
+        for subject in ("base", "sft", "policy")
+    ]
+    write(
+        folder / "70-replies.jsonl", [row.model_copy(update={"category": EVIL}) for row in replies]
+    )
     strange = score("strange." + EVIL, 0.5, subject=EVIL)
     write(folder / "70-scores.jsonl", [*refusal_scores(replies), *comparisons(replies), strange])
-    store.begin(folder / "10-revisions.jsonl", "revise", {"constitution": "harmless 1.0.0", "model": EVIL, "seed": "7"})
+    store.begin(
+        folder / "10-revisions.jsonl",
+        "revise",
+        {"constitution": "harmless 1.0.0", "model": EVIL, "seed": "7"},
+    )
     store.finish(folder / "10-revisions.jsonl", rows=2)
     return folder
 
@@ -96,15 +100,14 @@ class Page(HTMLParser):
         self.attributes += [(name, value or "") for name, value in attrs]
 
 
-# ---- the page ----
-
-
 def test_nothing_that_was_written_by_others_becomes_markup(run: Path) -> None:
     page = render(run)
     assert not {"script", "img", "pre", "iframe", "link", "object"} & set(Page(page).tags)
     assert not [name for name, _ in Page(page).attributes if name.startswith("on")]
     assert "<script" not in page
-    assert "49" not in re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", page, flags=re.DOTALL), "{{ 7*7 }} is text"
+    assert "49" not in re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", page, flags=re.DOTALL), (
+        "{{ 7*7 }} is text"
+    )
     assert "\x00" not in page
     for start in ("", "Critique: ", "Revision: ", "Initial: "):
         assert f'<div class="text">{start}{EVIL_SHOWN}</div>' in page
@@ -129,13 +132,15 @@ def test_the_page_loads_nothing(run: Path) -> None:
 def test_every_section_is_there(run: Path) -> None:
     page = render(run)
     assert len(set(re.findall(r'<section id="(\w+)"', page))) == 9
-    assert set(re.findall(r'<a href="#(\w+)"', page)) == set(re.findall(r'<section id="(\w+)"', page))
+    assert set(re.findall(r'<a href="#(\w+)"', page)) == set(
+        re.findall(r'<section id="(\w+)"', page)
+    )
     assert "is not there yet" not in page
     assert page.count("<svg") == 2
     assert "harmless 1.0.0" in page
-    assert "The gate kept 1 of 2 revisions" in page
+    assert "The filters kept 1 of 2 revisions" in page
     assert "may be harmful or offensive" in page
-    assert "nobody picked them" in page
+    assert "none is hand-picked" in page
 
 
 def test_the_page_is_a_function_of_the_files(run: Path) -> None:
@@ -143,7 +148,11 @@ def test_the_page_is_a_function_of_the_files(run: Path) -> None:
     path = write_report(run)
     assert path == run / "report.html"
     assert path.read_text(encoding="utf-8") == render(run) == render(run)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "report.html"} == before
+    assert {
+        path: path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and path.name != "report.html"
+    } == before
 
 
 def test_missing_files_are_named_with_what_writes_them(tmp_path: Path) -> None:
@@ -161,7 +170,13 @@ def test_missing_files_are_named_with_what_writes_them(tmp_path: Path) -> None:
 
 
 def test_empty_files_are_no_error(tmp_path: Path) -> None:
-    for name in ("10-revisions.jsonl", "40-preferences.jsonl", "60-policy/metrics.jsonl", "70-scores.jsonl", "70-replies.jsonl"):
+    for name in (
+        "10-revisions.jsonl",
+        "40-preferences.jsonl",
+        "60-policy/metrics.jsonl",
+        "70-scores.jsonl",
+        "70-replies.jsonl",
+    ):
         write(tmp_path / name, [])
     page = render(tmp_path)
     assert "40-preferences.jsonl is empty" in page
@@ -184,48 +199,22 @@ def test_errors_name_the_place(tmp_path: Path) -> None:
 
 
 def test_long_texts_are_cut_and_kept_in_full(tmp_path: Path) -> None:
-    """A text one character too long is cut to `SHOWN` and an ellipsis; the whole is in <details>. One that fits is not cut."""
-    long = "a" * SHOWN + "b"
-    write(tmp_path / "70-replies.jsonl", [reply("p", "base", response=long), reply("p", "sft", response="c" * SHOWN)])
+    """One character too long: cut to `SHOWN_CHARS` and an ellipsis, in full in <details>."""
+    long = "a" * SHOWN_CHARS + "b"
+    write(
+        tmp_path / "70-replies.jsonl",
+        [reply("p", "base", response=long), reply("p", "sft", response="c" * SHOWN_CHARS)],
+    )
     page = render(tmp_path)
-    assert f'<div class="text">{"a" * SHOWN}…</div>' in page
-    assert f'<summary>all {SHOWN + 1} characters</summary><div class="text">{long}</div></details>' in page
-    assert f'<div class="text">{"c" * SHOWN}</div>' in page
-    assert f"all {SHOWN} characters" not in page
+    assert f'<div class="text">{"a" * SHOWN_CHARS}…</div>' in page
+    assert (
+        f"<summary>all {SHOWN_CHARS + 1} characters</summary>"
+        f'<div class="text">{long}</div></details>' in page
+    )
+    assert f'<div class="text">{"c" * SHOWN_CHARS}</div>' in page
+    assert f"all {SHOWN_CHARS} characters" not in page
 
 
 def test_control_characters_are_shown_as_such() -> None:
-    """Line feeds and tabs stay, CRLF is one line feed; a lone CR, NUL, C1 and half a surrogate pair cannot be in HTML."""
+    """Line feeds and tabs stay, CRLF is one line feed; a lone CR, NUL, C1, surrogates go."""
     assert clean("a\r\nb\tc\rd\x00e\x85f\ud800g") == "a\nb\tc\ufffdd\ufffde\ufffdf\ufffdg"
-
-
-# ---- examples ----
-
-
-def test_examples_are_the_first_by_id_whatever_the_order_of_the_file() -> None:
-    rows = [reply(f"p{i}", subject, kind) for i in (3, 1, 2, 0) for kind in ("benign", None) for subject in ("policy", "base")]
-    found = first_replies(rows, 2)
-    assert [(example.kind, example.replies[0].source) for example in found] == [
-        ("benign", "p0"),
-        ("benign", "p1"),
-        ("unknown kind", "p0"),
-        ("unknown kind", "p1"),
-    ]
-    assert all([row.subject for row in example.replies] == ["base", "policy"] for example in found)
-    assert first_replies(rows[::-1], 2) == found
-
-
-def test_the_lowest_draw_is_shown() -> None:
-    rows = [
-        reply("p", "base", draw=2, response="c"),
-        reply("p", "base", draw=0, response="a"),
-        reply("p", "base", draw=1, response="b"),
-    ]
-    assert [row.response for row in first_replies(rows, 1)[0].replies] == ["a"]
-
-
-def test_revisions_are_grouped_by_the_kind_of_their_prompt() -> None:
-    rows = [Revision(source=f"s{i}", chat=chat_of(("user", "ask")), initial=str(i), final=str(i)) for i in range(6)]
-    found = first_revisions(rows, {"s0": "benign", "s1": "disallowed", "s2": None}, 2)
-    assert [example.kind for example in found] == ["disallowed", "benign", "unknown kind", "unknown kind"]
-    assert [example.row for example in found[2:]] == sorted(rows[2:], key=lambda row: row.id)[:2]

@@ -1,0 +1,67 @@
+"""The composite reward: its parts by name, weighted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from preference_toys import HELLO, untrained_model
+
+from cai.constitution import ClassRule, Proposition, Rubric
+from cai.records import Kind, Prompt, chat_of
+from cai.reward.composite import RewardMix, combine
+from cai.rubric import compile_rubric
+
+
+def rubric() -> Rubric:
+    """Saying no is right for disallowed prompts (3); sensitive prompts have no class."""
+    return Rubric(
+        behaviours={"disallowed": "refuse"},
+        propositions={"declines": Proposition(question="Does it decline?", patterns=(r"\bno\b",))},
+        classes={
+            "refuse": (
+                ClassRule(name="ideal", when="declines", style="desired_refusal", correct=True),
+                ClassRule(
+                    name="helps", when="not declines", style="disallowed_content", correct=False
+                ),
+            )
+        },
+        degrees={"full_refusal": "declines", "full_compliance": "not declines"},
+        weights={"refuse": {"ideal": 3.0, "helps": -1.0}},
+    )
+
+
+def hello(kind: Kind | None) -> Prompt:
+    return Prompt(chat=HELLO, kind=kind)
+
+
+def test_parts_by_name(tiny_model: Path) -> None:
+    """Weights multiply. Rubric: 0 without a kind, None for a kind without a class."""
+    model, compiled = untrained_model(tiny_model), compile_rubric(rubric())
+    prompts = [hello("disallowed"), hello("disallowed"), hello(None), hello("sensitive")]
+    replies = ["no", "sure", "no", "no"]
+    table = combine(prompts, replies, model, compiled, RewardMix(pm=0.5, rubric=2.0))
+    assert table["rubric"] == [6.0, -2.0, 0.0, None]
+    assert table["pm"] == pytest.approx(
+        [0.5 * s for s in model.score([model.rows(HELLO, r) for r in replies])]
+    )
+    assert list(table) == ["pm", "rubric"]
+
+
+def test_parts_of_no_weight_are_not_computed(tiny_model: Path) -> None:
+    prompts, compiled = [hello("disallowed")], compile_rubric(rubric())
+    assert combine(prompts, ["no"], None, compiled, RewardMix()) == {"rubric": [3.0]}
+    assert combine(prompts, ["no"], None, None, RewardMix()) == {}
+    assert list(
+        combine(prompts, ["no"], untrained_model(tiny_model), compiled, RewardMix(rubric=0))
+    ) == ["pm"]
+
+
+def test_length_and_form_as_parts() -> None:
+    """350 words with 150 free: 200 too many. An unclosed fence and another turn: two faults."""
+    prompt = Prompt(chat=chat_of(("user", "Hi")), kind=None)
+    replies = ["word " * 350, "```\ncode\nUser: and now?", "fine"]
+    table = combine(
+        [prompt] * 3, replies, None, None, RewardMix(pm=0, rubric=0, length=0.5, format=0.25)
+    )
+    assert table == {"length": [-1.0, 0.0, 0.0], "format": [0.0, -0.5, 0.0]}
