@@ -37,7 +37,7 @@ Target = Annotated[
 ]
 Seed = Annotated[
     int,
-    typer.Option(help="Without RUN.yaml: of random draws, with the content of each line."),
+    typer.Option(help="Without RUN.yaml: the seed of random draws."),
 ]
 Connections = Annotated[
     int | None, typer.Option(min=1, help="Calls in flight at the same time, to an endpoint.")

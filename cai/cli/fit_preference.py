@@ -22,6 +22,19 @@ if TYPE_CHECKING:
     from cai.train.preference import Comparison
 
 app = typer.Typer()
+Source = Annotated[
+    Path,
+    typer.Option(
+        "--input",
+        help="JSONL: the output of `cai label`, or {chosen, rejected} dialogues of hh-rlhf.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A setting of `reward:` in a run's YAML; repeatable."
+    ),
+]
 
 
 @app.command(
@@ -32,13 +45,7 @@ def fit_reward(
     model: Annotated[
         str, typer.Option(help="Base of the preference model: smollm2, or local:FOLDER_OR_HUB_ID.")
     ],
-    source: Annotated[
-        Path,
-        typer.Option(
-            "--input",
-            help="JSONL: the output of `cai label`, or {chosen, rejected} dialogues of hh-rlhf.",
-        ),
-    ],
+    source: Source,
     output: Annotated[
         Path, typer.Option("--output", help="A folder: adapter and head, metrics.json, a card.")
     ],
@@ -48,14 +55,7 @@ def fit_reward(
     by: Annotated[
         str, typer.Option(help="What groups rows into folds: `principle`, or a field of the rows.")
     ] = "principle",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting of `reward:` in a run's YAML; repeatable.",
-        ),
-    ] = None,
+    settings: Settings = None,
     seed: int = 0,
 ) -> None:
     """Train a preference model on labelled pairs.
@@ -63,19 +63,14 @@ def fit_reward(
     With --folds, first estimate its agreement with judges whose labels it was not trained on.
     """
     quiet()
-    from cai.modeling.model_files import local_weights, locate
     from cai.pipeline.preference_model import fit_preference_model, fresh_model
     from cai.progress import progress_bars
     from cai.train.cross_validation import cross_validate
 
-    weights = local_weights(model)
-    if weights is None:
-        raise UsageError(
-            f"--model {model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
-        )
+    base = _locate_weights(model)
     if output.exists():
         raise UsageError(f"{output}: is there already: give another --output, or remove it")
-    base, config = locate(weights), _config(settings or [])
+    config = _config(settings or [])
     untrained = fresh_model(base, config, seed)
     comparisons = _comparisons(untrained, source)
     with progress_bars() as progress:
@@ -102,6 +97,17 @@ def fit_reward(
         )
     for score in scores:
         print(f"held-out {score.metric}: {estimate_text(score)}")
+
+
+def _locate_weights(model: str) -> str:
+    from cai.modeling.model_files import local_weights, locate
+
+    weights = local_weights(model)
+    if weights is None:
+        raise UsageError(
+            f"--model {model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
+        )
+    return locate(weights)
 
 
 def _comparisons(model: PreferenceModel, source: Path) -> list[Comparison]:

@@ -26,6 +26,7 @@ from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from cai.records import Grade
+    from cai.rubric import CompiledRubric
 
 app = typer.Typer()
 LINES_PER_WRITE = 256
@@ -52,7 +53,6 @@ def grade_replies(
 ) -> None:
     """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
     from cai.rubric import compile_rubric, grade
-    from cai.rubric.explain import explain as explanation
     from cai.rubric.llm_grader import grade_with
 
     quiet()
@@ -65,22 +65,10 @@ def grade_replies(
             f"{constitution}: only a model can decide {names}: name one (--model), or give patterns"
         )
 
-    def grade_fields(line: Line, result: Grade) -> dict[str, Any]:
-        fields = result.model_dump(mode="json", exclude={"id", "source"}, by_alias=True)
-        if explain:
-            fields["explanation"] = explanation(
-                compiled,
-                result,
-                prompt=line.prompt.chat[-1].content,
-                response=line.data["response"],
-                kind=line.prompt.kind,
-            )
-        return fields
-
     def by_patterns(line: Line) -> dict[str, Any]:
         prompt, response = line.prompt.chat[-1].content, line.data["response"]
         result = grade(compiled, prompt=prompt, response=response, kind=line.prompt.kind)
-        return grade_fields(line, result)
+        return _grade_fields(line, result, compiled if explain else None)
 
     rows = read_lines(source, ("response",))
     if lm is None:
@@ -100,10 +88,26 @@ def grade_replies(
             response=line.data["response"],
             everything=ask_all,
         )
-        return grade_fields(line, result)
+        return _grade_fields(line, result, compiled if explain else None)
 
     step = concurrently(by_model, lm)
     append_fields(rows, output, step, batch_size=lm.max_concurrency, label="grade")
+
+
+def _grade_fields(line: Line, result: Grade, explained_by: CompiledRubric | None) -> dict[str, Any]:
+    """The fields of a grade, with an explanation by the rubric `explained_by` if there is one."""
+    from cai.rubric.explain import explain
+
+    fields = result.model_dump(mode="json", exclude={"id", "source"}, by_alias=True)
+    if explained_by is not None:
+        fields["explanation"] = explain(
+            explained_by,
+            result,
+            prompt=line.prompt.chat[-1].content,
+            response=line.data["response"],
+            kind=line.prompt.kind,
+        )
+    return fields
 
 
 @app.command(

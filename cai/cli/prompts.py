@@ -60,9 +60,7 @@ def clean(
         list[Path] | None,
         typer.Option(help="Evaluation prompts, whose text is dropped; repeatable."),
     ] = None,
-    ngram: Annotated[
-        int, typer.Option(min=3, help="With --against: words in a row that count as a match.")
-    ] = 8,
+    ngram: Annotated[int, typer.Option(min=3, help="With --against: words in a row to match.")] = 8,
     explain: Annotated[
         str | None, typer.Option(metavar="ID", help="Print why this prompt is kept or dropped.")
     ] = None,

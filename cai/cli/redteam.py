@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from cai.records import Prompt
 
 app = typer.Typer()
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        help="JSONL of prompts. All that the model wrote goes beside it, as .attempts.jsonl.",
+    ),
+]
+Near = Annotated[
+    float, typer.Option(min=0.05, max=1, help="Reject prompts at least this similar to another.")
+]
 
 
 @app.command(
@@ -33,25 +43,12 @@ def redteam(
         str, typer.Option(help="Gives the categories, and the rubric that recognizes refusals.")
     ],
     model: Annotated[str, typer.Option(help="The model that writes.")],
-    seeds: Annotated[
-        list[Path], typer.Option("--seeds", help="Prompts to start from; repeatable.")
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            help="JSONL of prompts. All that the model wrote goes beside it, as .attempts.jsonl.",
-        ),
-    ],
-    category: Annotated[
-        list[str] | None, typer.Option(help="Only this category; repeatable.")
-    ] = None,
+    seeds: Annotated[list[Path], typer.Option("--seeds", help="Seed prompts; repeatable.")],
+    output: Output,
+    category: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
     per_category: Annotated[int, typer.Option(min=1, help="Prompts wanted per category.")] = 20,
     tries: Annotated[int, typer.Option(min=1, help="Calls, at most, per prompt wanted.")] = 5,
-    near: Annotated[
-        float,
-        typer.Option(min=0.05, max=1, help="Reject prompts at least this similar to another."),
-    ] = 0.5,
+    near: Near = 0.5,
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,
     kind: Annotated[
         Kind, typer.Option(help="Kind of the prompts: disallowed, sensitive or benign.")

@@ -187,7 +187,7 @@ def _add_stage_command(name: str, doc: str) -> None:
 
 
 _add_stage_command("sft", "Stage of a run: fine-tune on the revisions.")
-_add_stage_command("pair", "Stage of a run: sample two replies per prompt, fine-tuned model.")
+_add_stage_command("pair", "Stage of a run: sample two replies per prompt, from the SFT model.")
 _add_stage_command("reward", "Stage of a run: train the preference model on the labels.")
 _add_stage_command("ppo", "Stage of a run: PPO on preference model and rubric, with a KL penalty.")
 _add_stage_command("report", "Stage of a run: write report.html from the run's files.")
