@@ -1,6 +1,7 @@
-"""The command line: wiring only.
+"""The `cai` command: its subcommands, its exit codes and its one-line errors.
 
-Exit codes: 0 done, 1 the job found or failed something, 2 wrong usage or unreadable input, 130 interrupted, 143 terminated.
+Exit codes: 0 done; 1 findings, or a job that failed; 2 wrong usage or unreadable input;
+130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -14,7 +15,20 @@ from typing import Any, NoReturn
 
 import typer
 
-from cai.cli import constitutions, exports, file_commands, fit_preference, fit_rubric, grades, logs, prompts, redteam, runs, serve
+from cai.cli import (
+    constitutions,
+    exports,
+    file_commands,
+    fit_preference,
+    fit_rubric,
+    fit_text,
+    grades,
+    logs,
+    prompts,
+    redteam,
+    runs,
+    serve,
+)
 from cai.errors import CaiError, UsageError
 
 __all__ = ["app", "main"]
@@ -27,50 +41,68 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for part in (constitutions, prompts, redteam, grades, fit_rubric, fit_preference, runs, file_commands, exports, serve):
-    app.add_typer(part.app)
+for module in (
+    constitutions,
+    prompts,
+    redteam,
+    grades,
+    fit_rubric,
+    fit_text,
+    fit_preference,
+    runs,
+    file_commands,
+    exports,
+    serve,
+):
+    app.add_typer(module.app)
 app.add_typer(logs.log)
-INTERRUPTED = "interrupted; nothing finished is lost: run the same command to go on"
-WrongUsage: type[Exception] = typer.BadParameter.__mro__[2]
+INTERRUPTED = "interrupted; finished work is saved: run the same command to resume"
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 """click's ClickException, or that of the copy of click inside newer versions of typer."""
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the `cai` command."""
-    told: list[int] = []
+    received: list[int] = []
     try:
-        with _terminable(told):
+        with _sigterm_interrupts(received):
             code = app(arguments, standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
-        code = 130
+        code = EXIT_INTERRUPTED
     except CaiError as error:
-        _end(str(error), 2 if isinstance(error, UsageError) else 1)
-    except WrongUsage as error:
-        _end(error.format_message(), 2)  # type: ignore[attr-defined]
-    if code == 130:
-        _end(INTERRUPTED, 128 + (told or [signal.SIGINT])[0])
+        _exit_with_error(str(error), 2 if isinstance(error, UsageError) else 1)
+    except ClickException as error:
+        _exit_with_error(error.format_message(), 2)  # type: ignore[attr-defined]
+    if code == EXIT_INTERRUPTED:
+        signal_number = received[0] if received else signal.SIGINT
+        _exit_with_error(INTERRUPTED, 128 + signal_number)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 @contextmanager
-def _terminable(told: list[int]) -> Iterator[None]:
-    """SIGTERM, which schedulers send before they kill, ends a command as Ctrl-C does; `told` gets its number."""
+def _sigterm_interrupts(received: list[int]) -> Iterator[None]:
+    """Let SIGTERM, which schedulers send before they kill, end a command as Ctrl-C does.
+
+    Args:
+        received: gets the signal's number.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(number: int, _: object) -> None:
-        told.append(number)
+    def interrupt(number: int, _: object) -> None:
+        received.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _end(message: str, code: int) -> NoReturn:
+def _exit_with_error(message: str, code: int) -> NoReturn:
     for line in message.splitlines():
         print(f"cai: {line}", file=sys.stderr)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The command that hands a run's data to other tools."""
+"""The command that exports a run's data for other tools."""
 
 from __future__ import annotations
 
@@ -12,27 +12,36 @@ from cai.cli.silence import quiet
 app = typer.Typer()
 
 
-@app.command(epilog="Example: cai export runs/quickstart --output exports/quickstart --license cc-by-4.0")
+@app.command(
+    epilog="Example: cai export runs/quickstart --output exports/quickstart --license cc-by-4.0"
+)
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
-    output: Annotated[Path, typer.Option("--output", help="A new folder for the tables and their card.")],
+    output: Annotated[
+        Path, typer.Option("--output", help="A new folder for the tables and their card.")
+    ],
     to: Annotated[
         Literal["trl", "datasets", "openrlhf", "verl"],
         typer.Option(
-            help="trl: Parquet in TRL's columns, as the Hub takes it; datasets: folders for load_from_disk; openrlhf, verl: "
-            "prompts, and the plug-in that asks `cai serve-reward`."
+            help="trl: Parquet in TRL's columns, as the Hub takes it; datasets: folders for "
+            "load_from_disk; openrlhf, verl: prompts, and the plug-in for `cai serve-reward`."
         ),
     ] = "trl",
-    license: Annotated[str | None, typer.Option(help="Stated in the card, as the Hub spells it.")] = None,
-    language: Annotated[str | None, typer.Option(metavar="CODE", help="Stated in the card: en, ja, ...")] = None,
+    license: Annotated[
+        str | None, typer.Option(help="License for the card, as the Hub spells it.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Language for the card: en, ja, ...")
+    ] = None,
 ) -> None:
-    """Write a run's fine-tuning rows, preferences and prompts as tables, with a card that says where they come from."""
+    """Export a run's fine-tuning rows, preferences and prompts as tables, with a dataset card."""
     quiet()
     from cai.integrations.export import export, export_engine
 
     if to in ("openrlhf", "verl"):
         print(f"{output}: {export_engine(run, output, to):,} prompts, and {to}_reward.py")
         return
-    counts = export(run, output, form="datasets" if to == "datasets" else "parquet", license=license, language=language)
+    form: Literal["datasets", "parquet"] = "datasets" if to == "datasets" else "parquet"
+    counts = export(run, output, form=form, license=license, language=language)
     for name, count in counts.items():
         print(f"{output / name}: {count:,} rows")

@@ -1,41 +1,66 @@
-"""Stages that also work on files of one's own: revise, label, eval."""
+"""The commands revise, label and eval: a stage of a run, or a tool for a file."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cai.cli.jsonl import STREAM, Line, alone, at_once, each_line, limits, needed, open_logged, read_lines
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, Settings, walk_run
+from cai.cli.file_tools import FileToolOptions, open_file_tool, open_logged
+from cai.cli.jsonl import STREAM, Line
+from cai.cli.rubrics import load_with_rubric
+from cai.cli.runs import MaxCost, MaxHours, MaxTokens, Settings, SpendingLimits
 from cai.cli.silence import quiet
-from cai.errors import ConfigError, UsageError
+from cai.errors import UsageError
+
+if TYPE_CHECKING:
+    from cai.evals.replies import EvalConfig
 
 app = typer.Typer()
-RunFile = Annotated[Path | None, typer.Argument(metavar="RUN.yaml", help="A run, of which this is one stage.")]
-Book = Annotated[str | None, typer.Option("--constitution", help="Without RUN.yaml: whose principles.")]
-Model = Annotated[str | None, typer.Option("--model", help="Without RUN.yaml: who is asked.")]
-Source = Annotated[Path | None, typer.Option("--input", help="Without RUN.yaml: JSONL to read; - is standard input.")]
-Target = Annotated[Path | None, typer.Option("--output", help="The same lines with fields added; - is standard output.")]
-Seed = Annotated[int, typer.Option(help="Without RUN.yaml: draws follow from it and from each line's content.")]
-Connections = Annotated[int | None, typer.Option(min=1, help="Calls under way at once, to an endpoint.")]
+RunFile = Annotated[
+    Path | None, typer.Argument(metavar="RUN.yaml", help="A run, of which this is one stage.")
+]
+ConstitutionName = Annotated[
+    str | None,
+    typer.Option("--constitution", help="Without RUN.yaml: the constitution with the principles."),
+]
+ModelSpec = Annotated[str | None, typer.Option("--model", help="Without RUN.yaml: the model.")]
+Source = Annotated[
+    Path | None,
+    typer.Option("--input", help="Without RUN.yaml: JSONL to read; - is standard input."),
+]
+Target = Annotated[
+    Path | None,
+    typer.Option("--output", help="The same lines with fields added; - is standard output."),
+]
+Seed = Annotated[
+    int,
+    typer.Option(help="Without RUN.yaml: the seed of random draws."),
+]
+Connections = Annotated[
+    int | None, typer.Option(min=1, help="Calls in flight at the same time, to an endpoint.")
+]
 EVALUATIONS = ("refusal",)
 
 
 @app.command(
-    epilog="Example: cai revise examples/quickstart.yaml, or "
-    "cai revise --constitution harmless --model smollm2 --input prompts.jsonl --output revised.jsonl"
+    epilog="Example: cai revise examples/quickstart.yaml, or cai revise "
+    "--constitution harmless --model smollm2 --input prompts.jsonl --output revised.jsonl"
 )
 def revise(
     file: RunFile = None,
-    constitution: Book = None,
-    model: Model = None,
+    constitution: ConstitutionName = None,
+    model: ModelSpec = None,
     source: Source = None,
     output: Target = None,
-    rounds: Annotated[int | None, typer.Option(min=0, max=16, help="Critiques and revisions per reply.")] = None,
-    direct: Annotated[bool, typer.Option("--direct", help="Revise without a critique first.")] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=0, max=16, help="Critiques and revisions per reply.")
+    ] = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Revise without a critique first.")
+    ] = False,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
     seed: Seed = 0,
     connections: Connections = None,
@@ -44,47 +69,64 @@ def revise(
     max_tokens: MaxTokens = None,
     max_hours: MaxHours = None,
 ) -> None:
-    """Critiques and revisions of a model's own replies: a run's stage, or {prompt or chat, kind?} lines of a file."""
-    options = {"constitution": constitution, "model": model, "input": source, "output": output}
-    alone("revise", file, **options, rounds=rounds, direct=direct or None, connections=connections)
+    """Have a model critique and revise its own replies.
+
+    A stage of a run, or a tool for a file of {prompt or chat, kind?} lines.
+    """
+    options = FileToolOptions(
+        "revise",
+        {"constitution": constitution, "model": model, "input": source, "output": output},
+        connections,
+        settings,
+        SpendingLimits(max_cost, max_tokens, max_hours),
+    )
     if file is not None:
-        walk_run(file, ("revise",), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
-        return
-    needed("revise", settings, **options)
-    quiet()
-    from cai.constitution import find, load_constitution
-    from cai.generate.filters import all_of, not_degenerate
+        options.run_stage(file, rounds=rounds, direct=direct or None)
+    else:
+        _revise_file(options, 1 if rounds is None else rounds, direct, max_reply, seed)
+
+
+def _revise_file(
+    options: FileToolOptions, rounds: int, direct: bool, max_reply: int, seed: int
+) -> None:
+    tool = open_file_tool(options)
+    from cai.generate.filters import Gate, all_of, not_degenerate
     from cai.generate.revise import ReviseConfig, reviser
     from cai.records import PromptDraw
     from cai.rubric import compile_rubric, gate_of
 
-    assert constitution is not None and model is not None and source is not None and output is not None  # noqa: PT018, S101
-    budget = limits("revise", max_cost, max_tokens, max_hours)
-    book, author = load_constitution(find(constitution)), open_logged(model, output, connections, budget)
-    config = ReviseConfig(rounds=1 if rounds is None else rounds, direct=direct, max_tokens=max_reply, stop_when_kept=False)
-    gate = all_of(not_degenerate, gate_of(compile_rubric(book.rubric))) if book.rubric else not_degenerate
-    step = reviser(book, author, config, gate, seed)
+    config = ReviseConfig(rounds=rounds, direct=direct, max_tokens=max_reply, stop_when_kept=False)
+    gate: Gate = not_degenerate
+    if tool.constitution.rubric:
+        gate = all_of(not_degenerate, gate_of(compile_rubric(tool.constitution.rubric)))
+    step = reviser(tool.constitution, tool.lm, config, gate, seed)
 
-    async def added(line: Line) -> dict[str, Any]:
+    async def revision_fields(line: Line) -> dict[str, Any]:
         row = await step(PromptDraw(prompt=line.prompt))
-        return row.model_dump(mode="json", include={"initial", "rounds", "final", "chosen_round", "dropped"})
+        fields = {"initial", "rounds", "final", "chosen_round", "dropped"}
+        return row.model_dump(mode="json", include=fields)
 
-    each_line(read_lines(source), output, at_once(added, author), max_concurrency=author.max_concurrency, label="revise")
+    tool.run(revision_fields)
 
 
 @app.command(
-    epilog="Example: cai label examples/quickstart.yaml, or "
-    "cai label --constitution harmless --model smollm2 --input pairs.jsonl --output labelled.jsonl"
+    epilog="Example: cai label examples/quickstart.yaml, or cai label "
+    "--constitution harmless --model smollm2 --input pairs.jsonl --output labelled.jsonl"
 )
 def label(
     file: RunFile = None,
-    constitution: Book = None,
-    model: Model = None,
+    constitution: ConstitutionName = None,
+    model: ModelSpec = None,
     source: Source = None,
     output: Target = None,
     principles: Annotated[int | None, typer.Option(min=1, help="Principles per pair.")] = None,
-    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Only tell what this file says of its judge.")] = None,
-    preset: Annotated[str | None, typer.Option(help="A published recipe: cai, cai-cot, rlaif or direct.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Label nothing: report on the labels in this file."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A published recipe: cai, cai-cot, rlaif or direct.")
+    ] = None,
     seed: Seed = 0,
     connections: Connections = None,
     settings: Settings = None,
@@ -92,60 +134,80 @@ def label(
     max_tokens: MaxTokens = None,
     max_hours: MaxHours = None,
 ) -> None:
-    """Which reply is better, by principle, in both orders: a run's stage, or {prompt or chat, first, second} lines of a file."""
-    options = {"constitution": constitution, "model": model, "input": source, "output": output}
+    """Label which of two replies is better, by principle and in both orders.
+
+    A stage of a run, or a tool for a file of {prompt or chat, first, second} lines.
+    """
     if report is not None:
         from cai.cli.label_report import label_report
 
         label_report(report)
         return
-    alone("label", file, **options, principles=principles, preset=preset, connections=connections)
+    options = FileToolOptions(
+        "label",
+        {"constitution": constitution, "model": model, "input": source, "output": output},
+        connections,
+        settings,
+        SpendingLimits(max_cost, max_tokens, max_hours),
+    )
     if file is not None:
-        walk_run(file, ("label",), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
-        return
-    needed("label", settings, **options)
-    quiet()
+        options.run_stage(file, principles=principles, preset=preset)
+    else:
+        _label_file(options, preset, principles, seed)
+
+
+def _label_file(
+    options: FileToolOptions, preset: str | None, principles: int | None, seed: int
+) -> None:
+    tool = open_file_tool(options)
     from pydantic import ValidationError
 
-    from cai.constitution import find, load_constitution
     from cai.generate.label import LabelConfig, labeller
     from cai.records import Pair
 
-    assert constitution is not None and model is not None and source is not None and output is not None  # noqa: PT018, S101
-    budget = limits("label", max_cost, max_tokens, max_hours)
-    book, judge = load_constitution(find(constitution)), open_logged(model, output, connections, budget)
-    chosen = {"preset": preset, "principles": principles}
+    given = {"preset": preset, "principles": principles}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
-        config = LabelConfig.model_validate({key: value for key, value in chosen.items() if value is not None})
+        config = LabelConfig.model_validate(given)
     except ValidationError as error:
         raise UsageError(f"label: {error.errors(include_url=False)[0]['msg']}") from None
 
-    async def added(line: Line) -> dict[str, Any]:
-        step = labeller(book, judge, config, seed, lambda pair: (line.prompt.kind, line.prompt.category))
-        pair = Pair(source=line.prompt.id, chat=line.prompt.chat, first=line.data["first"], second=line.data["second"])
-        return (await step(pair)).model_dump(mode="json", include={"p_first", "votes", "unscored"})
+    async def label_fields(line: Line) -> dict[str, Any]:
+        prompt = line.prompt
+        kind_and_category = (prompt.kind, prompt.category)
+        step = labeller(tool.constitution, tool.lm, config, seed, lambda pair: kind_and_category)
+        pair = Pair(
+            source=prompt.id,
+            chat=prompt.chat,
+            first=line.data["first"],
+            second=line.data["second"],
+        )
+        row = await step(pair)
+        return row.model_dump(mode="json", include={"p_first", "votes", "unscored"})
 
-    each_line(
-        read_lines(source, ("first", "second")),
-        output,
-        at_once(added, judge),
-        max_concurrency=judge.max_concurrency,
-        label="label",
-    )
+    tool.run(label_fields, required=("first", "second"))
 
 
 @app.command(
     name="eval",
-    epilog="Example: cai eval examples/quickstart.yaml, or "
-    "cai eval --only refusal --model smollm2 --constitution harmless --data prompts.jsonl --output scores.jsonl",
+    epilog="Example: cai eval examples/quickstart.yaml, or cai eval --only refusal "
+    "--model smollm2 --constitution harmless --data prompts.jsonl --output scores.jsonl",
 )
 def evaluate(
     file: RunFile = None,
-    only: Annotated[str | None, typer.Option(metavar="NAME", help=f"Without RUN.yaml: {', '.join(EVALUATIONS)}.")] = None,
-    model: Model = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Without RUN.yaml: {', '.join(EVALUATIONS)}."),
+    ] = None,
+    model: ModelSpec = None,
     data: Annotated[Path | None, typer.Option("--data", help="Prompts with a kind.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Score rows; replies lie beside, as .items.jsonl.")] = None,
-    constitution: Annotated[str, typer.Option(help="Without RUN.yaml: whose rubric grades.")] = "refusal_style",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Score rows; the replies go beside it, as .items.jsonl."),
+    ] = None,
+    constitution: Annotated[
+        str, typer.Option(help="Without RUN.yaml: the constitution whose rubric grades replies.")
+    ] = "refusal_style",
     draws: Annotated[int, typer.Option(min=1, help="Replies per prompt.")] = 1,
     temperature: Annotated[float, typer.Option(min=0)] = 0.7,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
@@ -156,56 +218,76 @@ def evaluate(
     max_tokens: MaxTokens = None,
     max_hours: MaxHours = None,
 ) -> None:
-    """Score models on held-out prompts: a run's stage, or one evaluation of one model."""
-    options = {"only": only, "model": model, "data": data, "output": output}
-    alone("eval", file, **options, connections=connections)
+    """Score models on held-out prompts: a stage of a run, or one evaluation of one model."""
+    options = FileToolOptions(
+        "eval",
+        {"only": only, "model": model, "data": data, "output": output},
+        connections,
+        settings,
+        SpendingLimits(max_cost, max_tokens, max_hours),
+    )
     if file is not None:
-        walk_run(file, ("eval",), settings, max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
+        options.run_stage(file)
         return
-    needed("eval", settings, **options)
+    options.check()
     if only not in EVALUATIONS:
-        raise UsageError(f"--only {only}: no such evaluation; known: {', '.join(EVALUATIONS)}")
+        known = ", ".join(EVALUATIONS)
+        raise UsageError(f"--only {only}: no such evaluation; known: {known}")
     quiet()
+    from cai.evals.replies import EvalConfig
+
+    config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
+    _evaluate_refusal(options, constitution, config, seed)
+
+
+def _evaluate_refusal(
+    options: FileToolOptions, constitution: str, config: EvalConfig, seed: int
+) -> None:
     from cai import store
     from cai.async_map import map_rows
-    from cai.constitution import find, load_constitution
     from cai.data.readers import prompt_rows
     from cai.evals.refusal import refusal_scores
-    from cai.evals.replies import EvalConfig, item_of, items, replier
+    from cai.evals.replies import item_of, items, replier
     from cai.progress import progress_bars
     from cai.records import EvalReply
     from cai.rubric import compile_rubric
 
-    assert model is not None and data is not None and output is not None  # noqa: PT018, S101
-    rubric = load_constitution(find(constitution)).rubric
-    if rubric is None:
-        raise ConfigError(f"{constitution}: no rubric in it")
+    _, rubric = load_with_rubric(constitution)
+    model, output = options.text("model"), options.path("output")
     if output == STREAM:
-        raise UsageError("eval: --output names a file: items lie beside it")
-    budget = limits("eval", max_cost, max_tokens, max_hours)
-    lm = open_logged(model, output, connections, budget)
-    config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
-    prompts = list(prompt_rows(data))
-    asked = items(prompts, config.draws)
-    beside = output.with_suffix(".items.jsonl")
-    told = {
+        raise UsageError("eval: --output must be a file: the replies go beside it")
+    lm = open_logged(model, output, options.connections, options.budget())
+    prompts = list(prompt_rows(options.path("data")))
+    replies_file = output.with_suffix(".items.jsonl")
+    provenance = {
         "config": store.digest(config),
         "seed": str(seed),
         "model": lm.fingerprint,
-        "data": store.digest(*(p.line() for p in prompts)),
+        "data": store.digest(*(prompt.line() for prompt in prompts)),
+        "rubric": store.digest(rubric),
     }
-    store.begin(beside, "eval", told | {"rubric": store.digest(rubric)})
+    store.begin(replies_file, "eval", provenance)
+    step = replier(model, lm, compile_rubric(rubric), config, seed)
+
+    async def reply_to_all() -> None:
+        try:
+            await map_rows(
+                replies_file,
+                items(prompts, config.draws),
+                step,
+                EvalReply,
+                max_concurrency=lm.max_concurrency,
+                source=item_of,
+                progress=bar,
+            )
+        finally:
+            await lm.aclose()
+
     with progress_bars() as progress:
-        step, bar = replier(model, lm, compile_rubric(rubric), config, seed), progress("eval")
-
-        async def work() -> None:
-            try:
-                await map_rows(beside, asked, step, EvalReply, max_concurrency=lm.max_concurrency, source=item_of, progress=bar)
-            finally:
-                await lm.aclose()
-
-        asyncio.run(work())
-    scores = refusal_scores(list(store.read(beside, EvalReply)), seed=seed)
+        bar = progress("eval")
+        asyncio.run(reply_to_all())
+    scores = refusal_scores(list(store.read(replies_file, EvalReply)), seed=seed)
     store.atomic_write(output, "".join(row.line() + "\n" for row in scores))
     for row in scores:
-        print(f"{row.metric:<44} {'–' if row.mean is None else f'{row.mean:.3f}'} n={row.n}")
+        mean = "–" if row.mean is None else f"{row.mean:.3f}"
+        print(f"{row.metric:<44} {mean} n={row.n}")

@@ -1,9 +1,10 @@
-"""A preference model from labelled pairs of one's own."""
+"""The command that trains a preference model on a file of labelled pairs."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,68 +17,73 @@ from cai.errors import StoreError, UsageError
 from cai.report.formats import estimate_text
 
 if TYPE_CHECKING:
+    from cai.reward.preference_model import PreferenceModel
     from cai.train.cross_validation import Fold
-
-app = typer.Typer()
-
-
-@app.command(epilog="Example: cai fit-reward --model smollm2 --input labelled.jsonl --output reward --folds 5 --by principle")
-def fit_reward(
-    model: Annotated[str, typer.Option(help="smollm2, or local:FOLDER_OR_HUB_ID: what the preference model is built on.")],
-    source: Annotated[
-        Path, typer.Option("--input", help="JSONL: what `cai label` writes, or {chosen, rejected} dialogues of hh-rlhf.")
-    ],
-    output: Annotated[Path, typer.Option("--output", help="A folder: adapter and head, metrics.json, a card.")],
-    folds: Annotated[
-        int | None, typer.Option(min=2, help="First train on all folds but one, for each, and measure on that one.")
-    ] = None,
-    by: Annotated[str, typer.Option(help="What folds are made of: `principle`, or a field of the rows.")] = "principle",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of `reward:` in a run's YAML; repeatable.")
-    ] = None,
-    seed: int = 0,
-) -> None:
-    """Train a preference model on labelled pairs; with --folds, tell first how well it foresees judges it has not learnt from."""
-    quiet()
-    from cai.data.preferences import labelled_pairs
-    from cai.modeling.model_files import local_weights, locate
-    from cai.pipeline.preference_model import fit_preference_model, fresh_model
-    from cai.progress import progress_bars
-    from cai.records import Prompt
-    from cai.train.cross_validation import cross_validate
     from cai.train.preference import Comparison
 
-    weights = local_weights(model)
-    if weights is None:
-        raise UsageError(f"--model {model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID")
+app = typer.Typer()
+Source = Annotated[
+    Path,
+    typer.Option(
+        "--input",
+        help="JSONL: the output of `cai label`, or {chosen, rejected} dialogues of hh-rlhf.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A setting of `reward:` in a run's YAML; repeatable."
+    ),
+]
+
+
+@app.command(
+    epilog="Example: cai fit-reward --model smollm2 --input labelled.jsonl --output reward "
+    "--folds 5 --by principle"
+)
+def fit_reward(
+    model: Annotated[
+        str, typer.Option(help="Base of the preference model: smollm2, or local:FOLDER_OR_HUB_ID.")
+    ],
+    source: Source,
+    output: Annotated[
+        Path, typer.Option("--output", help="A folder: adapter and head, metrics.json, a card.")
+    ],
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Cross-validate first, with this many folds.")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="What groups rows into folds: `principle`, or a field of the rows.")
+    ] = "principle",
+    settings: Settings = None,
+    seed: int = 0,
+) -> None:
+    """Train a preference model on labelled pairs.
+
+    With --folds, first estimate its agreement with judges whose labels it was not trained on.
+    """
+    quiet()
+    from cai.pipeline.preference_model import fit_preference_model, fresh_model
+    from cai.progress import progress_bars
+    from cai.train.cross_validation import cross_validate
+
+    base = _locate_weights(model)
     if output.exists():
         raise UsageError(f"{output}: is there already: give another --output, or remove it")
-    where, config = locate(weights), _config(settings or [])
-    untrained = fresh_model(where, config, seed)
-
-    passed_over: Counter[str] = Counter()
-
-    def read(group: str | None) -> list[tuple[str, Comparison]]:
-        rows = untrained.rows
-        return [
-            (
-                j.group or "",
-                Comparison(Prompt(chat=j.prompt.chat).id, rows(j.prompt.chat, j.first), rows(j.prompt.chat, j.second), j.p_first),
-            )
-            for j in labelled_pairs(source, group, passed_over if group is None else None)
-        ]
-
-    comparisons = [comparison for _, comparison in read(None)]
-    for reason, count in passed_over.items():
-        print(f"{source}: {count} rows passed over: {reason}", file=sys.stderr)
-    if not comparisons:
-        raise StoreError(f"{source}: no labelled pair in it")
+    config = _config(settings or [])
+    untrained = fresh_model(base, config, seed)
+    comparisons = _comparisons(untrained, source)
     with progress_bars() as progress:
         if folds is not None:
-            found = cross_validate(
-                lambda: fresh_model(where, config, seed), read(by), folds, config, seed=seed, progress=progress("folds")
+            results = cross_validate(
+                lambda: fresh_model(base, config, seed),
+                _grouped_comparisons(untrained, source, by),
+                folds,
+                config,
+                seed=seed,
+                progress=progress("folds"),
             )
-            print_table(_folds_table(found))
+            print_table(_folds_table(results))
         _, scores = fit_preference_model(
             untrained,
             comparisons,
@@ -93,37 +99,100 @@ def fit_reward(
         print(f"held-out {score.metric}: {estimate_text(score)}")
 
 
+def _locate_weights(model: str) -> str:
+    from cai.modeling.model_files import local_weights, locate
+
+    weights = local_weights(model)
+    if weights is None:
+        raise UsageError(
+            f"--model {model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
+        )
+    return locate(weights)
+
+
+def _comparisons(model: PreferenceModel, source: Path) -> list[Comparison]:
+    """All labelled pairs of a file; the number of rows that are skipped goes to standard error.
+
+    Raises:
+        StoreError: there is no labelled pair.
+    """
+    skipped: Counter[str] = Counter()
+    rows = _grouped_comparisons(model, source, None, skipped)
+    for reason, count in skipped.items():
+        print(f"{source}: {count} rows skipped: {reason}", file=sys.stderr)
+    if not rows:
+        raise StoreError(f"{source}: no labelled pair in it")
+    return [comparison for _, comparison in rows]
+
+
+def _grouped_comparisons(
+    model: PreferenceModel, source: Path, by: str | None, skipped: Counter[str] | None = None
+) -> list[tuple[str, Comparison]]:
+    """(group, comparison) of each labelled pair of a file.
+
+    Args:
+        model: whose tokenizer makes token rows of the pairs.
+        source: JSONL.
+        by: what groups the pairs: `principle`, or a field; None: one group, named "".
+        skipped: reason -> rows skipped, counted up.
+    """
+    from cai.data.preferences import labelled_pairs
+    from cai.records import Prompt
+    from cai.train.preference import Comparison
+
+    comparisons = []
+    for pair in labelled_pairs(source, by, skipped):
+        chat = pair.prompt.chat
+        comparison = Comparison(
+            Prompt(chat=chat).id,
+            model.rows(chat, pair.first),
+            model.rows(chat, pair.second),
+            pair.p_first,
+        )
+        comparisons.append((pair.group or "", comparison))
+    return comparisons
+
+
 def _config(settings: list[str]) -> Any:
     import yaml
     from pydantic import ValidationError
 
     from cai.train.preference import RewardConfig
 
-    given = {}
+    values = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UsageError(f"--set {setting}: expected KEY=VALUE, for example --set epochs=3")
         try:
-            given[key] = yaml.safe_load(value)
+            values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UsageError(f"--set {setting}: the value is not YAML") from None
-    if "own_share" in given:
-        raise UsageError("--set own_share: a file has no other pairs to be mixed with: that is for a run's YAML")
+    if "own_share" in values:
+        raise UsageError(
+            "--set own_share: a file has no other pairs to mix in: that is for a run's YAML"
+        )
     try:
-        return RewardConfig.model_validate(given)
+        return RewardConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise UsageError(f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        key = ".".join(map(str, first["loc"]))
+        raise UsageError(f"--set {key}: {first['msg']}") from None
 
 
-def _folds_table(found: list[Fold]) -> Table:
+def _folds_table(folds: Sequence[Fold]) -> Table:
     from cai.pipeline.preference_model import agreement_and_loss
 
-    table = Table("left out", "trained on", "agreement", "log loss", title="verdicts of groups left out of training")
-    for fold in found:
-        table.add_row(
-            ", ".join(fold.groups), f"{fold.learnt_from}", *map(estimate_text, agreement_and_loss("fold", fold.measured))
-        )
-    table.add_row("all", "", *map(estimate_text, agreement_and_loss("fold", [m for fold in found for m in fold.measured])))
+    table = Table(
+        "left out",
+        "trained on",
+        "agreement",
+        "log loss",
+        title="labels of groups left out of training",
+    )
+    for fold in folds:
+        estimates = map(estimate_text, agreement_and_loss("fold", fold.measured))
+        table.add_row(", ".join(fold.groups), f"{fold.learnt_from}", *estimates)
+    measured = [agreement for fold in folds for agreement in fold.measured]
+    table.add_row("all", "", *map(estimate_text, agreement_and_loss("fold", measured)))
     return table

@@ -1,59 +1,77 @@
-"""Commands that make ordered replies for a rubric, and fit its weights on such."""
+"""Commands that write ordered replies for a rubric, and fit its weights to them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.table import Table
 
-from cai.cli.grades import named, with_rubric
-from cai.cli.jsonl import read_lines
+from cai.cli.fit_tables import BehaviourFit, errors_table, rewards_table
+from cai.cli.jsonl import Line, read_lines
 from cai.cli.output import print_table
+from cai.cli.rubrics import load_with_rubric, write_extension
 from cai.cli.silence import quiet
-from cai.errors import JobError, StoreError, UsageError
-from cai.report.formats import estimate_text
+from cai.errors import JobError, StoreError
 
 if TYPE_CHECKING:
+    from cai.records import Prompt
     from cai.rubric import CompiledRubric
-    from cai.rubric.fit_weights import Ranked
+    from cai.rubric.compile import Behaviour
+    from cai.rubric.fit_weights import FitConfig, Ranked
+    from cai.rubric.near_miss import NearMiss
 
 app = typer.Typer()
-BARS = "▁▂▃▄▅▆▇█"
-PARTS = ("rm", "rubric", "rm+rubric")
+
+
+class GradedReply(NamedTuple):
+    """A reply with its rank and features, and the class that the rubric gives it."""
+
+    row: Ranked
+    class_name: str
 
 
 @app.command(
-    epilog="Example: cai near-miss --constitution harmless --prompts examples/prompts/sensitive.jsonl --output ordered.jsonl"
+    epilog="Example: cai near-miss --constitution harmless "
+    "--prompts examples/prompts/sensitive.jsonl --output ordered.jsonl"
 )
 def near_miss(
-    constitution: Annotated[str, typer.Option(help="A constitution whose rubric's propositions have examples.")],
-    prompts: Annotated[list[Path], typer.Option("--prompts", help="Prompts with a kind; repeatable.")],
+    constitution: Annotated[
+        str, typer.Option(help="A constitution whose rubric's propositions have examples.")
+    ],
+    prompts: Annotated[
+        list[Path], typer.Option("--prompts", help="Prompts with a kind; repeatable.")
+    ],
     output: Annotated[
-        Path, typer.Option("--output", help="JSONL: {chat, kind, response, rank, class, aim, flipped, as_wished}.")
+        Path,
+        typer.Option(
+            "--output",
+            help="JSONL: {chat, kind, response, rank, class, aim, flipped, as_wished}.",
+        ),
     ],
     model: Annotated[
-        str | None, typer.Option(help="Writes the replies; without one, the propositions' example sentences do.")
+        str | None,
+        typer.Option(help="Writes the replies; by default the propositions' examples do."),
     ] = None,
     seed: int = 0,
 ) -> None:
-    """Write ideal replies and their nearest misses, by class and by proposition; rank 0 is fit for fine-tuning."""
+    """Write ideal replies and near misses, by class and proposition; rank 0 is fit for SFT."""
     from cai import store
     from cai.data.readers import prompt_rows
     from cai.rubric import compile_rubric
     from cai.rubric.near_miss import by_model, by_template, near_misses, support
 
     quiet()
-    _, rubric = with_rubric(constitution)
+    _, rubric = load_with_rubric(constitution)
     compiled = compile_rubric(rubric)
-    asked = [p for file in prompts for p in prompt_rows(file) if p.kind is not None]
-    if not asked:
+    all_prompts = [prompt for file in prompts for prompt in prompt_rows(file)]
+    with_kind = [prompt for prompt in all_prompts if prompt.kind is not None]
+    if not with_kind:
         raise StoreError(f"{', '.join(map(str, prompts))}: no prompt with a kind in it")
     if model is None:
         write = by_template(rubric)
@@ -61,185 +79,146 @@ def near_miss(
         from cai.lm import open_lm
 
         write = by_model(open_lm(model), compiled, seed)
-    made = asyncio.run(near_misses(compiled, asked, write))
-    lines = []
-    for prompt, one in made:
-        told = {"chat": [m.model_dump() for m in prompt.chat], "kind": prompt.kind, "response": one.response, "rank": one.rank}
-        told |= {"class": one.class_, "aim": one.target.aim, "flipped": one.target.flipped, "as_wished": one.on_target}
-        lines.append(json.dumps(told, ensure_ascii=False) + "\n")
+    replies = asyncio.run(near_misses(compiled, with_kind, write))
+    lines = [_near_miss_line(prompt, reply) for prompt, reply in replies]
     store.atomic_write(output, "".join(lines))
-    table = Table("behaviour", "class or proposition", "replies", title=f"{len(made)} replies to {len(asked)} prompts")
-    for behaviour, counts in support(compiled, [one for _, one in made]).items():
+    title = f"{len(replies)} replies to {len(with_kind)} prompts"
+    table = Table("behaviour", "class or proposition", "replies", title=title)
+    for behaviour, counts in support(compiled, [reply for _, reply in replies]).items():
         for name, count in counts.items():
             table.add_row(behaviour, name, str(count) if count else "none")
     print_table(table)
 
 
-@app.command(epilog="Example: cai fit --constitution harmless --input ordered.jsonl --output weights.yaml")
+def _near_miss_line(prompt: Prompt, reply: NearMiss) -> str:
+    row = {
+        "chat": [message.model_dump() for message in prompt.chat],
+        "kind": prompt.kind,
+        "response": reply.response,
+        "rank": reply.rank,
+        "class": reply.class_,
+        "aim": reply.target.aim,
+        "flipped": reply.target.flipped,
+        "as_wished": reply.on_target,
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+@app.command(
+    epilog="Example: cai fit --constitution harmless --input ordered.jsonl --output weights.yaml"
+)
 def fit(
     constitution: Annotated[str, typer.Option(help="A constitution with a rubric.")],
     source: Annotated[
-        Path, typer.Option("--input", help="JSONL: {prompt or chat, kind, response, rank, reward?}; a lower rank is better.")
+        Path,
+        typer.Option(
+            "--input",
+            help="JSONL: {prompt or chat, kind, response, rank, reward?}; a lower rank is better.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", help="A constitution that adds the weights.")],
-    margin: Annotated[float, typer.Option(help="By how much the better reply shall win.")] = 1.0,
-    held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the prompts kept for the report.")] = 0.2,
+    margin: Annotated[
+        float, typer.Option(help="Margin of the hinge loss between better and worse reply.")
+    ] = 1.0,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the prompts held out for the report.")
+    ] = 0.2,
     free_signs: Annotated[
-        bool, typer.Option("--free-signs", help="Let weights change the sign that the rubric gives them.")
+        bool, typer.Option("--free-signs", help="Weights may change their sign in the rubric.")
     ] = False,
     seed: int = 0,
 ) -> None:
-    """Fit a rubric's weights to ordered replies, and say how often rewards put held-out pairs in the wrong order."""
-    import yaml
-
-    from cai import store
+    """Fit a rubric's weights to ordered replies, and report the error rate on held-out pairs."""
     from cai.rubric import compile_rubric
-    from cai.rubric.fit_weights import FitConfig, split_prompts
-    from cai.rubric.fit_weights import fit as fitted
+    from cai.rubric.fit_weights import FitConfig
 
-    loaded, rubric = with_rubric(constitution)
-    compiled = compile_rubric(rubric)
+    loaded, rubric = load_with_rubric(constitution)
     config = FitConfig(margin=margin, held_out=held_out, keep_signs=not free_signs)
-    weights: dict[str, dict[str, float]] = {}
-    rows = _ranked(source, compiled)
-    if not rows:
-        raise JobError(f"{source}: no row of a kind that the rubric speaks of")
-    for behaviour, own in rows.items():
-        learn, held = split_prompts([row for row, _ in own], config.held_out, seed)
-        start = rubric.weights[behaviour]
-        found = fitted(learn, start, config)
-        weights[behaviour] = {name: round(value, 6) for name, value in found.weights.items()}
-        print(f"{behaviour}: {found.pairs:,} pairs, hinge {found.loss:.4f}, reward scale {found.scale:.4g}")
-        _report(behaviour, held or learn, start, weights[behaviour], found.scale, seed, held_out=bool(held))
-        classes = {id(row): name for row, name in own}
-        _histograms(behaviour, [(classes[id(row)], row) for row in held or learn], weights[behaviour], found.scale)
-    said = {
-        "name": loaded.name,
-        "version": loaded.version,
-        "extends": [named(constitution, output)],
-        "rubric": {"weights": weights},
+    replies = _graded_replies(source, compile_rubric(rubric))
+    if not replies:
+        raise JobError(f"{source}: no row of a kind that the rubric has a behaviour for")
+    weights = {
+        behaviour: _fit_behaviour(behaviour, rows, rubric.weights[behaviour], config, seed)
+        for behaviour, rows in replies.items()
     }
-    store.atomic_write(output, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
+    write_extension(output, constitution, loaded, {"weights": weights})
 
 
-@app.command(epilog="Example: cai fit-text --input labelled.jsonl --licence MIT --output declines.json")
-def fit_text(
-    inputs: Annotated[list[Path], typer.Option("--input", help="JSONL: {prompt, response, holds: true or false}; repeatable.")],
-    output: Annotated[Path, typer.Option("--output", help="JSON for `fitted:` of a proposition.")],
-    licence: Annotated[list[str], typer.Option(help="Of each input, in their order: it goes into the output.")],
-    runs: Annotated[int, typer.Option(min=10, help="Words and pairs of words that the model may know.")] = 3000,
-    replies: Annotated[int, typer.Option(min=1, help="Replies in which such a run must be found to count.")] = 20,
-    held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the prompts on which it is tried first.")] = 0.2,
-    seed: int = 0,
-) -> None:
-    """Fit a small text model that decides a proposition by the words of a reply. Rows may carry a `weight`."""
-    from cai import store
-    from cai.constitution.schema import TrainedOn
-    from cai.evals.stats import estimate
-    from cai.rubric.propositions import unquoted_text
-    from cai.rubric.text_classifier import Labelled, TextFit, probability, split, words_of
-    from cai.rubric.text_classifier import fit_text as fitted
+def _graded_replies(source: Path, compiled: CompiledRubric) -> dict[str, list[GradedReply]]:
+    """Behaviour -> the file's replies to prompts of its kinds.
 
-    quiet()
-    if len(licence) != len(inputs) or not all(terms.strip() for terms in licence):
-        raise UsageError(f"--licence: {len(inputs)} inputs and {len(licence)} licences: name one for each input, in their order")
-    config, rows, trained_on = TextFit(runs=runs, replies=replies), [], []
-    for path, terms in zip(inputs, licence, strict=True):
-        own = []
-        for number, row in enumerate(read_lines(path, ("response",)), 1):
-            holds, weight = row.data.get("holds"), row.data.get("weight", 1.0)
-            if not isinstance(holds, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-                raise StoreError(f"{path}:{number}: a line needs `holds` (true or false), and a `weight` above 0 if any")
-            own.append(Labelled(row.prompt.id, words_of(unquoted_text(row.data["response"])), holds, float(weight)))
-        if not own:
-            raise StoreError(f"{path}: no row in it")
-        rows += own
-        trained_on.append(TrainedOn(name=path.stem, rows=len(own), licence=terms))
-    learn, held = split(rows, held_out, seed)
-    if held:
-        tried = fitted(learn, config, trained_on)
-        hits = [float((probability(tried, row.said) > 0.5) == row.holds) for row in held]
-        score = estimate("fit-text.right", output.stem, hits, [row.prompt for row in held], proportion=True)
-        print(f"held-out prompts: {estimate_text(score, '.1%')} right")
-    model = fitted(rows, config, trained_on)
-    store.atomic_write(output, json.dumps(model.model_dump(mode="json"), ensure_ascii=False, indent=0) + "\n")
+    Raises:
+        StoreError: a line is wrong, as file:line.
+    """
+    replies: dict[str, list[GradedReply]] = defaultdict(list)
+    for line in read_lines(source, ("response",)):
+        kind, rank, reward = line.prompt.kind, line.data.get("rank"), line.data.get("reward")
+        wrong_type = not isinstance(rank, int | float) or not isinstance(reward, int | float | None)
+        if kind is None or wrong_type:
+            raise StoreError(
+                f"{line.location}: a line needs `kind`, `rank` (a number, lower is better), "
+                "and `reward` as a number if at all"
+            )
+        behaviour = compiled.behaviours.get(kind)
+        if behaviour is not None:
+            replies[behaviour.name].append(_graded_reply(line, compiled, behaviour))
+    return replies
 
 
-def _ranked(source: Path, compiled: CompiledRubric) -> dict[str, list[tuple[Ranked, str]]]:
-    """Behaviour -> replies with all features of their grade, and the class of each."""
+def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) -> GradedReply:
     from cai.rubric import grade
     from cai.rubric.fit_weights import Ranked
 
-    found: dict[str, list[tuple[Ranked, str]]] = defaultdict(list)
-    for number, row in enumerate(read_lines(source, ("response",)), 1):
-        place, kind, rank, reward = f"{source}:{number}", row.prompt.kind, row.data.get("rank"), row.data.get("reward")
-        if kind is None or not isinstance(rank, int | float) or not isinstance(reward, int | float | None):
-            raise StoreError(
-                f"{place}: a line needs `kind`, `rank` (a number, lower is better), and `reward` as a number if at all"
-            )
-        behaviour = compiled.behaviours.get(kind)
-        if behaviour is None:
-            continue
-        graded = grade(compiled, prompt=row.prompt.chat[-1].content, response=row.data["response"], kind=kind)
-        features = {f.name: f.formula.probability(graded.propositions) for f in behaviour.features}
-        ranked = Ranked(f"{row.prompt.id}", float(rank), features, None if reward is None else float(reward))
-        found[behaviour.name].append((ranked, graded.class_ or "none"))
-    return found
+    prompt, reward = line.prompt, line.data.get("reward")
+    graded = grade(
+        compiled,
+        prompt=prompt.chat[-1].content,
+        response=line.data["response"],
+        kind=prompt.kind,
+    )
+    features = {
+        feature.name: feature.formula.probability(graded.propositions)
+        for feature in behaviour.features
+    }
+    ranked = Ranked(
+        prompt.id,
+        float(line.data["rank"]),
+        features,
+        None if reward is None else float(reward),
+    )
+    return GradedReply(ranked, graded.class_ or "none")
 
 
-def _report(
+def _fit_behaviour(
     behaviour: str,
-    rows: Sequence[Ranked],
-    before: dict[str, float],
-    after: dict[str, float],
-    scale: float,
+    replies: Sequence[GradedReply],
+    start: dict[str, float],
+    config: FitConfig,
     seed: int,
-    *,
-    held_out: bool,
-) -> None:
-    """Pairwise error of each reward, and how much the fit changed it."""
-    from cai.evals.stats import estimate, paired_bootstrap
-    from cai.rubric.fit_weights import errors
+) -> dict[str, float]:
+    """Fit the weights of one behaviour, and print its error rates and rewards.
 
-    table = Table("reward", "pairs in the wrong order", title=f"{behaviour}: {'held-out' if held_out else 'training'} pairs")
-    known = rows and all(row.reward is not None for row in rows)
-    wrong = {"rubric as it was": errors(rows, before, scale, "rubric"), "rubric": errors(rows, after, scale, "rubric")}
-    if known:
-        wrong = {"rm": errors(rows, after, scale, "rm"), **wrong, "rm+rubric": errors(rows, after, scale, "rm+rubric")}
-    for name, found in wrong.items():
-        score = estimate(f"fit.error.{behaviour}", name, [e for _, e in found], [p for p, _ in found], proportion=True)
-        table.add_row(name, estimate_text(score, ".1%"))
-    base, best = ("rm", "rm+rubric") if known else ("rubric as it was", "rubric")
-    clusters = [prompt for prompt, _ in wrong[best]]
-    if clusters:
-        difference = paired_bootstrap([e for _, e in wrong[best]], [e for _, e in wrong[base]], clusters, seed=seed)
-        table.caption = (
-            f"{best} against {base}: {_signed(difference.mean)} [{_signed(difference.ci_low)}, {_signed(difference.ci_high)}]"
-        )
-    print_table(table)
+    The report is about the held-out replies, or about all where none are held out.
 
+    Args:
+        behaviour: its name.
+        replies: to the prompts of its kinds.
+        start: the weights in the rubric.
+        config: of the fit.
+        seed: of the split by prompt and of the bootstrap.
+    """
+    from cai.rubric.fit_weights import fit, split_prompts
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.1f} points"
-
-
-def _histograms(behaviour: str, rows: Sequence[tuple[str, Ranked]], weights: dict[str, float], scale: float) -> None:
-    """A line of bars per class: where its replies' rewards lie between the lowest and the highest of all."""
-    from cai.rubric.fit_weights import score
-
-    parts = "rm+rubric" if rows and rows[0][1].reward is not None else "rubric"
-    scores = [(name, score(row, weights, scale, parts)) for name, row in rows]
-    low, high = min((s for _, s in scores), default=0.0), max((s for _, s in scores), default=0.0)
-    table = Table("class", "n", "mean", f"{low:.2f} … {high:.2f}", title=f"{behaviour}: reward by class ({parts})")
-    for name in dict.fromkeys(name for name, _ in scores):
-        own = [s for other, s in scores if other == name]
-        table.add_row(name, str(len(own)), f"{sum(own) / len(own):.2f}", "".join(_bars(own, low, high)))
-    print_table(table)
-
-
-def _bars(values: Sequence[float], low: float, high: float, bins: int = 20) -> Iterator[str]:
-    counts = [0] * bins
-    for value in values:
-        counts[min(bins - 1, int((value - low) / (high - low) * bins) if high > low else 0)] += 1
-    for count in counts:
-        yield " " if count == 0 else BARS[min(7, 8 * count // max(counts) - (count == max(counts)))]
+    train, held_out = split_prompts([reply.row for reply in replies], config.held_out, seed)
+    result = fit(train, start, config)
+    weights = {name: round(value, 6) for name, value in result.weights.items()}
+    print(
+        f"{behaviour}: {result.pairs:,} pairs, hinge {result.loss:.4f}, "
+        f"reward scale {result.scale:.4g}"
+    )
+    reported = held_out or train
+    report = BehaviourFit(behaviour, reported, bool(held_out), start, weights, result.scale)
+    print_table(errors_table(report, seed))
+    classes = {id(reply.row): reply.class_name for reply in replies}
+    print_table(rewards_table(report, [classes[id(row)] for row in reported]))
+    return weights

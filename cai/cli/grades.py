@@ -3,133 +3,196 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cai.cli.jsonl import STREAM, Input, Line, Output, at_once, each_line, open_logged, read_lines
+from cai.cli.file_tools import open_logged
+from cai.cli.jsonl import (
+    STREAM,
+    Input,
+    Line,
+    Output,
+    append_fields,
+    concurrently,
+    read_lines,
+)
+from cai.cli.rubrics import load_with_rubric, write_extension
 from cai.cli.silence import quiet
-from cai.errors import ConfigError, StoreError, UsageError
+from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from cai.constitution import Constitution
-    from cai.constitution.schema import Rubric
     from cai.records import Grade
+    from cai.rubric import CompiledRubric
 
 app = typer.Typer()
-ALONE = 256
-"""Lines graded between two writes where no model is asked."""
+LINES_PER_WRITE = 256
+"""Lines graded between two writes where no model is called."""
 
 
-@app.command(name="grade", epilog="Example: cai grade --constitution harmless --input replies.jsonl --output grades.jsonl")
+@app.command(
+    name="grade",
+    epilog="Example: cai grade --constitution harmless --input replies.jsonl --output grades.jsonl",
+)
 def grade_replies(
     constitution: Annotated[str, typer.Option(help="A constitution with a rubric.")],
     source: Input,
     output: Output,
-    model: Annotated[str | None, typer.Option(help="Asked about propositions that patterns leave open or unsure.")] = None,
-    ask_all: Annotated[bool, typer.Option("--ask-all", help="With --model: ask it about every proposition.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Add what decided each grade, as lines of text.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Decides the propositions that patterns leave undecided.")
+    ] = None,
+    ask_all: Annotated[
+        bool, typer.Option("--ask-all", help="With --model: it decides every proposition.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add the reasons of each grade, as lines of text.")
+    ] = False,
 ) -> None:
-    """Grade replies by the rubric. Keeps every field and the order; a file cut short by a kill is gone on with."""
+    """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
     from cai.rubric import compile_rubric, grade
-    from cai.rubric.explain import explain as explanation
     from cai.rubric.llm_grader import grade_with
 
     quiet()
-    loaded, rubric = with_rubric(constitution)
+    loaded, rubric = load_with_rubric(constitution)
     compiled = compile_rubric(rubric)
     lm = open_logged(model, output) if model else None
     if compiled.asked and lm is None:
-        named = ", ".join(compiled.asked)
-        raise UsageError(f"{constitution}: only a model can decide {named}: name one (--model), or give patterns")
+        names = ", ".join(compiled.asked)
+        raise UsageError(
+            f"{constitution}: only a model can decide {names}: name one (--model), or give patterns"
+        )
 
-    def told(line: Line, found: Grade) -> dict[str, Any]:
-        asked, kind = line.prompt.chat[-1].content, line.prompt.kind
-        why = explanation(compiled, found, prompt=asked, response=line.data["response"], kind=kind) if explain else []
-        return found.model_dump(mode="json", exclude={"id", "source"}, by_alias=True) | ({"explanation": why} if explain else {})
-
-    def alone(line: Line) -> dict[str, Any]:
-        asked, kind = line.prompt.chat[-1].content, line.prompt.kind
-        return told(line, grade(compiled, prompt=asked, response=line.data["response"], kind=kind))
+    def by_patterns(line: Line) -> dict[str, Any]:
+        prompt, response = line.prompt.chat[-1].content, line.data["response"]
+        result = grade(compiled, prompt=prompt, response=response, kind=line.prompt.kind)
+        return _grade_fields(line, result, compiled if explain else None)
 
     rows = read_lines(source, ("response",))
     if lm is None:
-        width = 1 if source == STREAM else ALONE
-        each_line(rows, output, lambda lines: [alone(line) for line in lines], max_concurrency=width)
+        batch_size = 1 if source == STREAM else LINES_PER_WRITE
+        append_fields(
+            rows, output, lambda lines: [by_patterns(line) for line in lines], batch_size=batch_size
+        )
         return
 
-    async def asking(line: Line) -> dict[str, Any]:
-        about = {"chat": line.prompt.chat, "kind": line.prompt.kind, "response": line.data["response"]}
-        return told(line, await grade_with(lm, compiled, loaded.examples.grade, **about, everything=ask_all))
+    async def by_model(line: Line) -> dict[str, Any]:
+        result = await grade_with(
+            lm,
+            compiled,
+            loaded.examples.grade,
+            chat=line.prompt.chat,
+            kind=line.prompt.kind,
+            response=line.data["response"],
+            everything=ask_all,
+        )
+        return _grade_fields(line, result, compiled if explain else None)
 
-    each_line(rows, output, at_once(asking, lm), max_concurrency=lm.max_concurrency, label="grade")
+    step = concurrently(by_model, lm)
+    append_fields(rows, output, step, batch_size=lm.max_concurrency, label="grade")
 
 
-def with_rubric(constitution: str) -> tuple[Constitution, Rubric]:
-    from cai.constitution import find, load_constitution
+def _grade_fields(line: Line, result: Grade, explained_by: CompiledRubric | None) -> dict[str, Any]:
+    """The fields of a grade, with an explanation by the rubric `explained_by` if there is one."""
+    from cai.rubric.explain import explain
 
-    loaded = load_constitution(find(constitution))
-    if loaded.rubric is None:
-        raise ConfigError(f"{constitution}: no rubric in it")
-    return loaded, loaded.rubric
+    fields = result.model_dump(mode="json", exclude={"id", "source"}, by_alias=True)
+    if explained_by is not None:
+        fields["explanation"] = explain(
+            explained_by,
+            result,
+            prompt=line.prompt.chat[-1].content,
+            response=line.data["response"],
+            kind=line.prompt.kind,
+        )
+    return fields
 
 
 @app.command(
-    epilog="Example: cai calibrate --constitution mine.yaml --model smollm2 --input labelled.jsonl --output calibrated.yaml"
+    epilog="Example: cai calibrate --constitution mine.yaml --model smollm2 "
+    "--input labelled.jsonl --output calibrated.yaml"
 )
 def calibrate(
     constitution: Annotated[str, typer.Option(help="A constitution with a rubric.")],
     model: Annotated[str, typer.Option(help="The grading model.")],
     source: Annotated[
-        Path, typer.Option("--input", help="JSONL: {prompt or chat, response, propositions: {id: true or false}}.")
+        Path,
+        typer.Option(
+            "--input", help="JSONL: {prompt or chat, response, propositions: {id: true or false}}."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", help="A constitution that adds the temperatures.")],
+    output: Annotated[
+        Path, typer.Option("--output", help="A constitution that adds the temperatures.")
+    ],
 ) -> None:
-    """Find, per proposition, by what to divide a model's log-odds so that its probabilities can be believed."""
-    import yaml
-
-    from cai import store
+    """Fit a temperature per proposition that calibrates a grading model's probabilities."""
     from cai.async_map import gather
     from cai.rubric import compile_rubric
-    from cai.rubric.llm_grader import log_loss, log_odds, temperature
+    from cai.rubric.llm_grader import log_odds
 
     quiet()
-    loaded, rubric = with_rubric(constitution)
+    loaded, rubric = load_with_rubric(constitution)
     compiled, lm = compile_rubric(rubric), open_logged(model, output)
-    labelled: dict[str, list[tuple[Line, bool]]] = {}
-    for number, row in enumerate(read_lines(source, ("response",)), 1):
-        said = row.data.get("propositions")
-        if not isinstance(said, dict) or not all(isinstance(value, bool) for value in said.values()):
-            raise StoreError(f"{source}:{number}: a line needs `propositions` (id: true or false)")
-        for id, value in said.items():
-            if id not in compiled.questions:
-                raise StoreError(f"{source}:{number}: propositions.{id}: the rubric has no such proposition")
-            labelled.setdefault(id, []).append((row, value))
+    labelled = _read_labels(source, compiled.questions)
 
-    async def ask(id: str) -> list[float | None]:
+    async def all_log_odds(id: str) -> list[float | None]:
         shots, question = loaded.examples.grade, compiled.questions[id]
-        return await gather([log_odds(lm, shots, row.prompt.chat, row.data["response"], question) for row, _ in labelled[id]])
+        return await gather(
+            [
+                log_odds(lm, shots, line.prompt.chat, line.data["response"], question)
+                for line, _ in labelled[id]
+            ]
+        )
 
-    found: dict[str, float] = {}
+    temperatures: dict[str, float] = {}
     for id, rows in labelled.items():
-        pairs = [(z, value) for z, (_, value) in zip(asyncio.run(ask(id)), rows, strict=True) if z is not None]
-        if len({value for _, value in pairs}) < 2:
-            print(f"{id}: left alone: needs answered replies of both sorts (has {len(pairs)})", file=sys.stderr)
-            continue
-        odds, holds = [z for z, _ in pairs], [value for _, value in pairs]
-        found[id] = round(temperature(odds, holds), 4)
-        before, after = log_loss(odds, holds, 1.0), log_loss(odds, holds, found[id])
-        print(f"{id}: temperature {found[id]:.2f}, log loss {before:.3f} -> {after:.3f} (n={len(pairs)})")
-    base = named(constitution, output)
-    said = {"name": loaded.name, "version": loaded.version, "extends": [base], "rubric": {"temperatures": found}}
-    store.atomic_write(output, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
+        answers = asyncio.run(all_log_odds(id))
+        pairs = zip(answers, (holds for _, holds in rows), strict=True)
+        known = [(odds, holds) for odds, holds in pairs if odds is not None]
+        temperature = _fit_temperature(id, known)
+        if temperature is not None:
+            temperatures[id] = temperature
+    write_extension(output, constitution, loaded, {"temperatures": temperatures})
 
 
-def named(constitution: str, beside: Path) -> str:
-    """The constitution's file as a file beside it may name it."""
-    from cai.constitution import find
+def _read_labels(source: Path, known_ids: Container[str]) -> dict[str, list[tuple[Line, bool]]]:
+    """Proposition id -> lines, each with whether the proposition holds for it.
 
-    return os.path.relpath(find(constitution), beside.parent)
+    Raises:
+        StoreError: a line is wrong, or names a proposition that is not in `known_ids`.
+    """
+    labelled: dict[str, list[tuple[Line, bool]]] = {}
+    for line in read_lines(source, ("response",)):
+        labels = line.data.get("propositions")
+        if not isinstance(labels, dict) or not all(isinstance(x, bool) for x in labels.values()):
+            raise StoreError(f"{line.location}: a line needs `propositions` (id: true or false)")
+        for id, holds in labels.items():
+            if id not in known_ids:
+                raise StoreError(
+                    f"{line.location}: propositions.{id}: the rubric has no such proposition"
+                )
+            labelled.setdefault(id, []).append((line, holds))
+    return labelled
+
+
+def _fit_temperature(id: str, pairs: list[tuple[float, bool]]) -> float | None:
+    """The temperature for one proposition's (log-odds, label) pairs.
+
+    None where the labels are all equal: there is nothing to fit.
+    """
+    from cai.rubric.llm_grader import log_loss, temperature
+
+    odds = [value for value, _ in pairs]
+    labels = [holds for _, holds in pairs]
+    if len(set(labels)) < 2:
+        print(
+            f"{id}: left alone: needs answered replies of both sorts (has {len(pairs)})",
+            file=sys.stderr,
+        )
+        return None
+    fitted = round(temperature(odds, labels), 4)
+    before, after = log_loss(odds, labels, 1.0), log_loss(odds, labels, fitted)
+    print(f"{id}: temperature {fitted:.2f}, log loss {before:.3f} -> {after:.3f} (n={len(pairs)})")
+    return fitted

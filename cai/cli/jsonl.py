@@ -1,4 +1,7 @@
-"""File tools: JSONL in, the same lines with more fields out. Order and fields stay; a file cut short is gone on with."""
+"""JSONL in, the same lines with more fields out.
+
+Order and fields of the lines are kept. An output that was cut short is resumed.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +15,39 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from cai.errors import StoreError, UsageError
+from cai.errors import StoreError
 
 if TYPE_CHECKING:
     from cai.lm import LM
-    from cai.lm.budget import Budget
     from cai.records import Prompt
 
 Input = Annotated[Path, typer.Option("--input", help="JSONL; - is standard input.")]
-Output = Annotated[Path, typer.Option("--output", help="JSONL: the same lines with fields added; - is standard output.")]
+Output = Annotated[
+    Path,
+    typer.Option("--output", help="JSONL: the same lines with fields added; - is standard output."),
+]
 STREAM = Path("-")
 
 
 class Line(NamedTuple):
-    place: str
+    location: str
     """file:line"""
     data: dict[str, Any]
     prompt: Prompt
 
 
-Step = Callable[[Line], Awaitable[dict[str, Any]]]
-"""The fields to add to a line."""
-Make = Callable[[Sequence[Line]], list[dict[str, Any]]]
-"""The same for the lines of a window."""
+LineStep = Callable[[Line], Awaitable[dict[str, Any]]]
+"""Line -> the fields to add to it."""
+BatchStep = Callable[[Sequence[Line]], list[dict[str, Any]]]
+"""The same for several lines."""
 
 
-def read_lines(source: Path, texts: Sequence[str] = ()) -> Iterator[Line]:
-    """Lines with `prompt` or `chat`, perhaps `kind` and `category`, and those fields that `texts` names.
+def read_lines(source: Path, required: Sequence[str] = ()) -> Iterator[Line]:
+    """Lines with `prompt` or `chat`, optionally `kind` and `category`.
+
+    Args:
+        source: JSONL; `-` is standard input.
+        required: names of text fields that each line must have.
 
     Raises:
         StoreError: a line is wrong, as file:line.
@@ -48,30 +57,47 @@ def read_lines(source: Path, texts: Sequence[str] = ()) -> Iterator[Line]:
     from cai.store import json_lines, parse_row
 
     for number, data in json_lines(source):
-        place = f"{source}:{number}"
-        for name in texts:
+        location = f"{source}:{number}"
+        for name in required:
             if not isinstance(data.get(name), str):
-                raise StoreError(f"{place}: a line needs `{name}` (text)")
-        known = {name: data[name] for name in FIELDS if data.get(name) is not None}
-        asked: dict[str, Any] = {name: data[name] for name in ("prompt", "chat", "messages") if name in data}
-        yield Line(place, data, parse_row(known | {"chat": chat_from(asked, place)}, Prompt, place))
+                raise StoreError(f"{location}: a line needs `{name}` (text)")
+        fields = {name: data[name] for name in FIELDS if data.get(name) is not None}
+        chat_keys = ("prompt", "chat", "messages")
+        given: dict[str, Any] = {name: data[name] for name in chat_keys if name in data}
+        fields["chat"] = chat_from(given, location)
+        yield Line(location, data, parse_row(fields, Prompt, location))
 
 
-def at_once(step: Step, lm: LM) -> Make:
-    """All lines of a window in flight together; connections are closed after each window."""
+def concurrently(step: LineStep, lm: LM) -> BatchStep:
+    """A batch step that runs `step` on all lines at the same time.
+
+    The model's connections are closed after each batch, as each has an event loop of its own.
+    """
     from cai.async_map import gather
 
-    async def window(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    async def run_batch(lines: Sequence[Line]) -> list[dict[str, Any]]:
         try:
             return await gather([step(line) for line in lines])
         finally:
             await lm.aclose()
 
-    return lambda lines: asyncio.run(window(lines))
+    return lambda lines: asyncio.run(run_batch(lines))
 
 
-def each_line(rows: Iterator[Line], output: Path, make: Make, *, max_concurrency: int, label: str = "") -> None:
-    """Append each line with what `make` adds, `max_concurrency` lines at a time; lines that `output` has already are passed over."""
+def append_fields(
+    rows: Iterator[Line], output: Path, step: BatchStep, *, batch_size: int, label: str = ""
+) -> None:
+    """Append each line, with the fields that `step` adds, to `output`.
+
+    Lines that `output` has already are skipped.
+
+    Args:
+        rows: lines of the input.
+        output: JSONL; `-` is standard output.
+        step: the fields to add.
+        batch_size: lines processed and written together.
+        label: of the progress bar; no bar without one.
+    """
     from cai import store
     from cai.progress import progress_bars
 
@@ -81,71 +107,23 @@ def each_line(rows: Iterator[Line], output: Path, make: Make, *, max_concurrency
         store.truncate_torn_line(output)
         done = sum(1 for _ in store.json_lines(output))
 
-    left = islice(rows, done, None)
+    remaining = islice(rows, done, None)
     with progress_bars() as progress:
         bar = progress(label) if label else lambda done, total: None
-        while lines := list(islice(left, max_concurrency)):
-            added = make(lines)
-            text = "".join(json.dumps(x.data | more, ensure_ascii=False) + "\n" for x, more in zip(lines, added, strict=True))
+        while lines := list(islice(remaining, batch_size)):
+            data = _with_fields(lines, step(lines)).encode()
             if streaming:
-                sys.stdout.buffer.write(text.encode())
+                sys.stdout.buffer.write(data)
                 sys.stdout.flush()
             else:
-                store.append_bytes(output, text.encode())
+                store.append_bytes(output, data)
             done += len(lines)
-            bar(done, done + (len(lines) == max_concurrency))
+            is_last = len(lines) < batch_size
+            bar(done, done if is_last else done + 1)  # how many lines are left is unknown
     if not streaming and not output.exists():
         store.atomic_write(output, "")
 
 
-def open_logged(model: str, output: Path, connections: int | None = None, budget: Budget | None = None) -> LM:
-    """The model; calls to an endpoint are counted against `budget`, and logged beside `output`: none is paid for twice."""
-    from cai.lm import open_lm
-    from cai.lm.budget import MeteredLM, Prices
-    from cai.lm.caching import CachedLM
-    from cai.lm.http import HttpConfig, HttpLM
-    from cai.lm.request_log import RequestLog
-
-    lm: LM = open_lm(model, None if connections is None else HttpConfig(connections=connections))
-    if not isinstance(lm, HttpLM):
-        return lm
-    if budget is not None:
-        lm = MeteredLM(lm, budget, Prices())
-    return lm if output == STREAM else CachedLM(lm, RequestLog(output.with_suffix(".requests.sqlite")))
-
-
-def limits(command: str, max_cost: float | None, max_tokens: int | None, max_hours: float | None) -> Budget:
-    """The limits of a file tool.
-
-    Raises:
-        UsageError: money is limited, and no prices are known.
-    """
-    from cai.lm.budget import Budget
-
-    if max_cost is not None:
-        raise UsageError(f"{command}: --max-cost needs prices, which stand in a run's YAML: limit --max-tokens or --max-hours")
-    return Budget(max_tokens=max_tokens, max_hours=max_hours)
-
-
-def needed(command: str, settings: list[str] | None, **options: object) -> None:
-    """Every option of a file tool that was not given, and settings that only a run has.
-
-    Raises:
-        UsageError: there is one.
-    """
-    missing = [f"--{name}" for name, value in options.items() if value is None]
-    if missing:
-        raise UsageError(f"{command}: give RUN.yaml, or --{', --'.join(options)} (missing: {', '.join(missing)})")
-    if settings:
-        raise UsageError(f"{command}: --set changes a run's YAML: give one")
-
-
-def alone(command: str, file: Path | None, **options: object) -> None:
-    """A run's YAML says all that a file tool's options do.
-
-    Raises:
-        UsageError: both are given.
-    """
-    given = [f"--{name}" for name, value in options.items() if value is not None]
-    if file is not None and given:
-        raise UsageError(f"{command}: {file} and {', '.join(given)}: give a run's YAML or a file tool's options, not both")
+def _with_fields(lines: Sequence[Line], added: Sequence[dict[str, Any]]) -> str:
+    rows = [line.data | fields for line, fields in zip(lines, added, strict=True)]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,70 +1,107 @@
-"""`cai label --report`: what a file of labels says about its judge."""
+"""The report of `cai label --report`: diagnostics of the judge in a file of labels."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
+from cai.cli.output import print_table
 from cai.errors import StoreError
 from cai.report.formats import estimate_text
 
 if TYPE_CHECKING:
     from cai.records import Preference
+    from cai.report.labels import Human
+
+COLUMNS = 120
 
 
 def label_report(file: Path) -> None:
-    """Tables on standard output."""
-    from cai.report.labels import against_people, by_principle, diagnose
+    """Print tables about the labels, about people's labels if there are any, and by principle."""
+    from cai.report.labels import against_people
 
-    rows, human = [], {}
-    for preference, said in _preferences(file):
+    rows: list[Preference] = []
+    human: dict[str, float] = {}
+    for preference, human_label in _preferences(file):
         rows.append(preference)
-        if said is not None:
-            human[preference.source] = said
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    found = diagnose(rows)
+        if human_label is not None:
+            human[preference.source] = human_label
+    people = against_people(rows, human) if human else None
+    print_table(_summary_table(file, rows, people), COLUMNS)
+    if people is not None:
+        print_table(_reliability_table(people), COLUMNS)
+    print_table(_principles_table(rows), COLUMNS)
+
+
+def _summary_table(file: Path, rows: Sequence[Preference], people: Human | None) -> Table:
+    from cai.report.labels import diagnose
+
+    diagnostics = diagnose(rows)
     table = Table("labels", "value", title=f"{file}: {len(rows)} pairs")
-    for name, score in found.rows:
+    for name, score in diagnostics.rows:
         table.add_row(name, estimate_text(score))
-    if found.alpha is not None:
-        table.add_row("agreement of a pair's principles (Krippendorff's alpha)", f"{found.alpha:.3f}")
-    for reason, count in found.unscored:
+    if diagnostics.alpha is not None:
+        name = "agreement of a pair's principles (Krippendorff's alpha)"
+        table.add_row(name, f"{diagnostics.alpha:.3f}")
+    for reason, count in diagnostics.unscored:
         table.add_row(f"no label: {reason}", str(count))
-    if human:
-        people = against_people(rows, human)
+    if people is not None:
         table.add_row("agreement with people", estimate_text(people.agreement))
-        table.add_row("expected calibration error", "–" if people.ece is None else f"{people.ece:.3f}")
-    console.print(table)
-    if human:
-        curve = Table("probability of the likelier reply", "people chose it", "n", title="reliability")
-        for one in people.curve:
-            curve.add_row(f"{one.predicted:.2f}", f"{one.observed:.2f}", str(one.n))
-        console.print(curve)
-    by = Table("principle", "votes", "flips", "liking for slot A", "silent", "mean p_first", title="by principle")
-    for principle, (flips, lean, silent, mean) in by_principle(rows).items():
-        by.add_row(
-            principle, str(silent.n), estimate_text(flips), estimate_text(lean), estimate_text(silent), estimate_text(mean)
-        )
-    console.print(by)
+        ece = "–" if people.ece is None else f"{people.ece:.3f}"
+        table.add_row("expected calibration error", ece)
+    return table
+
+
+def _reliability_table(people: Human) -> Table:
+    table = Table("probability of the likelier reply", "people chose it", "n", title="reliability")
+    for point in people.curve:
+        table.add_row(f"{point.predicted:.2f}", f"{point.observed:.2f}", str(point.n))
+    return table
+
+
+def _principles_table(rows: Sequence[Preference]) -> Table:
+    from cai.report.labels import by_principle
+
+    table = Table(
+        "principle",
+        "votes",
+        "flip rate",
+        "position bias (nats)",
+        "abstentions",
+        "mean p_first",
+        title="by principle",
+    )
+    for principle, (flips, bias, abstentions, p_first) in by_principle(rows).items():
+        estimates = [estimate_text(score) for score in (flips, bias, abstentions, p_first)]
+        table.add_row(principle, str(abstentions.n), *estimates)
+    return table
 
 
 def _preferences(file: Path) -> Iterator[tuple[Preference, float | None]]:
-    """Labels of a run, or of a file tool; with what people said (`human`, P(first is better)) where a row has that."""
+    """The labels in a file of a run or of `cai label`, each with people's label.
+
+    People's label is the row's `human`: P(first is better), or None where the row has none.
+
+    Raises:
+        StoreError: a row is not a label, as file:line.
+    """
     from cai.records import Preference
     from cai.store import json_lines, parse_row
 
     for number, data in json_lines(file):
-        place = f"{file}:{number}"
+        location = f"{file}:{number}"
         if "p_first" not in data:
-            raise StoreError(f"{place}: not a label: it has no `p_first`")
-        given: dict[str, Any] = {key: data.get(key) for key in ("p_first", "unscored")}
-        given |= {"votes": data.get("votes") or (), "source": str(number)}
+            raise StoreError(f"{location}: not a label: it has no `p_first`")
+        fields: dict[str, Any] = {key: data.get(key) for key in ("p_first", "unscored")}
+        fields |= {"votes": data.get("votes") or (), "source": str(number)}
         human = data.get("human")
         if human is not None and (not isinstance(human, int | float) or not 0 <= human <= 1):
-            raise StoreError(f"{place}: `human` must be a number from 0 to 1: the probability that the first reply is better")
-        yield parse_row(given, Preference, place), None if human is None else float(human)
+            raise StoreError(
+                f"{location}: `human` must be a number from 0 to 1: "
+                "the probability that the first reply is better"
+            )
+        human_label = None if human is None else float(human)
+        yield parse_row(fields, Preference, location), human_label

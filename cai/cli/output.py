@@ -8,5 +8,5 @@ from rich.console import Console, RenderableType
 
 
 def print_table(table: RenderableType, columns: int = 100) -> None:
-    """Print in the terminal's width; in a file or a pipe, where there is none, in `columns` characters."""
+    """Print a table in the terminal's width, or `columns` characters wide to a file or a pipe."""
     Console(width=None if sys.stdout.isatty() else columns).print(table)

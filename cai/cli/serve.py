@@ -15,37 +15,48 @@ from cai.cli.silence import quiet
 from cai.errors import UsageError
 
 if TYPE_CHECKING:
-    from cai.integrations.reward_server import ScoreTexts, Table
+    from cai.integrations.reward_batching import RewardTable, ScoreTexts
     from cai.records import Prompt
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example: cai serve-reward runs/quickstart --port 8900, or cai serve-reward --constitution harmless")
+@app.command(
+    epilog="Example: cai serve-reward runs/quickstart --port 8900, "
+    "or cai serve-reward --constitution harmless"
+)
 def serve_reward(
     run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run's folder or YAML: its whole reward, by its own mix.")
+        Path | None,
+        typer.Argument(metavar="RUN", help="A run's folder or YAML: serve the reward of its PPO."),
     ] = None,
-    constitution: Annotated[str | None, typer.Option(help="Without a run: its rubric alone.")] = None,
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets others in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8900,
+    constitution: Annotated[
+        str | None, typer.Option(help="Without a run: serve the reward of its rubric alone.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 admits other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8900,
 ) -> None:
-    """Answer reward requests over HTTP until stopped. The token comes from CAI_REWARD_TOKEN; without one, a new one is shown."""
+    """Answer reward requests over HTTP until stopped.
+
+    The token comes from CAI_REWARD_TOKEN; if that is not set, a new token is made and shown.
+    """
     if (run is None) == (constitution is None):
         raise UsageError("serve-reward: give a run, or --constitution for its rubric alone")
     quiet()
-    from cai.integrations.reward_server import TOKEN, RewardServer
+    from cai.integrations.reward_server import TOKEN_VARIABLE, RewardServer
 
     score = rubric_score(constitution) if constitution else run_score(run or Path())
-    ends = () if constitution else run_ends(run or Path())
-    given = os.environ.get(TOKEN)
-    token = given or secrets.token_urlsafe(24)
+    end_texts = () if constitution else run_end_texts(run or Path())
+    configured = os.environ.get(TOKEN_VARIABLE)
+    token = configured or secrets.token_urlsafe(24)
     try:
-        server = RewardServer((host, port), score, token, ends=ends)
+        server = RewardServer((host, port), score, token, end_texts=end_texts)
     except OSError as error:
         raise UsageError(f"serve-reward: {host}:{port}: {error.strerror or error}") from None
-    if not given:
-        print(f"{TOKEN}={token}", file=sys.stderr)
+    if not configured:
+        print(f"{TOKEN_VARIABLE}={token}", file=sys.stderr)
     print(f"http://{host}:{server.server_address[1]}", flush=True)
     try:
         server.serve_forever()
@@ -54,39 +65,45 @@ def serve_reward(
 
 
 def rubric_score(constitution: str) -> ScoreTexts:
-    """The rubric of a constitution as the whole reward."""
-    from cai.cli.grades import with_rubric
+    """A reward that is the rubric of a constitution alone."""
+    from cai.cli.rubrics import load_with_rubric
     from cai.reward.composite import RewardMix, combine
     from cai.rubric import compile_rubric
 
-    compiled, mix = compile_rubric(with_rubric(constitution)[1]), RewardMix(pm=0.0)
+    _, rubric = load_with_rubric(constitution)
+    compiled = compile_rubric(rubric)
+    weights = RewardMix(pm=0.0)
 
-    def score(prompts: Sequence[Prompt], replies: Sequence[str]) -> Table:
-        return combine(prompts, replies, None, compiled, mix)
+    def score(prompts: Sequence[Prompt], replies: Sequence[str]) -> RewardTable:
+        return combine(prompts, replies, None, compiled, weights)
 
     return score
 
 
-def run_ends(run: Path) -> tuple[str, ...]:
-    """Texts of the tokens that end or fill up replies of the run's model; none where only an endpoint knows them."""
+def run_end_texts(run: Path) -> tuple[str, ...]:
+    """Texts of the tokens that end or pad replies of the run's model.
+
+    Empty where the model is an endpoint: its tokens are unknown.
+    """
     from cai.artifacts import SFT
     from cai.modeling.model_files import local_weights, locate
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.config import load_run
 
-    loaded = load_run(run)
-    model, tuned = loaded.run.model, loaded.folder / SFT
-    if tuned.exists():
-        renderer = load_renderer(tuned)
-    elif (weights := local_weights(model)) is not None:
+    resolved = load_run(run)
+    finetuned = resolved.folder / SFT
+    if finetuned.exists():
+        renderer = load_renderer(finetuned)
+    elif (weights := local_weights(resolved.run.model)) is not None:
         renderer = load_renderer(locate(weights))
     else:
         return ()
-    return tuple(str(renderer.tokenizer.decode([token])) for token in sorted({renderer.stop_id, renderer.pad_id}))
+    tokens = sorted({renderer.stop_id, renderer.pad_id})
+    return tuple(str(renderer.tokenizer.decode([token])) for token in tokens)
 
 
 def run_score(run: Path) -> ScoreTexts:
-    """The reward that a run's PPO learns from."""
+    """The reward that the run's PPO optimizes."""
     from cai.pipeline.config import load_run
     from cai.pipeline.context import open_run
     from cai.pipeline.reward import load_reward

@@ -1,4 +1,4 @@
-"""Silence of the libraries between our own lines."""
+"""Silencing of libraries, so that standard error holds only our own lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 def quiet() -> None:
-    """No telemetry, and no chatter of libraries between our own lines."""
+    """Turn off the telemetry, warnings, logs and progress bars of libraries."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -16,6 +16,6 @@ def quiet() -> None:
 
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    from transformers.utils import logging as chatter
+    from transformers.utils import logging as transformers_logging
 
-    chatter.disable_progress_bar()
+    transformers_logging.disable_progress_bar()

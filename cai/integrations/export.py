@@ -1,4 +1,7 @@
-"""A run's data in the columns that other trainers read, with a card: Parquet for the Hub, or folders that `datasets` opens."""
+"""Export of a run's data in the columns that other trainers read.
+
+Tables are Parquet files for the Hub or folders for `datasets.load_from_disk`, with a dataset card.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from importlib.resources import files
 from pathlib import Path
@@ -29,80 +32,119 @@ PREFERENCE: Columns = {
     "id": "text",
 }
 PROMPT: Columns = {"prompt": "chat", "kind": "text", "id": "text"}
-CERTAIN = 1e-6
-"""Margins are cut at the log-odds of this: a label of exactly 1 has no finite one."""
+VERL: Columns = {
+    "data_source": "text",
+    "prompt": "chat",
+    "reward_model": ("style", "ground_truth"),
+    "extra_info": ("chat", "kind", "id"),
+}
+MIN_PROBABILITY = 1e-6
+"""Margins are clipped to its log-odds: a label of exactly 1 has infinite ones."""
 Format = Literal["parquet", "datasets"]
+Engine = Literal["openrlhf", "verl"]
+TableRow = dict[str, Any]
+Tables = dict[str, tuple[Iterator[TableRow], Columns]]
+"""Name of a table -> its rows and columns."""
 
 
-def prompt_rows(prompts: Path) -> Iterator[dict[str, Any]]:
+def prompt_rows(prompts: Path) -> Iterator[TableRow]:
     """The training prompts with their kind, without replies (TRL's prompt-only columns)."""
     for row in store.read(prompts, Prompt):
         yield {"prompt": _turns(row.chat), "kind": row.kind, "id": row.id}
 
 
-def sft_rows(revisions: Path) -> Iterator[dict[str, Any]]:
-    """What the gate let through, as prompt and completion (TRL's conversational columns)."""
+def sft_rows(revisions: Path) -> Iterator[TableRow]:
+    """The revisions that passed the gate, as TRL's conversational prompt and completion."""
     for row in store.read(revisions, Revision):
         if row.final is not None:
             yield {"prompt": _turns(row.chat), "completion": _reply(row.final), "id": row.id}
 
 
-def preference_rows(pairs: Path, preferences: Path) -> Iterator[dict[str, Any]]:
-    """Soft labels as chosen and rejected (TRL's columns), with P(chosen is better) and its log-odds; ties and nulls stay away.
+def preference_rows(pairs: Path, preferences: Path) -> Iterator[TableRow]:
+    """Soft labels in TRL's columns chosen and rejected.
 
-    Both files are in the order of the pairs, which is how a run writes them: one pair is in memory at a time.
+    `p_chosen` is P(chosen is better), `margin` its log-odds in nats. Ties and pairs without a label
+    are left out. Both files are in the order of the pairs, as a run writes them, so that one pair
+    is in memory at a time.
 
     Raises:
-        StoreError: the two files don't belong together.
+        StoreError: a label is about a pair that is not in the other file.
     """
-    known = store.read(pairs, Pair)
+    pair_rows = store.read(pairs, Pair)
     for label in store.read(preferences, Preference):
-        pair = next((p for p in known if p.id == label.source), None)
+        pair = next((row for row in pair_rows if row.id == label.source), None)
         if pair is None:
-            raise StoreError(f"{preferences}: a label for pair {label.source}, which is not in {pairs} or comes earlier there")
+            raise StoreError(
+                f"{preferences}: a label for pair {label.source}, "
+                f"which is not in {pairs} or comes earlier there"
+            )
         if unusable(label) or label.p_first is None:
             continue
-        first = label.p_first > 0.5
-        p = label.p_first if first else 1 - label.p_first
-        odds = math.log(min(p, 1 - CERTAIN) / max(1 - p, CERTAIN))
-        chosen, rejected = (pair.first, pair.second) if first else (pair.second, pair.first)
-        replies = {"chosen": _reply(chosen), "rejected": _reply(rejected)}
-        yield {"prompt": _turns(pair.chat), **replies, "p_chosen": p, "margin": odds, "id": label.id}
+        yield _preference_row(pair, label, label.p_first)
+
+
+def _preference_row(pair: Pair, label: Preference, p_first: float) -> TableRow:
+    if p_first > 0.5:
+        chosen, rejected, p_chosen = pair.first, pair.second, p_first
+    else:
+        chosen, rejected, p_chosen = pair.second, pair.first, 1 - p_first
+    odds = min(p_chosen, 1 - MIN_PROBABILITY) / max(1 - p_chosen, MIN_PROBABILITY)
+    return {
+        "prompt": _turns(pair.chat),
+        "chosen": _reply(chosen),
+        "rejected": _reply(rejected),
+        "p_chosen": p_chosen,
+        "margin": math.log(odds),
+        "id": label.id,
+    }
 
 
 def export(
-    run: Path, out: Path, *, form: Format = "parquet", license: str | None = None, language: str | None = None
+    run: Path,
+    out: Path,
+    *,
+    form: Format = "parquet",
+    license: str | None = None,
+    language: str | None = None,
 ) -> dict[str, int]:
-    """Write what the run has of training data into the folder `out`, all of it or nothing; returns rows by name.
+    """Write the training data that a run has into the new folder `out`: all of it, or nothing.
+
+    Args:
+        run: the run's folder.
+        out: the folder to create.
+        form: Parquet files, or folders for `datasets.load_from_disk`.
+        license: for the card, as the Hub spells it.
+        language: for the card, as a two-letter code.
+
+    Returns:
+        Name of each table -> number of its rows.
 
     Raises:
-        StoreError: nothing to export, a torn or half-made file, or `out` exists.
+        StoreError: nothing to export, a torn or unfinished file, or `out` exists.
     """
-    if out.exists():
-        raise StoreError(f"{out}: exists already: an export goes into a new folder")
-    made = {name: run / name for name in (REVISIONS, PAIRS, PREFERENCES) if _whole(run / name)}
-    tables: dict[str, tuple[Iterator[dict[str, Any]], Columns]] = {}
-    if REVISIONS in made:
-        tables["sft"] = sft_rows(made[REVISIONS]), SFT
-    if PAIRS in made and PREFERENCES in made:
-        tables["preferences"] = preference_rows(made[PAIRS], made[PREFERENCES]), PREFERENCE
-    if _whole(run / PROMPTS):
-        tables["prompts"] = prompt_rows(run / PROMPTS), PROMPT
+    _check_new(out)
+    names = (REVISIONS, PAIRS, PREFERENCES)
+    sources = {name: run / name for name in names if _exists_finished(run / name)}
+    tables = _tables(run, sources)
     if not tables:
-        raise StoreError(f"{run}: no {PROMPTS}, {REVISIONS} or {PREFERENCES} in it: nothing to export")
-    with _afresh(out) as folder:
+        raise StoreError(
+            f"{run}: no {PROMPTS}, {REVISIONS} or {PREFERENCES} in it: nothing to export"
+        )
+    with _fresh_directory(out) as folder:
         counts = {}
         for name, (rows, columns) in tables.items():
             (folder / name).mkdir(exist_ok=True)
             counts[name] = write_parquet(folder / name / "train.parquet", rows, columns)
+        manifests = [store.read_manifest(path) for path in sources.values()]
+        labels = sources[PREFERENCES] if "preferences" in tables else None
         card = dataset_card(
             f"{run.resolve().name}: Constitutional AI training data",
             counts,
-            [m for path in made.values() if (m := store.read_manifest(path))],
+            [manifest for manifest in manifests if manifest],
             losses(
                 store.read_manifest(run / PROMPTS),
-                store.read(made[REVISIONS], Revision) if REVISIONS in made else (),
-                store.read(made[PREFERENCES], Preference) if "preferences" in tables else (),
+                store.read(sources[REVISIONS], Revision) if REVISIONS in sources else (),
+                store.read(labels, Preference) if labels else (),
             ),
             harmful=(run / PROMPTS).exists() and harmful(store.read(run / PROMPTS, Prompt)),
             saved=form == "datasets",
@@ -112,75 +154,110 @@ def export(
         store.atomic_write(folder / "README.md", card.content)
         if form == "datasets":
             for name in tables:
-                _as_saved(folder / name)
+                _convert_to_saved_dataset(folder / name)
     return counts
 
 
-VERL: Columns = {
-    "data_source": "text",
-    "prompt": "chat",
-    "reward_model": ("style", "ground_truth"),
-    "extra_info": ("chat", "kind", "id"),
-}
-Engine = Literal["openrlhf", "verl"]
+def _tables(run: Path, sources: Mapping[str, Path]) -> Tables:
+    tables: Tables = {}
+    if REVISIONS in sources:
+        tables["sft"] = sft_rows(sources[REVISIONS]), SFT
+    if PAIRS in sources and PREFERENCES in sources:
+        rows = preference_rows(sources[PAIRS], sources[PREFERENCES])
+        tables["preferences"] = rows, PREFERENCE
+    if _exists_finished(run / PROMPTS):
+        tables["prompts"] = prompt_rows(run / PROMPTS), PROMPT
+    return tables
 
 
 def export_engine(run: Path, out: Path, engine: Engine) -> int:
-    """A run's training prompts as `engine` reads them, beside the reward plug-in that asks `cai serve-reward`; rows written.
+    """Write a run's training prompts in an engine's format, and its reward plug-in beside them.
+
+    The plug-in gets its rewards from `cai serve-reward`.
+
+    Returns:
+        Number of prompts.
 
     Raises:
         StoreError: there are no prompts, or `out` exists.
     """
-    if out.exists():
-        raise StoreError(f"{out}: exists already: an export goes into a new folder")
-    if not _whole(run / PROMPTS):
+    _check_new(out)
+    if not _exists_finished(run / PROMPTS):
         raise StoreError(f"{run / PROMPTS}: not made yet: run the first stage")
-    rows = store.read(run / PROMPTS, Prompt)
+    prompts = store.read(run / PROMPTS, Prompt)
     plugin = f"{engine}_reward.py"
-    with _afresh(out) as folder:
+    source = files("cai.integrations.plugins").joinpath(plugin).read_text(encoding="utf-8")
+    with _fresh_directory(out) as folder:
         if engine == "verl":
-            count = write_parquet(folder / "train.parquet", map(_verl_row, rows), VERL)
+            count = write_parquet(folder / "train.parquet", map(_verl_row, prompts), VERL)
         else:
-            lines = [json.dumps(_openrlhf_row(prompt), ensure_ascii=False) + "\n" for prompt in rows]
-            store.atomic_write(folder / "train.jsonl", "".join(lines))
-            count = len(lines)
-        store.atomic_write(folder / plugin, files("cai.integrations.plugins").joinpath(plugin).read_text(encoding="utf-8"))
+            count = _write_openrlhf(folder / "train.jsonl", prompts)
+        store.atomic_write(folder / plugin, source)
     return count
 
 
-def _verl_row(prompt: Prompt) -> dict[str, Any]:
+def _verl_row(prompt: Prompt) -> TableRow:
     turns = _turns(prompt.chat)
-    about = {"chat": json.dumps(turns, ensure_ascii=False), "kind": prompt.kind, "id": prompt.id}
-    return {"data_source": "cai", "prompt": turns, "reward_model": {"style": "rule", "ground_truth": ""}, "extra_info": about}
+    return {
+        "data_source": "cai",
+        "prompt": turns,
+        "reward_model": {"style": "rule", "ground_truth": ""},
+        "extra_info": {
+            "chat": json.dumps(turns, ensure_ascii=False),
+            "kind": prompt.kind,
+            "id": prompt.id,
+        },
+    }
 
 
-def _openrlhf_row(prompt: Prompt) -> dict[str, Any]:
-    turns = _turns(prompt.chat)
-    return {"input": turns, "label": json.dumps({"chat": turns, "kind": prompt.kind}, ensure_ascii=False)}
+def _write_openrlhf(path: Path, prompts: Iterable[Prompt]) -> int:
+    lines = []
+    for prompt in prompts:
+        turns = _turns(prompt.chat)
+        label = json.dumps({"chat": turns, "kind": prompt.kind}, ensure_ascii=False)
+        lines.append(json.dumps({"input": turns, "label": label}, ensure_ascii=False) + "\n")
+    store.atomic_write(path, "".join(lines))
+    return len(lines)
 
 
-def _as_saved(folder: Path) -> None:
-    """Turn `folder/train.parquet` into what `datasets.load_from_disk` reads."""
+def _convert_to_saved_dataset(folder: Path) -> None:
+    """Replace `folder/train.parquet` by the files that `datasets.load_from_disk` reads."""
     import datasets
 
-    with blame(StoreError, f"{folder}"), tempfile.TemporaryDirectory(prefix="cai-") as aside:
+    with (
+        blame(StoreError, f"{folder}"),
+        tempfile.TemporaryDirectory(prefix="cai-") as temporary,
+    ):
         file = folder / "train.parquet"
-        rows = datasets.Dataset.from_parquet(str(file), cache_dir=aside)
-        rows.save_to_disk(f"{aside}/saved")
+        rows = datasets.Dataset.from_parquet(str(file), cache_dir=temporary)
+        rows.save_to_disk(f"{temporary}/saved")
         shutil.rmtree(folder)
-        shutil.copytree(f"{aside}/saved", folder)
+        shutil.copytree(f"{temporary}/saved", folder)
 
 
-def _afresh(out: Path) -> AbstractContextManager[Path]:
-    """An empty folder to fill, which becomes `out`: what a failed export left aside may be another run's."""
-    aside = store.partial_path(out)
-    if aside.exists():
-        with blame(StoreError, f"{aside}: left by a failed export, cannot be removed"):
-            shutil.rmtree(aside)
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise StoreError(f"{out}: exists already: an export goes into a new folder")
+
+
+def _fresh_directory(out: Path) -> AbstractContextManager[Path]:
+    """An empty folder that becomes `out`.
+
+    What an earlier, failed export has left is removed: it may come from another run.
+    """
+    partial = store.partial_path(out)
+    if partial.exists():
+        with blame(StoreError, f"{partial}: left by a failed export, cannot be removed"):
+            shutil.rmtree(partial)
     return store.atomic_directory(out)
 
 
-def _whole(path: Path) -> bool:
+def _exists_finished(path: Path) -> bool:
+    """False where there is no such file.
+
+    Raises:
+        StoreError: its stage is not finished.
+    """
     manifest = store.read_manifest(path)
     if manifest is not None and not manifest.finished:
         raise StoreError(f"{path}: only half made: finish the stage {manifest.stage} first")

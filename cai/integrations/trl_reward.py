@@ -1,4 +1,7 @@
-"""The run's reward as TRL's trainers call it: `GRPOTrainer(reward_funcs=reward_function(score))`, and RLOOTrainer the same."""
+"""The run's reward as a reward function of TRL's GRPOTrainer and RLOOTrainer.
+
+GRPOTrainer(reward_funcs=reward_function(score), ...)
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,35 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cai.errors import UsageError
-from cai.integrations.reward_server import ScoreTexts, summed
+from cai.integrations.reward_batching import ScoreTexts, sum_parts
 from cai.records import Message, Prompt
 
 
 def reward_function(score: ScoreTexts) -> Callable[..., list[float | None]]:
-    """(prompts, completions, kind=None, ...) -> rewards. None where a part is unknown: TRL leaves such rows out of its mean.
+    """The function (prompts, completions, kind=None, ...) -> rewards that TRL calls.
 
-    Prompts are chats or texts; a column `kind` of the data set says what each prompt deserves, as `cai export` writes it.
+    A reward is None where one of its parts is unknown: TRL leaves such rows out of its mean.
+    Prompts are chats or texts. A column `kind` of the data set holds each prompt's kind, as
+    `cai export` writes it.
 
     Raises:
-        UsageError: (from the function) the reward has a rubric and the data set no `kind`: the rubric would be silent throughout.
+        UsageError: (from the returned function) the reward has a rubric and the data set has no
+            column `kind`: the rubric could score no row.
     """
 
-    def cai_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    def cai_reward(
+        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
         kinds = columns.get("kind") or [None] * len(prompts)
-        asked = [Prompt(chat=_chat(prompt), kind=kind) for prompt, kind in zip(prompts, kinds, strict=True)]
-        table = score(asked, [_text(completion) for completion in completions])
+        rows = zip(prompts, kinds, strict=True)
+        parsed = [Prompt(chat=_chat(prompt), kind=kind) for prompt, kind in rows]
+        table = score(parsed, [_text(completion) for completion in completions])
         if "rubric" in table and columns.get("kind") is None:
             raise UsageError(
-                "cai_reward: the data set has no column `kind`, which the rubric goes by: train on `prompts` of cai export"
+                "cai_reward: the data set has no column `kind`, which the rubric needs: "
+                "train on `prompts` of cai export"
             )
-        return summed(table)
+        return sum_parts(table)
 
     return cai_reward
 
@@ -39,5 +49,8 @@ def _chat(prompt: Any) -> tuple[Message, ...]:
 
 
 def _text(completion: Any) -> str:
-    text = completion if isinstance(completion, str) else "".join(turn["content"] for turn in completion)
-    return text.strip()  # as PPO reads it
+    if isinstance(completion, str):
+        text = completion
+    else:
+        text = "".join(turn["content"] for turn in completion)
+    return text.strip()  # PPO scores stripped replies too

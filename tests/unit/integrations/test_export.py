@@ -1,7 +1,8 @@
-"""Exports: the columns that TRL reads, labels turned round the right way, a card that warns, and nothing half written."""
+"""Exports: TRL's columns, the direction of labels, the card's warnings, no partial output."""
 
 from __future__ import annotations
 
+import json
 import math
 import runpy
 import statistics
@@ -9,25 +10,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset, load_from_disk
+from reward_toys import PLUGINS
 
 from cai import store
 from cai.cli import main
 from cai.cli.serve import rubric_score
 from cai.errors import StoreError
 from cai.integrations.export import export, export_engine
-from cai.integrations.reward_server import Table
+from cai.integrations.reward_batching import RewardTable
 from cai.integrations.trl_reward import reward_function
 from cai.records import Pair, Preference, Prompt, Revision, Row, chat_of
 
 HARM = Prompt(chat=chat_of(("user", "Do harm.")), kind="disallowed")
-HELLO = Prompt(chat=chat_of(("user", "Hi"), ("assistant", "Hello."), ("user", "How are you?")), kind="benign")
+HELLO = Prompt(
+    chat=chat_of(("user", "Hi"), ("assistant", "Hello."), ("user", "How are you?")), kind="benign"
+)
 REVISIONS = [
     Revision(source=HARM.id, chat=HARM.chat, initial="Yes.", final="No, sorry."),
     Revision(source=HELLO.id, chat=HELLO.chat, initial="Well.", final="Well."),
-    Revision(source=HARM.id, draw=1, chat=HARM.chat, initial="Yes.", final=None, dropped="rubric: gives"),
-    Revision(source=HARM.id, draw=2, chat=HARM.chat, initial="", final=None, dropped="no answer: http://secret: status 500"),
+    Revision(
+        source=HARM.id, draw=1, chat=HARM.chat, initial="Yes.", final=None, dropped="rubric: gives"
+    ),
+    Revision(
+        source=HARM.id,
+        draw=2,
+        chat=HARM.chat,
+        initial="",
+        final=None,
+        dropped="no answer: http://secret: status 500",
+    ),
 ]
 PAIRS = [Pair(source=HARM.id, chat=HARM.chat, first=f"a{i}", second=f"b{i}") for i in range(5)]
 LABELS = [0.75, 0.25, 0.5, None, 1.0]
@@ -47,37 +61,44 @@ def run(tmp_path: Path) -> Path:
     write(folder / "10-revisions.jsonl", REVISIONS, "revise")
     write(folder / "30-pairs.jsonl", PAIRS, "pair")
     labels: list[Row] = [
-        Preference(source=pair.id, p_first=p, unscored=None if p is not None else "no option among the likeliest tokens")
+        Preference(
+            source=pair.id,
+            p_first=p,
+            unscored=None if p is not None else "no option among the likeliest tokens",
+        )
         for pair, p in zip(PAIRS, LABELS, strict=True)
     ]
     write(folder / "40-preferences.jsonl", labels, "label")
     return folder
 
 
-def turns(*said: tuple[str, str]) -> list[dict[str, str]]:
-    return [{"role": role, "content": text} for role, text in said]
+def turns(*messages: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in messages]
 
 
 def test_columns_are_those_of_trl(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert export(run, out) == {"sft": 2, "preferences": 3, "prompts": 2}
-    sft = list(load_dataset(str(out), "sft", split="train", cache_dir=str(tmp_path / "cache")))
+
+    def load(name: str) -> list[dict[str, Any]]:
+        return list(load_dataset(str(out), name, split="train", cache_dir=str(tmp_path / "cache")))
+
+    sft = load("sft")
+    hello = turns(("user", "Hi"), ("assistant", "Hello."), ("user", "How are you?"))
     assert [(r["prompt"], r["completion"]) for r in sft] == [
         (turns(("user", "Do harm.")), turns(("assistant", "No, sorry."))),
-        (turns(("user", "Hi"), ("assistant", "Hello."), ("user", "How are you?")), turns(("assistant", "Well."))),
+        (hello, turns(("assistant", "Well."))),
     ]
-    rows = list(load_dataset(str(out), "preferences", split="train", cache_dir=str(tmp_path / "cache")))
-    assert [(r["chosen"][0]["content"], r["rejected"][0]["content"], r["p_chosen"]) for r in rows] == [
-        ("a0", "b0", 0.75),
-        ("b1", "a1", 0.75),  # P(first) of a quarter: the second is the one to choose
-        ("a4", "b4", 1.0),
-    ]
-    asked = load_dataset(str(out), "prompts", split="train", cache_dir=str(tmp_path / "cache"))
-    assert list(asked) == [
+    rows = load("preferences")
+    replies = [(r["chosen"][0]["content"], r["rejected"][0]["content"]) for r in rows]
+    assert replies == [("a0", "b0"), ("b1", "a1"), ("a4", "b4")]  # P(first) of pair 1 is 0.25
+    assert [r["p_chosen"] for r in rows] == [0.75, 0.75, 1.0]
+    margins = [math.log(3), math.log(3), math.log((1 - 1e-6) / 1e-6)]
+    assert [r["margin"] for r in rows] == pytest.approx(margins)
+    assert load("prompts") == [
         {"prompt": turns(("user", "Do harm.")), "kind": "disallowed", "id": HARM.id},
-        {"prompt": turns(("user", "Hi"), ("assistant", "Hello."), ("user", "How are you?")), "kind": "benign", "id": HELLO.id},
+        {"prompt": hello, "kind": "benign", "id": HELLO.id},
     ]
-    assert [r["margin"] for r in rows] == pytest.approx([math.log(3), math.log(3), math.log((1 - 1e-6) / 1e-6)])
 
 
 def test_saved_folders_open_with_datasets(run: Path, tmp_path: Path) -> None:
@@ -87,18 +108,24 @@ def test_saved_folders_open_with_datasets(run: Path, tmp_path: Path) -> None:
     assert "load_from_disk" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_card_says_what_what_from_and_what_not(run: Path, tmp_path: Path) -> None:
+def test_card_states_contents_origin_and_losses(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "out", license="cc-by-4.0", language="en")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: cc-by-4.0" in card
     assert "not-for-all-audiences" in card
     assert "**Warning.**" in card
-    assert "| toy 1 | fake  b  | 7 |" in card  # no markup of anybody else's
-    for line in ("| prompts | repeated | 4 |", "| revise | rubric: gives | 1 |", "| revise | no answer | 1 |"):
+    assert "| toy 1 | fake  b  | 7 |" in card  # markup in a model's name is removed
+    for line in (
+        "| prompts | repeated | 4 |",
+        "| revise | rubric: gives | 1 |",
+        "| revise | no answer | 1 |",
+    ):
         assert line in card
     assert "| label | both replies are equally good | 1 |" in card
     assert "secret" not in card
-    assert "**prompts**: 2 rows. The prompts alone, for trainers that draw replies themselves" in card
+    assert (
+        "**prompts**: 2 rows. The prompts alone, for trainers that draw replies themselves" in card
+    )
     assert "prompts/train.parquet" in card.split("---")[1]
 
 
@@ -126,8 +153,10 @@ def test_nothing_is_half_written(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["trl", "datasets", "verl"])
-def test_nothing_of_a_failed_export_is_published_by_the_next(run: Path, tmp_path: Path, to: str) -> None:
-    """The first gets as far as its fine-tuning rows; the second, of a run without revisions, has none."""
+def test_nothing_of_a_failed_export_is_published_by_the_next(
+    run: Path, tmp_path: Path, to: str
+) -> None:
+    """The first fails after its fine-tuning rows; the second is of a run without revisions."""
     out, other = tmp_path / "out", tmp_path / "other"
     with (run / "40-preferences.jsonl").open("a") as file:
         file.write('{"source": "torn')
@@ -139,11 +168,11 @@ def test_nothing_of_a_failed_export_is_published_by_the_next(run: Path, tmp_path
     write(other / "40-preferences.jsonl", [Preference(source=PAIRS[0].id, p_first=0.75)], "label")
     if to == "verl":
         export_engine(other, out, "verl")
-        wanted = {"train.parquet", "verl_reward.py"}
+        expected = {"train.parquet", "verl_reward.py"}
     else:
         export(other, out, form="datasets" if to == "datasets" else "parquet")
-        wanted = {"README.md", "preferences", "prompts"}
-    assert {file.name for file in out.iterdir()} == wanted
+        expected = {"README.md", "preferences", "prompts"}
+    assert {file.name for file in out.iterdir()} == expected
     assert not store.partial_path(out).exists()
 
 
@@ -153,7 +182,7 @@ def test_labels_of_other_pairs_are_refused(run: Path, tmp_path: Path) -> None:
         export(run, tmp_path / "out")
 
 
-def test_half_made_files_are_refused(run: Path, tmp_path: Path) -> None:
+def test_unfinished_files_are_refused(run: Path, tmp_path: Path) -> None:
     store.claim(run / "30-pairs.jsonl", "pair", {"seed": "7"})
     with pytest.raises(StoreError, match="only half made: finish the stage pair"):
         export(run, tmp_path / "out")
@@ -170,42 +199,82 @@ def test_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "nothing to export" in capsys.readouterr().err
 
 
+def test_exports_for_engines(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    prompts = [Prompt(chat=chat_of(("user", f"ask {i}")), kind="benign") for i in range(3)]
+    store.begin(run / "00-prompts.jsonl", "prompts", {"seed": "0"})
+    store.append(run / "00-prompts.jsonl", prompts)
+    store.finish(run / "00-prompts.jsonl")
+    assert export_engine(run, tmp_path / "verl", "verl") == 3
+    row = pq.read_table(tmp_path / "verl" / "train.parquet").to_pylist()[0]
+    assert set(row) == {"data_source", "prompt", "reward_model", "extra_info"}
+    assert (
+        json.loads(row["extra_info"]["chat"])
+        == row["prompt"]
+        == [{"role": "user", "content": "ask 0"}]
+    )
+    assert row["reward_model"]["ground_truth"] == ""
+    assert export_engine(run, tmp_path / "openrlhf", "openrlhf") == 3
+    first = json.loads((tmp_path / "openrlhf" / "train.jsonl").read_text().splitlines()[0])
+    assert json.loads(first["label"])["kind"] == "benign"
+    for engine in ("verl", "openrlhf"):
+        name = f"{engine}_reward.py"
+        assert (tmp_path / engine / name).read_text() == (PLUGINS / name).read_text()
+    with pytest.raises(StoreError, match="exists already"):
+        export_engine(run, tmp_path / "verl", "verl")
+
+
 @pytest.mark.filterwarnings("ignore")  # of TRL, peft and transformers about each other
 def test_the_dpo_example_learns_from_an_export(
     run: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The example as a user runs it, on the tiny model: three pairs are surer than its margin, and what it saves has moved."""
+    """The example as a user runs it, on the tiny model.
+
+    All three pairs are above its margin, and the saved weights differ from the model's.
+    """
     from transformers import AutoModelForCausalLM
 
     export(run, tmp_path / "out")
     example = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "dpo.py"))
     example["main"](str(tmp_path / "out"), str(tiny_model), str(tmp_path / "dpo"))
     assert "3 of 3 pairs" in capsys.readouterr().out
-    before, after = (dict(AutoModelForCausalLM.from_pretrained(x).named_parameters()) for x in (tiny_model, tmp_path / "dpo"))
-    moved = [name for name in before if not before[name].equal(after[name])]
-    assert moved
-    assert all("proj" in name for name in moved), "LoRA, merged, touches linear layers alone"
+    before = dict(AutoModelForCausalLM.from_pretrained(tiny_model).named_parameters())
+    after = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "dpo").named_parameters())
+    changed = [name for name in before if not before[name].equal(after[name])]
+    assert changed
+    assert all("proj" in name for name in changed), "merged LoRA changes linear layers only"
 
 
 @pytest.mark.filterwarnings("ignore")  # of TRL and transformers about each other
-def test_grpo_learns_from_exported_prompts_and_the_rubric(run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """One step on two prompts, two replies each: what the trainer logs is the rubric's reward by each prompt's own kind."""
+def test_grpo_learns_from_exported_prompts_and_the_rubric(
+    run: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """One step on two prompts, with two replies each.
+
+    The trainer logs the rubric's reward of each reply, by the kind of its prompt.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
     export(run, tmp_path / "out")
     table = load_dataset(
-        "parquet", data_files=str(tmp_path / "out/prompts/train.parquet"), split="train", cache_dir=str(tmp_path)
+        "parquet",
+        data_files=str(tmp_path / "out/prompts/train.parquet"),
+        split="train",
+        cache_dir=str(tmp_path),
     )
-    rubric, drawn = rubric_score("harmless"), list[tuple[str, str]]()
+    rubric = rubric_score("harmless")
+    scored: list[tuple[str, str]] = []
 
-    def watched(prompts: Sequence[Prompt], replies: Sequence[str]) -> Table:
-        drawn.extend((prompt.chat[-1].content, reply) for prompt, reply in zip(prompts, replies, strict=True))
+    def recording_score(prompts: Sequence[Prompt], replies: Sequence[str]) -> RewardTable:
+        texts = [prompt.chat[-1].content for prompt in prompts]
+        scored.extend(zip(texts, replies, strict=True))
         return rubric(prompts, replies)
 
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_model),
-        reward_funcs=reward_function(watched),
+        reward_funcs=reward_function(recording_score),
         args=GRPOConfig(
             output_dir=str(tmp_path / "trainer"),
             max_steps=1,
@@ -223,9 +292,9 @@ def test_grpo_learns_from_exported_prompts_and_the_rubric(run: Path, tiny_model:
         processing_class=AutoTokenizer.from_pretrained(tiny_model),
     )
     trainer.train()
-    asked = {prompt.chat[-1].content: prompt for prompt in (HARM, HELLO)}
-    assert sorted(text for text, _ in drawn) == sorted(list(asked) * 2)
-    rewards = [rubric([asked[text]], [reply])["rubric"][0] for text, reply in drawn]
+    by_text = {prompt.chat[-1].content: prompt for prompt in (HARM, HELLO)}
+    assert sorted(text for text, _ in scored) == sorted(list(by_text) * 2)
+    rewards = [rubric([by_text[text]], [reply])["rubric"][0] for text, reply in scored]
     known = [reward for reward in rewards if reward is not None]
     assert len(set(known)) > 1, "equal rewards would not tell one kind from another"
     logged = trainer.state.log_history[0]

@@ -1,0 +1,52 @@
+"""Constitutions with a rubric, and constitutions that extend one with fitted values."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cai.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cai.constitution import Constitution
+    from cai.constitution.schema import Rubric
+
+
+def load_with_rubric(name: str) -> tuple[Constitution, Rubric]:
+    """A constitution, by file or shipped name, and its rubric.
+
+    Raises:
+        ConfigError: it has no rubric, or cannot be read.
+    """
+    from cai.constitution import find, load_constitution
+
+    constitution = load_constitution(find(name))
+    if constitution.rubric is None:
+        raise ConfigError(f"{name}: no rubric in it")
+    return constitution, constitution.rubric
+
+
+def write_extension(
+    output: Path, name: str, constitution: Constitution, rubric: dict[str, Any]
+) -> None:
+    """Write a constitution that extends another one and adds `rubric` to its rubric.
+
+    Args:
+        output: the YAML file to write.
+        name: the extended constitution, by file or shipped name.
+        constitution: the extended constitution, loaded.
+        rubric: the keys to add.
+    """
+    import yaml
+
+    from cai import store
+    from cai.constitution import find
+
+    extension = {
+        "name": constitution.name,
+        "version": constitution.version,
+        "extends": [os.path.relpath(find(name), output.parent)],
+        "rubric": rubric,
+    }
+    store.atomic_write(output, yaml.safe_dump(extension, sort_keys=False, allow_unicode=True))
