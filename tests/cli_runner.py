@@ -20,7 +20,7 @@ constitution: harmless
 prompts: [prompts.jsonl]
 folder: {folder}
 ppo:
-  updates: 1
+  num_updates: 1
 """
 REPLIES: list[dict[str, Any]] = [
     {

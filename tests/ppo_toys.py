@@ -13,45 +13,109 @@ from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt, chat_of
-from cai.train.ppo.actor import POLICY, LoraActor
+from cai.train.ppo.actor import POLICY, Actor, LoraActor
 from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.experience import Experience, make_experience, run_models, split_minibatches
+from cai.train.ppo.reward_table import ScoredRollouts
 from cai.train.ppo.rollout import RewardTable, Rollout, batched_logprobs
-from cai.train.ppo.trainer import Learner, learner, ppo
+from cai.train.ppo.trainer import PPOTrainer
 
-CONFIG = PPOConfig(updates=2, prompts=4, replies=2, max_tokens=6, temperature=1.0, rank=4, epochs=2, minibatches=4)
+
+def with_settings(config: PPOConfig, **settings: Any) -> PPOConfig:
+    """The config with some keys changed, whatever section they are in; `kl` and `ptx` are whole sections."""
+    data = config.model_dump()
+    for key, value in settings.items():
+        sections = [part for part in data.values() if isinstance(part, dict) and key in part]
+        (sections[0] if sections and key not in data else data)[key] = value
+    return PPOConfig.model_validate(data)
+
+
+CONFIG = with_settings(
+    PPOConfig(),
+    num_updates=2,
+    prompts_per_update=4,
+    responses_per_prompt=2,
+    max_new_tokens=6,
+    temperature=1.0,
+    lora_rank=4,
+    num_ppo_epochs=2,
+    num_minibatches=4,
+)
 PROMPTS = [Prompt(chat=chat_of(("user", "word " * (i + 1)))) for i in range(5)]
-quiet = lambda done, total: None  # noqa: E731
-
-
-def fresh(tiny: Path, config: PPOConfig = CONFIG, seed: int = 0) -> Learner:
-    torch.manual_seed(seed)
-    return learner(LoraActor(with_adapter(load_model(str(tiny)), POLICY, config.rank, config.layers)), config)
 
 
 def high_bytes(rollouts: Sequence[Rollout]) -> RewardTable:
-    """Something to learn: the share of drawn tokens with a number above 128; and a part that is always a half."""
-    return {"high": [sum(t > 128 for t in r.reply_ids) / len(r.reply_ids) for r in rollouts], "half": [0.5] * len(rollouts)}
+    """Something to learn: the share of sampled tokens above 128; and a part that is always a half."""
+    high = [sum(t > 128 for t in r.response_ids) / len(r.response_ids) for r in rollouts]
+    return {"high": high, "half": [0.5] * len(rollouts)}
 
 
-def run(it: Learner, tiny: Path, folder: Path, config: PPOConfig = CONFIG, score: Any = high_bytes, seed: int = 0) -> Any:
+def fresh_actor(tiny: Path, config: PPOConfig = CONFIG, seed: int = 0) -> LoraActor:
+    torch.manual_seed(seed)
+    base = with_adapter(
+        load_model(str(tiny)), POLICY, config.lora_rank, config.num_trainable_layers
+    )
+    return LoraActor(base)
+
+
+def fresh(
+    tiny: Path,
+    config: PPOConfig = CONFIG,
+    reward_fn: Any = high_bytes,
+    *,
+    seed: int = 0,
+    weight_seed: int = 0,
+) -> PPOTrainer:
+    """A trainer on the tiny model; `weight_seed` decides its first weights."""
+    actor = fresh_actor(tiny, config, weight_seed)
+    return PPOTrainer(actor, load_renderer(tiny), reward_fn, config, seed)
+
+
+def run(
+    trainer: PPOTrainer, folder: Path, prompts: Sequence[Prompt] = PROMPTS
+) -> list[dict[str, Any]]:
     folder.mkdir(exist_ok=True)
-    return ppo(it, load_renderer(tiny), PROMPTS, score, config, folder, seed=seed, progress=quiet)
+    return trainer.train(prompts, folder)
 
 
-def weights(it: Learner) -> dict[str, torch.Tensor]:
-    own = {f"model.{k}": p.detach().clone() for k, p in it.actor.model.named_parameters()}
-    return own | {f"critic.{k}": p.detach().clone() for k, p in it.actor.critic.named_parameters()}
+def weights(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.actor.module.named_parameters()}
 
 
 def readings(
-    it: Learner, adapter: str | None, rollouts: Sequence[Rollout], temperature: float = 1.0, size: int = 3
+    actor: Actor,
+    adapter: str | None,
+    rollouts: Sequence[Rollout],
+    temperature: float = 1.0,
+    size: int = 3,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """`batched_logprobs`, in batches of `size` neighbours padded with the tiny model's end token."""
-    batches = [list(range(i, min(i + size, len(rollouts)))) for i in range(0, len(rollouts), size)]
-    voice = it.actor.policy if adapter else it.actor.reference
-    logps, states = batched_logprobs(voice, rollouts, batches, [FrozenCache([]) for _ in batches], 257, temperature)
-    return [logps[i] for i in range(len(rollouts))], [states[i] for i in range(len(rollouts))]
+    """`batched_logprobs` of the policy or (None) the reference, in batches of `size` neighbours."""
+    indices = range(len(rollouts))
+    batches = [(indices[i : i + size], FrozenCache([])) for i in range(0, len(rollouts), size)]
+    model = actor.policy if adapter else actor.reference
+    logps, states = batched_logprobs(model, rollouts, batches, temperature)
+    return [logps[i] for i in indices], [states[i] for i in indices]
 
 
 def reply(ids: list[int], renderer: Renderer, prompt: Prompt = PROMPTS[0]) -> Rollout:
-    return Rollout(prompt, renderer.prompt_ids(prompt.chat), ids, renderer.text(ids), ids[-1] == renderer.stop_id)
+    finished = ids[-1] == renderer.stop_id
+    return Rollout(prompt, renderer.prompt_ids(prompt.chat), ids, renderer.text(ids), finished)
+
+
+def experience_of(
+    actor: Actor,
+    rollouts: list[Rollout],
+    rewards: list[float],
+    config: PPOConfig,
+    *,
+    minibatches: list[list[int]] | None = None,
+    kl_coef: float | None = None,
+) -> tuple[Experience, torch.Tensor]:
+    """Experience of rollouts with these rewards, and its first forward pass; one minibatch unless told."""
+    parts = minibatches or [list(range(len(rollouts)))]
+    scored = ScoredRollouts(rollouts, {}, list(range(len(rollouts))), rewards)
+    split = split_minibatches(rollouts, parts, actor, config)
+    outputs = run_models(actor, rollouts, split, config.rollout.temperature, train_policy=True)
+    coef = config.kl.coef if kl_coef is None else kl_coef
+    experience = make_experience(scored, split, outputs, config.advantage, coef)
+    return experience, outputs.first_forward

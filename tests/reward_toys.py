@@ -29,7 +29,7 @@ model: {model}
 constitution: harmless
 prompts: [prompts.jsonl]
 folder: {folder}
-mix: {{pm: 0}}
+reward_weights: {{pm: 0}}
 """
 
 

@@ -63,7 +63,7 @@ def fit_reward(
     With --folds, first estimate its agreement with judges whose labels it was not trained on.
     """
     quiet()
-    from cai.pipeline.preference_model import fit_preference_model, fresh_model
+    from cai.pipeline.preference_model import CardFacts, fit_preference_model, fresh_model
     from cai.progress import progress_bars
     from cai.train.cross_validation import cross_validate
 
@@ -91,9 +91,7 @@ def fit_reward(
             output,
             seed=seed,
             progress=progress("reward"),
-            labels=None,
-            name=source.stem,
-            base=model,
+            facts=CardFacts(name=source.stem, base=model, labels=None),
         )
     for score in scores:
         print(f"held-out {score.metric}: {estimate_text(score)}")
@@ -168,9 +166,9 @@ def _config(settings: list[str]) -> Any:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UsageError(f"--set {setting}: the value is not YAML") from None
-    if "own_share" in values:
+    if "label_share" in values:
         raise UsageError(
-            "--set own_share: a file has no other pairs to mix in: that is for a run's YAML"
+            "--set label_share: a file has no other pairs to mix in: that is for a run's YAML"
         )
     try:
         return RewardConfig.model_validate(values)

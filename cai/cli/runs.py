@@ -57,7 +57,7 @@ class SpendingLimits:
         )
 
 
-@app.command(epilog="Example: cai run examples/quickstart.yaml --set ppo.updates=20")
+@app.command(epilog="Example: cai run examples/quickstart.yaml --set ppo.num_updates=20")
 def run(
     file: RunFile,
     first: Annotated[

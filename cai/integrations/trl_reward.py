@@ -49,8 +49,5 @@ def _chat(prompt: Any) -> tuple[Message, ...]:
 
 
 def _text(completion: Any) -> str:
-    if isinstance(completion, str):
-        text = completion
-    else:
-        text = "".join(turn["content"] for turn in completion)
-    return text.strip()  # PPO scores stripped replies too
+    turns = [completion] if isinstance(completion, str) else [turn["content"] for turn in completion]
+    return "".join(turns).strip()  # PPO scores stripped replies too

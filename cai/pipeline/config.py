@@ -1,7 +1,8 @@
-"""One run: the YAML that says everything, and dotted overrides from the command line."""
+"""Settings of a run: its YAML, and dotted overrides from the command line."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from cai.generate.pair import PairConfig
 from cai.generate.revise import ReviseConfig
 from cai.lm.budget import Prices
 from cai.lm.http import HttpConfig
+from cai.pipeline.renamed_keys import refuse_renamed
 from cai.records import FrozenModel
 from cai.reward.composite import RewardMix
 from cai.store import atomic_write
@@ -44,7 +46,9 @@ class Run(FrozenModel):
     prompts: tuple[str, ...] = Field(min_length=1)
     """JSONL files, relative to the run's YAML."""
     preferences: tuple[str, ...] = ()
-    """More preferences for the reward model: what `cai label` writes, or hh-rlhf dialogues. Relative to the run's YAML."""
+    """More preferences for the reward model: what `cai label` writes, or hh-rlhf dialogues.
+    Relative to the run's YAML.
+    """
     hygiene: HygieneConfig = HygieneConfig()
     """Which of the prompts are used; `against` names files relative to the run's YAML."""
     held_out: float = Field(0.4, gt=0, lt=1)
@@ -61,21 +65,26 @@ class Run(FrozenModel):
     pair: PairConfig = PairConfig()
     label: LabelConfig = LabelConfig()
     reward: RewardConfig = RewardConfig()
-    mix: RewardMix = RewardMix()
+    reward_weights: RewardMix = RewardMix()
     ppo: PPOConfig = PPOConfig()
     eval: EvalConfig = EvalConfig()
-    track: Tracker | None = None
-    """Where PPO's curves go besides `60-policy/metrics.jsonl`: `tensorboard` (files in `60-tensorboard/`) or `trackio`."""
+    report_to: Tracker | None = None
+    """Where PPO's curves go besides `60-policy/metrics.jsonl`: `tensorboard` (files in
+    `60-tensorboard/`) or `trackio`.
+    """
 
     @model_validator(mode="after")
-    def _a_judge_to_begin_as(self) -> Run:
-        if self.ppo.critic == "reward" and not self.mix.pm:
-            raise ValueError("ppo.critic: reward begins as the preference model, which mix.pm: 0 leaves out; give it a weight")
+    def _critic_has_its_model(self) -> Run:
+        if self.ppo.critic == "reward" and not self.reward_weights.pm:
+            raise ValueError(
+                "ppo.critic: reward begins as the preference model, which reward_weights.pm: 0"
+                " leaves out; give it a weight"
+            )
         return self
 
 
 class ResolvedRun(BaseModel):
-    """A run and where its files are."""
+    """A run with the paths of its files."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -88,12 +97,16 @@ class ResolvedRun(BaseModel):
     preferences: tuple[Path, ...] = ()
 
 
-def save_run(loaded: ResolvedRun) -> None:
-    """Leave the settings in the run's folder, with paths that hold from anywhere."""
-    paths = {name: tuple(p.resolve() for p in getattr(loaded, name)) for name in ("prompts", "against", "preferences")}
-    whole = loaded.model_copy(update={"constitution": loaded.constitution.resolve(), **paths})
-    text = json.dumps(whole.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}}), indent=2) + "\n"
-    file = loaded.folder / SETTINGS
+def save_run(resolved: ResolvedRun) -> None:
+    """Leave the settings in the run's folder, with absolute paths."""
+    names = ("prompts", "against", "preferences")
+    files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
+    absolute = resolved.model_copy(
+        update={"constitution": resolved.constitution.resolve(), **files}
+    )
+    settings = absolute.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}})
+    text = json.dumps(settings, indent=2) + "\n"
+    file = resolved.folder / SETTINGS
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         atomic_write(file, text)
 
@@ -103,68 +116,81 @@ def _saved_run(folder: Path, overrides: Sequence[str]) -> ResolvedRun:
     if not file.exists():
         raise StoreError(f"{folder}: no run in it ({SETTINGS} is missing): give the run's YAML")
     if overrides:
-        raise ConfigError(f"{folder}: settings are overridden where they come from: give the run's YAML with --set")
+        raise ConfigError(
+            f"{folder}: override settings where they come from: give the run's YAML with --set"
+        )
     with blame(StoreError, f"{file}: not the settings of a run of this version"):
-        return ResolvedRun.model_validate(json.loads(file.read_text(encoding="utf-8")) | {"folder": folder})
+        return ResolvedRun.model_validate(
+            json.loads(file.read_text(encoding="utf-8")) | {"folder": folder}
+        )
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
-    """Read a run's YAML and apply `key.path=value` overrides (values are YAML); or a run's folder, with its settings.
+    """Read a run's YAML and apply `key.path=value` overrides (values are YAML); or a run's folder,
+    with its settings.
 
     Raises:
-        ConfigError: every mistake with file, line and the nearest valid key; an override that does not fit.
+        ConfigError: every mistake with file, line and the nearest valid key; an override that does
+            not fit.
         StoreError: a prompt file is missing.
     """
     if path.is_dir():
         return _saved_run(path, overrides)
-    source = read_yaml(path)
-    run = parse(override(source, overrides), Run)
-    prompts = tuple(_beside(path, name) for name in run.prompts)
-    against = tuple(_beside(path, name) for name in run.hygiene.against)
-    preferences = tuple(_beside(path, name) for name in run.preferences)
-    for key, names, files in (
-        (("prompts",), run.prompts, prompts),
-        (("hygiene", "against"), run.hygiene.against, against),
-        (("preferences",), run.preferences, preferences),
-    ):
-        for name, file in zip(names, files, strict=True):
-            if not file.exists():
-                hint = f"get it once, with: cai clean {name} --output FILE" if name.startswith("hub:") else f"looked for {file}"
-                raise StoreError(f"{source.at(key)}: {'.'.join(key)}: no such file: {name} ({hint})")
-    beside = _beside(path, run.constitution)
-    constitution = beside if beside.exists() else find(run.constitution)
-    folder = Path(run.folder or f"runs/{run.name}")
+    source = override(read_yaml(path), overrides)
+    refuse_renamed(source)
+    run = parse(source, Run)
+    beside = path.parent / Path(run.constitution).expanduser()
     return ResolvedRun(
-        run=run, folder=folder, constitution=constitution, prompts=prompts, against=against, preferences=preferences
+        run=run,
+        folder=Path(run.folder or f"runs/{run.name}"),
+        constitution=beside if beside.exists() else find(run.constitution),
+        prompts=_existing(source, ("prompts",), run.prompts),
+        against=_existing(source, ("hygiene", "against"), run.hygiene.against),
+        preferences=_existing(source, ("preferences",), run.preferences),
     )
 
 
-def _beside(path: Path, name: str) -> Path:
-    return path.parent / Path(name).expanduser()
+def _existing(source: Source, key: tuple[str, ...], names: Sequence[str]) -> tuple[Path, ...]:
+    """Files that a run names, relative to its YAML.
+
+    Raises:
+        StoreError: one of them does not exist.
+    """
+    files = []
+    for name in names:
+        file = source.path.parent / Path(name).expanduser()
+        if not file.exists():
+            hint = f"looked for {file}"
+            if name.startswith("hub:"):
+                hint = f"get it once, with: cai clean {name} --output FILE"
+            raise StoreError(f"{source.at(key)}: {'.'.join(key)}: no such file: {name} ({hint})")
+        files.append(file)
+    return tuple(files)
 
 
 def override(source: Source, settings: Sequence[str]) -> Source:
-    """The same source with `a.b=value` put in; unknown keys are found later, like those of the file."""
-    data: dict[str, Any] = _copy(source.data)
+    """The same source with `a.b=value` put in; unknown keys are found later, like those of the
+    file.
+
+    Raises:
+        ConfigError: a setting is not of that form, or names a key below a value.
+    """
+    data: dict[str, Any] = copy.deepcopy(source.data)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not all(part.isidentifier() for part in key.split(".")):
-            raise ConfigError(f"--set {setting}: expected key.path=value, for example --set ppo.updates=20")
+            raise ConfigError(
+                f"--set {setting}: expected key.path=value, for example --set ppo.num_updates=20"
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {setting}: the value is not YAML") from None
         *parents, last = key.split(".")
-        here = data
+        section = data
         for part in parents:
-            here = here.setdefault(part, {})
-            if not isinstance(here, dict):
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
                 raise ConfigError(f"--set {setting}: {part} is not a section")
-        here[last] = value
+        section[last] = value
     return source._replace(data=data)
-
-
-def _copy(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _copy(value) for key, value in data.items()}
-    return [_copy(value) for value in data] if isinstance(data, list) else data

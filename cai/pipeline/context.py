@@ -1,4 +1,6 @@
-"""What the stages of one run share: where things are, the constitution, open models, and what decides an artefact."""
+"""The context of a run: settings, constitution, open models, paths, and the provenance of
+artefacts.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from cai.lm.http import HttpLM
 from cai.lm.request_log import LOG, RequestLog
 from cai.modeling import memory
 from cai.pipeline.config import ResolvedRun, Run
-from cai.progress import Progress
+from cai.progress import ProgressFactory
 from cai.records import Prompt
 from cai.rubric import CompiledRubric, compile_rubric
 from cai.store import digest
@@ -32,30 +34,35 @@ from cai.store import digest
 
 @dataclass
 class RunContext:
-    """What the stages of one run share: settings, constitution, open models, and the way to tell how far things are."""
+    """Everything that the stages of one run share."""
 
-    loaded: ResolvedRun
+    resolved: ResolvedRun
     constitution: Constitution
     rubric: CompiledRubric
-    progress: Callable[[str], Progress]
+    progress: ProgressFactory
     budget: Budget = field(default_factory=Budget)
-    say: Callable[[str], None] = lambda line: None
-    """One line for whoever watches."""
+    notify: Callable[[str], None] = lambda line: None
+    """Called with a line for the user."""
     models: dict[str, LM] = field(default_factory=dict)
 
     @property
     def run(self) -> Run:
-        return self.loaded.run
+        return self.resolved.run
 
     @property
     def seed(self) -> int:
-        return self.loaded.run.seed
+        return self.resolved.run.seed
 
     def path(self, name: str) -> Path:
-        return self.loaded.folder / name
+        return self.resolved.folder / name
 
     def require(self, name: str) -> Path:
-        """An earlier stage's artefact, which must be whole. Without a manifest, it is another program's, and taken as it is."""
+        """Path of an earlier stage's artefact. Without a manifest, it is another program's, and
+        taken as it is.
+
+        Raises:
+            StoreError: it is missing, or unfinished.
+        """
         path = self.path(name)
         if not path.exists():
             raise StoreError(f"{path}: not made yet: run the stages before this one")
@@ -65,30 +72,48 @@ class RunContext:
         return path
 
     def lm(self, spec: str) -> LM:
-        """The model that `spec` names. Calls to an endpoint go through the run's request log and budget."""
+        """The model that `spec` names. Calls to an endpoint go through the run's request log and
+        budget.
+        """
         if spec not in self.models:
-            lm = open_lm(spec, self.loaded.run.http)
+            lm = open_lm(spec, self.run.http)
             if isinstance(lm, HttpLM):
-                lm = CachedLM(MeteredLM(lm, self.budget, self.loaded.run.prices), RequestLog(self.path(request_log_name())))
+                metered = MeteredLM(lm, self.budget, self.run.prices)
+                lm = CachedLM(metered, RequestLog(self.path(request_log_name())))
             self.models[spec] = lm
         return self.models[spec]
 
     def map_rows(
-        self, lm: LM, out: Path, rows: Sequence[Any], step: Callable[[Any], Awaitable[Any]], kind: Any, told: str, **more: Any
+        self,
+        lm: LM,
+        out: Path,
+        rows: Sequence[Any],
+        step: Callable[[Any], Awaitable[Any]],
+        kind: Any,
+        label: str,
+        **options: Any,
     ) -> None:
-        """`map_rows` for a step that asks `lm`, with a bar, and connections closed at its end."""
+        """`async_map.map_rows` for a step that calls `lm`: with a progress bar, and connections
+        closed at its end.
 
-        source = more.get("source", lambda row: row.source)
+        Rows that `begin_or_reuse` set aside as still current are taken instead of made again.
+        """
+        source = options.get("source", lambda row: row.source)
         stored = kept_path(out)
-        kept = {source(row): row for row in store.read(stored, kind)} if stored.exists() else {}
+        reusable = {source(row): row for row in store.read(stored, kind)} if stored.exists() else {}
+        options = {
+            "max_concurrency": lm.max_concurrency,
+            "sliding": isinstance(lm, CachedLM),
+            "progress": self.progress(label),
+            **options,
+        }
 
-        async def kept_or_made(row: Any) -> Any:
-            return kept[row.id] if row.id in kept else await step(row)
+        async def reuse_or_make(row: Any) -> Any:
+            return reusable[row.id] if row.id in reusable else await step(row)
 
         async def work() -> None:
             try:
-                given = {"max_concurrency": lm.max_concurrency, "sliding": isinstance(lm, CachedLM), **more}
-                await map_rows(out, rows, kept_or_made, kind, progress=self.progress(told), **given)
+                await map_rows(out, rows, reuse_or_make, kind, **options)
             finally:
                 await lm.aclose()
 
@@ -96,36 +121,64 @@ class RunContext:
         stored.unlink(missing_ok=True)
 
     def begin_or_reuse(
-        self, out: Path, stage: str, made: Mapping[str, str], kind: type[RowT], stands: Callable[[RowT, Collection[str]], bool]
+        self,
+        out: Path,
+        stage: str,
+        provenance: Mapping[str, str],
+        kind: type[RowT],
+        is_current: Callable[[RowT, Collection[str]], bool],
     ) -> bool:
-        """`store.begin` for rows that each drew some principles: where only principles were edited, the other rows are kept.
+        """`store.begin` for rows that each drew some principles: if only principles were edited,
+        current rows are kept.
 
-        `stands(row, ids of what was edited)` says whether a row is what would be made now. Returns whether nothing is to do.
+        Args:
+            is_current: (row, ids of the edited principles) -> whether the row is what would be made
+                now.
+
+        Returns:
+            Whether the artefact is finished, and nothing is to be done.
         """
-        found = store.read_manifest(out)
-        edited = only_principles(store.differing(found, made)) if found else set()
-        same = found and _name(found.made) == _name(made)  # another name is another constitution, not an edit of this one
-        if found and same and found.made != made and edited is not None:
-            kept, stale = set_aside(out, kind, lambda row: stands(row, edited))
-            store.claim(out, stage, made)
-            self.say(
-                f"{stage}: principles were edited ({', '.join(sorted(edited)) or 'none'}): {kept} rows kept, {stale} to make anew"
-            )
-        return store.begin(out, stage, made) is not None
+        manifest = store.read_manifest(out)
+        if manifest is not None and manifest.made != provenance:
+            edited = only_principles(store.differing(manifest, provenance))
+            # another name is another constitution, not an edit of this one
+            if edited is not None and _constitution_name(manifest.made) == _constitution_name(
+                provenance
+            ):
+                kept, stale = set_aside(out, kind, lambda row: is_current(row, edited))
+                store.claim(out, stage, provenance)
+                self.notify(
+                    f"{stage}: principles were edited ({', '.join(sorted(edited)) or 'none'}):"
+                    f" {kept} rows kept, {stale} to make anew"
+                )
+        return store.begin(out, stage, provenance) is not None
 
     def close_models(self) -> None:
-        """Forget the open models, and give their memory back to the system."""
+        """Drop the open models, and return their memory to the system."""
         self.models.clear()
         memory.release_memory()
 
-    def provenance(self, config: Any, inputs: Sequence[str], parts: Sequence[str] = (), **more: str) -> dict[str, str]:
-        """What decides an artefact: config, seed, input files, the parts of the constitution it reads, models."""
-        wanted = (
-            {key: value for key, value in digests(self.constitution).items() if key.startswith(tuple(parts))} if parts else {}
-        )
-        files = {f"input {name}": store.file_digest(self.require(name)) for name in inputs}
-        about = {"constitution": f"{self.constitution.name} {self.constitution.version}"} if parts else {}
-        return {"config": digest(config), "seed": str(self.seed), **about, **wanted, **files, **more}
+    def provenance(
+        self, config: Any, inputs: Sequence[str], parts: Sequence[str] = (), **models: str
+    ) -> dict[str, str]:
+        """What decides an artefact: digests of config, seed, inputs, parts of the constitution;
+        model fingerprints.
+
+        Args:
+            inputs: names of earlier artefacts.
+            parts: key prefixes of the parts of the constitution that the stage reads.
+        """
+        provenance = {"config": digest(config), "seed": str(self.seed)}
+        if parts:
+            constitution = self.constitution
+            provenance["constitution"] = f"{constitution.name} {constitution.version}"
+            part_digests = digests(constitution).items()
+            provenance |= {
+                key: value for key, value in part_digests if key.startswith(tuple(parts))
+            }
+        for name in inputs:
+            provenance[f"input {name}"] = store.file_digest(self.require(name))
+        return provenance | models
 
 
 def request_log_name() -> str:
@@ -134,47 +187,56 @@ def request_log_name() -> str:
     return LOG if number == "0" else f"requests-{number}.sqlite"
 
 
-def _name(made: Mapping[str, str]) -> str:
-    return made.get("constitution", "").partition(" ")[0]
+def _constitution_name(provenance: Mapping[str, str]) -> str:
+    return provenance.get("constitution", "").partition(" ")[0]
 
 
 def open_run(
-    loaded: ResolvedRun,
-    progress: Callable[[str], Progress],
+    resolved: ResolvedRun,
+    progress: ProgressFactory,
     budget: Budget | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> RunContext:
-    """Compile the constitution.
+    """A run's context, with its constitution compiled.
 
     Raises:
         ConfigError: it has no rubric, or the rubric is not sound.
     """
-    constitution = load_constitution(loaded.constitution)
+    constitution = load_constitution(resolved.constitution)
     if constitution.rubric is None:
-        raise ConfigError(f"{loaded.constitution}: no rubric: a run needs one to gate, reward and evaluate replies")
+        raise ConfigError(
+            f"{resolved.constitution}: no rubric: a run gates, rewards and evaluates replies with one"
+        )
     rubric = compile_rubric(constitution.rubric)
     if rubric.asked:
-        named = ", ".join(rubric.asked)
-        raise ConfigError(f"{loaded.constitution}: only a model can decide {named}: a run grades without one: give them patterns")
-    return RunContext(loaded, constitution, rubric, progress, budget or Budget(), say)
+        raise ConfigError(
+            f"{resolved.constitution}: only a model can decide {', '.join(rubric.asked)}:"
+            " a run grades without one: give them patterns"
+        )
+    return RunContext(resolved, constitution, rubric, progress, budget or Budget(), notify)
 
 
-def hygiene_provenance(loaded: ResolvedRun, config: HygieneConfig) -> dict[str, str]:
-    """What decides which rows hygiene lets through: its settings, and the evaluation texts they name."""
-    other = zip(loaded.run.hygiene.against, loaded.against, strict=True)
-    return {"hygiene": digest(config), **{f"against {name}": store.file_digest(path) for name, path in other}}
+def hygiene_provenance(resolved: ResolvedRun, config: HygieneConfig) -> dict[str, str]:
+    """What decides which rows hygiene lets through: its settings, and the evaluation texts they
+    name.
+    """
+    provenance = {"hygiene": digest(config)}
+    for name, path in zip(resolved.run.hygiene.against, resolved.against, strict=True):
+        provenance[f"against {name}"] = store.file_digest(path)
+    return provenance
 
 
-def read_run_prompts(loaded: ResolvedRun) -> tuple[list[Prompt], list[Prompt], Counter[str]]:
+def read_run_prompts(resolved: ResolvedRun) -> tuple[list[Prompt], list[Prompt], Counter[str]]:
     """(training prompts, held-out prompts, what hygiene counted) of a run."""
-    run = loaded.run
-    count: Callable[[str], int] = len
+    run = resolved.run
+    count_tokens: Callable[[str], int] = len
     if asks_for_tokens(run.hygiene):
         from cai.modeling.tokenization import token_counter
 
-        count = token_counter(run.model)
-    prompts, counts = read_prompts(loaded.prompts, run.hygiene, loaded.against, count)
-    return *split(prompts, run.held_out, run.seed, run.split_by), counts
+        count_tokens = token_counter(run.model)
+    prompts, counts = read_prompts(resolved.prompts, run.hygiene, resolved.against, count_tokens)
+    train, held_out = split(prompts, run.held_out, run.seed, run.split_by)
+    return train, held_out, counts
 
 
 def read_rows(path: Path, kind: Any) -> list[Any]:

@@ -1,9 +1,12 @@
-"""A preference model from comparisons to a folder: trained, measured on prompts it has not seen, normalised, with a card."""
+"""A preference model from comparisons to a folder: trained, measured on held-out prompts,
+normalized, with a card.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cai import store
@@ -17,15 +20,34 @@ from cai.records import Score
 from cai.report.cards import preference_card
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.store import Manifest
-from cai.train.preference import Agreement, Comparison, RewardConfig, evaluate, split_by_prompt, train
+from cai.train.preference import (
+    Agreement,
+    Comparison,
+    RewardConfig,
+    evaluate,
+    split_by_prompt,
+    train,
+)
 
 
-def fresh_model(where: str, config: RewardConfig, seed: int) -> PreferenceModel:
-    """An untrained preference model on the weights in `where`; the seed decides adapter and head."""
+@dataclass(frozen=True)
+class CardFacts:
+    """What the model's card says of its origin."""
+
+    name: str
+    base: str
+    """The model it is built on."""
+    labels: Manifest | None
+    """Of the labels it was trained on."""
+
+
+def fresh_model(weights: str, config: RewardConfig, seed: int) -> PreferenceModel:
+    """An untrained preference model on `weights`; the seed decides adapter and head."""
     import torch
 
     torch.manual_seed(seed)
-    return PreferenceModel(with_adapter(load_model(where), ADAPTER, config.rank, config.layers), load_renderer(where))
+    base = with_adapter(load_model(weights), ADAPTER, config.lora_rank, config.num_trainable_layers)
+    return PreferenceModel(base, load_renderer(weights))
 
 
 def fit_preference_model(
@@ -36,53 +58,78 @@ def fit_preference_model(
     *,
     seed: int,
     progress: Progress,
-    labels: Manifest | None,
-    name: str,
-    base: str,
+    facts: CardFacts,
     normalize_over: Sequence[list[int]] | None = None,
 ) -> tuple[int, list[Score]]:
-    """Train `model`, and publish it as the folder `out`; returns (comparisons held out, their scores).
+    """Train `model`, and publish it as the folder `out`.
 
     Args:
-        labels, name, base: manifest of the labels, what to call the model, and what it is built on: for the card.
-        normalize_over: replies whose scores get mean 0 and variance 1; None: all that were compared.
+        normalize_over: token ids of replies whose scores get mean 0 and variance 1; None: all that
+            were compared.
 
-    Where the comparisons are from several sources, each is measured on its own too.
+    Returns:
+        The number of held-out comparisons, and their scores. Where comparisons are from several
+        sources, the folder's metrics have each source on its own too.
 
     Raises:
         TrainError: too little to train on, or to decide by.
     """
-    learn, held = split_by_prompt(comparisons, config.held_out, seed)
+    train_set, held_out = split_by_prompt(comparisons, config.held_out, seed)
     deciding: list[Comparison] = []
     if config.patience is not None:
-        held, deciding = split_by_prompt(held, 0.5, seed)
+        held_out, deciding = split_by_prompt(held_out, 0.5, seed)
         if not deciding:
-            raise TrainError("reward: reward.patience needs two held-out prompts or more: raise reward.held_out or pair.prompts")
-    loss = train(model, learn, config, seed=seed, progress=progress, deciding=deciding)
-    measured = evaluate(model, held)
-    scores = agreement_and_loss("reward", measured)
-    names = sorted({c.source for c in comparisons})
-    by_source = {name: agreement_and_loss(f"reward.{name}", [m for m in measured if m.source == name]) for name in names}
-    every = [row for c in comparisons for row in (c.first, c.second)]
-    model.normalize(model.score(every if normalize_over is None else normalize_over))
+            raise TrainError(
+                "reward: reward.patience needs two held-out prompts or more:"
+                " raise reward.held_out or pair.prompts"
+            )
+    loss = train(model, train_set, config, seed=seed, progress=progress, deciding=deciding)
+    agreements = evaluate(model, held_out)
+    scores = agreement_and_loss("reward", agreements)
+    all_rows = [row for c in comparisons for row in (c.first, c.second)]
+    model.normalize(model.score(all_rows if normalize_over is None else normalize_over))
+    metrics: dict[str, object] = {"train_loss": loss, "train_pairs": len(train_set)}
+    metrics |= {score.metric.removeprefix("reward."): score.model_dump() for score in scores}
+    metrics |= _by_source(comparisons, agreements)
+    normalized_over = (
+        "all replies that were compared" if normalize_over is None else "that model's replies"
+    )
+    card = preference_card(
+        config.labels, len(train_set), scores, facts.labels, facts.name, facts.base, normalized_over
+    )
     with store.atomic_directory(out) as folder:
         model.save(folder)
-        told: dict[str, object] = {"train_loss": loss, "train_pairs": len(learn)}
-        told |= {score.metric.removeprefix("reward."): score.model_dump() for score in scores}
-        told |= (
-            {"by_source": {name: [score.model_dump() for score in own] for name, own in by_source.items()}}
-            if len(names) > 1
-            else {}
-        )
-        (folder / "metrics.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        over = "all replies that were compared" if normalize_over is None else "that model's replies"
-        card = preference_card(config.labels, len(learn), scores, labels, name, base, over)
+        text = json.dumps(metrics, indent=2) + "\n"
+        (folder / "metrics.json").write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(card.content, encoding="utf-8")
-    return len(held), scores
+    return len(held_out), scores
 
 
-def agreement_and_loss(name: str, measured: Sequence[Agreement]) -> list[Score]:
+def _by_source(
+    comparisons: Sequence[Comparison], agreements: Sequence[Agreement]
+) -> dict[str, object]:
+    """Scores of each source of comparisons, where there are several."""
+    sources = sorted({c.source for c in comparisons})
+    if len(sources) < 2:
+        return {}
+    scores = {
+        source: agreement_and_loss(
+            f"reward.{source}", [a for a in agreements if a.source == source]
+        )
+        for source in sources
+    }
+    return {
+        "by_source": {source: [s.model_dump() for s in rows] for source, rows in scores.items()}
+    }
+
+
+def agreement_and_loss(name: str, agreements: Sequence[Agreement]) -> list[Score]:
     """`NAME.agreement` with the labels and `NAME.log_loss` in nats, errors by prompt."""
-    prompts = [m.prompt for m in measured]
-    agreement = estimate(f"{name}.agreement", "reward", [m.agrees for m in measured], prompts, proportion=True)
-    return [agreement, estimate(f"{name}.log_loss", "reward", [m.log_loss for m in measured], prompts)]
+    prompts = [a.prompt for a in agreements]
+    agreement = estimate(
+        f"{name}.agreement", "reward", [a.agrees for a in agreements], prompts, proportion=True
+    )
+    return [
+        agreement,
+        estimate(f"{name}.log_loss", "reward", [a.log_loss for a in agreements], prompts),
+    ]

@@ -1,4 +1,6 @@
-"""The reward that a run's policy learns from: preference model, rubric, rating and penalties, by the run's own weights."""
+"""The reward that a run's policy learns from: preference model, rubric, rating and penalties, by
+the run's own weights.
+"""
 
 from __future__ import annotations
 
@@ -20,32 +22,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunReward:
-    """(prompts, replies) -> part of the reward -> one value a reply; None where a part is unknown."""
+    """(prompts, replies) -> part of the reward -> one value a reply; None: unknown."""
 
     preference_model: PreferenceModel | None
     rubric: CompiledRubric
     weights: RewardMix
     rate: Rate | None
 
-    def __call__(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> dict[str, list[float | None]]:
-        return combine(prompts, replies, self.preference_model, self.rubric, self.weights, self.rate)
+    def __call__(
+        self, prompts: Sequence[Prompt], replies: Sequence[str]
+    ) -> dict[str, list[float | None]]:
+        return combine(
+            prompts, replies, self.preference_model, self.rubric, self.weights, self.rate
+        )
 
 
 def load_preference_model(ctx: RunContext, base: PeftModel | None = None) -> PreferenceModel:
-    """The run's preference model, as an adapter on `base`; without one, on the fine-tuned model, which is loaded for it."""
+    """The run's preference model, as an adapter on `base`; without one, on the fine-tuned model,
+    which is loaded for it.
+    """
     from cai.modeling.loading import load_model
     from cai.modeling.lora import with_adapter
     from cai.modeling.tokenization import load_renderer
 
     folder, config = str(ctx.require(SFT)), ctx.run.reward
     if base is None:
-        base = with_adapter(load_model(folder), ADAPTER, config.rank, config.layers)
+        base = with_adapter(load_model(folder), ADAPTER, config.lora_rank, config.num_trainable_layers)
     return PreferenceModel.load(base, load_renderer(folder), ctx.require(REWARD))
 
 
 def load_reward(ctx: RunContext, base: PeftModel | None = None) -> RunReward:
-    """What the run's `mix` asks for, loaded. `base`: see `load_preference_model`."""
+    """The parts that the run's `reward_weights` ask for, loaded. `base`: see
+    `load_preference_model`.
+    """
     run = ctx.run
-    preference_model = load_preference_model(ctx, base) if run.mix.pm else None
-    rate = rater(ctx.lm(run.judge or run.model)) if run.mix.direct else None
-    return RunReward(preference_model, ctx.rubric, run.mix, rate)
+    preference_model = load_preference_model(ctx, base) if run.reward_weights.pm else None
+    rate = rater(ctx.lm(run.judge or run.model)) if run.reward_weights.direct else None
+    return RunReward(preference_model, ctx.rubric, run.reward_weights, rate)

@@ -1,4 +1,4 @@
-"""Walking the stages of a run, in one process or in several."""
+"""The stages of a run in order, in one process or in several that torchrun starts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 from cai import store
 from cai.errors import JobError
@@ -15,19 +16,46 @@ from cai.pipeline.stages import RUN_STAGE
 from cai.train.tracking import require_tracker
 
 
-def run_stages(ctx: RunContext, names: Sequence[str], tell: Callable[[str, float], None]) -> None:
-    """Run stages in order under the folder's lock; `tell(stage, seconds)` after each.
+@dataclass(frozen=True)
+class _Process:
+    """This process's part in a run."""
 
-    Started by torchrun, all processes walk PPO together, and the first one walks the other stages while the rest wait.
+    first: bool
+    """The first process writes, and runs the stages that are not distributed."""
+    wait: Callable[[], None]
+    """Until all processes are here."""
+    isolated: Callable[[], AbstractContextManager[None]]
+    """Inside, libraries see a single process."""
+
+
+def run_stages(
+    ctx: RunContext, names: Sequence[str], on_stage: Callable[[str, float], None]
+) -> None:
+    """Run stages in order under the folder's lock.
+
+    Started by torchrun, all processes run PPO together, and the first one runs the other stages
+    while the rest wait.
+
+    Args:
+        on_stage: called with (stage, seconds) after each, by the first process.
+
+    Raises:
+        JobError: another process failed; that one says why.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        _run_stages(ctx, names, tell, first=True, wait=lambda: None, apart=nullcontext)
+        _run_stages(ctx, names, on_stage, _Process(True, lambda: None, nullcontext))
         return
-    from cai.train.distributed import barrier, is_peer_failure, process_group, rank, single_process_env
+    from cai.train.distributed import (
+        barrier,
+        is_peer_failure,
+        process_group,
+        rank,
+        single_process_env,
+    )
 
     with process_group():
         try:
-            _run_stages(ctx, names, tell, first=rank() == 0, wait=barrier, apart=single_process_env)
+            _run_stages(ctx, names, on_stage, _Process(rank() == 0, barrier, single_process_env))
         except RuntimeError as error:
             if not is_peer_failure(error):
                 raise
@@ -37,25 +65,22 @@ def run_stages(ctx: RunContext, names: Sequence[str], tell: Callable[[str, float
 def _run_stages(
     ctx: RunContext,
     names: Sequence[str],
-    tell: Callable[[str, float], None],
-    *,
-    first: bool,
-    wait: Callable[[], None],
-    apart: Callable[[], AbstractContextManager[None]],
+    on_stage: Callable[[str, float], None],
+    process: _Process,
 ) -> None:
     if "ppo" in names:
-        require_tracker(ctx.loaded.run.track)  # not only after hours
-    with store.locked(ctx.loaded.folder) if first else nullcontext():
-        if first:
-            save_run(ctx.loaded)
+        require_tracker(ctx.run.report_to)  # not only after hours
+    with store.locked(ctx.resolved.folder) if process.first else nullcontext():
+        if process.first:
+            save_run(ctx.resolved)
         for name in names:
             started = time.monotonic()
             if name == "ppo":
                 RUN_STAGE[name](ctx)
-            elif first:
-                with apart():
+            elif process.first:
+                with process.isolated():
                     RUN_STAGE[name](ctx)
-            ctx.close_models()  # a stage opens what it needs: models of one stage don't weigh on the next
-            wait()
-            if first:
-                tell(name, time.monotonic() - started)
+            ctx.close_models()  # models of one stage must not weigh on the next
+            process.wait()
+            if process.first:
+                on_stage(name, time.monotonic() - started)

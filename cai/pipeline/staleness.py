@@ -1,4 +1,4 @@
-"""What an edit of the constitution means for the rows that a run already has."""
+"""Rows of a run that an edit of its constitution makes stale."""
 
 from __future__ import annotations
 
@@ -11,53 +11,66 @@ from cai.generate.row_reuse import only_principles, preference_stands, revision_
 from cai.pipeline.context import RunContext, read_rows
 from cai.records import Kind, Pair, Preference, Prompt, Revision
 
-LABEL_READS = ("principle:", "examples:compare")
-"""Parts of the constitution that decide the rows of a stage."""
+LABEL_PARTS = ("principle:", "examples:compare")
+"""Parts of the constitution that decide a run's labels."""
 
 
-def revise_reads(config: ReviseConfig) -> tuple[str, ...]:
-    return ("principle:", "examples:critique", "rubric", *["examples:compare"] * config.matrix)
+def revise_parts(config: ReviseConfig) -> tuple[str, ...]:
+    """Parts of the constitution that decide a run's revisions."""
+    parts = ("principle:", "examples:critique", "rubric")
+    return (*parts, "examples:compare") if config.matrix else parts
 
 
-def revision_stands_in(ctx: RunContext) -> Callable[[Revision, Collection[str]], bool]:
+def revision_is_current(ctx: RunContext) -> Callable[[Revision, Collection[str]], bool]:
     """(row, ids of edited principles) -> whether the row is what would be made now."""
     prompts: dict[str, Prompt] = {p.id: p for p in read_rows(ctx.path(PROMPTS), Prompt)}
     config = ctx.run.revise
-    return lambda row, edited: revision_stands(row, prompts[row.source], ctx.constitution, config, ctx.seed, edited)
+
+    def is_current(row: Revision, edited: Collection[str]) -> bool:
+        prompt = prompts[row.source]
+        return revision_stands(row, prompt, ctx.constitution, config, ctx.seed, edited)
+
+    return is_current
 
 
-def preference_stands_in(ctx: RunContext) -> Callable[[Preference, Collection[str]], bool]:
+def preference_is_current(ctx: RunContext) -> Callable[[Preference, Collection[str]], bool]:
     """The same for labels."""
     pairs: dict[str, Pair] = {p.id: p for p in read_rows(ctx.path(PAIRS), Pair)}
-    about, config = abouts_in(ctx), ctx.run.label
+    kinds, config = prompt_kinds(ctx), ctx.run.label
 
-    def stands(row: Preference, edited: Collection[str]) -> bool:
+    def is_current(row: Preference, edited: Collection[str]) -> bool:
         pair = pairs[row.source]
-        return preference_stands(row, pair, about.get(pair.source, (None, None)), ctx.constitution, config, ctx.seed, edited)
+        kind = kinds.get(pair.source, (None, None))
+        return preference_stands(row, pair, kind, ctx.constitution, config, ctx.seed, edited)
 
-    return stands
+    return is_current
 
 
-def abouts_in(ctx: RunContext) -> dict[str, tuple[Kind | None, str | None]]:
+def prompt_kinds(ctx: RunContext) -> dict[str, tuple[Kind | None, str | None]]:
     """Prompt id -> kind and category."""
     return {p.id: (p.kind, p.category) for p in read_rows(ctx.path(PROMPTS), Prompt)}
 
 
 def stale_rows(ctx: RunContext, changes: Sequence[Change]) -> dict[str, tuple[list[str], int]]:
-    """For each file there is: ids of the rows that `ctx.constitution`, which differs by `changes`, makes stale; rows in all.
+    """For each file there is: ids of its stale rows, and its number of rows.
 
-    An edited rubric or edited examples decide about every row of a stage that reads them.
+    An edited rubric, or edited examples, make every row of a stage stale that reads them.
+
+    Args:
+        changes: by which `ctx.constitution` differs from the one that the rows were made with.
     """
     keys = [change.key for change in changes]
-    found = {}
-    for name, kind, stander, reads in (
-        (REVISIONS, Revision, revision_stands_in, revise_reads(ctx.run.revise)),
-        (PREFERENCES, Preference, preference_stands_in, LABEL_READS),
-    ):
+    stages = (
+        (REVISIONS, Revision, revision_is_current, revise_parts(ctx.run.revise)),
+        (PREFERENCES, Preference, preference_is_current, LABEL_PARTS),
+    )
+    stale = {}
+    for name, kind, current_in, parts in stages:
         if not ctx.path(name).exists():
             continue
-        stands = stander(ctx)
-        edited = only_principles([key for key in keys if key.startswith(reads)])
+        is_current = current_in(ctx)
+        edited = only_principles([key for key in keys if key.startswith(parts)])
         rows = read_rows(ctx.path(name), kind)
-        found[name] = ([row.id for row in rows if edited is None or not stands(row, edited)], len(rows))
-    return found
+        ids = [row.id for row in rows if edited is None or not is_current(row, edited)]
+        stale[name] = (ids, len(rows))
+    return stale

@@ -139,9 +139,9 @@ def _diagnostic_rows(votes: _VoteColumns, labels: _LabelColumns) -> list[tuple[s
         ("votes that flip with the order of the replies", "label.flip_rate", votes.flips),
     ]
     means = [
-        ("position bias towards (A), nats", "label.slot_lean", votes.position_bias),
+        ("position bias towards (A), nats", "label.position_bias", votes.position_bias),
         ("mean p_first", "label.p_first", labels.p_first),
-        ("mean distance of p_first from ½", "label.decidedness", labels.distance_from_half),
+        ("mean distance of p_first from ½", "label.confidence", labels.distance_from_half),
         ("entropy, bits", "label.entropy", labels.entropy),
         (
             "highest minus lowest p_first among a pair's principles",
@@ -169,7 +169,7 @@ def by_principle(preferences: Iterable[Preference]) -> dict[str, list[Score]]:
     return {
         principle: [
             votes.flips.estimate("label.flip_rate", principle),
-            votes.position_bias.estimate("label.slot_lean", principle, proportion=False),
+            votes.position_bias.estimate("label.position_bias", principle, proportion=False),
             votes.abstentions.estimate("label.abstention_rate", principle),
             votes.p_first.estimate("label.p_first", principle, proportion=False),
         ]

@@ -76,7 +76,7 @@ def ppo_curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     empty.
 
     Args:
-        metrics: one dict per update with `step`, `reward`, `reward.*`, `reward_on.*` and `kl`.
+        metrics: one dict per update with `update`, `reward`, `reward.*`, `reward_by_kind.*` and `kl`.
     """
 
     def draw(figure: Figure) -> None:
@@ -87,12 +87,12 @@ def ppo_curves(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 def _draw_ppo_curves(figure: Figure, metrics: Sequence[Mapping[str, Any]]) -> None:
     keys = {key for row in metrics for key in row}
-    parts = sorted(key for key in keys if key.startswith(("reward.", "reward_on.")))
+    parts = sorted(key for key in keys if key.startswith(("reward.", "reward_by_kind.")))
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _draw_metric(top, metrics, "reward", label="total", color=BLUE, linewidth=2.2)
     for index, part in enumerate(parts):
         color, dashes = PART_LINES[index % len(PART_LINES)]
-        name = part.replace("reward_on.", "on ").removeprefix("reward.").lstrip("_")
+        name = part.replace("reward_by_kind.", "on ").removeprefix("reward.").lstrip("_")
         style = {"color": color, "linestyle": dashes, "linewidth": 1.4}
         _draw_metric(top, metrics, part, label=_short(name), **style)
     _draw_metric(bottom, metrics, "kl", label="KL", color=VERMILLION, linewidth=2.2)
@@ -110,7 +110,7 @@ def _draw_ppo_curves(figure: Figure, metrics: Sequence[Mapping[str, Any]]) -> No
 
 def _draw_metric(axes: Axes, metrics: Sequence[Mapping[str, Any]], key: str, **style: Any) -> None:
     """One metric over updates, as a line."""
-    steps = [float(row["step"]) for row in metrics]
+    steps = [float(row["update"]) for row in metrics]
     values = [_number(row.get(key)) for row in metrics]
     marker = "o" if len(steps) <= MAX_UPDATES_WITH_MARKERS else None
     axes.plot(steps, values, marker=marker, markersize=3, **style)

@@ -105,7 +105,7 @@ def ppo_updates(path: Path) -> list[Mapping[str, Any]]:
     """
     rows: list[Mapping[str, Any]] = []
     for line, row in json_lines(path):
-        if not isinstance(row.get("step"), int):
+        if not isinstance(row.get("update"), int):
             raise StoreError(f"{path}:{line}: step: expected the number of the update")
         rows.append(row)
     return rows

@@ -1,7 +1,8 @@
-"""Several processes that train one model, as torchrun starts them: who this one is, and what they tell each other.
+"""Collectives for several processes that train one model, as torchrun starts them.
 
-Every process knows all rollouts of an update, and computes on its own share of each minibatch. What they send is tensors only.
-One process alone sends nothing, and computes exactly what it would without this module.
+Every process knows all rollouts of an update, and computes on its own share of each minibatch. Only
+tensors are sent. A single process sends nothing, and computes exactly what it would without this
+module.
 """
 
 from __future__ import annotations
@@ -31,23 +32,27 @@ TORCHRUN_VARIABLES = (
     "ROLE_WORLD_SIZE",
     "GROUP_WORLD_SIZE",
 )
-"""What torchrun tells each process through its environment."""
+"""Environment variables by which torchrun tells each process its place."""
 TIMEOUT = timedelta(days=2)
-"""How long a process waits for the others: a stage that only the first one walks may take long."""
+"""Of a collective: a stage that only the first process runs may take long."""
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Inside, the processes that torchrun started can speak to each other; alone, nothing happens."""
+    """Inside, the processes that torchrun started are connected; a single process is left alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    place = device()
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
+    accelerator = device()
+    if accelerator.type == "cuda":
+        torch.cuda.set_device(accelerator)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if accelerator.type == "cuda" else "gloo", timeout=TIMEOUT
+    )
     try:
         yield
+        # none leaves while another still sends: gloo may abort the process that does
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
@@ -71,43 +76,46 @@ def world_size() -> int:
 
 
 def barrier() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     if world_size() > 1:
         dist.barrier()
 
 
-def shard(items: Sequence[T], of: int | None = None) -> list[T]:
-    """What this process (or process `of`) does of `items`: each takes every n-th."""
-    return list(items[rank() if of is None else of :: world_size()])
+def shard(items: Sequence[T], process: int | None = None) -> list[T]:
+    """This process's share of `items` (or that of `process`): every n-th, from its rank on."""
+    return list(items[rank() if process is None else process :: world_size()])
 
 
-def micro_batches(batch: Sequence[int], rows: int, lengths: Sequence[int]) -> list[list[int]]:
-    """This process's share of a minibatch, `rows` places of like length at a time, in as many cuts as any process has.
+def micro_batches(minibatch: Sequence[int], size: int, lengths: Sequence[int]) -> list[list[int]]:
+    """This process's share of a minibatch, `size` indices of like length at a time, in as many
+    parts as any process has.
 
-    Who has fewer reads the first place again, without weight: every process must take part in every pass.
+    A process with fewer repeats the first index, to be given no weight: every process must take
+    part in every pass.
     """
-    count = max(1, -(-len(shard(batch, 0)) // rows))
-    own = sorted(shard(batch), key=lambda place: lengths[place])
-    return [own[i * rows : (i + 1) * rows] or [batch[0]] for i in range(count)]
+    count = max(1, -(-len(shard(minibatch, 0)) // size))
+    local = sorted(shard(minibatch), key=lambda index: lengths[index])
+    return [local[i * size : (i + 1) * size] or [minibatch[0]] for i in range(count)]
 
 
-def all_gather_rows(own: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of all processes in one tensor, the same everywhere: row k of process r at `places[r][k]`.
+def all_gather_rows(local: Tensor, indices: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of all processes in one tensor, the same everywhere: row k of process r at
+    `indices[r][k]`.
 
     Args:
-        own: (n, ...) this process's rows, n = len(places[rank]).
+        local: (n, ...) this process's rows, n = len(indices[rank]).
     """
-    whole = own.new_zeros((sum(map(len, places)), *own.shape[1:]))
+    gathered = local.new_zeros((sum(map(len, indices)), *local.shape[1:]))
     if world_size() == 1:
-        parts = [own]
+        parts = [local]
     else:
-        padded = own.new_zeros((max(map(len, places)), *own.shape[1:]))
-        padded[: len(own)] = own
-        parts = [torch.empty_like(padded) for _ in places]
+        padded = local.new_zeros((max(map(len, indices)), *local.shape[1:]))
+        padded[: len(local)] = local
+        parts = [torch.empty_like(padded) for _ in indices]
         dist.all_gather(parts, padded)
-    for part, where in zip(parts, places, strict=True):
-        whole[list(where)] = part[: len(where)]
-    return whole
+    for part, rows in zip(parts, indices, strict=True):
+        gathered[list(rows)] = part[: len(rows)]
+    return gathered
 
 
 def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
@@ -118,35 +126,37 @@ def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
 
 
 def all_reduce_max(value: float) -> float:
-    """Over all processes."""
+    """The largest value of all processes."""
     if world_size() == 1:
         return value
-    told = torch.tensor([value], dtype=torch.float64)
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return float(told)
+    tensor = torch.tensor([value], dtype=torch.float64)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return float(tensor)
 
 
 def broadcast_flag(value: bool) -> bool:
-    """What the first process says."""
-    told = torch.tensor([value and rank() == 0], dtype=torch.int64)
+    """The first process's value."""
+    flag = torch.tensor([value], dtype=torch.int64)
     if world_size() > 1:
-        dist.broadcast(told, 0)
-    return bool(told)
+        dist.broadcast(flag, 0)
+    return bool(flag)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The full tensor of one that is spread over processes (all of them must ask); any other as it is."""
+    """The whole of a sharded tensor (all processes must call); any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def is_peer_failure(error: RuntimeError) -> bool:
-    """Whether it is what torch raises in one process because another that it waited for has ended."""
-    return isinstance(error, dist.DistError) or re.search("gloo|NCCL", str(error)) is not None
-
-
 def copy_to_sharded(target: Tensor, value: Tensor) -> None:
-    """Give `target`, spread or not, the full tensor's values."""
+    """Give `target`, sharded or not, the full tensor's values."""
     with torch.no_grad():
         if isinstance(target, DTensor):
-            value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+            value = distribute_tensor(
+                value.to(target.device), target.device_mesh, target.placements
+            )
         target.copy_(value)
+
+
+def is_peer_failure(error: RuntimeError) -> bool:
+    """Whether torch raised it because another process, which this one waited for, has ended."""
+    return isinstance(error, dist.DistError) or re.search("gloo|NCCL", str(error)) is not None

@@ -1,6 +1,7 @@
-"""The mathematics of PPO as pure functions of tensors. B batch, T reply token, N packed tokens, V vocabulary.
+"""Losses and estimators of PPO and of the preference model, as pure functions of tensors.
 
-Masks are True on real reply tokens. No function adds an epsilon to a mean: an empty mask should be seen.
+B batch, T response token, N packed tokens, V vocabulary. Masks are True on real response tokens. No
+function adds an epsilon to a mean: an empty mask should be seen.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the places where `mask` is True."""
+    """Mean where `mask` is True."""
     return x[mask].mean()
 
 
@@ -27,10 +28,11 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def center_by_group(x_BT: Tensor, mask_BT: Tensor, group_B: Tensor) -> Tensor:
-    """`x_BT` less the mean over `mask_BT` of the rows that are of the same group (integers); 0 outside the mask.
+    """`x_BT` less the mean over `mask_BT` of the rows that are of the same group (integers); 0
+    outside the mask.
 
-    A mean over prompts of one kind is a baseline that depends on the state alone, so the policy gradient stays unbiased but for
-    each row's own share in it (arXiv:1506.02438, section 2).
+    A mean over prompts of one kind is a baseline that depends on the state alone, so the policy
+    gradient stays unbiased but for each row's own share in it (arXiv:1506.02438, section 2).
     """
     same_BB = (group_B[:, None] == group_B[None, :]).to(x_BT.dtype)
     sums_B, counts_B = (x_BT * mask_BT).sum(1), mask_BT.sum(1).to(x_BT.dtype)
@@ -38,10 +40,14 @@ def center_by_group(x_BT: Tensor, mask_BT: Tensor, group_B: Tensor) -> Tensor:
     return (x_BT - mean_B[:, None]) * mask_BT
 
 
-def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float) -> Tensor:
-    """Generalised advantages, eq. 16 of arXiv:1506.02438; 0 where `mask_BT` is False. Real tokens come first in a row.
+def gae(
+    rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantages, eq. 16 of arXiv:1506.02438; 0 where `mask_BT` is False. Real tokens
+    come first in a row.
 
-    A_t = delta_t + gamma*lam*A_{t+1}      delta_t = r_t + gamma*V_{t+1} - V_t      V after the last token is 0
+    A_t = delta_t + gamma*lam*A_{t+1}      delta_t = r_t + gamma*V_{t+1} - V_t      V after the last
+    token is 0
     """
     advantage_B = next_value_B = torch.zeros_like(rewards_BT[:, 0])
     advantages = []
@@ -53,18 +59,41 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float,
     return torch.stack(advantages[::-1], dim=1)
 
 
-def token_rewards(score_B: Tensor, logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, beta: float) -> Tensor:
-    """Reward per token: -beta * (log pi - log pi_ref) everywhere, plus the score at the last real token.
+def token_rewards(
+    score_B: Tensor, logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, beta: float
+) -> Tensor:
+    """Reward per token: -beta * (log pi - log pi_ref) everywhere, plus the score at the last real
+    token.
 
-    r_t = -beta * k1_t + [t = last] * R      arXiv:1909.08593 eq. 2, per token as in arXiv:2203.02155
+    r_t = -beta * k1_t + [t = last] * R      arXiv:1909.08593 eq. 2, per token as in
+    arXiv:2203.02155
     """
     rewards_BT = -beta * k1(logp_BT, ref_logp_BT) * mask_BT
     last_B = mask_BT.sum(1) - 1
     return rewards_BT.index_put((torch.arange(len(score_B)), last_B), score_B, accumulate=True)
 
 
+def kl_metrics(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor) -> dict[str, float | None]:
+    """`kl` and `kl_k3`: both estimates of KL(pi, pi_ref), summed over a response's tokens, mean
+    over responses; nats a response.
+    """
+    return {
+        "kl": float((k1(logp_BT, ref_logp_BT) * mask_BT).sum(1).mean()),
+        "kl_k3": float((k3(logp_BT, ref_logp_BT) * mask_BT).sum(1).mean()),
+    }
+
+
+def explained_variance(value_N: Tensor, return_N: Tensor) -> float | None:
+    """1 - Var(return - value) / Var(return); None where equal returns leave nothing to explain."""
+    variance = float(return_N.var(unbiased=False))
+    unexplained = float((return_N - value_N).var(unbiased=False))
+    return 1 - unexplained / variance if variance else None
+
+
 def k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """log pi - log pi_ref of the drawn token: unbiased for KL(pi, pi_ref) over draws of pi; may be negative."""
+    """log pi - log pi_ref of a sampled token: unbiased for KL(pi, pi_ref) over samples of pi; may
+    be negative.
+    """
     return logp - ref_logp
 
 
@@ -76,13 +105,16 @@ def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 def policy_loss(logp_N: Tensor, old_logp_N: Tensor, advantage_N: Tensor, clip: float) -> Tensor:
     """Clipped surrogate, eq. 7 of arXiv:1707.06347, negated; mean over tokens."""
-    # beyond e^20 a ratio is clipped or the run is lost; left to overflow, its gradient would be 0 * inf where it is clipped
+    # beyond e^20 a ratio is clipped or the run is lost; left to overflow, its gradient would be 0 *
+    # inf where it is clipped
     ratio_N = (logp_N - old_logp_N).clamp(max=20.0).exp()
     return -torch.min(ratio_N * advantage_N, ratio_N.clamp(1 - clip, 1 + clip) * advantage_N).mean()
 
 
 def value_loss(value_N: Tensor, old_value_N: Tensor, return_N: Tensor, clip: float) -> Tensor:
-    """Half the mean of the larger of clipped and plain squared error (arXiv:1909.08593's code): a pessimistic bound."""
+    """Half the mean of the larger of clipped and plain squared error (arXiv:1909.08593's code): a
+    pessimistic bound.
+    """
     clipped_N = old_value_N + (value_N - old_value_N).clamp(-clip, clip)
     return 0.5 * torch.max((value_N - return_N) ** 2, (clipped_N - return_N) ** 2).mean()
 
@@ -95,7 +127,8 @@ def entropy(logits_NV: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class KLController:
-    """The weight of the KL penalty, and how it follows the measured KL. Immutable: `after` gives the next one.
+    """The weight of the KL penalty, and how it follows the measured KL. Immutable: `after` gives
+    the next one.
 
     Fixed when `target` is None. Adaptive otherwise (arXiv:1909.08593 section 2.2):
         beta <- beta * (1 + clip(KL / target - 1, -0.2, 0.2) * n / horizon)
@@ -110,18 +143,25 @@ class KLController:
 
     def __post_init__(self) -> None:
         if self.target is not None and (self.target <= 0 or self.horizon <= 0):
-            raise ValueError(f"an adaptive controller needs target > 0 and horizon > 0, got {self.target} and {self.horizon}")
+            raise ValueError(
+                "an adaptive controller needs target > 0 and horizon > 0, "
+                f"got {self.target} and {self.horizon}"
+            )
 
     def after(self, kl: float, episodes: int) -> KLController:
         """The controller after `episodes` replies whose mean KL was `kl` nats."""
         if self.target is None:
             return self
         error = max(-0.2, min(0.2, kl / self.target - 1))
-        return KLController(self.beta * (1 + error * episodes / self.horizon), self.target, self.horizon)
+        return KLController(
+            self.beta * (1 + error * episodes / self.horizon), self.target, self.horizon
+        )
 
 
 def soft_bradley_terry(first_B: Tensor, second_B: Tensor, p_first_B: Tensor) -> Tensor:
-    """-p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1), mean over pairs: cross-entropy with a soft label."""
+    """-p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1), mean over pairs: cross-entropy with a
+    soft label.
+    """
     margin_B = first_B - second_B
     logsigmoid = torch.nn.functional.logsigmoid
     return -(p_first_B * logsigmoid(margin_B) + (1 - p_first_B) * logsigmoid(-margin_B)).mean()

@@ -34,8 +34,8 @@ FLOAT32_BYTES = 4
 class RewardConfig(FrozenModel):
     """How the preference model is trained."""
 
-    rank: int = Field(16, ge=1)
-    layers: int | None = Field(None, ge=1)
+    lora_rank: int = Field(16, ge=1)
+    num_trainable_layers: int | None = Field(None, ge=1)
     """Number of last blocks that are trained; None: all."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak; it decays linearly to zero."""
@@ -43,7 +43,7 @@ class RewardConfig(FrozenModel):
     batch_size: int = Field(8, ge=1)
     """Pairs a step. All pairs of a prompt are in one step (arXiv:2203.02155, section 3.4), even
     where that makes it larger."""
-    own_share: float | None = Field(None, gt=0, lt=1)
+    label_share: float | None = Field(None, gt=0, lt=1)
     """Share of the run's pairs among all pairs, where the run has `preferences` too: pairs of the
     side with too many are dropped. None: all pairs of both."""
     labels: Literal["soft", "hard"] = "soft"
@@ -168,7 +168,7 @@ def _frozen_caches(
     tokens = sum(_tokens(comparisons[i]) for batch in batches for i in batch)
     size = tokens * int(base.config.hidden_size) * FLOAT32_BYTES
     cached = config.epochs > 1 and size <= MAX_CACHE_BYTES
-    blocks = frozen_blocks(base, config.layers) if cached else []
+    blocks = frozen_blocks(base, config.num_trainable_layers) if cached else []
     return [FrozenCache(blocks) for _ in batches]
 
 

@@ -36,15 +36,15 @@ class SFTConfig(FrozenModel):
     """How the reply model is fine-tuned."""
 
     mode: Literal["lora", "full"] = "lora"
-    rank: int = Field(16, ge=1)
+    lora_rank: int = Field(16, ge=1)
     """Of the LoRA adapter; it is merged into the saved model."""
-    layers: int | None = Field(None, ge=1)
+    num_trainable_layers: int | None = Field(None, ge=1)
     """Number of last blocks that get LoRA; fewer make a step cheaper. None: all blocks."""
     learning_rate: float = Field(5e-4, gt=0)
     epochs: float = Field(3.0, gt=0)
     batch_size: int = Field(8, ge=1)
     """Examples a step."""
-    max_tokens: int = Field(512, ge=8)
+    max_length: int = Field(512, ge=8)
     """Longer examples are left out and counted."""
 
 
@@ -68,10 +68,10 @@ def sft(
         TrainError: no example fits, or the loss is not a number.
     """
     renderer = load_renderer(base)
-    rows, too_long = _tokenize(renderer, examples, config.max_tokens)
+    rows, too_long = _tokenize(renderer, examples, config.max_length)
     if not rows:
         raise TrainError(
-            f"sft: none of {len(examples)} examples fits into {config.max_tokens} tokens"
+            f"sft: none of {len(examples)} examples fits into {config.max_length} tokens"
         )
     with atomic_directory(out) as folder, blame(TrainError, "sft"):
         checkpoints = folder / "checkpoints"
@@ -139,7 +139,7 @@ def _build_trainer(
         args=_trainer_arguments(config, folder, seed),
         train_dataset=Dataset.from_list(rows),
         processing_class=load_renderer(base).tokenizer,
-        peft_config=lora_config(model, config.rank, config.layers) if lora else None,
+        peft_config=lora_config(model, config.lora_rank, config.num_trainable_layers) if lora else None,
         callbacks=[_callback(folder, progress)],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to standard output, which is for results
@@ -202,7 +202,7 @@ def _trainer_arguments(config: SFTConfig, folder: Path, seed: int) -> Any:
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
-        max_length=config.max_tokens,
+        max_length=config.max_length,
         # Rows hold token ids already: untrusted text must not become control tokens.
         dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="group_by_length",

@@ -100,5 +100,5 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {
         key: float(value)
         for key, value in metrics.items()
-        if key != "step" and isinstance(value, int | float)
+        if key != "update" and isinstance(value, int | float)
     }

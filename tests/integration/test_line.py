@@ -53,11 +53,16 @@ prompts: [prompts.jsonl]
 preferences: [helpful.jsonl]
 held_out: 0.4
 revise: {{rounds: 1, max_tokens: 10, critique_tokens: 6}}
-sft: {{epochs: 2, batch_size: 8, rank: 4, max_tokens: 256}}
+sft: {{epochs: 2, batch_size: 8, lora_rank: 4, max_length: 256}}
 pair: {{max_tokens: 8}}
 label: {{principles: 2}}
-reward: {{rank: 4, epochs: 1, batch_size: 8, held_out: 0.3, own_share: 0.5}}
-ppo: {{updates: 3, prompts: 4, replies: 2, max_tokens: 8, rank: 4, minibatches: 2, missing_stop: 0.1}}
+reward: {{lora_rank: 4, epochs: 1, batch_size: 8, held_out: 0.3, label_share: 0.5}}
+ppo:
+  num_updates: 3
+  lora_rank: 4
+  rollout:
+    {{prompts_per_update: 4, responses_per_prompt: 2, max_new_tokens: 8, missing_eos_penalty: 0.1}}
+  optimization: {{num_minibatches: 2}}
 eval: {{draws: 1, max_tokens: 8}}
 """
 ARTEFACTS = {
@@ -191,7 +196,7 @@ def test_incorrect_rates_are_the_shares_of_the_replies(whole: tuple[Path, float]
 def test_the_metrics_of_ppo_are_kept(whole: tuple[Path, float]) -> None:
     folder, _ = whole
     lines = [json.loads(line) for line in (folder / "60-policy/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["step"] for row in lines] == [0, 1, 2]
+    assert [row["update"] for row in lines] == [0, 1, 2]
     assert lines[0]["kl"] == 0
     assert all({"reward.pm", "reward.rubric", "kl", "first_ratio_error"} <= row.keys() for row in lines)
 
@@ -210,12 +215,12 @@ def test_a_rating_may_stand_for_the_preference_model(home: Path, whole: tuple[Pa
     """PPO alone, in a copy of the run, on the judge's ratings: they are all of the reward, in [-1, 1]."""
     folder = home / "rated"
     shutil.copytree(whole[0], folder, ignore=shutil.ignore_patterns("60-*", "run.json"))
-    mix = ("--set", "mix.pm=0", "--set", "mix.rubric=0", "--set", "mix.direct=1")
-    assert walk(home / "run.yaml", "--set", f"folder={folder}", "--from", "ppo", "--until", "ppo", *mix) == 0
+    weights = ("--set", "reward_weights.pm=0", "--set", "reward_weights.rubric=0", "--set", "reward_weights.direct=1")
+    assert walk(home / "run.yaml", "--set", f"folder={folder}", "--from", "ppo", "--until", "ppo", *weights) == 0
     steps = [json.loads(line) for line in (folder / "60-policy/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(steps) == 3
     for step in steps:
-        assert [key for key in step if key.startswith("reward.")] == ["reward.direct", "reward.missing_stop"]
+        assert [key for key in step if key.startswith("reward.")] == ["reward.direct", "reward.missing_eos"]
         assert -1 <= step["reward.direct"] <= 1
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from ppo_toys import with_settings
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -22,43 +23,49 @@ from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of
 from cai.train.ppo.actor import POLICY, Actor, FullActor, LoraActor
-from cai.train.ppo.config import KLConfig, PPOConfig, PtxConfig
+from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.rollout import RewardTable, Rollout
-from cai.train.ppo.trainer import learner, ppo
+from cai.train.ppo.trainer import PPOTrainer
 
 WORDS = ["<unk>", "<end>", "<pad>", "a", "b", "c", "d", "e", "f", "g", "h", "go"]
 WANTED = WORDS.index("e")
 PROMPT = Prompt(chat=chat_of(("user", "go")))
-BANDIT = PPOConfig(
-    updates=32,
-    prompts=1,
-    replies=160,
-    max_tokens=1,
+BANDIT = with_settings(
+    PPOConfig(),
+    num_updates=32,
+    prompts_per_update=1,
+    responses_per_prompt=160,
+    max_new_tokens=1,
     temperature=1.0,
-    rank=8,
+    lora_rank=8,
     learning_rate=2e-2,
     critic_learning_rate=5e-2,
-    epochs=2,
-    minibatches=2,
-    whiten=False,
-    ema=0.97,
+    num_ppo_epochs=2,
+    num_minibatches=2,
+    whiten_advantages=False,
+    ema_decay=0.97,
 )
-quiet = lambda done, total: None  # noqa: E731
 
 
 def actor(folder: Path, config: PPOConfig) -> Actor:
     base = load_model(str(folder))
     if config.mode == "full":
-        return FullActor(base, load_model(str(folder)), layers=config.layers)
-    return LoraActor(with_adapter(base, POLICY, config.rank, config.layers))
+        return FullActor(
+            base, load_model(str(folder)), num_trainable_layers=config.num_trainable_layers
+        )
+    return LoraActor(with_adapter(base, POLICY, config.lora_rank, config.num_trainable_layers))
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("words")
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    backend = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<end>", pad_token="<pad>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="<end>", pad_token="<pad>"
+    )
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
@@ -80,7 +87,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wanted(rollouts: Sequence[Rollout]) -> RewardTable:
-    return {"wanted": [float(r.reply_ids[0] == WANTED) for r in rollouts]}
+    return {"wanted": [float(r.response_ids[0] == WANTED) for r in rollouts]}
 
 
 def distribution(model: Any, folder: Path) -> torch.Tensor:
@@ -90,13 +97,15 @@ def distribution(model: Any, folder: Path) -> torch.Tensor:
         return model(torch.tensor([ids])).logits[0, -1].double().softmax(-1)
 
 
-def trained(folder: Path, home: Path, config: PPOConfig, score: Any = wanted, **more: Any) -> tuple[Any, list[dict[str, Any]]]:
+def trained(
+    folder: Path, home: Path, config: PPOConfig, reward_fn: Any = wanted, texts: Any = ()
+) -> tuple[Any, list[dict[str, Any]]]:
     """(the policy as a plain model, metrics)."""
     torch.manual_seed(0)
-    it = learner(actor(folder, config), config)
-    home.mkdir()
-    history = ppo(it, load_renderer(folder), [PROMPT], score, config, home, seed=0, progress=quiet, **more)
-    return written(it.actor, folder), history
+    trainer = PPOTrainer(actor(folder, config), load_renderer(folder), reward_fn, config)
+    home.mkdir(exist_ok=True)
+    history = trainer.train([PROMPT], home, texts)
+    return written(trainer.actor, folder), history
 
 
 def written(actor: Actor, folder: Path) -> Any:
@@ -115,7 +124,9 @@ def test_the_policy_is_the_closed_form(words: Path, tmp_path: Path) -> None:
     reward[WANTED] = 1.0
     kls = []
     for beta in (0.3, 0.5, 0.9):
-        policy, history = trained(words, tmp_path / f"{beta}", BANDIT.model_copy(update={"kl": KLConfig(coef=beta)}))
+        policy, history = trained(
+            words, tmp_path / f"{beta}", with_settings(BANDIT, kl={"coef": beta})
+        )
         best = (reference.log() + reward / beta).softmax(-1)
         found = distribution(policy, words)
         assert 0.5 * float((found - best).abs().sum()) < 0.02, beta
@@ -127,11 +138,13 @@ def test_the_policy_is_the_closed_form(words: Path, tmp_path: Path) -> None:
     assert kls[0] > kls[1] > kls[2] > 0
 
 
-def test_the_policy_is_the_closed_form_when_every_weight_learns(words: Path, tmp_path: Path) -> None:
+def test_the_policy_is_the_closed_form_when_every_weight_learns(
+    words: Path, tmp_path: Path
+) -> None:
     reference = distribution(load_model(str(words)), words)
     reward = torch.zeros(len(WORDS), dtype=torch.float64)
     reward[WANTED] = 1.0
-    config = BANDIT.model_copy(update={"kl": KLConfig(coef=0.5), "mode": "full", "learning_rate": 2e-3})
+    config = with_settings(BANDIT, kl={"coef": 0.5}, mode="full", learning_rate=2e-3)
     policy, _ = trained(words, tmp_path / "full", config)
     best = (reference.log() + reward / 0.5).softmax(-1)
     assert 0.5 * float((distribution(policy, words) - best).abs().sum()) < 0.02
@@ -141,10 +154,20 @@ def test_an_adaptive_penalty_holds_its_target(words: Path, tmp_path: Path) -> No
     """Replies of several words, a reward that would pull far away, a target of 3 nats: within 20 % over the last half."""
 
     def many(rollouts: Sequence[Rollout]) -> RewardTable:
-        return {"wanted": [4.0 * sum(token == WANTED for token in r.reply_ids) for r in rollouts]}
+        return {
+            "wanted": [4.0 * sum(token == WANTED for token in r.response_ids) for r in rollouts]
+        }
 
-    kl = KLConfig(coef=0.5, target=3.0, horizon=90)
-    config = BANDIT.model_copy(update={"updates": 44, "replies": 64, "max_tokens": 6, "kl": kl, "whiten": True, "ema": None})
+    kl = {"coef": 0.5, "target": 3.0, "horizon": 90}
+    config = with_settings(
+        BANDIT,
+        num_updates=44,
+        responses_per_prompt=64,
+        max_new_tokens=6,
+        kl=kl,
+        whiten_advantages=True,
+        ema_decay=None,
+    )
     _, history = trained(words, tmp_path / "run", config, many)
     held = fmean(row["kl"] for row in history[22:])
     assert 2.4 <= held <= 3.6
@@ -153,10 +176,12 @@ def test_an_adaptive_penalty_holds_its_target(words: Path, tmp_path: Path) -> No
 
 # ---- the parts beside it ----
 
-SHORT = BANDIT.model_copy(update={"updates": 2, "replies": 16})
+SHORT = with_settings(BANDIT, num_updates=2, responses_per_prompt=16)
 
 
-def test_warm_up_raises_the_rates_step_by_step(words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_raises_the_rates_step_by_step(
+    words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Eight steps in all, six of them on the way up: from a tenth of the rate by 0.15 of it, then the whole."""
     rates: list[float] = []
     step = torch.optim.AdamW.step
@@ -166,12 +191,14 @@ def test_warm_up_raises_the_rates_step_by_step(words: Path, tmp_path: Path, monk
         return step(self)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    trained(words, tmp_path / "run", SHORT.model_copy(update={"warmup": 6}))
+    trained(words, tmp_path / "run", with_settings(SHORT, lr_warmup_steps=6))
     assert rates == pytest.approx([2e-2 * min(1.0, 0.1 + 0.15 * n) for n in range(8)])
 
 
 def test_the_critic_may_learn_alone_first(words: Path, tmp_path: Path) -> None:
-    policy, history = trained(words, tmp_path / "run", SHORT.model_copy(update={"critic_warmup": 2}))
+    policy, history = trained(
+        words, tmp_path / "run", with_settings(SHORT, critic_warmup_updates=2)
+    )
     assert torch.equal(distribution(policy, words), distribution(load_model(str(words)), words))
     assert history[1]["explained_variance"] is not None
     assert [row["grad_norm"] for row in history] == [0.0, 0.0]
@@ -179,9 +206,9 @@ def test_the_critic_may_learn_alone_first(words: Path, tmp_path: Path) -> None:
 
 def test_an_update_ends_early_when_it_has_gone_too_far(words: Path, tmp_path: Path) -> None:
     """The first step never counts as too far: it starts from the policy that sampled. The second does here."""
-    config = SHORT.model_copy(update={"kl": KLConfig(coef=0.1, stop=1e-9), "learning_rate": 5e-2})
+    config = with_settings(SHORT, kl={"coef": 0.1, "stop": 1e-9}, learning_rate=5e-2)
     _, history = trained(words, tmp_path / "run", config)
-    assert [row["steps_taken"] for row in history] == [2 / 4, 2 / 4]
+    assert [row["steps_fraction"] for row in history] == [2 / 4, 2 / 4]
 
 
 def test_the_average_is_kept_in_the_end(words: Path, tmp_path: Path) -> None:
@@ -189,7 +216,7 @@ def test_the_average_is_kept_in_the_end(words: Path, tmp_path: Path) -> None:
     start = distribution(load_model(str(words)), words)
     moved = {}
     for decay in (None, 0.5, 0.99):
-        policy, _ = trained(words, tmp_path / f"{decay}", SHORT.model_copy(update={"ema": decay}))
+        policy, _ = trained(words, tmp_path / f"{decay}", with_settings(SHORT, ema_decay=decay))
         moved[decay] = float((distribution(policy, words) - start).abs().sum())
     assert min(moved[None], moved[0.5]) > 2 * moved[0.99] > 0
 
@@ -200,7 +227,9 @@ def test_pretraining_text_pulls_towards_itself(words: Path, tmp_path: Path) -> N
     texts = [(renderer.prompt_ids(PROMPT.chat), [WORDS.index("b")])] * 4
     share, losses = {}, {}
     for coef in (0.0, 1.0):
-        config = BANDIT.model_copy(update={"updates": 10, "replies": 32, "ptx": PtxConfig(coef=coef, batch=4)})
+        config = with_settings(
+            BANDIT, num_updates=10, responses_per_prompt=32, ptx={"coef": coef, "batch_size": 4}
+        )
         policy, history = trained(words, tmp_path / f"{coef}", config, texts=texts)
         share[coef] = float(distribution(policy, words)[WORDS.index("b")])
         losses[coef] = [row.get("ptx_loss") for row in history]
@@ -215,8 +244,10 @@ def test_stopped_and_resumed_with_everything_on(words: Path, tmp_path: Path) -> 
     class Stop(BaseException): ...
 
     texts = [(load_renderer(words).prompt_ids(PROMPT.chat), [WORDS.index("b")])] * 4
-    kl = KLConfig(coef=0.2, target=0.5, horizon=50)
-    config = SHORT.model_copy(update={"updates": 4, "warmup": 9, "ptx": PtxConfig(coef=0.5, batch=2), "kl": kl})
+    kl = {"coef": 0.2, "target": 0.5, "horizon": 50}
+    config = with_settings(
+        SHORT, num_updates=4, lr_warmup_steps=9, ptx={"coef": 0.5, "batch_size": 2}, kl=kl
+    )
     whole, history = trained(words, tmp_path / "whole", config, texts=texts)
     calls = []
 
@@ -229,8 +260,6 @@ def test_stopped_and_resumed_with_everything_on(words: Path, tmp_path: Path) -> 
     with pytest.raises(Stop):
         trained(words, tmp_path / "cut", config, stops, texts=texts)
     (tmp_path / "cut").rename(tmp_path / "again")
-    torch.manual_seed(0)
-    it = learner(actor(words, config), config)
-    told = ppo(it, load_renderer(words), [PROMPT], wanted, config, tmp_path / "again", seed=0, progress=quiet, texts=texts)
-    assert told == history
-    assert torch.equal(distribution(written(it.actor, words), words), distribution(whole, words))
+    resumed, metrics = trained(words, tmp_path / "again", config, texts=texts)
+    assert metrics == history
+    assert torch.equal(distribution(resumed, words), distribution(whole, words))

@@ -1,10 +1,8 @@
-"""What speaks and learns in PPO: policy and critic in one module, the reference beside them.
+"""The actor: policy, reference policy and critic, as adapters on one base (`LoraActor`) or as whole
+models (`FullActor`).
 
-Two ways to hold them. `LoraActor`: one frozen base in memory; the policy is a LoRA adapter on it, the reference is the base with
-adapters off. `FullActor`: every weight of the policy learns, and the reference is a second, frozen model.
-
-Either samples from its own weights, or from a `copy` of them: one in a shorter format where drawing is faster in that, and one
-in each process where the weights themselves are spread.
+Either samples from its own weights, or from a copy of them: in a shorter number format where that
+samples faster, or whole in each process where the policy's own weights are sharded.
 """
 
 from __future__ import annotations
@@ -14,77 +12,65 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cai.modeling import shared_prefix
 from cai.modeling.frozen_cache import frozen_blocks
-from cai.modeling.lora import active_adapter, hidden_states, lm_head, merge_into, parameters_of
-from cai.modeling.precision import autocast
-from cai.records import Kind
-from cai.reward.preference_model import ADAPTER, PreferenceModel
+from cai.modeling.loading import load_model
+from cai.modeling.lora import (
+    active_adapter,
+    hidden_states,
+    lm_head,
+    merge_into,
+    parameters_of,
+    with_adapter,
+)
+from cai.modeling.precision import autocast, matmul_dtype
+from cai.modeling.shared_prefix import shared_prefix_forward
+from cai.reward.preference_model import ADAPTER
 from cai.train.distributed import full_tensor, world_size
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.critic import Critic
+from cai.train.preference import RewardConfig
 
 POLICY = "policy"
-KINDS = (*get_args(Kind), None)
-"""Of prompts, in the order of the critic's heads."""
-
-
-class Critic(nn.Module):
-    """V(state, kind): a linear head for each kind of prompt on frozen states, the reference's at first, and zero.
-
-    Or the preference model's head for all kinds, on its states, from which they learn on (`init_from_preference_model`; arXiv:2203.02155 section 3.5).
-
-    What a refusal is worth turns on the kind, and no one head on the same states can say both. The policy is not told the
-    kind: a critic may know more than the actor, for only training needs it (asymmetric actor-critic, arXiv:1710.06542).
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(width, len(KINDS))
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-        self.states: Callable[[Tensor], Tensor] | None = None
-        """(B, T) ids -> (B, T, hidden), where it does not read the reference's."""
-
-    @torch.no_grad()
-    def init_from_preference_model(self, judge: PreferenceModel, weight: float = 1.0) -> None:
-        """Read the preference model's states from now on, and begin as its head, times its `weight` in the reward."""
-        self.head.weight.copy_(weight * judge.gain * judge.head.weight)
-        self.head.bias.copy_(weight * (judge.gain * judge.head.bias + judge.bias))
-        self.states = partial(hidden_states, judge.shared[0], ADAPTER)
-
-    def forward(self, hidden_NE: Tensor, kind_N: Tensor) -> Tensor:
-        """(N,) values; `kind_N`: places in KINDS."""
-        value_NK: Tensor = self.head(hidden_NE)
-        return value_NK.gather(1, kind_N[:, None]).squeeze(1)
+"""Name of the policy's adapter."""
 
 
 @dataclass(frozen=True)
 class ForwardModel:
-    """One of the two that speak: policy or reference."""
+    """Forward pass of the policy or of the reference policy, in two halves: states, then logits
+    where they are needed.
+    """
 
-    hidden: Callable[[Tensor], Tensor]
+    backbone: Callable[[Tensor], Tensor]
     """(B, T) ids -> (B, T, hidden). Rows are right-padded."""
-    head: Callable[[Tensor], Tensor]
+    lm_head: Callable[[Tensor], Tensor]
     """Hidden states -> logits."""
     device: torch.device
 
 
+class PolicyAndCritic(nn.Module):
+    """Everything that an optimizer may train, and nothing of the reference."""
+
+    def __init__(self, model: nn.Module, critic: Critic) -> None:
+        super().__init__()
+        self.model, self.critic = model, critic
+
+
 class Actor(Protocol):
-    """What the loop asks of whoever learns."""
+    """What the trainer needs of an actor."""
 
-    critic: Critic
+    module: PolicyAndCritic
     sharded: bool
-    """Whether the policy's weights are spread over processes, which then sum its gradients by themselves."""
+    """Whether FSDP holds the policy's weights, and reduces its gradients by itself."""
 
-    def rollout_model(self) -> AbstractContextManager[PreTrainedModel]:
-        """Inside, a model to sample from, which speaks as the policy does now. Every process of a sharded policy enters."""
-        ...
+    @property
+    def critic(self) -> Critic: ...
 
     @property
     def policy(self) -> ForwardModel: ...
@@ -92,84 +78,108 @@ class Actor(Protocol):
     @property
     def reference(self) -> ForwardModel: ...
 
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """The policy's weights, in a fixed order."""
+    def rollout_model(self) -> AbstractContextManager[PreTrainedModel]:
+        """Inside, a model that samples as the policy does now. Every process of a sharded policy
+        must enter.
+        """
         ...
 
-    def frozen_layers(self, layers: int | None) -> list[nn.Module]:
-        """Blocks that policy and reference share, below the last `layers`."""
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The policy's, in a fixed order."""
+        ...
+
+    def frozen_layers(self, trainable: int | None) -> list[nn.Module]:
+        """Blocks below the last `trainable`, where policy and reference share them."""
         ...
 
     def copy_weights_to(self, target: PreTrainedModel) -> None:
-        """Give a plain model the policy's weights. Of a sharded policy, every process must ask for it."""
+        """Give a plain model the policy's weights. All processes of a sharded policy call it."""
         ...
 
 
-class LoraActor(nn.Module):
-    """The policy as an adapter named `policy` on a frozen base, which may carry other adapters too."""
+class LoraActor:
+    """The policy as an adapter named `policy` on a frozen base; the reference is the base without
+    it.
+
+    Args:
+        model: the base with the policy's adapter; it may carry other adapters too.
+        copy: a plain model to sample from; None: the adapter itself samples.
+    """
 
     def __init__(self, model: PeftModel, copy: PreTrainedModel | None = None) -> None:
-        super().__init__()
-        self.model, self.critic = model, Critic(int(model.config.hidden_size)).to(model.device)
-        self.beside = (copy,)  # in a tuple: not a part of this module
+        self.model, self.copy = model, copy
+        self.module = PolicyAndCritic(model, Critic(int(model.config.hidden_size)).to(model.device))
         self.sharded = False
 
-    @contextlib.contextmanager
-    def rollout_model(self) -> Iterator[PreTrainedModel]:
-        [copy] = self.beside
-        if copy is None:
-            with active_adapter(self.model, POLICY):
-                yield self.model.get_base_model()
-        else:
-            self.copy_weights_to(copy)
-            yield copy
+    @property
+    def critic(self) -> Critic:
+        return self.module.critic
 
     @property
     def policy(self) -> ForwardModel:
-        return ForwardModel(partial(hidden_states, self.model, POLICY), lm_head(self.model), self.model.device)
+        return ForwardModel(
+            partial(hidden_states, self.model, POLICY), lm_head(self.model), self.model.device
+        )
 
     @property
     def reference(self) -> ForwardModel:
-        return ForwardModel(partial(hidden_states, self.model, None), lm_head(self.model), self.model.device)
+        return ForwardModel(
+            partial(hidden_states, self.model, None), lm_head(self.model), self.model.device
+        )
+
+    @contextlib.contextmanager
+    def rollout_model(self) -> Iterator[PreTrainedModel]:
+        if self.copy is None:
+            with active_adapter(self.model, POLICY):
+                yield self.model.get_base_model()
+        else:
+            self.copy_weights_to(self.copy)
+            yield self.copy
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return parameters_of(self.model, POLICY)
 
-    def frozen_layers(self, layers: int | None) -> list[nn.Module]:
-        return frozen_blocks(self.model.get_base_model(), layers)
+    def frozen_layers(self, trainable: int | None) -> list[nn.Module]:
+        return frozen_blocks(self.model.get_base_model(), trainable)
 
     def copy_weights_to(self, target: PreTrainedModel) -> None:
         merge_into(target, self.model, POLICY)
 
 
-class FullActor(nn.Module):
-    """The policy as a model of its own, beside a frozen reference, which may carry a preference model's adapter.
+class FullActor:
+    """The policy as a model of its own, with a second, frozen model as the reference.
 
-    `layers`: only the policy's last so many blocks learn; None: every weight, the embeddings too.
+    Args:
+        model: the policy.
+        reference_model: frozen here; it may carry a preference model's adapter.
+        copy: a plain model to sample from; a sharded policy needs one.
+        num_trainable_layers: only the policy's last blocks learn; None: every weight, the
+            embeddings too.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        reference: PreTrainedModel | PeftModel,
+        reference_model: PreTrainedModel | PeftModel,
         copy: PreTrainedModel | None = None,
-        layers: int | None = None,
+        num_trainable_layers: int | None = None,
     ) -> None:
-        super().__init__()
-        reference.requires_grad_(False)
-        if layers is not None:
+        reference_model.requires_grad_(False)
+        if num_trainable_layers is not None:
             model.requires_grad_(False)
-            for block in blocks_of(model)[-layers:]:
+            for block in blocks_of(model)[-num_trainable_layers:]:
                 block.requires_grad_(True)
-        self.model, self.critic = model, Critic(int(model.config.hidden_size)).to(model.device)
-        self.beside = (reference, copy)
+        self.model, self.reference_model, self.copy = model, reference_model, copy
+        self.module = PolicyAndCritic(model, Critic(int(model.config.hidden_size)).to(model.device))
         self.sharded = False
-        self._learnt = self._learning()
+        self._trainable = self._find_trainable()
 
     def shard(self) -> None:
-        """Spread policy, and a reference without adapters, over the processes, block by block (FSDP2).
+        """Shard policy, and a reference without adapters, over the processes, block by block
+        (FSDP2).
 
-        The root keeps its weights between passes, for the head reads the embeddings after the trunk's own forward is over.
+        The root keeps its weights between passes, because the head reads the embeddings after the
+        backbone's forward is over.
 
         Raises:
             ValueError: there is no copy to sample from, which each process does at its own pace.
@@ -177,52 +187,90 @@ class FullActor(nn.Module):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        if self.beside[1] is None:
-            raise ValueError("a policy that is spread over processes needs a copy to sample from: Whole(model, reference, copy)")
+        if self.copy is None:
+            raise ValueError(
+                "a sharded policy needs a copy to sample from: "
+                "FullActor(model, reference_model, copy)"
+            )
         mesh = init_device_mesh(self.model.device.type, (world_size(),))
-        for model in (self.model, self.beside[0]):
+        for model in (self.model, self.reference_model):
             if isinstance(model, PreTrainedModel):
                 for block in blocks_of(model):
                     fully_shard(block, mesh=mesh)
                 fully_shard(model.base_model, mesh=mesh, reshard_after_forward=False)
-                if _own_head(model):
+                if _untied_head_parameters(model):
                     fully_shard(model.get_output_embeddings(), mesh=mesh)
         self.sharded = True
-        self._learnt = self._learning()
+        self._trainable = self._find_trainable()
 
-    @contextlib.contextmanager
-    def rollout_model(self) -> Iterator[PreTrainedModel]:
-        copy = self.beside[1]
-        if copy is not None:
-            self.copy_weights_to(copy)
-        yield self.model if copy is None else copy
+    @property
+    def critic(self) -> Critic:
+        return self.module.critic
 
     @property
     def policy(self) -> ForwardModel:
-        return _plain(self.model, share=not self.sharded)
+        return _plain_forward(self.model, share_prefix=not self.sharded)
 
     @property
     def reference(self) -> ForwardModel:
-        model = self.beside[0]
+        model = self.reference_model
         if isinstance(model, PeftModel):
             return ForwardModel(partial(hidden_states, model, None), lm_head(model), model.device)
-        return _plain(model, share=not self.sharded)
+        return _plain_forward(model, share_prefix=not self.sharded)
+
+    @contextlib.contextmanager
+    def rollout_model(self) -> Iterator[PreTrainedModel]:
+        if self.copy is not None:
+            self.copy_weights_to(self.copy)
+        yield self.model if self.copy is None else self.copy
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        return self._learnt  # kept: while spread weights are gathered for a pass, the module shows others
+        return (
+            self._trainable
+        )  # kept: while sharded weights are gathered for a pass, the module shows others
 
-    def _learning(self) -> list[nn.Parameter]:
-        return [p for p in (*self.model.base_model.parameters(), *_own_head(self.model)) if p.requires_grad]
+    def _find_trainable(self) -> list[nn.Parameter]:
+        parameters = (*self.model.base_model.parameters(), *_untied_head_parameters(self.model))
+        return [p for p in parameters if p.requires_grad]
 
-    def frozen_layers(self, layers: int | None) -> list[nn.Module]:
+    def frozen_layers(self, trainable: int | None) -> list[nn.Module]:
         return []  # two models: nothing is shared
 
     @torch.no_grad()
     def copy_weights_to(self, target: PreTrainedModel) -> None:
         weights = dict(target.named_parameters())
         for name, parameter in self.model.named_parameters():
-            if name in weights:  # but for a tied head, which spreading has parted from the embeddings
+            if (
+                name in weights
+            ):  # but for a tied head, which sharding has parted from the embeddings
                 weights[name].copy_(full_tensor(parameter))
+
+
+def build_actor(
+    config: PPOConfig, weights: str, reward: RewardConfig | None
+) -> tuple[Actor, PeftModel | None]:
+    """An actor on the fine-tuned model, and the base on which a preference model finds or puts its
+    adapter.
+
+    Args:
+        weights: folder of the fine-tuned model: where the policy starts, and the reference.
+        reward: shape of the preference model's adapter; None: the reward has no preference model.
+    """
+    shard = config.shard and world_size() > 1  # a single process has nothing to shard
+    dtype = matmul_dtype()
+    copy = load_model(weights, dtype) if shard or dtype != torch.float32 else None
+    if config.mode == "lora":
+        base = with_adapter(
+            load_model(weights), POLICY, config.lora_rank, config.num_trainable_layers
+        )
+        return LoraActor(base, copy), base
+    reference: PreTrainedModel | PeftModel = load_model(weights)
+    if reward is not None:
+        reference = with_adapter(reference, ADAPTER, reward.lora_rank, reward.num_trainable_layers)
+    actor = FullActor(load_model(weights), reference, copy, config.num_trainable_layers)
+    if shard:
+        actor.shard()
+    return actor, reference if isinstance(reference, PeftModel) else None
 
 
 def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
@@ -230,27 +278,37 @@ def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
     return frozen_blocks(model, 0)
 
 
-def _plain(model: PreTrainedModel, *, share: bool) -> ForwardModel:
-    """`share`: what rows begin with is computed once, which takes two passes of the trunk for one way back."""
+def _plain_forward(model: PreTrainedModel, *, share_prefix: bool) -> ForwardModel:
+    """`share_prefix`: the tokens that all rows begin with are computed once, in a forward pass of
+    their own.
+    """
 
-    def hidden(ids_BT: Tensor) -> Tensor:
+    def backbone(ids_BT: Tensor) -> Tensor:
         with autocast(model.device):
-            if share:
-                return shared_prefix.shared_prefix_forward(model.base_model, ids_BT).to(model.dtype)
-            found: Tensor = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-        return found.to(model.dtype)
+            if share_prefix:
+                return shared_prefix_forward(model.base_model, ids_BT).to(model.dtype)
+            hidden_BTE: Tensor = model.base_model(
+                input_ids=ids_BT, use_cache=False
+            ).last_hidden_state
+        return hidden_BTE.to(model.dtype)
 
-    return ForwardModel(hidden, _head(model), model.device)
+    return ForwardModel(backbone, _head_of(model), model.device)
 
 
-def _head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
-    """Hidden states -> logits; tied weights are read where the trunk has them, for only those are gathered when spread."""
-    if _own_head(model):
+def _head_of(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """Hidden states -> logits. Tied weights are read from the backbone, for only those are gathered
+    when sharded.
+    """
+    if _untied_head_parameters(model):
         return model.get_output_embeddings()  # type: ignore[no-any-return]
-    return lambda hidden: nn.functional.linear(hidden, model.base_model.get_input_embeddings().weight)
+    return lambda hidden: nn.functional.linear(
+        hidden, model.base_model.get_input_embeddings().weight
+    )
 
 
-def _own_head(model: PreTrainedModel) -> list[Any]:
-    """The head's parameters, where they are not the embeddings'."""
-    tied = {id(p) for p in model.base_model.parameters()} if not getattr(model.config, "tie_word_embeddings", False) else None
-    return [] if tied is None else [p for p in model.get_output_embeddings().parameters() if id(p) not in tied]
+def _untied_head_parameters(model: PreTrainedModel) -> list[Any]:
+    """The language-model head's parameters, where they are not the embeddings'."""
+    if getattr(model.config, "tie_word_embeddings", False):
+        return []
+    of_backbone = {id(p) for p in model.base_model.parameters()}
+    return [p for p in model.get_output_embeddings().parameters() if id(p) not in of_backbone]

@@ -1,9 +1,9 @@
-"""What each token of an update's replies was worth: log-probabilities, KL penalty, values, advantages, returns."""
+"""Experience: an update's rollouts with old log-probabilities, values, advantages and returns."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from random import Random
 from typing import Any
 
@@ -12,99 +12,203 @@ from torch import Tensor
 
 from cai.modeling.frozen_cache import FrozenCache
 from cai.train import losses
-from cai.train.distributed import micro_batches
-from cai.train.ppo.actor import KINDS, Actor
-from cai.train.ppo.config import PPOConfig
+from cai.train.distributed import micro_batches, shard
+from cai.train.ppo.actor import Actor
+from cai.train.ppo.config import AdvantageConfig, PPOConfig
+from cai.train.ppo.critic import KINDS
 from cai.train.ppo.gather import gather_padded
-from cai.train.ppo.rollout import Rollout, batched_logprobs, critic_states, kinds_of, padded, response_logprobs
+from cai.train.ppo.reward_table import ScoredRollouts
+from cai.train.ppo.rollout import (
+    Rollout,
+    batched_logprobs,
+    critic_states,
+    padded,
+    response_logprobs,
+    token_kinds,
+)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rollouts of one forward pass.
+
+    Later passes over the same rows in the same shape give the same numbers, so the first
+    probability ratio is exactly 1.
+    """
+
+    indices: list[int]
+    """Of rollouts."""
+    weight: float
+    """Their share of the minibatch's tokens, of this process's part of it: micro-batch means so
+    weighted sum to the minibatch's.
+    """
+    frozen: FrozenCache
+    """Outputs of the layers that do not learn."""
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Rollouts of one optimizer step."""
+
+    indices: list[int]
+    """Of all processes."""
+    micro_batches: list[MicroBatch]
+    """This process's part."""
+
+
+@dataclass(frozen=True)
+class ModelOutputs:
+    """What the models give for an update's rollouts; dictionaries by index, this process's rollouts
+    only.
+    """
+
+    logps: dict[int, Tensor]
+    """(T,) log-probabilities under the policy that sampled."""
+    ref_logps: dict[int, Tensor]
+    states: dict[int, Tensor]
+    """(T, hidden) that the critic reads."""
+    values: dict[int, Tensor]
+    first_forward: Tensor
+    """(N,) the first micro-batch's log-probabilities with their graph. No optimizer step comes
+    before it: it need not be run twice.
+    """
 
 
 @dataclass(frozen=True)
 class Experience:
-    """Rollouts with everything the update needs; one tensor (T,) per rollout."""
+    """Rollouts with everything that an update needs; lists have one tensor (T,) per rollout."""
 
     rollouts: list[Rollout]
-    batches: list[list[int]]
-    """The minibatches, as places of rollouts."""
-    own: list[list[list[int]]]
-    """Of each, this process's part, cut into what is read at once. So are old log-probabilities: the first ratio is exactly 1."""
-    below: list[list[FrozenCache]]
-    """What the blocks that don't learn make of each cut."""
-    first: list[Tensor]
-    """The first cut's log-probabilities (N,), still with their way back, where no step comes before it: it is not read twice."""
+    minibatches: list[Minibatch]
     logps: list[Tensor]
+    """Old log-probabilities: of the policy that sampled."""
     states: dict[int, Tensor]
-    """(T, hidden) that the critic reads, for the parts that are this process's own."""
+    """(T, hidden) that the critic reads; this process's rollouts only."""
     values: list[Tensor]
     advantages: list[Tensor]
     returns: list[Tensor]
+    metrics: dict[str, Any]
+    update: int = 0
+    """Which update of the run it is for: texts and learning rate follow from it."""
 
 
-def minibatches(count: int, config: PPOConfig, stream: Random) -> list[list[int]]:
-    """A random partition of `count` rollouts into at most `config.minibatches` parts, all but the last of one size."""
+def partition(count: int, num_minibatches: int, stream: Random) -> list[list[int]]:
+    """A random partition of `count` rollouts into at most `num_minibatches` parts, all but the last
+    of one size.
+    """
     order = stream.sample(range(count), count)
-    size = -(-count // config.minibatches)
+    size = -(-count // num_minibatches)
     return [order[start : start + size] for start in range(0, count, size)]
+
+
+def split_minibatches(
+    rollouts: Sequence[Rollout], parts: Sequence[list[int]], actor: Actor, config: PPOConfig
+) -> list[Minibatch]:
+    """Each part of the rollouts as a minibatch, with this process's share of it in micro-batches of
+    like length.
+    """
+    lengths = [len(rollout.ids) for rollout in rollouts]
+    minibatches = []
+    for indices in parts:
+        num_tokens = sum(len(rollouts[i].response_ids) for i in indices)
+        local = set(shard(indices))
+        batches = []
+        for micro in micro_batches(indices, config.optimization.micro_batch_size, lengths):
+            num_local_tokens = sum(len(rollouts[i].response_ids) for i in micro if i in local)
+            frozen = FrozenCache(actor.frozen_layers(config.num_trainable_layers))
+            batches.append(MicroBatch(micro, num_local_tokens / num_tokens, frozen))
+        minibatches.append(Minibatch(indices, batches))
+    return minibatches
+
+
+@torch.no_grad()
+def run_models(
+    actor: Actor,
+    rollouts: Sequence[Rollout],
+    minibatches: Sequence[Minibatch],
+    temperature: float,
+    *,
+    train_policy: bool,
+) -> ModelOutputs:
+    """Policy, reference and critic on every micro-batch of this process.
+
+    Args:
+        temperature: of sampling; log-probabilities are taken at it.
+        train_policy: whether the first forward pass keeps its graph, or only the critic learns.
+    """
+    batches = [
+        (micro.indices, micro.frozen)
+        for minibatch in minibatches
+        for micro in minibatch.micro_batches
+    ]
+    ref_logps, states = batched_logprobs(actor.reference, rollouts, batches, temperature)
+    if actor.critic.backbone is not None:
+        states = critic_states(
+            actor.critic.backbone, actor.reference, rollouts, [indices for indices, _ in batches]
+        )
+    logps, _ = batched_logprobs(actor.policy, rollouts, batches[1:], temperature)
+    first, frozen = batches[0]
+    first_rollouts = [rollouts[i] for i in first]
+    with torch.set_grad_enabled(
+        train_policy
+    ):  # last, so that no other pass runs while its graph is kept
+        first_forward = response_logprobs(actor.policy, first_rollouts, frozen, temperature)
+    lengths = [len(rollout.response_ids) for rollout in first_rollouts]
+    logps.update(zip(first, torch.split(first_forward.detach(), lengths), strict=True))
+    values = {}
+    for i, hidden_TE in states.items():
+        values[i] = actor.critic(hidden_TE, token_kinds([rollouts[i]], hidden_TE.device))
+    return ModelOutputs(logps, ref_logps, states, values, first_forward)
 
 
 @torch.no_grad()
 def make_experience(
-    actor: Actor,
-    rollouts: list[Rollout],
-    totals: list[float],
-    batches: list[list[int]],
-    pad: int,
-    config: PPOConfig,
-    *,
-    beta: float,
-    learns: bool = True,
-) -> tuple[Experience, dict[str, Any]]:
-    """Old log-probabilities, reference, values, KL penalty, advantages (standardised over the whole batch) and returns.
+    scored: ScoredRollouts,
+    minibatches: list[Minibatch],
+    outputs: ModelOutputs,
+    config: AdvantageConfig,
+    kl_coef: float,
+) -> Experience:
+    """KL penalty, advantages over the whole batch of all processes, and returns.
 
     Args:
-        totals: each rollout's reward, the KL penalty not in it.
-        batches: the minibatches, as places of rollouts.
-        beta: reward lost per nat from the reference.
-        learns: whether the policy will, and not the critic alone.
+        kl_coef: reward lost per nat from the reference.
     """
-    whole_lengths = [len(r.prompt_ids) + len(r.reply_ids) for r in rollouts]
-    own = [micro_batches(batch, config.rows, whole_lengths) for batch in batches]
-    below = [[FrozenCache(actor.frozen_layers(config.layers)) for _ in cuts] for cuts in own]
-    every, lower = list(chain(*own)), list(chain(*below))
-    refs, states = batched_logprobs(actor.reference, rollouts, every, lower, pad, config.temperature)
-    if actor.critic.states is not None:
-        states = critic_states(actor.critic.states, actor.reference, rollouts, every, pad)
-    logps, _ = batched_logprobs(actor.policy, rollouts, every[1:], lower[1:], pad, config.temperature)
-    with torch.set_grad_enabled(learns):  # last, so that nothing else is read while its way back is kept
-        first_N = response_logprobs(actor.policy, [rollouts[i] for i in every[0]], lower[0], pad, config.temperature)
-    logps |= zip(every[0], torch.split(first_N.detach(), [len(rollouts[i].reply_ids) for i in every[0]]), strict=True)
-    values = {i: actor.critic(hidden_TE, kinds_of([rollouts[i]], hidden_TE.device)) for i, hidden_TE in states.items()}
-    lengths = [len(r.reply_ids) for r in rollouts]
-    logp_BT, ref_BT, value_BT = (gather_padded(rows, batches, lengths) for rows in (logps, refs, values))
-    mask_BT = padded([torch.ones(n, dtype=torch.bool, device=logp_BT.device) for n in lengths])
-    rewards_BT = losses.token_rewards(torch.tensor(totals, device=logp_BT.device), logp_BT, ref_BT, mask_BT, beta)
-    if config.rescale:
-        rewards_BT = losses.scale_by_std(rewards_BT, mask_BT)
-    adv_BT = losses.gae(rewards_BT, value_BT, mask_BT, gamma=1.0, lam=config.lam)
-    returns_BT = adv_BT + value_BT
-    if config.centre:
-        kind_B = torch.tensor([KINDS.index(rollout.prompt.kind) for rollout in rollouts], device=adv_BT.device)
-        adv_BT = losses.center_by_group(adv_BT, mask_BT, kind_B)
-    white_BT = losses.whiten(adv_BT, mask_BT) if config.whiten else adv_BT
+    rollouts = scored.known_rollouts
+    lengths = [len(rollout.response_ids) for rollout in rollouts]
+    parts = [minibatch.indices for minibatch in minibatches]
+    logp_BT = gather_padded(outputs.logps, parts, lengths)
+    ref_logp_BT = gather_padded(outputs.ref_logps, parts, lengths)
+    value_BT = gather_padded(outputs.values, parts, lengths)
+    device = logp_BT.device
+    mask_BT = padded([torch.ones(n, dtype=torch.bool, device=device) for n in lengths])
 
-    def rows(x_BT: Tensor) -> list[Tensor]:
+    total_B = torch.tensor(scored.totals, device=device)
+    reward_BT = losses.token_rewards(total_B, logp_BT, ref_logp_BT, mask_BT, kl_coef)
+    if config.scale_rewards:
+        reward_BT = losses.scale_by_std(reward_BT, mask_BT)
+    advantage_BT = losses.gae(reward_BT, value_BT, mask_BT, gamma=1.0, lam=config.lam)
+    return_BT = advantage_BT + value_BT
+    if config.center_by_kind:
+        kind_B = torch.tensor(
+            [KINDS.index(rollout.prompt.kind) for rollout in rollouts], device=device
+        )
+        advantage_BT = losses.center_by_group(advantage_BT, mask_BT, kind_B)
+    if config.whiten_advantages:
+        advantage_BT = losses.whiten(advantage_BT, mask_BT)
+
+    def unpadded(x_BT: Tensor) -> list[Tensor]:
         return [x_BT[i, :n] for i, n in enumerate(lengths)]
 
-    told = _told(logp_BT, ref_BT, value_BT, returns_BT, mask_BT)
-    parts = map(rows, (value_BT, white_BT, returns_BT))
-    return Experience(rollouts, batches, own, below, [first_N], rows(logp_BT), states, *parts), told
-
-
-def _told(logp_BT: Tensor, ref_BT: Tensor, value_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> dict[str, Any]:
-    spread = float(returns_BT[mask_BT].var(unbiased=False))
-    unexplained = float((returns_BT - value_BT)[mask_BT].var(unbiased=False))
-    return {
-        "kl": float((losses.k1(logp_BT, ref_BT) * mask_BT).sum(1).mean()),
-        "kl_k3": float((losses.k3(logp_BT, ref_BT) * mask_BT).sum(1).mean()),
-        "explained_variance": 1 - unexplained / spread if spread else None,  # equal returns leave nothing to explain
-    }
+    metrics = losses.kl_metrics(logp_BT, ref_logp_BT, mask_BT)
+    metrics["explained_variance"] = losses.explained_variance(value_BT[mask_BT], return_BT[mask_BT])
+    return Experience(
+        rollouts,
+        minibatches,
+        logps=unpadded(logp_BT),
+        states=outputs.states,
+        values=unpadded(value_BT),
+        advantages=unpadded(advantage_BT),
+        returns=unpadded(return_BT),
+        metrics=metrics,
+    )

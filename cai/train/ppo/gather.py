@@ -1,4 +1,6 @@
-"""What the processes of one PPO run tell each other of an update: rollouts and rewards, and numbers for each token."""
+"""Collectives of a PPO update: rollouts with their rewards, and per-token numbers, of all
+processes.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +13,78 @@ from torch import Tensor
 from cai.modeling.tokenization import Renderer
 from cai.records import Prompt
 from cai.train.distributed import all_gather_rows, rank, shard, world_size
-from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.config import RolloutConfig
 from cai.train.ppo.rollout import RewardTable, Rollout
 
 
 def gather_rollouts(
-    own: list[Rollout], table: RewardTable, chosen: Sequence[Prompt], renderer: Renderer, config: PPOConfig
+    local: list[Rollout],
+    table: RewardTable,
+    prompts: Sequence[Prompt],
+    renderer: Renderer,
+    config: RolloutConfig,
 ) -> tuple[list[Rollout], RewardTable]:
-    """The rollouts and rewards of all processes, in the order of their prompts. An unknown reward stays unknown."""
+    """The rollouts and rewards of all processes, in the order of the update's prompts. An unknown
+    reward stays unknown.
+
+    Args:
+        local: this process's rollouts, of its share of `prompts`.
+    """
     if world_size() == 1:
-        return own, table
+        return local, table
+    per_prompt = config.responses_per_prompt
     order = [
-        [i * config.replies + k for i in shard(range(len(chosen)), r) for k in range(config.replies)] for r in range(world_size())
+        rollout_indices(shard(range(len(prompts)), r), per_prompt) for r in range(world_size())
     ]
-    told = torch.zeros(len(own), config.max_tokens + 2, dtype=torch.int64)
-    for row, rollout in zip(told, own, strict=True):
-        ids = rollout.reply_ids
-        row[:2], row[2 : 2 + len(ids)] = torch.tensor([len(ids), rollout.finished]), torch.tensor(ids)
-    parts = torch.tensor([[math.nan if x is None else x for x in part] for part in table.values()], dtype=torch.float64)
-    rewards = all_gather_rows(parts.reshape(len(table), len(own)).T.contiguous(), order).T.tolist()
+    encoded = torch.zeros(len(local), config.max_new_tokens + 2, dtype=torch.int64)
+    for row, rollout in zip(encoded, local, strict=True):
+        length = len(rollout.response_ids)
+        row[:2] = torch.tensor([length, rollout.finished])
+        row[2 : 2 + length] = torch.tensor(rollout.response_ids)
     rollouts = []
-    for place, (length, finished, *ids) in enumerate(all_gather_rows(told, order).tolist()):
-        prompt, reply = chosen[place // config.replies], ids[:length]
-        rollouts.append(Rollout(prompt, renderer.prompt_ids(prompt.chat), reply, renderer.text(reply), bool(finished)))
-    return rollouts, {name: [None if math.isnan(x) else x for x in part] for name, part in zip(table, rewards, strict=True)}
+    for i, (length, finished, *ids) in enumerate(all_gather_rows(encoded, order).tolist()):
+        prompt, response_ids = prompts[i // per_prompt], ids[:length]
+        text = renderer.text(response_ids)
+        rollouts.append(
+            Rollout(prompt, renderer.prompt_ids(prompt.chat), response_ids, text, bool(finished))
+        )
+    return rollouts, _gather_table(table, len(local), order)
 
 
-def gather_padded(rows: dict[int, Tensor], batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> Tensor:
-    """(B, T) of all processes' rows (T,), zeros after each row's end. Each process has those of its own parts of the batches."""
-    places = [[i for batch in batches for i in shard(batch, r)] for r in range(world_size())]
-    mine = places[rank()]
-    own = torch.zeros(len(mine), max(lengths), device=next(iter(rows.values())).device)
-    for row, i in zip(own, mine, strict=True):
+def rollout_indices(prompt_indices: Sequence[int], per_prompt: int) -> list[int]:
+    """Indices of these prompts' rollouts, where those of prompt i begin at i * per_prompt."""
+    return [i * per_prompt + k for i in prompt_indices for k in range(per_prompt)]
+
+
+def _gather_table(table: RewardTable, count: int, order: Sequence[Sequence[int]]) -> RewardTable:
+    """NaN stands for unknown on the wire alone."""
+    parts = torch.tensor(
+        [[math.nan if value is None else value for value in part] for part in table.values()],
+        dtype=torch.float64,
+    )
+    local_BP = parts.reshape(len(table), count).T.contiguous()
+    gathered = all_gather_rows(local_BP, order).T.tolist()
+    return {
+        name: [None if math.isnan(value) else value for value in part]
+        for name, part in zip(table, gathered, strict=True)
+    }
+
+
+def gather_padded(
+    rows: dict[int, Tensor], minibatches: Sequence[Sequence[int]], lengths: Sequence[int]
+) -> Tensor:
+    """(B, T) of all processes' rows (T,), zeros after each row's end.
+
+    Args:
+        rows: by rollout, those of this process's share of every minibatch at least.
+    """
+    indices = [_shares(minibatches, r) for r in range(world_size())]
+    local = indices[rank()]
+    local_BT = torch.zeros(len(local), max(lengths), device=next(iter(rows.values())).device)
+    for row, i in zip(local_BT, local, strict=True):
         row[: lengths[i]] = rows[i]
-    return all_gather_rows(own, places)
+    return all_gather_rows(local_BT, indices)
+
+
+def _shares(minibatches: Sequence[Sequence[int]], process: int) -> list[int]:
+    return [i for minibatch in minibatches for i in shard(minibatch, process)]

@@ -1,4 +1,6 @@
-"""Which prompts an update of PPO is about: addressed by seed and step, in shares if that is asked for."""
+"""Prompts of each PPO update, addressed by seed and update, in shares of kinds and categories where
+configured.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,13 @@ Share = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(get_args(Kind))}
 
 
 def sample_prompts(
-    prompts: Sequence[Prompt], count: int, seed: int, step: int, shares: Mapping[str, float] | None = None
+    prompts: Sequence[Prompt],
+    count: int,
+    seed: int,
+    update: int,
+    shares: Mapping[str, float] | None = None,
 ) -> list[Prompt]:
-    """The next `count` prompts of an endless row of shuffled passes over all of them; addressed by step.
+    """An update's `count` prompts: the next of an endless row of shuffled passes over all of them.
 
     With `shares`, each named group has a row of its own and gets its part of `count`.
 
@@ -28,42 +34,54 @@ def sample_prompts(
         TrainError: a group with a share has no prompt.
     """
     if not shares:
-        return _passes(prompts, count, step, lambda epoch: rng(seed, "ppo", "prompts", epoch))
-    chosen = []
+        return _next_in_passes(
+            prompts, count, update, lambda epoch: rng(seed, "ppo", "prompts", epoch)
+        )
+    batch = []
     for name, part in allocate(shares, count).items():
         group = [prompt for prompt in prompts if _group(prompt, shares) == name]
         if not group:
-            raise TrainError(f"ppo.shares: no training prompt is {name}")
-        chosen += _passes(group, part, step, lambda epoch, name=name: rng(seed, "ppo", "prompts", name, epoch))  # type: ignore[misc]
-    return chosen
+            raise TrainError(f"ppo.rollout.shares: no training prompt is {name}")
+
+        def stream(epoch: int, name: str = name) -> Random:
+            return rng(seed, "ppo", "prompts", name, epoch)
+
+        batch += _next_in_passes(group, part, update, stream)
+    return batch
 
 
 def _group(prompt: Prompt, shares: Mapping[str, float]) -> str | None:
-    """The key of `shares` that a prompt counts for: its kind and category where that has one, else its kind."""
-    narrow = f"{prompt.kind}/{prompt.category}"
-    return narrow if narrow in shares else prompt.kind
+    """The key of `shares` that a prompt counts for: its kind and category where that has one, else
+    its kind.
+    """
+    category = f"{prompt.kind}/{prompt.category}"
+    return category if category in shares else prompt.kind
 
 
-def _passes(prompts: Sequence[Prompt], count: int, step: int, stream: Callable[[int], Random]) -> list[Prompt]:
-    places = [divmod(place, len(prompts)) for place in range(step * count, (step + 1) * count)]
-    orders = {epoch: stream(epoch).sample(range(len(prompts)), len(prompts)) for epoch in {epoch for epoch, _ in places}}
-    return [prompts[orders[epoch][spot]] for epoch, spot in places]
+def _next_in_passes(
+    prompts: Sequence[Prompt], count: int, update: int, stream: Callable[[int], Random]
+) -> list[Prompt]:
+    positions = [divmod(i, len(prompts)) for i in range(update * count, (update + 1) * count)]
+    epochs = {epoch for epoch, _ in positions}
+    orders = {epoch: stream(epoch).sample(range(len(prompts)), len(prompts)) for epoch in epochs}
+    return [prompts[orders[epoch][i]] for epoch, i in positions]
 
 
 def with_repeat_index(prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
-    """Each prompt with how often it came before it in the same update: the second time its replies are other draws."""
+    """Each prompt with the number of times it occurred before in the same update."""
     before: Counter[str] = Counter()
-    found = []
+    indexed = []
     for prompt in prompts:
-        found.append((prompt, before[prompt.id]))
+        indexed.append((prompt, before[prompt.id]))
         before[prompt.id] += 1
-    return found
+    return indexed
 
 
 def allocate(shares: Mapping[str, float], count: int) -> dict[str, int]:
     """`count` split in proportion to `shares` by largest remainder."""
-    exact = {kind: count * share / sum(shares.values()) for kind, share in shares.items()}
-    parts = {kind: int(number) for kind, number in exact.items()}
-    for kind in sorted(exact, key=lambda kind: parts[kind] - exact[kind])[: count - sum(parts.values())]:
-        parts[kind] += 1
+    exact = {name: count * share / sum(shares.values()) for name, share in shares.items()}
+    parts = {name: int(number) for name, number in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: parts[name] - exact[name])
+    for name in by_remainder[: count - sum(parts.values())]:
+        parts[name] += 1
     return parts

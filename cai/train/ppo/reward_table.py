@@ -1,4 +1,4 @@
-"""The reward table of an update: asked for, checked, summed, and told."""
+"""The reward table of an update: computed, checked, summed, and described."""
 
 from __future__ import annotations
 
@@ -7,50 +7,77 @@ import inspect
 import math
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from cai.errors import TrainError, blame
-from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.rollout import RewardFn, RewardTable, Rollout
 
 
-def compute_rewards(score: RewardFn, rollouts: list[Rollout]) -> RewardTable:
-    """What `score` makes of the rollouts, awaited where it has to be.
+@dataclass(frozen=True)
+class ScoredRollouts:
+    """An update's rollouts of all processes, with their rewards."""
+
+    rollouts: list[Rollout]
+    table: RewardTable
+    known: list[int]
+    """Indices of the rollouts whose every part is known: the ones that are learnt from."""
+    totals: list[float]
+    """Their summed rewards; the KL penalty is not in them."""
+
+    @property
+    def known_rollouts(self) -> list[Rollout]:
+        return [self.rollouts[i] for i in self.known]
+
+
+def compute_rewards(reward_fn: RewardFn, rollouts: list[Rollout]) -> RewardTable:
+    """The table that `reward_fn` gives, awaited where it has to be.
 
     Raises:
         TrainError: a part has not one value (a finite number, or None) for each rollout.
     """
     with blame(TrainError, "ppo: the reward"):
-        found = score(rollouts)
-        table = _finished(found) if inspect.isawaitable(found) else found
+        result = reward_fn(rollouts)
+        table = _run_coroutine(result) if inspect.isawaitable(result) else result
     for name, part in table.items():
         if len(part) != len(rollouts):
-            raise TrainError(f"ppo: reward {name!r} has {len(part)} values for {len(rollouts)} rollouts")
-        if not all(x is None or math.isfinite(x) for x in part):
-            raise TrainError(f"ppo: reward {name!r} is not a finite number somewhere: None stands for what nobody knows")
+            raise TrainError(
+                f"ppo: reward {name!r} has {len(part)} values for {len(rollouts)} rollouts"
+            )
+        if not all(value is None or math.isfinite(value) for value in part):
+            raise TrainError(
+                f"ppo: reward {name!r} is not a finite number somewhere: "
+                "None stands for an unknown value"
+            )
     return table
 
 
-def _finished(found: Awaitable[RewardTable]) -> RewardTable:
-    """What is awaited, by a loop of its own: in a thread, as a notebook's loop may be running in this one."""
+def _run_coroutine(result: Awaitable[RewardTable]) -> RewardTable:
+    """Await in a thread with a loop of its own, because a notebook's loop may be running in this
+    one.
+    """
 
     async def wait() -> RewardTable:
-        return await found
+        return await result
 
-    with ThreadPoolExecutor(1) as aside:
-        return aside.submit(asyncio.run, wait()).result()
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, wait()).result()
 
 
-def add_missing_eos_penalty(table: RewardTable, rollouts: Sequence[Rollout], config: PPOConfig) -> RewardTable:
-    """The table, with what replies lose that did not end themselves as a part of its own."""
-    if not config.missing_stop:
+def add_missing_eos_penalty(
+    table: RewardTable, rollouts: Sequence[Rollout], penalty: float
+) -> RewardTable:
+    """The table, with the penalty for responses that the model did not end as a part named
+    `missing_eos`.
+    """
+    if not penalty:
         return table
-    return table | {"missing_stop": [0.0 if r.finished else -config.missing_stop for r in rollouts]}
+    return table | {"missing_eos": [0.0 if rollout.finished else -penalty for rollout in rollouts]}
 
 
 def sum_rewards(table: RewardTable) -> tuple[list[int], list[float]]:
-    """(places of rollouts whose every part is known, their summed rewards).
+    """(indices of the rollouts whose every part is known, their summed rewards).
 
     Raises:
         TrainError: there is none.
@@ -62,22 +89,24 @@ def sum_rewards(table: RewardTable) -> tuple[list[int], list[float]]:
     return list(known), list(known.values())
 
 
-def reward_metrics(
-    table: RewardTable, rollouts: Sequence[Rollout], known: Sequence[int], totals: Sequence[float]
-) -> dict[str, Any]:
-    """Means over the known rollouts of one update: the reward, its parts by name, the reward by kind of prompt; over all of them:
-    length, and whether they ended by themselves; how many went unscored."""
+def reward_metrics(scored: ScoredRollouts) -> dict[str, Any]:
+    """Metrics of an update's rollouts.
+
+    `reward`, its parts and `reward_by_kind.*` are means over the rollouts whose reward is known;
+    `length` (tokens) and `eos_rate` over all of them; `unscored` counts the others.
+    """
+    rollouts, known, totals = scored.rollouts, scored.known, scored.totals
+    metrics: dict[str, Any] = {}
+    for name, part in scored.table.items():
+        metrics[f"reward.{name}"] = fmean(part[i] or 0.0 for i in known)
+    metrics["reward"] = fmean(totals)
+    metrics["length"] = fmean(len(rollout.response_ids) for rollout in rollouts)
+    metrics["eos_rate"] = fmean(float(rollout.finished) for rollout in rollouts)
+    metrics["episodes"] = len(known)
+    metrics["unscored"] = len(rollouts) - len(known)
     kinds = [rollouts[i].prompt.kind for i in known]
-    by_kind = {
-        f"reward_on.{kind}": fmean(own for own, its in zip(totals, kinds, strict=True) if its == kind)
-        for kind in sorted({kind for kind in kinds if kind})
-    }
-    parts = {f"reward.{name}": fmean(part[i] or 0.0 for i in known) for name, part in table.items()}
-    return parts | {
-        "reward": fmean(totals),
-        "length": fmean(len(r.reply_ids) for r in rollouts),
-        "finished": fmean(float(r.finished) for r in rollouts),
-        "episodes": len(known),
-        "unscored": len(rollouts) - len(known),
-        **by_kind,
-    }
+    for kind in sorted({kind for kind in kinds if kind}):
+        metrics[f"reward_by_kind.{kind}"] = fmean(
+            x for x, of in zip(totals, kinds, strict=True) if of == kind
+        )
+    return metrics

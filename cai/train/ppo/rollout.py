@@ -1,4 +1,4 @@
-"""Rollouts: what the policy said, token by token, and what policy, reference and critic make of it."""
+"""Rollouts: sampled responses, and their log-probabilities under policy and reference."""
 
 from __future__ import annotations
 
@@ -11,167 +11,225 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from cai.modeling.batching import MIN_SHARED_TOKENS, length_batches, right_pad
-from cai.modeling.batching import common_prefix as shared_tokens
+from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix, length_batches, right_pad
 from cai.modeling.frozen_cache import FrozenCache
 from cai.modeling.generation import generate, prefill_prefix
 from cai.modeling.precision import autocast
 from cai.modeling.tokenization import Renderer
 from cai.records import Chat, Prompt
 from cai.seeds import derive
-from cai.train.ppo.actor import KINDS, ForwardModel
+from cai.train.ppo.actor import ForwardModel
+from cai.train.ppo.config import RolloutConfig
+from cai.train.ppo.critic import KINDS
+from cai.train.ppo.prompt_sampler import with_repeat_index
+
+PAD = 0
+"""Any token will do: under causal attention, what follows a response does not change it."""
+SAMPLING_BATCH = 64
+"""Responses sampled together."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One reply to one prompt."""
+    """One sampled response to one prompt."""
 
     prompt: Prompt
     prompt_ids: list[int]
-    reply_ids: list[int]
-    """As drawn: with the stop token when there is one."""
+    response_ids: list[int]
+    """As sampled: with the stop token, if there is one."""
     text: str
     finished: bool
+    """Whether the model ended the response itself."""
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt_ids + self.response_ids
 
 
 RewardTable = dict[str, list[float | None]]
-"""Name of a part -> its value for each rollout. None: this part doesn't know; the rollout is left out, and counted."""
+"""Name of a part of the reward -> its value for each rollout. None: unknown; the rollout is left
+out, and counted.
+"""
 RewardFn = Callable[[Sequence[Rollout]], RewardTable | Awaitable[RewardTable]]
-"""A plain function or a coroutine function: many rewards are asked of a server."""
+"""A plain function, or a coroutine function where rewards are requested from a server."""
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """A response to be sampled."""
+
+    prompt: Prompt
+    seed: int
+
+
+def rollout_requests(
+    prompts: Sequence[Prompt], responses_per_prompt: int, seed: int, update: int
+) -> list[RolloutRequest]:
+    """Every response of an update, prompt by prompt. A prompt that occurs twice in an update gets
+    other draws the second time.
+    """
+    return [
+        RolloutRequest(
+            prompt, derive(seed, "rollout", update, prompt.id, repeat * responses_per_prompt + k)
+        )
+        for prompt, repeat in with_repeat_index(prompts)
+        for k in range(responses_per_prompt)
+    ]
 
 
 def sample_rollouts(
-    sampler: PreTrainedModel,
+    model: PreTrainedModel,
     renderer: Renderer,
-    prompts: Sequence[tuple[Prompt, int]],
-    *,
-    replies: int,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-    step: int,
-    batch: int = 64,
+    requests: Sequence[RolloutRequest],
+    config: RolloutConfig,
 ) -> list[Rollout]:
-    """`replies` draws for every prompt, addressed by (seed, step, prompt, draw).
-
-    Args:
-        prompts: each with how often it came before in this update (`counted`), so that no draw is made twice.
+    """One response per request, in their order. Each draw follows from the request's own seed, not
+    from its batch.
     """
-    asked = [
-        (prompt, ids, before * replies + k)
-        for prompt, before in prompts
-        for ids in [renderer.prompt_ids(prompt.chat)]
-        for k in range(replies)
-    ]
-    found: list[Rollout | None] = [None] * len(asked)
-    for places in length_batches([ids for _, ids, _ in asked], batch):
-        rows = [asked[i][1] for i in places]
-        shared = shared_tokens(rows)
-        draws = generate(
-            sampler,
+    ids_of = {request.prompt.id: renderer.prompt_ids(request.prompt.chat) for request in requests}
+    prompt_ids = [ids_of[request.prompt.id] for request in requests]
+    rollouts: dict[int, Rollout] = {}
+    for indices in length_batches(prompt_ids, SAMPLING_BATCH):
+        rows = [prompt_ids[i] for i in indices]
+        shared = common_prefix(rows)
+        generations = generate(
+            model,
             rows,
-            max_tokens=[max_tokens] * len(rows),
-            temperatures=[temperature] * len(rows),
-            seeds=[derive(seed, "rollout", step, asked[i][0].id, asked[i][2]) for i in places],
+            max_tokens=[config.max_new_tokens] * len(rows),
+            temperatures=[config.temperature] * len(rows),
+            seeds=[requests[i].seed for i in indices],
             stop_ids=frozenset({renderer.stop_id}),
             pad=renderer.pad_id,
-            prefix=prefill_prefix(sampler, rows[0][:shared]) if shared >= MIN_SHARED_TOKENS else None,
+            prefix=prefill_prefix(model, rows[0][:shared]) if shared >= MIN_SHARED_TOKENS else None,
         )
-        for i, draw in zip(places, draws, strict=True):
-            prompt, ids, _ = asked[i]
-            found[i] = Rollout(prompt, ids, draw.ids, renderer.text(draw.ids), draw.finished)
-    return [r for r in found if r is not None]
+        for i, generation in zip(indices, generations, strict=True):
+            text = renderer.text(generation.ids)
+            rollouts[i] = Rollout(
+                requests[i].prompt, prompt_ids[i], generation.ids, text, generation.finished
+            )
+    return [rollouts[i] for i in range(len(requests))]
 
 
-def response_hidden(voice: ForwardModel, rollouts: Sequence[Rollout], pad: int, below: FrozenCache) -> Tensor:
-    """(N, hidden): states from which each reply token was predicted, packed row after row; with gradients where they are on."""
-    rows = [r.prompt_ids + r.reply_ids for r in rollouts]
-    ids_BT, _ = right_pad(rows, pad, voice.device)
-    with below.reuse():
-        hidden_BTE = voice.hidden(ids_BT)
-    pieces = [hidden_BTE[i, len(r.prompt_ids) - 1 : len(r.prompt_ids) + len(r.reply_ids) - 1] for i, r in enumerate(rollouts)]
-    return torch.cat(pieces)
+def response_hidden(
+    model: ForwardModel, rollouts: Sequence[Rollout], frozen: FrozenCache
+) -> Tensor:
+    """(N, hidden): states from which each response token is predicted, packed row after row; with
+    gradients where enabled.
+
+    Args:
+        frozen: outputs of the layers that do not learn, computed at the first pass and reused at
+            later ones.
+    """
+    ids_BT, _ = right_pad([rollout.ids for rollout in rollouts], PAD, model.device)
+    with frozen.reuse():
+        hidden_BTE = model.backbone(ids_BT)
+    # the token at position p is predicted from the state at p - 1
+    spans = [(len(r.prompt_ids) - 1, len(r.ids) - 1) for r in rollouts]
+    return torch.cat([hidden_BTE[i, start:stop] for i, (start, stop) in enumerate(spans)])
 
 
 def token_logprobs(
-    hidden_NE: Tensor, tokens_N: Tensor, head: Callable[[Tensor], Tensor], temperature: float, chunk: int = 128
+    hidden_NE: Tensor,
+    tokens_N: Tensor,
+    lm_head: Callable[[Tensor], Tensor],
+    temperature: float,
+    chunk: int = 128,
 ) -> Tensor:
-    """(N,) log-probability of each drawn token at the sampling temperature. The head runs on `chunk` tokens at a time.
+    """(N,) log-probability of each sampled token at the sampling temperature, nats.
 
-    Logits are not kept for the way back but made again: a chunk of them is larger than all hidden states together.
+    The head runs on `chunk` tokens at a time. Logits are not kept for the backward pass but
+    computed again, for a chunk of them is larger than all hidden states together.
     """
 
-    def some(hidden_ME: Tensor, tokens_M: Tensor) -> Tensor:
-        # in place: nobody else has the logits, and another tensor of their size takes longer to get than to fill
-        return -cross_entropy(head(hidden_ME).float().div_(temperature), tokens_M, reduction="none")
+    def chunk_logprobs(hidden_ME: Tensor, tokens_M: Tensor) -> Tensor:
+        # in place: the logits have no other reader, and a second tensor of their size takes longer
+        # to get than to fill
+        return -cross_entropy(
+            lm_head(hidden_ME).float().div_(temperature), tokens_M, reduction="none"
+        )
 
     parts = []
     for start in range(0, len(tokens_N), chunk):
-        piece = hidden_NE[start : start + chunk], tokens_N[start : start + chunk]
-        parts.append(checkpoint(some, *piece, use_reentrant=False) if torch.is_grad_enabled() else some(*piece))
+        hidden_ME, tokens_M = hidden_NE[start : start + chunk], tokens_N[start : start + chunk]
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(chunk_logprobs, hidden_ME, tokens_M, use_reentrant=False))
+        else:
+            parts.append(chunk_logprobs(hidden_ME, tokens_M))
     return torch.cat(parts)
 
 
 def response_logprobs(
-    voice: ForwardModel, rollouts: Sequence[Rollout], below: FrozenCache, pad: int, temperature: float
+    model: ForwardModel, rollouts: Sequence[Rollout], frozen: FrozenCache, temperature: float
 ) -> Tensor:
-    """(N,) log-probability of each reply token, packed row after row; with gradients where they are on."""
-    hidden_NE = response_hidden(voice, rollouts, pad, below)
-    return token_logprobs(hidden_NE, tokens_of(rollouts, voice.device), voice.head, temperature)
+    """(N,) log-probability of each response token, nats, packed row after row; with gradients where
+    enabled.
+    """
+    hidden_NE = response_hidden(model, rollouts, frozen)
+    return token_logprobs(
+        hidden_NE, response_tokens(rollouts, model.device), model.lm_head, temperature
+    )
 
 
-def tokens_of(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
-    """(N,) reply tokens, packed row after row."""
-    return torch.tensor([token for r in rollouts for token in r.reply_ids], device=device)
+def response_tokens(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
+    """(N,) response tokens, packed row after row."""
+    return torch.tensor(
+        [token for rollout in rollouts for token in rollout.response_ids], device=device
+    )
 
 
-def kinds_of(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
-    """(N,) the kind of each reply token's prompt, as the critic counts them."""
-    return torch.tensor([KINDS.index(r.prompt.kind) for r in rollouts for _ in r.reply_ids], device=device)
+def token_kinds(rollouts: Sequence[Rollout], device: torch.device) -> Tensor:
+    """(N,) index into KINDS of the prompt that each response token answers."""
+    kinds = [KINDS.index(rollout.prompt.kind) for rollout in rollouts for _ in rollout.response_ids]
+    return torch.tensor(kinds, device=device)
 
 
 @torch.no_grad()
 def batched_logprobs(
-    voice: ForwardModel,
+    model: ForwardModel,
     rollouts: Sequence[Rollout],
-    batches: Sequence[Sequence[int]],
-    below: Sequence[FrozenCache],
-    pad: int,
+    batches: Sequence[tuple[Sequence[int], FrozenCache]],
     temperature: float,
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Place of a rollout -> log-probabilities (T,) of its tokens, and the states (T, hidden) they were read from.
+    """Index of a rollout -> log-probabilities (T,) of its response, and the states (T, hidden) that
+    they were computed from.
 
-    `batches` (places of rollouts) are read as they are: the same rows in the same shape give the same numbers again later.
-    `below` has one entry for each batch.
+    Args:
+        batches: indices of rollouts with the cache of their frozen layers. They are run as they
+            are: the same rows in the same shape give the same numbers again later.
     """
     logps: dict[int, Tensor] = {}
     states: dict[int, Tensor] = {}
-    for places, lower in zip(batches, below, strict=True):
-        some = [rollouts[i] for i in places]
-        hidden_NE = response_hidden(voice, some, pad, lower)
-        logp_N = token_logprobs(hidden_NE, tokens_of(some, voice.device), voice.head, temperature)
-        lengths = [len(r.reply_ids) for r in some]
-        for i, logp_T, hidden_TE in zip(places, torch.split(logp_N, lengths), torch.split(hidden_NE, lengths), strict=True):
-            logps[i], states[i] = logp_T, hidden_TE
+    for indices, frozen in batches:
+        batch = [rollouts[i] for i in indices]
+        hidden_NE = response_hidden(model, batch, frozen)
+        logp_N = token_logprobs(
+            hidden_NE, response_tokens(batch, model.device), model.lm_head, temperature
+        )
+        lengths = [len(rollout.response_ids) for rollout in batch]
+        logps.update(zip(indices, torch.split(logp_N, lengths), strict=True))
+        states.update(zip(indices, torch.split(hidden_NE, lengths), strict=True))
     return logps, states
 
 
 @torch.no_grad()
 def critic_states(
-    hidden: Callable[[Tensor], Tensor],
-    voice: ForwardModel,
+    backbone: Callable[[Tensor], Tensor],
+    model: ForwardModel,
     rollouts: Sequence[Rollout],
     batches: Sequence[Sequence[int]],
-    pad: int,
 ) -> dict[int, Tensor]:
-    """Place of a rollout -> states (T, hidden) from which its tokens were predicted, as another reader has them."""
-    found: dict[int, Tensor] = {}
-    reader = replace(voice, hidden=hidden)
-    for places in batches:
-        some = [rollouts[i] for i in places]
-        parts = torch.split(response_hidden(reader, some, pad, FrozenCache([])), [len(r.reply_ids) for r in some])
-        found.update(zip(places, parts, strict=True))
-    return found
+    """Index of a rollout -> states (T, hidden) from which its tokens are predicted, under another
+    backbone than `model`'s.
+    """
+    states: dict[int, Tensor] = {}
+    reader = replace(model, backbone=backbone)
+    for indices in batches:
+        batch = [rollouts[i] for i in indices]
+        hidden_NE = response_hidden(reader, batch, FrozenCache([]))
+        states.update(
+            zip(indices, torch.split(hidden_NE, [len(r.response_ids) for r in batch]), strict=True)
+        )
+    return states
 
 
 def padded(rows: Sequence[Tensor]) -> Tensor:
@@ -181,23 +239,38 @@ def padded(rows: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def text_logprobs(
-    model: PreTrainedModel, renderer: Renderer, said: Sequence[tuple[Chat, str, bool]], temperature: float, batch: int = 16
+    model: PreTrainedModel,
+    renderer: Renderer,
+    replies: Sequence[tuple[Chat, str, bool]],
+    temperature: float,
+    batch_size: int = 16,
 ) -> list[float]:
-    """Summed log-probability, nats, of each (chat, reply, finished) under a plain model; a drawn stop token counts.
+    """Summed log-probability, nats, of each (chat, reply, finished) under a plain model; a sampled
+    stop token counts.
 
-    The reply's text is encoded anew: where the model had spelt it in other tokens, this is the number of the usual spelling.
+    The reply's text is tokenized anew: where the model had sampled other tokens for it, this is the
+    number of the usual tokenization.
     """
-    prompts = [renderer.prompt_ids(chat) for chat, _, _ in said]
-    replies = [renderer.reply_ids(text) if ended else renderer.text_ids(text) for _, text, ended in said]
-    found = [0.0] * len(said)
-    for places in length_batches([a + b for a, b in zip(prompts, replies, strict=True)], batch):
-        ids_BT, _ = right_pad([prompts[i] + replies[i] for i in places], renderer.pad_id, model.device)
+    prompts = [renderer.prompt_ids(chat) for chat, _, _ in replies]
+    responses = [
+        renderer.reply_ids(text) if finished else renderer.text_ids(text)
+        for _, text, finished in replies
+    ]
+    rows = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    logps = [0.0] * len(replies)
+    for indices in length_batches(rows, batch_size):
+        ids_BT, _ = right_pad([rows[i] for i in indices], renderer.pad_id, model.device)
         with autocast(model.device):
-            hidden_BTE = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state.to(model.dtype)
-        for row, i in enumerate(places):
-            start, tokens = len(prompts[i]), torch.tensor(replies[i], dtype=torch.long, device=model.device)
-            hidden_TE = hidden_BTE[row, start - 1 : start + len(tokens) - 1]
-            found[i] = (
-                float(token_logprobs(hidden_TE, tokens, model.get_output_embeddings(), temperature).sum()) if len(tokens) else 0.0
+            hidden_BTE = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state.to(
+                model.dtype
             )
-    return found
+        for hidden_TE, i in zip(hidden_BTE, indices, strict=True):
+            if responses[i]:
+                tokens_T = torch.tensor(responses[i], dtype=torch.long, device=model.device)
+                response_TE = hidden_TE[len(prompts[i]) - 1 : len(rows[i]) - 1]
+                logps[i] = float(
+                    token_logprobs(
+                        response_TE, tokens_T, model.get_output_embeddings(), temperature
+                    ).sum()
+                )
+    return logps

@@ -49,7 +49,7 @@ def test_the_command_trains_measures_and_saves(tiny_model: Path, tmp_path: Path)
     ]
     file = lines(tmp_path / "mine.jsonl", *rows)
     arguments = fit_reward(tiny_model, file, tmp_path / "reward")
-    for setting in ("epochs=4", "learning_rate=0.01", "rank=4"):
+    for setting in ("epochs=4", "learning_rate=0.01", "lora_rank=4"):
         arguments += ["--set", setting]
     result = CliRunner().invoke(app, [*arguments, "--folds", "3", "--by", "who"])
     assert result.exit_code == 0, result.output
@@ -71,7 +71,7 @@ def test_the_command_trains_measures_and_saves(tiny_model: Path, tmp_path: Path)
         (["--set", "ranks=4"], "--set ranks"),
         (["--set", "epochs=["], "is not YAML"),
         (["--set", "epochs"], "expected KEY=VALUE"),
-        (["--set", "own_share=0.5"], "no other pairs"),
+        (["--set", "label_share=0.5"], "no other pairs"),
         (["--model", "fake:brief"], "training needs weights"),
         (["--input", "gone.jsonl"], "gone.jsonl"),
     ],

@@ -66,12 +66,12 @@ def test_failed_work_is_exit_code_1(
     from cai.pipeline import stages
 
     def fails(ctx: object) -> None:
-        raise TrainError("ppo: the loss is nan; lower ppo.learning_rate")
+        raise TrainError("ppo: the loss is nan; lower ppo.optimization.learning_rate")
 
     monkeypatch.setitem(stages.RUN_STAGE, "prompts", fails)
     result = run_command(capsys, "run", run_file(tmp_path))
     assert (result.code, result.out) == (1, "")
-    assert result.err == "cai: ppo: the loss is nan; lower ppo.learning_rate\n"
+    assert result.err == "cai: ppo: the loss is nan; lower ppo.optimization.learning_rate\n"
 
 
 def start_process(*arguments: object, **options: Any) -> subprocess.Popen[str]:

@@ -25,7 +25,7 @@ def test_stages_are_those_of_the_line() -> None:
         (
             "updates:",
             "updatse:",
-            "{run}:7: ppo.updatse: unknown key 'updatse': did you mean 'updates'?",
+            "{run}:7: ppo.num_updatse: unknown key 'num_updatse': did you mean 'num_updates'?",
         ),
         ("fake:polite", "lokal:x", "model 'lokal:x': unknown form (did you mean 'local:'?)"),
         (
@@ -43,7 +43,7 @@ def test_stages_are_those_of_the_line() -> None:
         (
             "constitution: harmless",
             "constitution: helpful_honest",
-            "helpful_honest.yaml: no rubric: a run needs one",
+            "helpful_honest.yaml: no rubric: a run gates, rewards and evaluates",
         ),
     ],
 )
@@ -70,9 +70,9 @@ def test_wrong_runs(capsys: Capture, tmp_path: Path, old: str, new: str, message
         ),
         (["--until", "the end"], "no such stage: the end; stages: prompts"),
         (["--from", "ppo", "--until", "sft"], "--until sft comes before --from ppo"),
-        (["--set", "ppo.updates"], "--set ppo.updates: expected key.path=value"),
-        (["--set", "ppo.updatse=1"], "unknown key 'updatse': did you mean 'updates'?"),
-        (["--set", "ppo.updates=[1"], "--set ppo.updates=[1: the value is not YAML"),
+        (["--set", "ppo.num_updates"], "--set ppo.num_updates: expected key.path=value"),
+        (["--set", "ppo.num_updatse=1"], "unknown key 'num_updatse': did you mean 'num_updates'?"),
+        (["--set", "ppo.num_updates=[1"], "--set ppo.num_updates=[1: the value is not YAML"),
     ],
 )
 def test_wrong_arguments(

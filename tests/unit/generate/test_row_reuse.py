@@ -74,7 +74,7 @@ def open_context(folder: Path, run: Path, messages: list[str]) -> RunContext:
     return open_run(
         load_run(folder / "run.yaml", []),
         lambda stage: lambda done, total: None,
-        say=messages.append,
+        notify=messages.append,
     )
 
 

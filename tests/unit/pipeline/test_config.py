@@ -17,7 +17,7 @@ constitution: mine.yaml
 prompts: [asked/a.jsonl, b.jsonl]
 model: local:somewhere
 ppo:
-  updates: 3
+  num_updates: 3
   kl: {coef: 0.1}
 """
 
@@ -37,7 +37,7 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     assert loaded.prompts == (tmp_path / "asked/a.jsonl", tmp_path / "b.jsonl")
     assert loaded.constitution == tmp_path / "mine.yaml"
     assert loaded.folder == Path("runs/small")
-    assert (loaded.run.ppo.updates, loaded.run.ppo.kl.coef, loaded.run.ppo.kl.target) == (3, 0.1, None)
+    assert (loaded.run.ppo.num_updates, loaded.run.ppo.kl.coef, loaded.run.ppo.kl.target) == (3, 0.1, None)
     assert (loaded.run.seed, loaded.run.judge, loaded.run.model) == (0, None, "local:somewhere")
 
 
@@ -63,17 +63,17 @@ def test_absolute_paths_and_shipped_constitutions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("  updates: 3", "  updatse: 3", r":6: ppo\.updatse: unknown key 'updatse': did you mean 'updates'\?"),
+        ("  num_updates: 3", "  num_updatse: 3", r":6: ppo\.num_updatse: unknown key 'num_updatse': did you mean 'num_updates'\?"),
         ("{coef: 0.1}", "{coefs: 0.1}", r":7: ppo\.kl\.coefs: unknown key 'coefs': did you mean 'coef'\?"),
         ("model:", "modle:", r":4: modle: unknown key 'modle': did you mean 'model'\?"),
-        ("updates: 3", "updates: many", r":6: ppo\.updates: must be a whole number, got the text 'many'"),
-        ("updates: 3", "updates: -1", r":6: ppo\.updates: must be at least 0, got the number -1"),
-        ("  updates: 3\n  kl: {coef: 0.1}\n", "  [3]\n", r":5: ppo: must be a mapping \(key: value lines\), got a list"),
+        ("num_updates: 3", "num_updates: many", r":6: ppo\.num_updates: must be a whole number, got the text 'many'"),
+        ("num_updates: 3", "num_updates: -1", r":6: ppo\.num_updates: must be at least 0, got the number -1"),
+        ("  num_updates: 3\n  kl: {coef: 0.1}\n", "  [3]\n", r":5: ppo: must be a mapping \(key: value lines\), got a list"),
         ("[asked/a.jsonl, b.jsonl]", "[]", r":3: prompts: needs at least 1 item\(s\), got 0"),
         ("name: small", "name: ../up", r":1: name: '\.\./up' must be "),
-        ("updates: 3", "minibatches: 7", r":5: ppo: prompts \* replies = 64 is not a multiple of minibatches = 7"),
+        ("num_updates: 3", "optimization: {num_minibatches: 7}", r":5: ppo: .*responses_per_prompt = 64 is not a multiple of .*num_minibatches = 7"),
         ("name: small\n", "", r":1: (name: )?the key 'name' is missing"),
-        ("updates: 3", "updates: [3", r":7: not valid YAML"),
+        ("num_updates: 3", "num_updates: [3", r":7: not valid YAML"),
         ("constitution: mine.yaml", "constitution: nobody", r"nobody: no such file, and no shipped constitution of that name"),
     ],
 )
@@ -86,7 +86,7 @@ def test_mistakes_are_named_with_file_line_and_key(tmp_path: Path, old: str, new
 
 
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
-    text = GOOD.replace("model:", "modle:").replace("updates: 3", "updates: x")
+    text = GOOD.replace("model:", "modle:").replace("num_updates: 3", "num_updates: x")
     with pytest.raises(ConfigError) as caught:
         load_run(written(tmp_path, text))
     assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["4", "6"]
@@ -108,28 +108,28 @@ def test_missing_files(tmp_path: Path) -> None:
 def test_overrides(tmp_path: Path) -> None:
     """Values are YAML; sections that the file does not have are made; the last of two wins; the file itself stays as it is."""
     file = written(tmp_path)
-    settings = ["ppo.updates=20", "ppo.kl.target=2.5", "sft.mode=full", "seed=1", "seed=7", "judge=null", "ppo.layers="]
+    settings = ["ppo.num_updates=20", "ppo.kl.target=2.5", "sft.mode=full", "seed=1", "seed=7", "judge=null", "ppo.num_trainable_layers="]
     loaded = load_run(file, settings)
-    assert (loaded.run.ppo.updates, loaded.run.ppo.kl.target, loaded.run.ppo.kl.coef) == (20, 2.5, 0.1)
-    assert (loaded.run.sft.mode, loaded.run.seed, loaded.run.judge, loaded.run.ppo.layers) == ("full", 7, None, None)
+    assert (loaded.run.ppo.num_updates, loaded.run.ppo.kl.target, loaded.run.ppo.kl.coef) == (20, 2.5, 0.1)
+    assert (loaded.run.sft.mode, loaded.run.seed, loaded.run.judge, loaded.run.ppo.num_trainable_layers) == ("full", 7, None, None)
     assert load_run(file, ["prompts=[b.jsonl]"]).prompts == (tmp_path / "b.jsonl",)
     assert load_run(file, [f"folder={tmp_path}/a=b"]).folder == tmp_path / "a=b"
     assert file.read_text(encoding="utf-8") == GOOD
-    assert load_run(file).run.ppo.updates == 3
+    assert load_run(file).run.ppo.num_updates == 3
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("ppo.updates", r"--set ppo\.updates: expected key\.path=value, for example"),
+        ("ppo.num_updates", r"--set ppo\.num_updates: expected key\.path=value, for example"),
         ("=3", r"--set =3: expected key\.path=value"),
-        ("ppo..updates=3", r"expected key\.path=value"),
+        ("ppo..num_updates=3", r"expected key\.path=value"),
         ("prompts.0=x", r"expected key\.path=value"),
-        ("ppo.updates=[3", r"--set ppo\.updates=\[3: the value is not YAML"),
+        ("ppo.num_updates=[3", r"--set ppo\.num_updates=\[3: the value is not YAML"),
         ("seed=!!python/object/apply:os.getcwd []", r"the value is not YAML"),
         ("name.first=x", r"--set name\.first=x: name is not a section"),
-        ("ppo.updatse=3", r":5: ppo: unknown key 'updatse': did you mean 'updates'\?"),
-        ("ppo.updates=many", r"ppo\.updates: must be a whole number, got the text 'many'"),
+        ("ppo.num_updatse=3", r":5: ppo: unknown key 'num_updatse': did you mean 'num_updates'\?"),
+        ("ppo.num_updates=many", r"ppo\.num_updates: must be a whole number, got the text 'many'"),
         ("ppo=3", r"ppo: must be a mapping \(key: value lines\), got the number 3"),
     ],
 )
@@ -144,12 +144,12 @@ def test_a_runs_folder_stands_for_its_yaml(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "prompts.jsonl").write_text("")
     file = tmp_path / "run.yaml"
     file.write_text("name: toy\nconstitution: harmless\nprompts: [prompts.jsonl]\n")
-    loaded = load_run(file, [f"folder={tmp_path / 'out'}", "ppo.updates=3"])
+    loaded = load_run(file, [f"folder={tmp_path / 'out'}", "ppo.num_updates=3"])
     loaded.folder.mkdir()
     save_run(loaded)
     monkeypatch.chdir("/")
     again = load_run(tmp_path / "out")
-    assert (again.run.ppo.updates, again.folder) == (3, tmp_path / "out")
+    assert (again.run.ppo.num_updates, again.folder) == (3, tmp_path / "out")
     assert again.prompts == (tmp_path / "prompts.jsonl",)
     assert again.constitution == loaded.constitution.resolve()
     before = (tmp_path / "out" / "run.json").stat().st_mtime_ns

@@ -89,7 +89,10 @@ def test_the_forecast_of_a_whole_run(tmp_path: Path) -> None:
 def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
     """Direct RLAIF asks the judge once a rollout: 5 updates of 4 prompts and 2 replies are 40 calls."""
     with endpoint(tmp_path / "server") as server:
-        more = "\nmix: {pm: 0, direct: 1}\nppo: {updates: 5, prompts: 4, replies: 2}\n"
+        more = (
+            "\nreward_weights: {pm: 0, direct: 1}\n"
+            "ppo: {num_updates: 5, rollout: {prompts_per_update: 4, responses_per_prompt: 2}}\n"
+        )
         found = {f.stage: f for f in planned(tmp_path, server.spec, 6, more=more)}
     assert list(found) == ["revise", "pair", "label", "ppo", "eval"]
     assert found["ppo"].calls.mean == 40

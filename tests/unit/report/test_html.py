@@ -188,7 +188,7 @@ def test_errors_name_the_place(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such run folder"):
         render(tmp_path / "nowhere")
     (tmp_path / "60-policy").mkdir()
-    (tmp_path / "60-policy" / "metrics.jsonl").write_text('{"step": 0}\n{"reward": 1}\n')
+    (tmp_path / "60-policy" / "metrics.jsonl").write_text('{"update": 0}\n{"reward": 1}\n')
     with pytest.raises(StoreError, match=r"metrics.jsonl:2: step"):
         render(tmp_path)
     (tmp_path / "60-policy" / "metrics.jsonl").unlink()

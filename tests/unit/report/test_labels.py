@@ -52,7 +52,7 @@ def test_label_diagnostics_by_hand() -> None:
     assert rows["label.spread"].mean == pytest.approx(0.3)
     assert rows["label.p_first"].mean == pytest.approx(0.475)
     assert rows["label.p_first"].unscored == 1
-    assert rows["label.decidedness"].mean == pytest.approx((0.25 + 0.3) / 2)
+    assert rows["label.confidence"].mean == pytest.approx((0.25 + 0.3) / 2)
     assert diagnostics.unscored == [("no option found", 1)]
     assert diagnostics.bins == [0, 0, 1, 0, 0, 0, 0, 1, 0, 0]
 

@@ -36,7 +36,7 @@ def test_axes_have_names_and_units() -> None:
 
 def test_a_missing_number_is_a_gap_not_a_zero() -> None:
     """Five updates, the middle one unknown: the KL line has two pieces, each with its M command."""
-    broken = [{**step, "kl": None if step["step"] == 2 else step["kl"]} for step in STEPS]
+    broken = [{**step, "kl": None if step["update"] == 2 else step["kl"]} for step in STEPS]
     complete, broken_lines = (
         re.findall(r'd="([^"]*)"[^>]*stroke: #d55e00; stroke-width: 2.2', ppo_curves(steps))
         for steps in (STEPS, broken)

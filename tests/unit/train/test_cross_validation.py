@@ -62,7 +62,7 @@ def judged(
 
 def test_who_agrees_is_foreseen_and_who_does_not_is_not(tiny_model: Path) -> None:
     """Two judges prefer z, a third a: trained on the two, the model is wrong about the third."""
-    config = RewardConfig(rank=4, learning_rate=1e-2, epochs=4, batch_size=4)
+    config = RewardConfig(lora_rank=4, learning_rate=1e-2, epochs=4, batch_size=4)
 
     def fresh() -> PreferenceModel:
         return fresh_model(str(tiny_model), config, 0)
@@ -93,7 +93,7 @@ def test_who_agrees_is_foreseen_and_who_does_not_is_not(tiny_model: Path) -> Non
 
 def test_a_prompt_judged_by_several_is_on_one_side(tiny_model: Path) -> None:
     """Both judges saw the same prompts: leaving one out leaves nothing to train on, an error."""
-    config = RewardConfig(rank=4)
+    config = RewardConfig(lora_rank=4)
     model = fresh_model(str(tiny_model), config, 0)
     both = [
         (group, comparison)

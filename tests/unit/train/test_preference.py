@@ -50,7 +50,7 @@ def test_a_planted_preference_is_learnt(tiny_model: Path) -> None:
     comparisons = planted(model, 24)
     training, held_out = comparisons[:16], comparisons[16:]
     steps: list[tuple[int, int]] = []
-    config = RewardConfig(rank=4, learning_rate=1e-2, epochs=6, batch_size=4)
+    config = RewardConfig(lora_rank=4, learning_rate=1e-2, epochs=6, batch_size=4)
     loss = train(
         model, training, config, seed=0, progress=lambda done, total: steps.append((done, total))
     )
@@ -63,7 +63,7 @@ def test_a_planted_preference_is_learnt(tiny_model: Path) -> None:
 
 
 def test_training_is_the_same_twice(tiny_model: Path) -> None:
-    config = RewardConfig(rank=4, learning_rate=1e-2, epochs=1, batch_size=4)
+    config = RewardConfig(lora_rank=4, learning_rate=1e-2, epochs=1, batch_size=4)
     results = []
     for seed in (0, 0, 1):
         model = untrained_model(tiny_model, random_adapter=False)
@@ -87,7 +87,7 @@ def test_an_undecided_label_moves_equal_scores_nowhere(tiny_model: Path) -> None
         row, other = model.rows(HELLO, "same"), model.rows(HELLO, "else")
         before = {k: v.clone() for k, v in adapter_tensors(model.shared[0], ADAPTER).items()}
         comparison = Comparison("p", row, other if moves else row, p)
-        train(model, [comparison], RewardConfig(rank=4, batch_size=1), seed=0, progress=quiet)
+        train(model, [comparison], RewardConfig(lora_rank=4, batch_size=1), seed=0, progress=quiet)
         after = adapter_tensors(model.shared[0], ADAPTER)
         assert (
             all(torch.allclose(before[k], v, atol=1e-6, rtol=0) for k, v in after.items())
@@ -103,7 +103,7 @@ def test_soft_labels_are_fitted_as_probabilities(tiny_model: Path) -> None:
     train(
         model,
         comparisons,
-        RewardConfig(rank=4, learning_rate=3e-3, epochs=80, batch_size=4),
+        RewardConfig(lora_rank=4, learning_rate=3e-3, epochs=80, batch_size=4),
         seed=0,
         progress=quiet,
     )
@@ -289,7 +289,7 @@ def test_blocks_that_do_not_learn_are_computed_once_and_change_nothing(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With and without the cache of frozen blocks: fewer forward passes, the same head."""
-    config = RewardConfig(rank=4, layers=1, epochs=3, batch_size=4, learning_rate=1e-2)
+    config = RewardConfig(lora_rank=4, num_trainable_layers=1, epochs=3, batch_size=4, learning_rate=1e-2)
     heads = []
     for max_bytes in (1 << 30, 0):
         monkeypatch.setattr("cai.train.preference.MAX_CACHE_BYTES", max_bytes)

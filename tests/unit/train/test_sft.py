@@ -24,7 +24,7 @@ EXAMPLES: list[Example] = [
     (chat_of(("user", f"say {word}")), word)
     for word in ("red", "blue", "green", "grey", "pink", "gold")
 ]
-CONFIG = SFTConfig(rank=4, learning_rate=1e-2, epochs=2, batch_size=2, max_tokens=64)
+CONFIG = SFTConfig(lora_rank=4, learning_rate=1e-2, epochs=2, batch_size=2, max_length=64)
 # The trainer and its data library warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -1,4 +1,4 @@
-"""The PPO loop on the tiny model: what learns and what must not, how often, what is left out, and that a kill changes nothing."""
+"""The PPO loop on the tiny model: what learns and what must not, how often, what is left out, and kills."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_toys import CONFIG, PROMPTS, fresh, high_bytes, quiet, readings, reply, run, weights
+from ppo_toys import (
+    CONFIG,
+    PROMPTS,
+    experience_of,
+    fresh,
+    fresh_actor,
+    high_bytes,
+    readings,
+    reply,
+    run,
+    weights,
+    with_settings,
+)
 
 from cai.errors import StoreError, TrainError
 from cai.modeling.loading import load_model
@@ -19,12 +31,12 @@ from cai.records import Prompt, chat_of
 from cai.seeds import rng
 from cai.train.losses import KLController
 from cai.train.ppo.actor import POLICY, LoraActor
-from cai.train.ppo.config import KLConfig, PPOConfig
-from cai.train.ppo.experience import make_experience, minibatches
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.experience import partition
 from cai.train.ppo.prompt_sampler import allocate, sample_prompts
 from cai.train.ppo.reward_table import add_missing_eos_penalty, sum_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
-from cai.train.ppo.trainer import Learner, learn, learner, ppo
+from cai.train.ppo.trainer import PPOTrainer
 
 # ---- one update ----
 
@@ -34,8 +46,8 @@ def test_the_first_minibatch_sees_the_policy_that_sampled(tiny_model: Path, tmp_
 
     Replies are read one by one: of a minibatch of two, the first is read once, and the second twice.
     """
-    config = CONFIG.model_copy(update={"updates": 3, "learning_rate": 1e-2, "rows": 1})
-    history = run(fresh(tiny_model), tiny_model, tmp_path, config)
+    config = with_settings(CONFIG, num_updates=3, learning_rate=1e-2, micro_batch_size=1)
+    history = run(fresh(tiny_model, config), tmp_path)
     assert len(history) == 3
     assert max(row["first_ratio_error"] for row in history) < 1e-5
     assert min(row["ratio_error"] for row in history) > 1e-3
@@ -44,25 +56,31 @@ def test_the_first_minibatch_sees_the_policy_that_sampled(tiny_model: Path, tmp_
 @pytest.mark.parametrize("copied", [False, True])
 def test_the_sampler_draws_from_the_policy(tiny_model: Path, tmp_path: Path, copied: bool) -> None:
     """While an update is scored, what has just sampled, merged or not, gives replies the adapter's log-probabilities."""
-    config = CONFIG.model_copy(update={"learning_rate": 1e-2})
+    config = with_settings(CONFIG, learning_rate=1e-2)
     torch.manual_seed(0)
-    base = with_adapter(load_model(str(tiny_model)), POLICY, config.rank, config.layers)
-    it = learner(LoraActor(base, load_model(str(tiny_model)) if copied else None), config)
+    base = with_adapter(load_model(str(tiny_model)), POLICY, config.lora_rank)
+    actor = LoraActor(base, load_model(str(tiny_model)) if copied else None)
     moved: list[float] = []
 
     @torch.no_grad()
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
-        logps, _ = readings(it, POLICY, rollouts)
-        refs, _ = readings(it, None, rollouts)
+        logps, _ = readings(actor, POLICY, rollouts)
+        refs, _ = readings(actor, None, rollouts)
         moved.append(max(float((a - b).abs().max()) for a, b in zip(logps, refs, strict=True)))
-        with it.actor.rollout_model() as sampler:
+        with actor.rollout_model() as sampler:
             for r, logp_T in zip(rollouts, logps, strict=True):
-                logits_TV = sampler(torch.tensor([r.prompt_ids + r.reply_ids])).logits[0, len(r.prompt_ids) - 1 : -1]
-                want = logits_TV.log_softmax(-1).gather(-1, torch.tensor(r.reply_ids)[:, None]).squeeze(-1)
+                logits_TV = sampler(torch.tensor([r.prompt_ids + r.response_ids])).logits[
+                    0, len(r.prompt_ids) - 1 : -1
+                ]
+                want = (
+                    logits_TV.log_softmax(-1)
+                    .gather(-1, torch.tensor(r.response_ids)[:, None])
+                    .squeeze(-1)
+                )
                 torch.testing.assert_close(logp_T, want, atol=1e-4, rtol=0)
         return high_bytes(rollouts)
 
-    run(it, tiny_model, tmp_path, config, score)
+    run(PPOTrainer(actor, load_renderer(tiny_model), score, config), tmp_path)
     assert moved[0] == 0
     assert moved[1] > 0.01
 
@@ -70,41 +88,44 @@ def test_the_sampler_draws_from_the_policy(tiny_model: Path, tmp_path: Path, cop
 @pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (1, 4), (3, 2)])
 def test_optimiser_steps(tiny_model: Path, tmp_path: Path, epochs: int, minibatches: int) -> None:
     """Updates x epochs x minibatches: TRL 1.12 took one step an epoch, whatever was asked for."""
-    config = CONFIG.model_copy(update={"epochs": epochs, "minibatches": minibatches})
-    it, steps = fresh(tiny_model, config), []
-    it.optimizer.register_step_post_hook(lambda *_: steps.append(1))
-    run(it, tiny_model, tmp_path, config)
+    config = with_settings(CONFIG, num_ppo_epochs=epochs, num_minibatches=minibatches)
+    trainer, steps = fresh(tiny_model, config), []
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    run(trainer, tmp_path)
     assert len(steps) == 2 * epochs * minibatches
 
 
 def test_only_the_policy_and_the_critic_learn(tiny_model: Path, tmp_path: Path) -> None:
     """The base and another adapter on it keep every bit; so does the reference's reading of a fixed reply."""
-    it, renderer = fresh(tiny_model), load_renderer(tiny_model)
-    add_adapter(it.actor.model, "reward", 2)
+    trainer, renderer = fresh(tiny_model), load_renderer(tiny_model)
+    actor = trainer.actor
+    add_adapter(actor.module.model, "reward", 2)
     fixed = [reply([5, 9, renderer.stop_id], renderer), reply([200, 17], renderer, PROMPTS[3])]
-    before, reference = weights(it), readings(it, None, fixed)
-    policy_before = readings(it, POLICY, fixed)[0]
-    run(it, tiny_model, tmp_path)
-    after = weights(it)
+    before, reference = weights(trainer), readings(actor, None, fixed)
+    policy_before = readings(actor, POLICY, fixed)[0]
+    run(trainer, tmp_path)
+    after = weights(trainer)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if f".{POLICY}." in name or name.startswith("critic.")}
-    for old, new in zip(reference, readings(it, None, fixed), strict=True):
+    assert changed == {
+        name for name in before if f".{POLICY}." in name or name.startswith("critic.")
+    }
+    for old, new in zip(reference, readings(actor, None, fixed), strict=True):
         assert all(map(torch.equal, old, new))
-    assert not torch.equal(policy_before[0], readings(it, POLICY, fixed)[0][0])
+    assert not torch.equal(policy_before[0], readings(actor, POLICY, fixed)[0][0])
 
 
 def test_only_the_last_blocks_learn(tiny_model: Path, tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"layers": 1})
-    it = fresh(tiny_model, config)
-    learning = [key for key, p in it.actor.model.named_parameters() if p.requires_grad]
+    config = with_settings(CONFIG, num_trainable_layers=1)
+    trainer = fresh(tiny_model, config)
+    learning = [key for key, p in trainer.actor.module.model.named_parameters() if p.requires_grad]
     assert learning
     assert all(".layers.1." in key for key in learning)  # the tiny model has blocks 0 and 1
-    run(it, tiny_model, tmp_path, config)
+    run(trainer, tmp_path)
 
 
 def test_kl_starts_at_nothing(tiny_model: Path, tmp_path: Path) -> None:
     """Before the first step the policy is the reference; after it, it is not."""
-    first, second = run(fresh(tiny_model), tiny_model, tmp_path)
+    first, second = run(fresh(tiny_model), tmp_path)
     assert first["kl"] == first["kl_k3"] == 0
     assert second["kl"] != 0
     assert second["kl_k3"] > 0
@@ -112,16 +133,21 @@ def test_kl_starts_at_nothing(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_gradients_are_clipped(tiny_model: Path, tmp_path: Path) -> None:
     """The norm that the optimiser meets is at most max_grad_norm, policy and critic apart; the one reported is from before."""
-    config = CONFIG.model_copy(update={"max_grad_norm": 1e-3})
-    it, met = fresh(tiny_model, config), []
+    config = with_settings(CONFIG, max_grad_norm=1e-3)
+    trainer, met = fresh(tiny_model, config), []
 
     def norm(parameters: Any) -> float:
         return float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
 
-    it.optimizer.register_step_pre_hook(
-        lambda *_: met.append((norm(parameters_of(it.actor.model, POLICY)), norm(it.actor.critic.parameters())))
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: met.append(
+            (
+                norm(parameters_of(trainer.actor.module.model, POLICY)),
+                norm(trainer.actor.critic.parameters()),
+            )
+        )
     )
-    history = run(it, tiny_model, tmp_path, config)
+    history = run(trainer, tmp_path)
     assert min(row["grad_norm"] for row in history) > 1e-2
     assert max(max(pair) for pair in met) <= 1e-3 * (1 + 1e-4)
     assert min(min(pair) for pair in met) > 0
@@ -133,10 +159,15 @@ def test_gradients_are_clipped(tiny_model: Path, tmp_path: Path) -> None:
 def test_totals(tiny_model: Path) -> None:
     """Parts are summed; a rollout with an unknown part is left out; a reply that did not end itself pays .25."""
     renderer = load_renderer(tiny_model)
-    rollouts = [reply([5, renderer.stop_id], renderer), reply([5, 6], renderer), reply([7], renderer), reply([8, 9], renderer)]
+    rollouts = [
+        reply([5, renderer.stop_id], renderer),
+        reply([5, 6], renderer),
+        reply([7], renderer),
+        reply([8, 9], renderer),
+    ]
     table: RewardTable = {"a": [1.0, None, 3.0, 0.0], "b": [0.5, 1.0, 1.0, None]}
-    assert sum_rewards(add_missing_eos_penalty(table, rollouts, CONFIG)) == ([0, 2], [1.5, 4.0])
-    assert sum_rewards(add_missing_eos_penalty(table, rollouts, CONFIG.model_copy(update={"missing_stop": 0.25}))) == (
+    assert sum_rewards(add_missing_eos_penalty(table, rollouts, 0.0)) == ([0, 2], [1.5, 4.0])
+    assert sum_rewards(add_missing_eos_penalty(table, rollouts, 0.25)) == (
         [0, 2],
         [1.5, 3.75],
     )
@@ -149,12 +180,16 @@ def test_a_kind_of_prompt_is_measured_by_itself(tiny_model: Path) -> None:
     asked = [Prompt(chat=chat_of(("user", kind)), kind=kind) for kind in ("disallowed", "benign")]
     rollouts = [reply([1, 2, 3][: i + 1], renderer, asked[i % 2]) for i in range(3)]
     for centre in (True, False):
-        config = CONFIG.model_copy(update={"centre": centre, "lam": 1.0, "whiten": False, "kl": KLConfig(coef=0.0)})
-        got, _ = make_experience(
-            fresh(tiny_model).actor, rollouts, [1.0, 5.0, 1.0], [[0, 1, 2]], renderer.pad_id, config, beta=config.kl.coef
+        config = with_settings(
+            CONFIG, center_by_kind=centre, lam=1.0, whiten_advantages=False, kl={"coef": 0.0}
         )
-        assert [set(row.tolist()) for row in got.advantages] == ([{0.0}] * 3 if centre else [{1.0}, {5.0}, {1.0}])
-        assert [set(row.tolist()) for row in got.returns] == [{1.0}, {5.0}, {1.0}], "what the critic learns is the same"
+        got, _ = experience_of(fresh_actor(tiny_model), rollouts, [1.0, 5.0, 1.0], config)
+        assert [set(row.tolist()) for row in got.advantages] == (
+            [{0.0}] * 3 if centre else [{1.0}, {5.0}, {1.0}]
+        )
+        assert [set(row.tolist()) for row in got.returns] == [{1.0}, {5.0}, {1.0}], (
+            "what the critic learns is the same"
+        )
 
 
 def test_unknown_rewards_are_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
@@ -166,23 +201,25 @@ def test_unknown_rewards_are_left_out_and_counted(tiny_model: Path, tmp_path: Pa
         known.append(sum(v for v in part if v is not None) / 6)
         return {"high": part}
 
-    history = run(fresh(tiny_model), tiny_model, tmp_path, score=some)
+    history = run(fresh(tiny_model, reward_fn=some), tmp_path)
     assert [(row["episodes"], row["unscored"]) for row in history] == [(6, 2), (6, 2)]
     assert [row["reward"] for row in history] == pytest.approx(known)
 
 
 def test_no_known_reward_at_all_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    it = fresh(tiny_model)
-    before = weights(it)
+    trainer = fresh(tiny_model, reward_fn=lambda rollouts: {"pm": [None] * len(rollouts)})
+    before = weights(trainer)
     with pytest.raises(TrainError, match="no rollout of this update has a known reward"):
-        run(it, tiny_model, tmp_path, score=lambda rollouts: {"pm": [None] * len(rollouts)})
-    assert all(torch.equal(before[k], v) for k, v in weights(it).items())
+        run(trainer, tmp_path)
+    assert all(torch.equal(before[k], v) for k, v in weights(trainer).items())
 
 
 def test_equal_rewards_leave_no_nan_in_the_metrics(tiny_model: Path, tmp_path: Path) -> None:
     """One token, one reward for all: returns have no variance to explain, which is unknown (null), not NaN."""
-    config = CONFIG.model_copy(update={"max_tokens": 1, "kl": KLConfig(coef=0)})
-    history = run(fresh(tiny_model, config), tiny_model, tmp_path, config, lambda rollouts: {"one": [1.0] * len(rollouts)})
+    config = with_settings(CONFIG, max_new_tokens=1, kl={"coef": 0})
+    history = run(
+        fresh(tiny_model, config, lambda rollouts: {"one": [1.0] * len(rollouts)}), tmp_path
+    )
     assert history[0]["explained_variance"] is None
     text = (tmp_path / "metrics.jsonl").read_text()
     assert "NaN" not in text
@@ -190,7 +227,7 @@ def test_equal_rewards_leave_no_nan_in_the_metrics(tiny_model: Path, tmp_path: P
 
 
 def test_metrics_name_the_parts_of_the_reward(tiny_model: Path, tmp_path: Path) -> None:
-    for row in run(fresh(tiny_model), tiny_model, tmp_path):
+    for row in run(fresh(tiny_model), tmp_path):
         assert row["reward.half"] == 0.5
         assert row["reward"] == pytest.approx(row["reward.high"] + 0.5)
 
@@ -209,43 +246,48 @@ def test_the_stop_token_counts_although_it_is_the_pad(tiny_model: Path) -> None:
         reply([renderer.stop_id], renderer),
     ]
     assert renderer.stop_id in rollouts[0].prompt_ids
-    it = fresh(tiny_model)
-    logps, states = readings(it, POLICY, rollouts, temperature=0.7)
+    actor = fresh_actor(tiny_model)
+    logps, states = readings(actor, POLICY, rollouts, temperature=0.7)
     for rollout, logp_T, state_TE in zip(rollouts, logps, states, strict=True):
-        with torch.no_grad(), it.actor.rollout_model() as sampler:
-            logits_TV = sampler(torch.tensor([rollout.prompt_ids + rollout.reply_ids])).logits[0]
+        with torch.no_grad(), actor.rollout_model() as sampler:
+            logits_TV = sampler(torch.tensor([rollout.prompt_ids + rollout.response_ids])).logits[0]
         start = len(rollout.prompt_ids)
         want = [
-            float((logits_TV[start + i - 1] / 0.7).log_softmax(-1)[token]) for i, token in enumerate(rollout.reply_ids)
+            float((logits_TV[start + i - 1] / 0.7).log_softmax(-1)[token])
+            for i, token in enumerate(rollout.response_ids)
         ]  # the token at place p is predicted at p - 1
         assert logp_T.tolist() == pytest.approx(want, abs=1e-4)
-        assert len(state_TE) == len(rollout.reply_ids)
+        assert len(state_TE) == len(rollout.response_ids)
 
 
 def test_stopping_is_learnt(tiny_model: Path) -> None:
     """Replies that stop after one byte get 1, those that go on get 0: the stop token becomes likelier. With masks from the pad
     token's number it would not take part in the loss at all."""
-    config = CONFIG.model_copy(update={"learning_rate": 3e-3, "minibatches": 1, "kl": KLConfig(coef=0)})
-    it, renderer = fresh(tiny_model, config), load_renderer(tiny_model)
+    config = with_settings(CONFIG, learning_rate=3e-3, num_minibatches=1, kl={"coef": 0})
+    trainer, renderer = fresh(tiny_model, config), load_renderer(tiny_model)
+    actor = trainer.actor
     ends = [reply([65, renderer.stop_id], renderer) for _ in range(4)]
     goes_on = [reply([65, 66 + i], renderer) for i in range(4)]
 
     def stop_logp() -> float:
-        return float(readings(it, POLICY, ends[:1])[0][0][1])
+        return float(readings(actor, POLICY, ends[:1])[0][0][1])
 
     before = stop_logp()
     for update in range(5):
-        batches = minibatches(8, config, rng(0, update))
-        experience, _ = make_experience(
-            it.actor, ends + goes_on, [1.0] * 4 + [0.0] * 4, batches, renderer.pad_id, config, beta=config.kl.coef
+        batches = partition(8, 1, rng(0, update))
+        trainer.optimize(
+            *experience_of(
+                actor, ends + goes_on, [1.0] * 4 + [0.0] * 4, config, minibatches=batches
+            )
         )
-        learn(it, experience, renderer.pad_id, config)
     assert stop_logp() > before + 0.5
 
 
 # ---- kills ----
 
-ADAPTIVE = CONFIG.model_copy(update={"updates": 4, "learning_rate": 3e-3, "kl": KLConfig(coef=0.1, target=0.05, horizon=20)})
+ADAPTIVE = with_settings(
+    CONFIG, num_updates=4, learning_rate=3e-3, kl={"coef": 0.1, "target": 0.05, "horizon": 20}
+)
 
 
 class Killed(BaseException):
@@ -253,14 +295,18 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Learner, list[dict[str, Any]]]:
+def whole(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, PPOTrainer, list[dict[str, Any]]]:
     """Four updates without a kill."""
-    folder, it = tmp_path_factory.mktemp("whole"), fresh(tiny_model, ADAPTIVE)
-    return folder, it, run(it, tiny_model, folder, ADAPTIVE)
+    folder, trainer = tmp_path_factory.mktemp("whole"), fresh(tiny_model, ADAPTIVE)
+    return folder, trainer, run(trainer, folder)
 
 
 @pytest.mark.parametrize("calls", [0, 1, 2])
-def test_a_killed_run_equals_an_uninterrupted_one(tiny_model: Path, tmp_path: Path, whole: Any, calls: int) -> None:
+def test_a_killed_run_equals_an_uninterrupted_one(
+    tiny_model: Path, tmp_path: Path, whole: Any, calls: int
+) -> None:
     """Killed while scoring; a line of metrics whose checkpoint never came, and a torn one, are left over. To the last bit."""
     folder, uninterrupted, history = whole
     left = [calls]
@@ -272,11 +318,13 @@ def test_a_killed_run_equals_an_uninterrupted_one(tiny_model: Path, tmp_path: Pa
         return high_bytes(rollouts)
 
     with pytest.raises(Killed):
-        run(fresh(tiny_model, ADAPTIVE), tiny_model, tmp_path, ADAPTIVE, deadly)
+        run(fresh(tiny_model, ADAPTIVE, deadly), tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as lines:
         lines.write('{"step": 99}\n{"torn')
-    again = fresh(tiny_model, ADAPTIVE, seed=0 if calls == 0 else 7)  # with a checkpoint, first weights do not matter
-    assert run(again, tiny_model, tmp_path, ADAPTIVE) == history
+    again = fresh(
+        tiny_model, ADAPTIVE, weight_seed=0 if calls == 0 else 7
+    )  # with a checkpoint, first weights do not matter
+    assert run(again, tmp_path) == history
     assert (tmp_path / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
     assert again.kl_controller == uninterrupted.kl_controller
     for name, tensor in weights(uninterrupted).items():
@@ -285,17 +333,17 @@ def test_a_killed_run_equals_an_uninterrupted_one(tiny_model: Path, tmp_path: Pa
 
 def test_finished_runs_sample_nothing_more(tiny_model: Path, whole: Any) -> None:
     folder, _, history = whole
-    assert run(fresh(tiny_model, ADAPTIVE, 3), tiny_model, folder, ADAPTIVE, score=None) == history
+    assert run(fresh(tiny_model, ADAPTIVE, None, weight_seed=3), folder) == history
 
 
 def test_the_controller_follows_the_measured_kl(whole: Any) -> None:
     """Each weight is the one before, moved by the KL before it: the formula is checked by hand elsewhere."""
-    _, it, history = whole
+    _, trainer, history = whole
     controller = KLController(0.1, 0.05, 20)
     for row in history:
         assert row["kl_coef"] == controller.beta
         controller = controller.after(row["kl"], 8)
-    assert it.kl_controller == controller
+    assert trainer.kl_controller == controller
     assert controller.beta != 0.1
 
 
@@ -305,22 +353,29 @@ def test_one_checkpoint_is_kept(whole: Any) -> None:
 
 
 @pytest.mark.parametrize("damage", ["tensors", "state", "gone"])
-def test_a_torn_checkpoint_is_refused_by_name(tiny_model: Path, tmp_path: Path, damage: str) -> None:
-    run(fresh(tiny_model), tiny_model, tmp_path, CONFIG.model_copy(update={"updates": 1}))
+def test_a_torn_checkpoint_is_refused_by_name(
+    tiny_model: Path, tmp_path: Path, damage: str
+) -> None:
+    run(fresh(tiny_model, with_settings(CONFIG, num_updates=1)), tmp_path)
     saved = tmp_path / "checkpoints" / "step-000001"
     file = saved / ("state.json" if damage == "state" else "state.safetensors")
     file.write_bytes(file.read_bytes()[:10]) if damage != "gone" else file.unlink()
-    with pytest.raises(StoreError, match=r"step-000001: not a checkpoint of this run \(delete .*checkpoints to start"):
-        run(fresh(tiny_model), tiny_model, tmp_path)
+    with pytest.raises(
+        StoreError,
+        match=r"step-000001: not a checkpoint of this run \(delete .*checkpoints to start",
+    ):
+        run(fresh(tiny_model), tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"rank": 8}, {"layers": 1}])
-def test_a_foreign_checkpoint_is_refused_by_name(tiny_model: Path, tmp_path: Path, change: dict[str, int]) -> None:
+@pytest.mark.parametrize("change", [{"lora_rank": 8}, {"num_trainable_layers": 1}])
+def test_a_foreign_checkpoint_is_refused_by_name(
+    tiny_model: Path, tmp_path: Path, change: dict[str, int]
+) -> None:
     """Another rank gives other shapes; fewer blocks give fewer tensors."""
-    run(fresh(tiny_model), tiny_model, tmp_path, CONFIG.model_copy(update={"updates": 1}))
-    other = CONFIG.model_copy(update=change)
+    run(fresh(tiny_model, with_settings(CONFIG, num_updates=1)), tmp_path)
+    other = with_settings(CONFIG, **change)
     with pytest.raises(StoreError, match="step-000001: not a checkpoint of this run"):
-        run(fresh(tiny_model, other), tiny_model, tmp_path, other)
+        run(fresh(tiny_model, other), tmp_path)
 
 
 # ---- prompts ----
@@ -346,16 +401,36 @@ def test_prompts_are_addressed_by_step() -> None:
 
 def test_quotas_by_largest_remainder() -> None:
     """16 in the ratio 5:2:9 is exact; 7 in 1:1:1 is 2.33 each: the spare one goes to the first; 4 in 5:2:9 is 1.25, .5, 2.25."""
-    assert allocate({"disallowed": 5, "sensitive": 2, "benign": 9}, 16) == {"disallowed": 5, "sensitive": 2, "benign": 9}
-    assert allocate({"disallowed": 1, "sensitive": 1, "benign": 1}, 7) == {"disallowed": 3, "sensitive": 2, "benign": 2}
-    assert allocate({"disallowed": 5, "sensitive": 2, "benign": 9}, 4) == {"disallowed": 1, "sensitive": 1, "benign": 2}
+    assert allocate({"disallowed": 5, "sensitive": 2, "benign": 9}, 16) == {
+        "disallowed": 5,
+        "sensitive": 2,
+        "benign": 9,
+    }
+    assert allocate({"disallowed": 1, "sensitive": 1, "benign": 1}, 7) == {
+        "disallowed": 3,
+        "sensitive": 2,
+        "benign": 2,
+    }
+    assert allocate({"disallowed": 5, "sensitive": 2, "benign": 9}, 4) == {
+        "disallowed": 1,
+        "sensitive": 1,
+        "benign": 2,
+    }
 
 
 def test_shares_decide_on_kinds() -> None:
-    prompts = [Prompt(chat=chat_of(("user", f"{kind} {i}")), kind=kind) for kind in ("disallowed", "benign") for i in range(5)]
-    drawn = [sample_prompts(prompts, 4, 0, step, {"disallowed": 1, "benign": 3}) for step in range(5)]
+    prompts = [
+        Prompt(chat=chat_of(("user", f"{kind} {i}")), kind=kind)
+        for kind in ("disallowed", "benign")
+        for i in range(5)
+    ]
+    drawn = [
+        sample_prompts(prompts, 4, 0, step, {"disallowed": 1, "benign": 3}) for step in range(5)
+    ]
     assert all([p.kind for p in step] == ["disallowed"] + ["benign"] * 3 for step in drawn)
-    assert len({p.id for step in drawn for p in step if p.kind == "disallowed"}) == 5, "one pass sees every prompt once"
+    assert len({p.id for step in drawn for p in step if p.kind == "disallowed"}) == 5, (
+        "one pass sees every prompt once"
+    )
     with pytest.raises(TrainError, match="sensitive"):
         sample_prompts(prompts, 4, 0, 0, {"sensitive": 1})
 
@@ -363,28 +438,41 @@ def test_shares_decide_on_kinds() -> None:
 def test_a_category_may_have_a_share_of_its_own() -> None:
     """`benign` then means the other benign prompts; a key that is no kind is refused with the run's settings."""
     categories = ("borderline", "plain", None)
-    prompts = [Prompt(chat=chat_of(("user", f"{c} {i}")), kind="benign", category=c) for c in categories for i in range(4)]
+    prompts = [
+        Prompt(chat=chat_of(("user", f"{c} {i}")), kind="benign", category=c)
+        for c in categories
+        for i in range(4)
+    ]
     for step in range(4):
         drawn = sample_prompts(prompts, 4, 0, step, {"benign/borderline": 3, "benign": 1})
         assert [p.category == "borderline" for p in drawn] == [True, True, True, False]
-    assert PPOConfig(shares={"benign/border line": 1, "disallowed": 2}).shares is not None
+    assert PPOConfig(rollout={"shares": {"benign/border line": 1, "disallowed": 2}}).rollout.shares
     with pytest.raises(ValueError, match="String should match pattern"):
-        PPOConfig(shares={"borderline": 1})
+        PPOConfig(rollout={"shares": {"borderline": 1}})
 
 
 def test_rollouts_are_counted_in_whole_minibatches() -> None:
-    with pytest.raises(ValueError, match="prompts \\* replies = 6 is not a multiple of minibatches = 4"):
-        PPOConfig(prompts=3, replies=2, minibatches=4)
+    with pytest.raises(
+        ValueError,
+        match=r"responses_per_prompt = 6 is not a multiple of optimization\.num_minibatches = 4",
+    ):
+        PPOConfig(
+            rollout={"prompts_per_update": 3, "responses_per_prompt": 2},
+            optimization={"num_minibatches": 4},
+        )
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(8, [2, 2, 2, 2]), (7, [2, 2, 2, 1]), (5, [2, 2, 1]), (3, [1, 1, 1]), (1, [1])])
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(8, [2, 2, 2, 2]), (7, [2, 2, 2, 1]), (5, [2, 2, 1]), (3, [1, 1, 1]), (1, [1])],
+)
 def test_minibatches_are_a_partition(count: int, sizes: list[int]) -> None:
     """Four are asked for; every rollout that is left is in one of them, in an order that follows from the address alone."""
-    parts = minibatches(count, CONFIG, rng(0, "here"))
+    parts = partition(count, 4, rng(0, "here"))
     assert [len(part) for part in parts] == sizes
     assert sorted(place for part in parts for place in part) == list(range(count))
-    assert parts == minibatches(count, CONFIG, rng(0, "here"))
-    assert count < 5 or parts != minibatches(count, CONFIG, rng(0, "there"))
+    assert parts == partition(count, 4, rng(0, "here"))
+    assert count < 5 or parts != partition(count, 4, rng(0, "there"))
 
 
 # ---- does it learn? ----
@@ -393,23 +481,28 @@ def test_minibatches_are_a_partition(count: int, sizes: list[int]) -> None:
 def bandit(tiny: Path, folder: Path, coef: float) -> tuple[float, float, float]:
     """(P(arm) before, after, last KL) of one-token replies, where one token pays 1 and all others nothing."""
     arm, asked = 216, Prompt(chat=chat_of(("user", "say a")))
-    config = PPOConfig(
-        updates=20, prompts=1, replies=32, max_tokens=1, temperature=1.0, rank=4, minibatches=1,
-        learning_rate=1e-2, epochs=2, kl=KLConfig(coef=coef),
-    )  # fmt: skip
-    it, renderer = fresh(tiny, config), load_renderer(tiny)
+    config = with_settings(
+        CONFIG,
+        num_updates=20,
+        prompts_per_update=1,
+        responses_per_prompt=32,
+        max_new_tokens=1,
+        num_minibatches=1,
+        learning_rate=1e-2,
+        kl={"coef": coef},
+    )
+    renderer = load_renderer(tiny)
     pull = [reply([arm], renderer, asked)]
 
     def chance() -> float:
-        return float(readings(it, POLICY, pull)[0][0].exp())
-
-    before = chance()
-    folder.mkdir()
+        return float(readings(trainer.actor, POLICY, pull)[0][0].exp())
 
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
-        return {"arm": [float(r.reply_ids == [arm]) for r in rollouts]}
+        return {"arm": [float(r.response_ids == [arm]) for r in rollouts]}
 
-    history = ppo(it, renderer, [asked], score, config, folder, seed=0, progress=quiet)
+    trainer = fresh(tiny, config, score)
+    before = chance()
+    history = run(trainer, folder, [asked])
     return before, chance(), history[-1]["kl"]
 
 

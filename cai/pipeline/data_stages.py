@@ -1,0 +1,122 @@
+"""Stages that make data: prompts, revisions, pairs, AI preferences."""
+
+from __future__ import annotations
+
+from cai import store, templates
+from cai.artifacts import HELD_OUT, PAIRS, PREFERENCES, PROMPTS, REVISIONS, SFT
+from cai.data.split import subsample
+from cai.errors import StoreError
+from cai.generate.diversity import monitors
+from cai.generate.filters import all_of, not_degenerate
+from cai.generate.label import labeller
+from cai.generate.pair import pair_items, paired_item, pairer
+from cai.generate.revise import revise_items, revised_item, reviser
+from cai.pipeline.context import RunContext, hygiene_provenance, read_rows, read_run_prompts
+from cai.pipeline.staleness import (
+    LABEL_PARTS,
+    preference_is_current,
+    prompt_kinds,
+    revise_parts,
+    revision_is_current,
+)
+from cai.records import Pair, Preference, Prompt, Revision
+from cai.rubric import gate_of
+
+
+def prompts(ctx: RunContext) -> None:
+    """00-prompts.jsonl for training, 01-held-out.jsonl for evaluation."""
+    run = ctx.run
+    inputs = zip(run.prompts, ctx.resolved.prompts, strict=True)
+    provenance = {
+        "held_out": f"{run.held_out} by {run.split_by}",
+        "seed": str(run.seed),
+        **{f"input {name}": store.file_digest(path) for name, path in inputs},
+        **hygiene_provenance(ctx.resolved, run.hygiene),
+    }
+    train, held_out, counts = read_run_prompts(ctx.resolved)
+    if not train or not held_out:
+        grouped = any(getattr(prompt, run.split_by) for prompt in (*train, *held_out))
+        reason = f", each {run.split_by} on one side" if grouped else ""
+        raise StoreError(
+            f"{', '.join(run.prompts)}: too few prompts to keep a share of {run.held_out}"
+            f" for evaluation{reason}"
+        )
+    out = ctx.path(PROMPTS)
+    # only now: a file with a mistake in it must not lay claim to the folder
+    if store.begin(out, "prompts", provenance):
+        return
+    store.atomic_write(ctx.path(HELD_OUT), "".join(prompt.line() + "\n" for prompt in held_out))
+    store.atomic_write(out, "".join(prompt.line() + "\n" for prompt in train))
+    dropped = {reason: n for reason, n in counts.items() if reason != "kept"}
+    store.finish(out, train=len(train), held_out=len(held_out), **dropped)
+
+
+def revise(ctx: RunContext) -> None:
+    """10-revisions.jsonl: critiques and revisions of the model's own replies."""
+    config, out = ctx.run.revise, ctx.path(REVISIONS)
+    author = ctx.lm(ctx.run.model)
+    provenance = ctx.provenance(
+        config,
+        [PROMPTS],
+        revise_parts(config),
+        model=author.fingerprint,
+        templates=templates.templates_digest(),
+    )
+    if ctx.begin_or_reuse(out, "revise", provenance, Revision, revision_is_current(ctx)):
+        return
+    gate = all_of(not_degenerate, gate_of(ctx.rubric))
+    step = reviser(ctx.constitution, author, config, gate, ctx.seed)
+    train = read_rows(ctx.path(PROMPTS), Prompt)
+    rows = revise_items(subsample(train, config.prompts, ctx.seed, "revise"), config)
+    ctx.map_rows(author, out, rows, step, Revision, "revise", source=revised_item)
+    revisions: list[Revision] = read_rows(out, Revision)
+    revised = [r.final for r in revisions if r.final is not None and r.chosen_round is not None]
+    counts: dict[str, float | None] = {
+        "rows": len(revisions),
+        "kept": sum(r.final is not None for r in revisions),
+        "revised": len(revised),
+    }
+    for name, value in monitors(revised)._asdict().items():
+        counts[f"revised {name}"] = value if value is None else round(value, 3)
+    store.finish(out, **counts)
+
+
+def pair(ctx: RunContext) -> None:
+    """30-pairs.jsonl: pairs of the fine-tuned model's replies to one prompt."""
+    config, out = ctx.run.pair, ctx.path(PAIRS)
+    if store.begin(out, "pair", ctx.provenance(config, [PROMPTS, SFT])):
+        return
+    subject = ctx.lm(f"local:{ctx.path(SFT)}")
+    train = read_rows(ctx.path(PROMPTS), Prompt)
+    rows = pair_items(subsample(train, config.prompts, ctx.seed, "pair"), config, ctx.seed)
+    # a prompt's pairs share replies: they stay in one window
+    window = (subject.max_concurrency // config.replies or 1) * config.per_prompt
+    step = pairer(subject, config, ctx.seed)
+    ctx.map_rows(subject, out, rows, step, Pair, "pair", max_concurrency=window, source=paired_item)
+    store.finish(out, rows=len(rows))
+
+
+def label(ctx: RunContext) -> None:
+    """40-preferences.jsonl: which reply is better, by principle, as a probability."""
+    run, out = ctx.run, ctx.path(PREFERENCES)
+    judge = ctx.lm(run.judge or run.model)
+    provenance = ctx.provenance(
+        run.label,
+        [PAIRS],
+        LABEL_PARTS,
+        judge=judge.fingerprint,
+        templates=templates.templates_digest(),
+    )
+    if ctx.begin_or_reuse(out, "label", provenance, Preference, preference_is_current(ctx)):
+        return
+    kinds = prompt_kinds(ctx)
+    step = labeller(
+        ctx.constitution,
+        judge,
+        run.label,
+        ctx.seed,
+        lambda pair: kinds.get(pair.source, (None, None)),
+    )
+    ctx.map_rows(judge, out, read_rows(ctx.path(PAIRS), Pair), step, Preference, "label")
+    labels: list[Preference] = read_rows(out, Preference)
+    store.finish(out, rows=len(labels), unscored=sum(x.p_first is None for x in labels))

@@ -1,0 +1,89 @@
+"""Stages that measure: evaluation of base, SFT and policy, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cai import store
+from cai.artifacts import EVAL, HELD_OUT, POLICY, REPLIES, REWARD, SCORES, SFT, SUBJECTS
+from cai.data.split import subsample
+from cai.evals.refusal import comparisons, refusal_scores
+from cai.evals.replies import item_of, items, replier
+from cai.pipeline.context import RunContext, read_rows
+from cai.records import EvalReply, Prompt, PromptDraw
+from cai.report.html import write_report
+
+
+def evaluate(ctx: RunContext) -> None:
+    """70-replies.jsonl and 70-scores.jsonl: base, SFT and policy on held-out prompts."""
+    run, out = ctx.run, ctx.path(SCORES)
+    fingerprint = ctx.lm(run.model).fingerprint
+    inputs = [HELD_OUT, SFT, REWARD, POLICY]
+    if store.begin(out, "eval", ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint)):
+        return
+    held_out = read_rows(ctx.path(HELD_OUT), Prompt)
+    draws = items(subsample(held_out, run.eval.prompts, ctx.seed, "eval"), run.eval.draws)
+    ctx.path(EVAL).mkdir(exist_ok=True)
+    replies: list[EvalReply] = []
+    for subject in SUBJECTS:
+        replies += _subject_replies(ctx, subject, draws)
+    drawn = [draw.prompt for draw in draws]
+    rewarded = {p.id for p in subsample(drawn, run.eval.reward_prompts, ctx.seed, "reward")}
+    with_rewards = iter(_add_rewards(ctx, [r for r in replies if r.source in rewarded]))
+    measured = [next(with_rewards) if r.source in rewarded else r for r in replies]
+    store.atomic_write(ctx.path(REPLIES), "".join(reply.line() + "\n" for reply in measured))
+    scores = refusal_scores(measured, seed=run.seed, rewarded=rewarded)
+    scores += comparisons(measured, seed=run.seed)
+    store.atomic_write(out, "".join(score.line() + "\n" for score in scores))
+    store.finish(out, replies=len(measured), scores=len(scores))
+
+
+def _subject_replies(ctx: RunContext, subject: str, draws: Sequence[PromptDraw]) -> list[EvalReply]:
+    """Replies of one subject, which leaves memory again before the next is loaded."""
+    folder, out = SUBJECTS[subject], ctx.path(EVAL) / f"{subject}.jsonl"
+    lm = ctx.lm(f"local:{ctx.path(folder)}" if folder else ctx.run.model)
+    step = replier(subject, lm, ctx.rubric, ctx.run.eval, ctx.seed)
+    ctx.map_rows(lm, out, draws, step, EvalReply, f"eval {subject}", source=item_of)
+    del lm, step
+    ctx.close_models()
+    return read_rows(out, EvalReply)
+
+
+def _add_rewards(ctx: RunContext, replies: Sequence[EvalReply]) -> list[EvalReply]:
+    """The replies with their preference-model reward, and those of the policy with their log-ratio
+    to the reference.
+    """
+    from cai.modeling.loading import load_model
+    from cai.modeling.lora import with_adapter
+    from cai.modeling.tokenization import load_renderer
+    from cai.pipeline.reward import load_preference_model
+    from cai.reward.preference_model import ADAPTER
+    from cai.train.ppo.rollout import text_logprobs
+
+    run, weights = ctx.run, str(ctx.path(SFT))
+    renderer, reference = load_renderer(weights), load_model(weights)
+    of_policy = [(r.chat, r.response, r.finished) for r in replies if r.subject == "policy"]
+    temperature = run.eval.temperature or 1.0
+    progress = ctx.progress("eval reward and kl")
+    policy_logps = text_logprobs(
+        load_model(str(ctx.path(POLICY))), renderer, of_policy, temperature
+    )
+    progress(1, 3)
+    reference_logps = text_logprobs(reference, renderer, of_policy, temperature)
+    log_ratios = iter([a - b for a, b in zip(policy_logps, reference_logps, strict=True)])
+    progress(2, 3)
+    base = with_adapter(reference, ADAPTER, run.reward.lora_rank, run.reward.num_trainable_layers)
+    model = load_preference_model(ctx, base)
+    rewards = model.score([model.rows(r.chat, r.response) for r in replies])
+    progress(3, 3)
+    return [
+        r.model_copy(
+            update={"reward": reward, "kl": next(log_ratios) if r.subject == "policy" else None}
+        )
+        for r, reward in zip(replies, rewards, strict=True)
+    ]
+
+
+def report(ctx: RunContext) -> None:
+    """report.html, from the files alone."""
+    write_report(ctx.resolved.folder)

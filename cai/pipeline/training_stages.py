@@ -1,0 +1,243 @@
+"""Stages that train: SFT, preference model, PPO."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from cai import store, templates
+from cai.artifacts import (
+    HELD_OUT,
+    PAIRS,
+    POLICY,
+    PREFERENCES,
+    PROMPTS,
+    REVISIONS,
+    REWARD,
+    SFT,
+    TENSORBOARD,
+)
+from cai.data.preferences import clean_labelled_pairs, labelled_pairs
+from cai.data.split import clean_training
+from cai.errors import ConfigError, StoreError
+from cai.modeling.model_files import local_weights, locate
+from cai.pipeline.context import RunContext, hygiene_provenance, read_rows
+from cai.records import Chat, Message, Pair, Preference, Prompt, Revision
+from cai.seeds import rng
+from cai.store import digest
+
+C = TypeVar("C")
+RUN_LABELS = "this run"
+"""Source of a comparison that the run itself labelled; others are named by their file of
+`preferences`.
+"""
+
+
+def sft(ctx: RunContext) -> None:
+    """20-sft/: the model fine-tuned on the final replies that the gate let through."""
+    from cai.train.sft import sft as train_sft
+
+    run, out = ctx.run, ctx.path(SFT)
+    weights = local_weights(run.model)
+    if weights is None:
+        raise ConfigError(
+            f"model: {run.model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
+        )
+    rules = hygiene_provenance(ctx.resolved, run.hygiene.of_training_rows)
+    fingerprint = ctx.lm(run.model).fingerprint
+    if store.begin(out, "sft", ctx.provenance(run.sft, [REVISIONS], model=fingerprint, **rules)):
+        return
+    revisions: list[Revision] = read_rows(ctx.path(REVISIONS), Revision)
+    dialogues = [
+        (*r.chat, Message(role="assistant", content=r.final))
+        for r in revisions
+        if r.final is not None
+    ]
+    chats, reasons = clean_training(dialogues, run.hygiene, ctx.resolved.against)
+    examples = [(chat[:-1], chat[-1].content) for chat in chats]
+    counts = train_sft(
+        locate(weights), examples, run.sft, out, seed=ctx.seed, progress=ctx.progress("sft")
+    )
+    dropped = {reason: n for reason, n in reasons.items() if reason != "kept"}
+    store.finish(out, **counts, **dropped)
+
+
+def reward(ctx: RunContext) -> None:
+    """50-reward/: the preference model, normalized over the fine-tuned model's replies."""
+    from cai.pipeline.preference_model import CardFacts, fit_preference_model, fresh_model
+    from cai.train.cross_validation import mix_pairs
+    from cai.train.preference import Comparison
+
+    run, out, config = ctx.run, ctx.path(REWARD), ctx.run.reward
+    files = dict(zip(run.preferences, ctx.resolved.preferences, strict=True))
+    provenance = {f"preferences {name}": store.file_digest(path) for name, path in files.items()}
+    inputs = [SFT, PAIRS, PREFERENCES]
+    if files:
+        provenance |= hygiene_provenance(ctx.resolved, run.hygiene.of_training_rows)
+        inputs.append(HELD_OUT)
+    if store.begin(out, "reward", ctx.provenance(config, inputs, **provenance)):
+        return
+    model = fresh_model(str(ctx.path(SFT)), config, ctx.seed)
+
+    def compare(chat: Chat, first: str, second: str, p_first: float, source: str) -> Comparison:
+        prompt = Prompt(chat=chat).id
+        return Comparison(
+            prompt, model.rows(chat, first), model.rows(chat, second), p_first, source
+        )
+
+    run_comparisons = _run_comparisons(ctx, compare)
+    others, dropped = _other_comparisons(ctx, compare)
+    comparisons = mix_pairs(
+        run_comparisons,
+        others,
+        config.label_share,
+        lambda c: rng(ctx.seed, "reward", "mix", c.prompt, c.first).random(),
+    )
+    num_held_out, _ = fit_preference_model(
+        model,
+        comparisons,
+        config,
+        out,
+        seed=ctx.seed,
+        progress=ctx.progress("reward"),
+        facts=CardFacts(
+            name=ctx.constitution.name,
+            base="the fine-tuned model of the same run (`../20-sft`)",
+            labels=store.read_manifest(ctx.path(PREFERENCES)),
+        ),
+        normalize_over=[row for c in run_comparisons for row in (c.first, c.second)],
+    )
+    counts = {"pairs": len(comparisons), "held_out": num_held_out}
+    if files:
+        counts["of others"] = sum(c.source != RUN_LABELS for c in comparisons)
+        counts |= {f"others' {reason}": n for reason, n in dropped.items()}
+    store.finish(out, **counts)
+
+
+def _run_comparisons(
+    ctx: RunContext, compare: Callable[[Chat, str, str, float, str], C]
+) -> list[C]:
+    """The pairs that the run labelled, unknown labels left out."""
+    pairs: dict[str, Pair] = {pair.id: pair for pair in read_rows(ctx.path(PAIRS), Pair)}
+    comparisons = []
+    preference: Preference
+    for preference in read_rows(ctx.path(PREFERENCES), Preference):
+        if preference.p_first is not None:
+            pair = pairs[preference.source]
+            comparisons.append(
+                compare(pair.chat, pair.first, pair.second, preference.p_first, RUN_LABELS)
+            )
+    return comparisons
+
+
+def _other_comparisons(
+    ctx: RunContext, compare: Callable[[Chat, str, str, float, str], C]
+) -> tuple[list[C], Counter[str]]:
+    """The pairs of the run's `preferences` files that hygiene lets through, and what it dropped, by
+    reason.
+
+    Raises:
+        StoreError: files are given, and none of their pairs is left.
+    """
+    run = ctx.run
+    against = [ctx.path(HELD_OUT), *ctx.resolved.against]
+    comparisons: list[C] = []
+    dropped: Counter[str] = Counter()
+    for name, path in zip(run.preferences, ctx.resolved.preferences, strict=True):
+        rows, reasons = clean_labelled_pairs(labelled_pairs(path), run.hygiene, against)
+        comparisons += [
+            compare(row.prompt.chat, row.first, row.second, row.p_first, name) for row in rows
+        ]
+        dropped += reasons
+    if run.preferences and not comparisons:
+        reasons_text = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "no verdict"
+        raise StoreError(f"{', '.join(run.preferences)}: no pair is left ({reasons_text})")
+    return comparisons, dropped
+
+
+def ppo(ctx: RunContext) -> None:
+    """60-policy/: the fine-tuned model after PPO on the run's reward. Every process of a torchrun
+    runs it.
+    """
+    import torch
+
+    from cai.modeling.loading import load_model
+    from cai.modeling.tokenization import load_renderer
+    from cai.pipeline.reward import load_reward
+    from cai.train.distributed import broadcast_flag, rank
+    from cai.train.ppo.actor import build_actor
+    from cai.train.ppo.rollout import RewardTable, Rollout
+    from cai.train.ppo.trainer import PPOTrainer
+
+    run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
+    finished = rank() == 0 and store.begin(out, "ppo", _ppo_provenance(ctx)) is not None
+    if broadcast_flag(finished):
+        return
+    weights = str(ctx.path(SFT))
+    torch.manual_seed(ctx.seed)
+    actor, base = build_actor(config, weights, run.reward if run.reward_weights.pm else None)
+    reward = load_reward(ctx, base)
+    if config.critic == "reward" and reward.preference_model is not None:
+        actor.critic.init_from_preference_model(reward.preference_model, run.reward_weights.pm)
+
+    def reward_fn(rollouts: Sequence[Rollout]) -> RewardTable:
+        return reward(
+            [rollout.prompt for rollout in rollouts], [rollout.text for rollout in rollouts]
+        )
+
+    renderer = load_renderer(weights)
+    trainer = PPOTrainer(actor, renderer, reward_fn, config, ctx.seed)
+    texts: list[tuple[list[int], list[int]]] = []
+    if config.ptx.coef:
+        revisions: list[Revision] = read_rows(ctx.path(REVISIONS), Revision)
+        texts = [
+            (renderer.prompt_ids(r.chat), renderer.reply_ids(r.final))
+            for r in revisions
+            if r.final is not None
+        ]
+    folder = store.partial_path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    history = trainer.train(read_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
+    policy = load_model(weights)
+    actor.copy_weights_to(policy)
+    if rank() == 0:
+        with store.atomic_directory(out) as folder:
+            policy.save_pretrained(folder)
+            renderer.tokenizer.save_pretrained(folder)
+        store.finish(
+            out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history)
+        )
+        # three times the model's size. Last, for a kill before this would need it; a run of no
+        # update has none
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
+    run = ctx.run
+    inputs = [PROMPTS, SFT, REWARD]
+    if run.ppo.ptx.coef:
+        inputs.append(REVISIONS)
+    models = {}
+    if run.reward_weights.direct:
+        models["judge"] = ctx.lm(run.judge or run.model).fingerprint
+        models["templates"] = templates.templates_digest()
+    weights = digest(run.reward_weights)
+    return ctx.provenance(run.ppo, inputs, ("rubric",), reward_weights=weights, **models)
+
+
+def _on_update(ctx: RunContext) -> Callable[[int, Mapping[str, Any]], None]:
+    """Progress bar and the tracker that the run names."""
+    from cai.train.distributed import rank
+    from cai.train.tracking import tracker
+
+    track = tracker(None if rank() else ctx.run.report_to, ctx.path(TENSORBOARD), ctx.run.name)
+    progress, num_updates = ctx.progress("ppo"), ctx.run.ppo.num_updates
+    progress(0, num_updates)
+
+    def on_update(update: int, metrics: Mapping[str, Any]) -> None:
+        track(update, metrics)
+        progress(update + 1, num_updates)
+
+    return on_update

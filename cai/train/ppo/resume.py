@@ -1,0 +1,42 @@
+"""What a resumed run continues from: the digest that its state must match, and the metrics before
+it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cai.modeling.precision import matmul_dtype
+from cai.records import Prompt
+from cai.store import atomic_write, digest, truncate_torn_line
+from cai.train.distributed import barrier, rank
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.ptx import Text
+
+
+def state_digest(
+    config: PPOConfig, prompts: Sequence[Prompt], texts: Sequence[Text], seed: int
+) -> str:
+    """Digest of what a run's state depends on besides its weights. More updates, or other times to
+    save, continue the same state.
+    """
+    prompt_keys = [f"{prompt.id} {prompt.kind} {prompt.category}" for prompt in prompts]
+    settings = config.model_dump_json(exclude={"num_updates", "save_every"})
+    return digest(settings, str(seed), str(matmul_dtype()), str(len(texts)), *prompt_keys)
+
+
+def read_history(file: Path, num_updates: int) -> list[dict[str, Any]]:
+    """Metrics of the first `num_updates` updates; lines that a kill left beyond them are cut from
+    the file.
+    """
+    if rank() == 0:
+        truncate_torn_line(file)
+    barrier()
+    lines = file.read_text(encoding="utf-8").splitlines()[:num_updates] if file.exists() else []
+    barrier()
+    if rank() == 0:
+        atomic_write(file, "".join(line + "\n" for line in lines))
+    return [json.loads(line) for line in lines]
