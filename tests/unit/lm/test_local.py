@@ -21,9 +21,9 @@ from cai.lm import FakeLM, Sample, open_lm
 from cai.lm.local import LocalLM, load_local
 from cai.modeling import generation
 from cai.modeling.batching import common_prefix, left_pad
-from cai.modeling.generation import Batch, chunk_by_tokens, generate, option_logprobs, prefill_prefix, sample_tokens
-from cai.modeling.loading import fingerprint, refuse_windows
-from cai.modeling.model_files import EMBEDDED_HUB_ID, cache_folder, embedded, locate
+from cai.modeling.generation import DecodingBatch, chunk_by_tokens, generate, option_logprobs, prefill_prefix, sample_tokens
+from cai.modeling.loading import fingerprint, reject_sliding_windows
+from cai.modeling.model_files import EMBEDDED_HUB_ID, cache_dir, embedded_model, locate
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.skinny_linear import SkinnyLinear
 from cai.records import Chat, chat_of
@@ -128,7 +128,7 @@ def test_shared_prefix_changes_nothing(lm: LocalLM, plain: Any) -> None:
     rows = rows_of(1, 25, 8, seed=1, head=rows_of(40, seed=2)[0])
     assert common_prefix(rows) == 40
     prefix = prefill_prefix(lm.model, rows[0][:40])
-    without, with_it = (Batch(lm.model, rows, p, END).logits().log_softmax(-1) for p in (None, prefix))
+    without, with_it = (DecodingBatch(lm.model, rows, p, END).logits().log_softmax(-1) for p in (None, prefix))
     literal = torch.stack([next_logp(plain, row) for row in rows])
     torch.testing.assert_close(with_it, without, atol=1e-5, rtol=0)
     torch.testing.assert_close(with_it, literal, atol=1e-5, rtol=0)
@@ -147,7 +147,7 @@ def test_prompts_read_in_parts_are_the_same_prompts(lm: LocalLM, plain: Any, mon
     own = [row[20:] for row in rows]
     for tokens, parts in ((40, [(0, 1), (1, 2), (2, 5)]), (1, [(i, i + 1) for i in range(5)])):
         assert [(part.start, part.stop) for part in chunk_by_tokens(own, tokens)] == parts
-        monkeypatch.setattr(generation, "READ_TOKENS", tokens)
+        monkeypatch.setattr(generation, "PREFILL_TOKENS", tokens)
         for with_prefix in (None, prefix):
             assert drawn(lm, rows, prefix=with_prefix) == want[0]
             got = option_logprobs(lm.model, rows, options, pad=END, prefix=with_prefix)
@@ -169,7 +169,7 @@ def test_an_end_token_inside_a_row_is_a_token(lm: LocalLM, plain: Any) -> None:
     ids, mask = left_pad(rows, END, torch.device("cpu"))
     assert ids.shape == (4, 8)
     assert mask.sum(1).tolist() == [3, 8, 1, 3]
-    got = Batch(lm.model, rows, None, END).logits().log_softmax(-1)
+    got = DecodingBatch(lm.model, rows, None, END).logits().log_softmax(-1)
     torch.testing.assert_close(got, torch.stack([next_logp(plain, row) for row in rows]), atol=1e-5, rtol=0)
 
 
@@ -315,11 +315,11 @@ def test_bfloat16_is_close_and_another_model(lm: LocalLM, tiny_model: Path, monk
     """Products in bfloat16 (8 bits, 1 in 256) move log-probabilities of some nats by hundredths; weights, the head and the
     answers stay float32, and the fingerprint says that texts drawn so are not those of float32."""
     rows = rows_of(30, 5, 12, head=rows_of(35, seed=8)[0])
-    want = Batch(lm.model, rows, None, END).logits().log_softmax(-1)
+    want = DecodingBatch(lm.model, rows, None, END).logits().log_softmax(-1)
     monkeypatch.setenv("CAI_PRECISION", "bfloat16")
     matmul_dtype.cache_clear()
     try:
-        got = [Batch(lm.model, rows, prefix, END).logits() for prefix in (None, prefill_prefix(lm.model, rows[0][:35]))]
+        got = [DecodingBatch(lm.model, rows, prefix, END).logits() for prefix in (None, prefill_prefix(lm.model, rows[0][:35]))]
         assert fingerprint(str(tiny_model)) != lm.fingerprint
         assert drawn(lm, rows) == drawn(lm, rows)
         monkeypatch.setenv("CAI_PRECISION", "float8")
@@ -519,11 +519,11 @@ def test_fingerprints(tiny_model: Path, tmp_path: Path) -> None:
 def test_where_the_embedded_model_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CAI_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "cai"
+    assert cache_dir() == tmp_path / "xdg" / "cai"
     monkeypatch.setenv("CAI_CACHE", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"
+    assert cache_dir() == tmp_path / "mine"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert embedded() == EMBEDDED_HUB_ID
+    assert embedded_model() == EMBEDDED_HUB_ID
 
 
 # The fake
@@ -575,7 +575,7 @@ def test_the_embedded_model_speaks() -> None:
 
 
 def test_sliding_windows_are_refused() -> None:
-    refuse_windows(SimpleNamespace(layer_types=["full_attention"]), "there")
-    refuse_windows(SimpleNamespace(), "there")
-    with pytest.raises(BackendError, match=r"there: .*sliding"):
-        refuse_windows(SimpleNamespace(layer_types=["full_attention", "sliding_attention"]), "there")
+    reject_sliding_windows(SimpleNamespace(layer_types=["full_attention"]), "there")
+    reject_sliding_windows(SimpleNamespace(), "there")
+    with pytest.raises(BackendError, match=r"there: sliding-window attention"):
+        reject_sliding_windows(SimpleNamespace(layer_types=["full_attention", "sliding_attention"]), "there")

@@ -29,7 +29,7 @@ IDS = torch.arange(24).reshape(2, 12) * 7 % 250
 
 def base() -> Any:
     model = tiny_llama()
-    model.set_attn_implementation(attention.NAME)
+    model.set_attn_implementation(attention.ATTN_IMPLEMENTATION)
     return model
 
 
@@ -181,7 +181,7 @@ def test_the_layers_own_product_is_pefts(bias: bool) -> None:
     x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
 
     def product(*given: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = lora_linear.Product.apply(given[0], layer.base_layer, *given[1:], 3.0)  # type: ignore[no-untyped-call]
+        y: torch.Tensor = lora_linear.LoraProduct.apply(given[0], layer.base_layer, *given[1:], 3.0)  # type: ignore[no-untyped-call]
         return y
 
     ours, expected = product(x, a, b), layer(x)
@@ -195,4 +195,4 @@ def test_the_layers_own_product_is_pefts(bias: bool) -> None:
 def test_every_adapted_layer_has_that_product(two: Any) -> None:
     layers = [module for module in two.modules() if hasattr(module, "lora_A")]
     assert layers
-    assert all(type(layer) is lora_linear.Linear for layer in layers)
+    assert all(type(layer) is lora_linear.LoraLinear for layer in layers)
