@@ -24,8 +24,9 @@ from cai.lm import FakeLM, open_lm
 from cai.lm import http as back_end
 from cai.lm.budget import Budget, MeteredLM, Prices
 from cai.lm.caching import CachedLM
-from cai.lm.http import HttpConfig, HttpLM, option_logprobs
-from cai.lm.rate_limit import LONGEST, RateLimiter, retry_after
+from cai.lm.chat_completions import option_logprobs
+from cai.lm.http import HttpConfig, HttpLM
+from cai.lm.rate_limit import MAX_RETRY_AFTER, RateLimiter, retry_after
 from cai.lm.request_log import RequestLog
 from cai.records import Preference, chat_of
 from cai.store import read
@@ -37,7 +38,7 @@ HELLO = chat_of(("user", "Hello."))
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow each other at once; that waits are as told is tested on its own."""
     monkeypatch.setattr(back_end, "retry_wait", wait_none())
-    monkeypatch.delenv(back_end.KEY, raising=False)
+    monkeypatch.delenv(back_end.API_KEY_VARIABLE, raising=False)
 
 
 def ask(lm: Any, calls: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -213,7 +214,7 @@ def test_pace_lets_so_much_through_a_minute(monkeypatch: pytest.MonkeyPatch) -> 
 def test_retry_after() -> None:
     assert retry_after("2.5") == 2.5
     assert retry_after("-3") == 0.0
-    assert retry_after("1e9") == LONGEST
+    assert retry_after("1e9") == MAX_RETRY_AFTER
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
     assert [retry_after(text) for text in (None, "soon", "nan")] == [None, None, None]
 
@@ -265,7 +266,7 @@ def test_no_call_is_made_twice(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert again.log.prune(model="another") == 3
     assert len(list(again.log.rows())) == 3
-    with pytest.raises(StoreError, match="say what to forget"):
+    with pytest.raises(StoreError, match="no calls selected"):
         again.log.prune()
 
 
