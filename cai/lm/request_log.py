@@ -17,12 +17,14 @@ from typing import Any
 from cai.errors import StoreError
 
 LOG = "requests.sqlite"
-_TABLE = """
-CREATE TABLE IF NOT EXISTS calls (
-    key TEXT PRIMARY KEY, model TEXT NOT NULL, kind TEXT NOT NULL, request TEXT NOT NULL, answer TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL, made REAL NOT NULL
-) WITHOUT ROWID
-"""  # noqa: E501 SQLite stores this text in the file
+_TABLE = (
+    "\nCREATE TABLE IF NOT EXISTS calls (\n"
+    "    key TEXT PRIMARY KEY, model TEXT NOT NULL, kind TEXT NOT NULL, "
+    "request TEXT NOT NULL, answer TEXT NOT NULL,\n"
+    "    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, "
+    "seconds REAL NOT NULL, made REAL NOT NULL\n"
+    ") WITHOUT ROWID\n"
+)
 
 
 class RequestLog:
