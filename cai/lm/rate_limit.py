@@ -62,7 +62,7 @@ def retry_after(header: str | None) -> float | None:
 
 
 def retry_wait(state: RetryCallState) -> float:
-    """The server's Retry-After plus jitter, or else a random wait that doubles with each attempt."""
+    """The server's Retry-After plus jitter, else a random wait that doubles with each attempt."""
     error = state.outcome.exception() if state.outcome else None
     requested = getattr(error, "wait", None)
     if requested is None:
