@@ -1,4 +1,4 @@
-"""What is killed in the tests of resuming: one stage against an endpoint, through the request log, in a process of its own."""
+"""One stage against an endpoint, through the request log: the process killed in resuming tests."""
 
 from __future__ import annotations
 
@@ -17,41 +17,55 @@ from cai.lm.request_log import RequestLog
 from cai.records import Pair, Preference, Prompt, Revision, chat_of
 
 STAGES = ("revise", "pair", "label")
-SAID = {"critique": "What is wrong?", "revision": "Write it better.", "compare": "Which is safer?"}
-PRINCIPLE = Principle.model_validate({"id": "one", "category": "harm", "applies_to": ["disallowed"]} | SAID)
+PRINCIPLE = Principle.model_validate(
+    {
+        "id": "one",
+        "category": "harm",
+        "applies_to": ["disallowed"],
+        "critique": "What is wrong?",
+        "revision": "Write it better.",
+        "compare": "Which is safer?",
+    }
+)
 TOY = Constitution(name="toy", version="1", principles=(PRINCIPLE,))
 
 
 def prompts(count: int) -> list[Prompt]:
-    return [Prompt(chat=chat_of(("user", f"Do harm number {i}.")), kind="disallowed") for i in range(count)]
+    chats = [chat_of(("user", f"Do harm number {i}.")) for i in range(count)]
+    return [Prompt(chat=chat, kind="disallowed") for chat in chats]
 
 
 def pairs(count: int) -> list[Pair]:
-    return [Pair(source=p.id, chat=p.chat, first=f"First {i}.", second=f"Second {i}.") for i, p in enumerate(prompts(count))]
+    return [
+        Pair(source=p.id, chat=p.chat, first=f"First {i}.", second=f"Second {i}.")
+        for i, p in enumerate(prompts(count))
+    ]
 
 
 def work(stage: str, spec: str, folder: Path, count: int, http: dict[str, Any]) -> None:
-    """One stage over `count` rows; its file and its request log are in `folder`."""
+    """Run one stage over `count` rows; its file and its request log are in `folder`."""
     endpoint = HttpLM(spec, HttpConfig.model_validate(http))
-    endpoint.fingerprint = "toy"  # ports differ between servers that answer alike
+    endpoint.fingerprint = "toy"  # the port differs between servers, their answers do not
     lm = CachedLM(endpoint, RequestLog(folder / "requests.sqlite"))
-    out, asked = folder / f"{stage}.jsonl", prompts(count)
+    output, rows = folder / f"{stage}.jsonl", prompts(count)
     if stage == "revise":
         config = ReviseConfig()
         step: Any = reviser(TOY, lm, config, lambda prompt, reply: None, 0)
-        job = map_rows(out, revise_items(asked, config), step, Revision, max_concurrency=64, source=revised_item)
+        items = revise_items(rows, config)
+        job = map_rows(output, items, step, Revision, max_concurrency=64, source=revised_item)
     elif stage == "pair":
-        job = map_rows(
-            out, pair_items(asked, PairConfig(), 0), pairer(lm, PairConfig(), 0), Pair, max_concurrency=64, source=paired_item
-        )
+        pair_config = PairConfig()
+        step = pairer(lm, pair_config, 0)
+        items = pair_items(rows, pair_config, 0)
+        job = map_rows(output, items, step, Pair, max_concurrency=64, source=paired_item)
     else:
         judge = labeller(TOY, lm, LabelConfig(), 0, lambda pair: ("disallowed", None))
-        job = map_rows(out, pairs(count), judge, Preference, max_concurrency=64)
+        job = map_rows(output, pairs(count), judge, Preference, max_concurrency=64)
 
-    async def all_of_it() -> None:
+    async def run() -> None:
         try:
             await job
         finally:
             await lm.aclose()
 
-    asyncio.run(all_of_it())
+    asyncio.run(run())

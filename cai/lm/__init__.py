@@ -1,4 +1,4 @@
-"""Models behind one protocol of two methods."""
+"""Language models behind one protocol of two methods."""
 
 from __future__ import annotations
 
@@ -12,28 +12,35 @@ from cai.modeling.model_files import local_weights, locate
 
 __all__ = ["LM", "FakeLM", "Sample", "open_lm"]
 
-FORMS = "smollm2, local:FOLDER_OR_HUB_ID, http://HOST:PORT/v1#MODEL, or fake:NAME"
+SPEC_FORMS = "smollm2, local:FOLDER_OR_HUB_ID, http://HOST:PORT/v1#MODEL, or fake:NAME"
+SPEC_PREFIXES = ("smollm2", "local:", "http:", "fake:")
 
 
 def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
-    """The model that `spec` names: `smollm2` (embedded), `local:FOLDER_OR_HUB_ID`, `http://HOST:PORT/v1#MODEL`, `fake:NAME`.
+    """The model that `spec` names.
+
+    Args:
+        spec: `smollm2` (embedded), `local:FOLDER_OR_HUB_ID`, `http://HOST:PORT/v1#MODEL` or
+            `fake:NAME`.
 
     Raises:
         UsageError: no such form or name.
-        BackendError: the files are there but cannot be loaded.
+        BackendError: the files exist but cannot be loaded.
     """
     kind, _, name = spec.partition(":")
     if kind == "fake":
         if name not in FAKES:
-            raise UsageError(f"model {spec!r}: no such fake; known: {', '.join(sorted(FAKES))}")
+            known = ", ".join(sorted(FAKES))
+            raise UsageError(f"model {spec!r}: no such fake; known: {known}")
         return FakeLM(*FAKES[name], name=name)
     if kind in ("http", "https"):
         return HttpLM(spec, http)
-    if (weights := local_weights(spec)) is not None:
-        # torch and transformers take seconds to import: only those who load a model wait for them.
+    weights = local_weights(spec)
+    if weights is not None:
+        # torch and transformers take seconds to import: only commands that load a model wait.
         from cai.lm.local import load_local
 
         return load_local(locate(weights))
-    near = difflib.get_close_matches(spec, ["smollm2", "local:", "http:", "fake:"], 1)
+    near = difflib.get_close_matches(spec, SPEC_PREFIXES, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UsageError(f"model {spec!r}: unknown form{hint}; use {FORMS}")
+    raise UsageError(f"model {spec!r}: unknown form{hint}; use {SPEC_FORMS}")

@@ -1,15 +1,15 @@
-"""The one seam to a model: two async methods, one item a call. Batching is the back end's business."""
+"""The LM protocol: two async methods, one item a call. Batching is up to the back end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from cai.records import Chat, FrozenModel
 
 
 class Sample(FrozenModel):
-    """A drawn reply. `finished` is False when it was cut at the token limit."""
+    """A sampled reply. `finished` is False when it was cut at the token limit."""
 
     text: str
     finished: bool
@@ -18,27 +18,52 @@ class Sample(FrozenModel):
 
 
 def truncate_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
-    """`text` before the first of the stop texts, and whether there was one."""
-    places = [place for s in stop if (place := text.find(s)) >= 0]
-    return (text[: min(places)].strip(), True) if places else (text, False)
+    """`text` before the first occurrence of a stop text, and whether there was one."""
+    indices = [text.find(stop_text) for stop_text in stop]
+    matches = [index for index in indices if index >= 0]
+    if not matches:
+        return text, False
+    return text[: min(matches)].strip(), True
+
+
+def estimate_prompt_tokens(messages: Iterable[str]) -> int:
+    """Four characters a token, and four tokens a message for its role and delimiters."""
+    return sum(len(message) // 4 + 4 for message in messages)
 
 
 class LM(Protocol):
     """A chat model. A trained policy is one too."""
 
     fingerprint: str
-    """What makes two models answer alike: weights digest or URL and model name, template, dtype."""
+    """Equal for models that answer alike: weights digest or URL and model name, template, dtype."""
     max_concurrency: int
-    """Rows worth having in flight at once."""
+    """Number of rows worth having in flight at once."""
 
-    async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
-        """One reply. Temperature 0 is greedy; `seed` fixes the draw; a reply is cut before the first `stop` text."""
+    async def sample(
+        self,
+        chat: Chat,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: Sequence[str] = (),
+    ) -> Sample:
+        """One reply, cut before the first `stop` text.
+
+        Temperature 0 is greedy; `seed` determines the sample.
+        """
         ...
 
-    async def choice_logprobs(self, chat: Chat, choices: Sequence[str], *, prefill: str = "") -> list[float] | None:
-        """log P(choice | chat, prefill), nats, one per choice; None when the model gives none of them a number.
+    async def choice_logprobs(
+        self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
+    ) -> list[float] | None:
+        """log P(choice | chat, prefill) of each choice, in nats.
 
-        The reply is taken to begin with `prefill`; a choice of several tokens gets the sum of their log-probabilities.
+        The reply begins with `prefill`. A choice of several tokens gets the sum of their
+        log-probabilities.
+
+        Returns:
+            None when the model gives no choice a number.
         """
         ...
 

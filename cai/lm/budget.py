@@ -1,4 +1,4 @@
-"""What the calls of a run use, and where it has to stop."""
+"""Limits on the cost, tokens and hours of a run, and what its calls have used."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from cai.errors import BudgetError
-from cai.lm.base import LM, Sample
+from cai.lm.base import LM, Sample, estimate_prompt_tokens
 from cai.records import Chat, FrozenModel
 
 
 class Prices(FrozenModel):
-    """Money per million tokens, in whatever currency you count; fractions are fine."""
+    """Money per million tokens, in any currency; fractions are fine."""
 
     prompt: float = Field(0.0, ge=0)
     completion: float = Field(0.0, ge=0)
@@ -25,7 +25,7 @@ class Prices(FrozenModel):
 
 @dataclass
 class Budget:
-    """Limits of one command, and what it has used so far. Answers taken from the request log use nothing."""
+    """Limits of one command, and what it has used. Answers from the request log use nothing."""
 
     max_cost: float | None = None
     max_tokens: int | None = None
@@ -43,24 +43,29 @@ class Budget:
     def summary(self) -> str:
         """One line for the user."""
         cost = f", cost {self.cost:.4g}" if self.cost else ""
-        return f"{self.calls:,}   tokens {self.prompt_tokens:,} + {self.completion_tokens:,}{cost}"
+        tokens = f"{self.prompt_tokens:,} + {self.completion_tokens:,}"
+        return f"{self.calls:,}   tokens {tokens}{cost}"
 
     def check(self) -> None:
-        """Before a call.
+        """Refuse a further call once a limit is reached.
 
         Raises:
-            BudgetError: a limit is reached. Calls under way still come in and are kept.
+            BudgetError: a limit is reached. Answers to calls in flight are still logged.
         """
         hours = (time.monotonic() - self.started) / 3600
-        for name, used, limit in (
+        for option, used, limit in (
             ("--max-cost", self.cost, self.max_cost),
             ("--max-tokens", self.tokens, self.max_tokens),
             ("--max-hours", hours, self.max_hours),
         ):
             if limit is not None and used >= limit:
-                raise BudgetError(f"{name} {limit:g} is reached (used {used:.4g}); nothing is lost: run again to go on")
+                raise BudgetError(
+                    f"{option} {limit:g} is reached (used {used:.4g}); "
+                    "nothing is lost: run again to resume"
+                )
 
     def add(self, prompt_tokens: int, completion_tokens: int, prices: Prices) -> None:
+        """Count one call."""
         self.calls += 1
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
@@ -71,25 +76,36 @@ class MeteredLM:
     """An LM whose calls are counted against a budget."""
 
     def __init__(self, lm: LM, budget: Budget, prices: Prices) -> None:
-        self.lm, self.budget, self.prices, self.fingerprint, self.max_concurrency = (
-            lm,
-            budget,
-            prices,
-            lm.fingerprint,
-            lm.max_concurrency,
+        self.lm = lm
+        self.budget = budget
+        self.prices = prices
+        self.fingerprint = lm.fingerprint
+        self.max_concurrency = lm.max_concurrency
+
+    async def sample(
+        self,
+        chat: Chat,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: Sequence[str] = (),
+    ) -> Sample:
+        self.budget.check()
+        sample = await self.lm.sample(
+            chat, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
         )
+        self.budget.add(sample.prompt_tokens, sample.completion_tokens, self.prices)
+        return sample
 
-    async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
+    async def choice_logprobs(
+        self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
+    ) -> list[float] | None:
         self.budget.check()
-        said = await self.lm.sample(chat, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop)
-        self.budget.add(said.prompt_tokens, said.completion_tokens, self.prices)
-        return said
-
-    async def choice_logprobs(self, chat: Chat, choices: Sequence[str], *, prefill: str = "") -> list[float] | None:
-        self.budget.check()
-        found = await self.lm.choice_logprobs(chat, choices, prefill=prefill)
-        self.budget.add(sum(len(m.content) // 4 + 4 for m in chat), 1, self.prices)
-        return found
+        logprobs = await self.lm.choice_logprobs(chat, choices, prefill=prefill)
+        prompt_tokens = estimate_prompt_tokens(message.content for message in chat)
+        self.budget.add(prompt_tokens, 1, self.prices)
+        return logprobs
 
     async def aclose(self) -> None:
         await self.lm.aclose()

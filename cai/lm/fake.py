@@ -1,4 +1,4 @@
-"""An LM whose answers are plain functions of the chat. It ships with the package: tests and dry runs need no model."""
+"""An LM whose answers are plain functions of the chat, for tests and dry runs without a model."""
 
 from __future__ import annotations
 
@@ -11,24 +11,41 @@ from cai.templates import compared
 
 ReplyFn = Callable[[Chat, int], str]
 """(chat, seed) -> text"""
-Odds = Callable[[Chat, Sequence[str]], list[float] | None]
+ChoiceFn = Callable[[Chat, Sequence[str]], list[float] | None]
 """(chat, choices) -> log-probabilities"""
 
 
-def evenly(chat: Chat, choices: Sequence[str]) -> list[float] | None:
-    """Has no opinion."""
+def uniform(chat: Chat, choices: Sequence[str]) -> list[float] | None:
+    """Equal scores for all choices."""
     return [0.0] * len(choices)
 
 
 class FakeLM:
-    """Answers by `reply` and `odds`; remembers every chat that it was asked in `calls`."""
+    """Answers by `reply` and `odds`; `calls` lists the chats of all calls."""
 
-    def __init__(self, reply: ReplyFn, odds: Odds = evenly, *, max_concurrency: int = 8, name: str | None = None) -> None:
-        self.reply, self.odds, self.max_concurrency = reply, odds, max_concurrency
+    def __init__(
+        self,
+        reply: ReplyFn,
+        odds: ChoiceFn = uniform,
+        *,
+        max_concurrency: int = 8,
+        name: str | None = None,
+    ) -> None:
+        self.reply = reply
+        self.odds = odds
+        self.max_concurrency = max_concurrency
         self.fingerprint = f"fake:{name or getattr(reply, '__name__', 'reply')}"
         self.calls: list[Chat] = []
 
-    async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
+    async def sample(
+        self,
+        chat: Chat,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: Sequence[str] = (),
+    ) -> Sample:
         self.calls.append(chat)
         words = self.reply(chat, seed).split(" ")
         text, stopped = truncate_at_stop(" ".join(words[:max_tokens]), stop)
@@ -39,7 +56,9 @@ class FakeLM:
             completion_tokens=min(len(words), max_tokens),
         )
 
-    async def choice_logprobs(self, chat: Chat, choices: Sequence[str], *, prefill: str = "") -> list[float] | None:
+    async def choice_logprobs(
+        self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
+    ) -> list[float] | None:
         self.calls.append(chat)
         return self.odds(chat, choices)
 
@@ -48,28 +67,28 @@ class FakeLM:
 
 
 def echo(chat: Chat, seed: int) -> str:
-    """The last message, said back."""
+    """The content of the last message."""
     return chat[-1].content
 
 
 def polite(chat: Chat, seed: int) -> str:
-    """Declines whatever is asked."""
+    """A refusal of any request."""
     return "I'm sorry, but I can't help with that."
 
 
 def brief(chat: Chat, choices: Sequence[str]) -> list[float] | None:
-    """A judge with a taste and a bias: log-odds of 2 for the shorter reply, and 1 for whichever is shown as (A)."""
-    shown = compared(chat)
-    if shown is None or len(choices) != 2:
+    """A judge with log-odds of 2 for the shorter reply and a position bias of 1 for reply (A)."""
+    replies = compared(chat)
+    if replies is None or len(choices) != 2:
         return None
-    a, b = map(len, shown)
-    odds = 1.0 + 2.0 * ((a < b) - (a > b))
-    return [-math.log1p(math.exp(-odds)), -math.log1p(math.exp(odds))]
+    length_a, length_b = map(len, replies)
+    log_odds = 1.0 + 2.0 * ((length_a < length_b) - (length_a > length_b))
+    return [-math.log1p(math.exp(-log_odds)), -math.log1p(math.exp(log_odds))]
 
 
-FAKES: dict[str, tuple[ReplyFn, Odds]] = {
+FAKES: dict[str, tuple[ReplyFn, ChoiceFn]] = {
     "brief": (polite, brief),
-    "echo": (echo, evenly),
-    "polite": (polite, evenly),
+    "echo": (echo, uniform),
+    "polite": (polite, uniform),
 }
-"""The names that `fake:NAME` knows."""
+"""The models of `fake:NAME`, by name."""

@@ -1,7 +1,8 @@
-"""An LM on this machine's transformers. Concurrent calls are gathered and answered in batches.
+"""An LM that runs a transformers model in this process. Concurrent calls are answered in batches.
 
-A worker waits until every caller is waiting, sorts what is pending by length and runs it in batches; the tokens that a batch's
-prompts share are read once. Which calls share a batch follows from the calls alone, so equal runs give equal texts.
+A worker waits until every caller is waiting, sorts the pending calls by length and runs them in
+batches; the model runs once on the tokens that a batch's prompts share. The composition of batches
+follows from the calls alone, so equal runs give equal texts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import itertools
 import statistics
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,56 +27,77 @@ from cai.modeling.precision import matmul_dtype
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat
 
-BATCH = 128
-"""Rows a forward pass: past this a decoding step on CPU costs in proportion."""
-TOKENS = 12_000
-"""Prompt tokens a forward pass, which bounds its memory: about 50 kB each for keys and values of a small model."""
-KEPT_PREFIXES = 4
-SAVED_TOKENS = 512
-"""Not to read so many tokens of prompts pays for decoding two batches instead of one."""
+MAX_BATCH_ROWS = 128
+"""Rows a forward pass: beyond this the cost of a decoding step on a CPU grows in proportion."""
+MAX_BATCH_TOKENS = 12_000
+"""Prompt tokens a batch, which bounds memory: a small model's KV cache takes some 50 kB a token."""
+MAX_CACHED_PREFIXES = 4
+MIN_SAVED_TOKENS = 512
+"""Prompt tokens that sharing must save to make up for decoding two batches instead of one."""
 
 
 @dataclass(frozen=True)
-class _Draw:
+class _SampleCall:
     ids: list[int]
     max_tokens: int
     temperature: float
     seed: int
     stop: tuple[str, ...]
-    answer: asyncio.Future[Sample]
+    future: asyncio.Future[Sample]
 
 
 @dataclass(frozen=True)
-class _Choice:
+class _ChoiceCall:
     ids: list[int]
     options: tuple[tuple[int, ...], ...]
-    answer: asyncio.Future[list[float]]
+    future: asyncio.Future[list[float]]
 
 
 class LocalLM:
     """A transformers model behind the LM protocol.
 
     Args:
-        model: any causal model whose attention is set to `cai.modeling.attention.NAME`.
+        model: a causal model with attention `cai.modeling.attention.ATTN_IMPLEMENTATION`.
         renderer: its tokenizer and chat template.
-        fingerprint: what distinguishes it from others.
+        fingerprint: distinguishes it from other models.
     """
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, fingerprint: str, *, max_concurrency: int = BATCH) -> None:
-        self.model, self.renderer, self.fingerprint, self.max_concurrency = model, renderer, fingerprint, max_concurrency
-        self._pending: list[_Draw | _Choice] = []
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        renderer: Renderer,
+        fingerprint: str,
+        *,
+        max_concurrency: int = MAX_BATCH_ROWS,
+    ) -> None:
+        self.model = model
+        self.renderer = renderer
+        self.fingerprint = fingerprint
+        self.max_concurrency = max_concurrency
+        self._pending: list[_SampleCall | _ChoiceCall] = []
         self._worker: asyncio.Task[None] | None = None
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
 
-    async def sample(self, chat: Chat, *, max_tokens: int, temperature: float, seed: int, stop: Sequence[str] = ()) -> Sample:
+    async def sample(
+        self,
+        chat: Chat,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: Sequence[str] = (),
+    ) -> Sample:
         future: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
-        self._submit(_Draw(self.renderer.prompt_ids(chat), max_tokens, temperature, seed, tuple(stop), future))
+        ids = self.renderer.prompt_ids(chat)
+        self._submit(_SampleCall(ids, max_tokens, temperature, seed, tuple(stop), future))
         return await future
 
-    async def choice_logprobs(self, chat: Chat, choices: Sequence[str], *, prefill: str = "") -> list[float] | None:
+    async def choice_logprobs(
+        self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
+    ) -> list[float] | None:
         future: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
         options = tuple(tuple(self.renderer.text_ids(choice)) for choice in choices)
-        self._submit(_Choice(self.renderer.prompt_ids(chat, prefill), options, future))
+        self._submit(_ChoiceCall(self.renderer.prompt_ids(chat, prefill), options, future))
         return await future
 
     async def aclose(self) -> None:
@@ -83,68 +105,79 @@ class LocalLM:
 
     # ---- gathering ----
 
-    def _submit(self, call: _Draw | _Choice) -> None:
-        room = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
-        need = len(call.ids) + (call.max_tokens if isinstance(call, _Draw) else 1)
-        if need > room:
-            raise UnansweredError(f"a prompt of {len(call.ids)} tokens does not fit the model's window of {room}")
+    def _submit(self, call: _SampleCall | _ChoiceCall) -> None:
+        max_length = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+        new_tokens = call.max_tokens if isinstance(call, _SampleCall) else 1
+        if len(call.ids) + new_tokens > max_length:
+            raise UnansweredError(
+                f"a prompt of {len(call.ids)} tokens does not fit "
+                f"the model's window of {max_length}"
+            )
         self._pending.append(call)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
 
     async def _work(self) -> None:
         while self._pending:
-            seen = -1
-            while seen != len(self._pending):  # let every runnable caller run until all of them wait for us
-                seen = len(self._pending)
-                for _ in range(4):
-                    await asyncio.sleep(0)
+            await self._wait_for_callers()
             calls, self._pending = self._pending, []
-            draws = [c for c in calls if isinstance(c, _Draw)]
-            choices = [c for c in calls if isinstance(c, _Choice)]
-            for batch in _batches(draws):
-                self._run_batch(batch, self._sample_batch)
+            sample_calls = [call for call in calls if isinstance(call, _SampleCall)]
+            choice_calls = [call for call in calls if isinstance(call, _ChoiceCall)]
+            for sample_batch in _make_batches(sample_calls):
+                self._run_batch(sample_batch, self._sample_batch)
                 await asyncio.sleep(0)
-            for batch in _batches(choices):
-                self._run_batch(batch, self._choice_batch)
+            for choice_batch in _make_batches(choice_calls):
+                self._run_batch(choice_batch, self._choice_batch)
                 await asyncio.sleep(0)
 
-    def _run_batch(self, batch: list[Any], run: Any) -> None:
-        live = [call for call in batch if not call.answer.cancelled()]
-        if not live:
+    async def _wait_for_callers(self) -> None:
+        """Let every runnable task run until no further call is submitted."""
+        num_pending = -1
+        while num_pending != len(self._pending):
+            num_pending = len(self._pending)
+            for _ in range(4):
+                await asyncio.sleep(0)
+
+    def _run_batch(self, batch: list[Any], run: Callable[[list[Any]], Sequence[Any]]) -> None:
+        active = [call for call in batch if not call.future.cancelled()]
+        if not active:
             return
         try:
             with blame(BackendError, f"local model {self.fingerprint}"):
-                answers = run(live)
+                results = run(active)
         except BackendError as error:
-            for call in live:
-                call.answer.set_exception(error)
+            for call in active:
+                call.future.set_exception(error)
             return
-        for call, answer in zip(live, answers, strict=True):
-            call.answer.set_result(answer)
+        for call, result in zip(active, results, strict=True):
+            call.future.set_result(result)
 
     # ---- batches ----
 
-    def _prefix(self, rows: Sequence[list[int]]) -> Prefix | None:
-        """What all rows begin with, read once. Only an exactly equal prefix is taken from memory: the numbers stay the same."""
+    def _shared_prefix(self, rows: Sequence[list[int]]) -> Prefix | None:
+        """Keys and values of the prefix that all rows share.
+
+        Only an exactly equal prefix is taken from the cache, so the numbers stay the same.
+        """
         length = common_prefix(rows) if len(rows) > 1 else 0
         if length < MIN_SHARED_TOKENS:
             return None
         key = tuple(rows[0][:length])
         if key not in self._prefixes:
             self._prefixes[key] = generation.prefill_prefix(self.model, key)
-            if len(self._prefixes) > KEPT_PREFIXES:
+            if len(self._prefixes) > MAX_CACHED_PREFIXES:
                 self._prefixes.popitem(last=False)
         self._prefixes.move_to_end(key)
         return self._prefixes[key]
 
-    def _sample_batch(self, calls: list[_Draw]) -> list[Sample]:
+    def _sample_batch(self, calls: list[_SampleCall]) -> list[Sample]:
         rows = [call.ids for call in calls]
 
-        def stop_when(row: int, ids: list[int]) -> bool:
-            return bool(calls[row].stop) and truncate_at_stop(self.renderer.text(ids), calls[row].stop)[1]
+        def has_stop_text(row: int, ids: list[int]) -> bool:
+            stop = calls[row].stop
+            return bool(stop) and truncate_at_stop(self.renderer.text(ids), stop)[1]
 
-        draws = generation.generate(
+        generations = generation.generate(
             self.model,
             rows,
             max_tokens=[call.max_tokens for call in calls],
@@ -152,66 +185,84 @@ class LocalLM:
             seeds=[call.seed for call in calls],
             stop_ids=frozenset({self.renderer.stop_id}),
             pad=self.renderer.pad_id,
-            prefix=self._prefix(rows),
-            stop_when=stop_when,
+            prefix=self._shared_prefix(rows),
+            stop_when=has_stop_text,
         )
         return [
             Sample(
-                text=truncate_at_stop(self.renderer.text(draw.ids), call.stop)[0],
-                finished=draw.finished,
+                text=truncate_at_stop(self.renderer.text(generated.ids), call.stop)[0],
+                finished=generated.finished,
                 prompt_tokens=len(call.ids),
-                completion_tokens=len(draw.ids),
+                completion_tokens=len(generated.ids),
             )
-            for call, draw in zip(calls, draws, strict=True)
+            for call, generated in zip(calls, generations, strict=True)
         ]
 
-    def _choice_batch(self, calls: list[_Choice]) -> list[list[float]]:
+    def _choice_batch(self, calls: list[_ChoiceCall]) -> list[list[float]]:
         rows = [call.ids for call in calls]
         return generation.option_logprobs(
-            self.model, rows, [call.options for call in calls], pad=self.renderer.pad_id, prefix=self._prefix(rows)
+            self.model,
+            rows,
+            [call.options for call in calls],
+            pad=self.renderer.pad_id,
+            prefix=self._shared_prefix(rows),
         )
 
 
-def _batches(calls: list[Any]) -> list[list[Any]]:
-    """Calls with like beginnings together, shortest first: like lengths waste little padding.
+def _make_batches(calls: Sequence[Any]) -> list[list[Any]]:
+    """Calls with a common prefix together, shortest first: similar lengths need little padding.
 
-    At most `BATCH` rows and `TOKENS` tokens beyond what all share.
+    A batch holds at most `MAX_BATCH_ROWS` rows and `MAX_BATCH_TOKENS` tokens beyond the prefix.
     """
     batches: list[list[Any]] = []
-    for family in _group_by_prefix(calls):
-        shared, start = common_prefix([call.ids for call in family]), len(batches)
-        for call in sorted(family, key=lambda call: len(call.ids)):
-            last = batches[-1] if len(batches) > start else None
-            if last is None or len(last) == BATCH or (len(last) + 1) * (len(call.ids) - shared) > TOKENS:
-                batches.append(last := [])
-            last.append(call)
+    for group in _group_by_prefix(calls):
+        shared = common_prefix([call.ids for call in group])
+        batch: list[Any] = []
+        for call in sorted(group, key=lambda call: len(call.ids)):
+            num_tokens = (len(batch) + 1) * (len(call.ids) - shared)
+            if batch and (len(batch) == MAX_BATCH_ROWS or num_tokens > MAX_BATCH_TOKENS):
+                batches.append(batch)
+                batch = []
+            batch.append(call)
+        batches.append(batch)
     return batches
 
 
-def _group_by_prefix(calls: list[Any]) -> list[list[Any]]:
-    """Calls by what they begin with: two sets of few-shot examples are two prefixes, each to be read once.
+def _group_by_prefix(calls: Sequence[Any]) -> list[list[Any]]:
+    """Calls grouped by how their prompts begin: two sets of few-shot examples are two prefixes.
 
-    In lexical order neighbours share the most. A new family begins where they share less than half of what different neighbours
-    usually do; one that would save less than it costs stays with the family before it.
+    In lexical order neighbours share the most. A new group begins where neighbours share less than
+    half of the usual length: the median over different neighbours. A group that would save less
+    than it costs joins the group before it.
     """
+    if not calls:
+        return []
     ordered = sorted(calls, key=lambda call: call.ids)
-    shared = [common_prefix([a.ids, b.ids]) for a, b in itertools.pairwise(ordered)]
-    differing = [n for n, (a, b) in zip(shared, itertools.pairwise(ordered), strict=True) if a.ids != b.ids]
+    neighbours = list(itertools.pairwise(ordered))
+    shared = [common_prefix([a.ids, b.ids]) for a, b in neighbours]
+    differing = [
+        length for length, (a, b) in zip(shared, neighbours, strict=True) if a.ids != b.ids
+    ]
     usual = statistics.median(differing) if differing else 0
-    families = [ordered[:1]] if ordered else []
+    groups = [ordered[:1]]
     for call, length in zip(ordered[1:], shared, strict=True):
         if length < usual / 2:
-            families.append([])
-        families[-1].append(call)
-    worth = [families[0]] if families else []
-    for family in families[1:]:
-        if (len(family) - 1) * usual >= SAVED_TOKENS:
-            worth.append(family)
+            groups.append([])
+        groups[-1].append(call)
+    merged = [groups[0]]
+    for group in groups[1:]:
+        if (len(group) - 1) * usual >= MIN_SAVED_TOKENS:
+            merged.append(group)
         else:
-            worth[-1] += family
-    return worth
+            merged[-1] += group
+    return merged
 
 
-def load_local(where: str, *, max_concurrency: int = BATCH) -> LocalLM:
+def load_local(name_or_path: str, *, max_concurrency: int = MAX_BATCH_ROWS) -> LocalLM:
     """Model and tokenizer from a folder or a hub id."""
-    return LocalLM(load_model(where, matmul_dtype()), load_renderer(where), fingerprint(where), max_concurrency=max_concurrency)
+    return LocalLM(
+        load_model(name_or_path, matmul_dtype()),
+        load_renderer(name_or_path),
+        fingerprint(name_or_path),
+        max_concurrency=max_concurrency,
+    )

@@ -1,8 +1,10 @@
-"""Attention that reads a prefix shared by all rows of a batch once, instead of once a row.
+"""Attention over a prefix that all rows of a batch share, whose keys and values exist once.
 
-Few-shot examples are most of a critic's or judge's prompt. Their keys and values are computed in one row and kept in one row:
-every query of the batch meets them in a single matrix product, next to the row's own keys, under one softmax. The result is
-that of ordinary attention over prefix + row; only the copies are gone. Grouped queries are never repeated to full heads either.
+Few-shot examples are most of a critic's or judge's prompt. Their keys and values are computed and
+stored for one row. In a decoding step every query of the batch meets them in a single matrix
+product, next to the row's own keys, under one softmax. The result equals ordinary attention over
+prefix + row; only the copies are gone. Key heads are not repeated to full heads for grouped queries
+either.
 """
 
 from __future__ import annotations
@@ -16,21 +18,25 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-NAME = "cai_shared_prefix"
+ATTN_IMPLEMENTATION = "cai_shared_prefix"
+"""The name of this attention in transformers' registry (`attn_implementation`)."""
+
+LayerKeysValues = tuple[Tensor, Tensor]
+"""Keys and values (KV, P, D) of a prefix in one layer."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of P tokens that all rows of a batch begin with; one (KV, P, D) pair per layer."""
+    """Keys and values of P tokens that all rows of a batch begin with, one pair a layer."""
 
     length: int
-    layers: tuple[tuple[Tensor, Tensor] | None, ...]
-    """None: a layer that is not asked."""
-    learnt: bool = False
-    """Read for training, as plain causal rows are: the same precision in passes with gradients and without."""
+    layers: tuple[LayerKeysValues | None, ...]
+    """None: a layer that is not computed."""
+    for_training: bool = False
+    """Attend in the format of plain causal rows: passes with and without gradients agree."""
 
 
-def attend(
+def shared_prefix_attention_forward(
     module: torch.nn.Module,
     query_BHQD: Tensor,
     key_BKSD: Tensor,
@@ -41,58 +47,79 @@ def attend(
     prefix: Prefix | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Softmax attention of Q queries over [prefix; own keys], H query heads on K key heads. Returns (B, Q, H, D).
+    """Softmax attention of Q queries over [prefix; the row's keys], H query heads on K key heads.
 
-    `attention_mask` (B, 1, Q, S) is True where a query may look at one of the row's own S keys; the prefix is seen by all.
+    Args:
+        attention_mask: (B, 1, Q, S), True where a query may attend to one of the row's own S keys;
+            every query attends to the whole prefix.
+
+    Returns:
+        (B, Q, H, D), and no attention weights.
     """
-    if attention_mask is not None:
-        attention_mask = attention_mask[..., : key_BKSD.shape[2]]
+    Q, D, S = query_BHQD.shape[2], query_BHQD.shape[3], key_BKSD.shape[2]
+    mask_B1QS = None if attention_mask is None else attention_mask[..., :S]
     layer = None if prefix is None else prefix.layers[module.layer_idx]  # type: ignore[index]
-    scale = query_BHQD.shape[-1] ** -0.5 if scaling is None else scaling
-    if query_BHQD.shape[2] == 1:
-        return _one_query(query_BHQD, key_BKSD, value_BKSD, attention_mask, scale, layer), None
-    learnt = prefix is not None and prefix.learnt
-    return _many_queries(query_BHQD, key_BKSD, value_BKSD, attention_mask, scale, dropout, layer, learnt), None
+    scale = D**-0.5 if scaling is None else scaling
+    if Q == 1:
+        return _decode_attention(query_BHQD, key_BKSD, value_BKSD, mask_B1QS, scale, layer), None
+    is_causal = mask_B1QS is None and layer is None and S == Q
+    if layer is not None and mask_B1QS is not None:
+        key_BKSD, value_BKSD, mask_B1QS = _prepend_prefix(layer, key_BKSD, value_BKSD, mask_B1QS)
+    for_training = is_causal or (prefix is not None and prefix.for_training)
+    dtype = _prefill_dtype(query_BHQD, for_training)
+    with torch.autocast(query_BHQD.device.type, enabled=False):
+        out_BHQD = scaled_dot_product_attention(
+            query_BHQD.to(dtype),
+            key_BKSD.to(dtype),
+            value_BKSD.to(dtype),
+            mask_B1QS,
+            dropout,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=key_BKSD.shape[1] != query_BHQD.shape[1],
+        )
+    return out_BHQD.to(query_BHQD.dtype).transpose(1, 2).contiguous(), None
 
 
-Layer = tuple[Tensor, Tensor]
+def _prepend_prefix(
+    prefix: LayerKeysValues, key_BKSD: Tensor, value_BKSD: Tensor, mask_B1QS: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, values and mask of prefix + row: copies that live for one call of the fused kernel."""
+    B, _, Q, _ = mask_B1QS.shape
+    prefix_key_KPD, prefix_value_KPD = prefix
+    prefix_key_BKPD = prefix_key_KPD[None].expand(B, -1, -1, -1).to(key_BKSD.dtype)
+    prefix_value_BKPD = prefix_value_KPD[None].expand(B, -1, -1, -1).to(value_BKSD.dtype)
+    prefix_mask_B1QP = torch.ones(
+        B, 1, Q, prefix_key_KPD.shape[1], dtype=torch.bool, device=mask_B1QS.device
+    )
+    return (
+        torch.cat([prefix_key_BKPD, key_BKSD], 2),
+        torch.cat([prefix_value_BKPD, value_BKSD], 2),
+        torch.cat([prefix_mask_B1QP, mask_B1QS], 3),
+    )
 
 
-def _many_queries(
+def _prefill_dtype(query: Tensor, for_training: bool) -> torch.dtype:
+    """The format in which several queries a row attend.
+
+    The CPU kernel's backward pass is several times slower in bfloat16. So rows of training and
+    scoring (plain causal ones, and those after a prefix that is trained too) attend in float32
+    there, with gradients and without: both passes give the same numbers.
+    """
+    if query.device.type == "cpu" and for_training:
+        return torch.float32
+    return torch.bfloat16 if torch.is_autocast_enabled(query.device.type) else query.dtype
+
+
+def _decode_attention(
     q_BHQD: Tensor,
     k_BKSD: Tensor,
     v_BKSD: Tensor,
     mask_B1QS: Tensor | None,
     scale: float,
-    dropout: float,
-    prefix: Layer | None,
-    learnt: bool,
+    prefix: LayerKeysValues | None,
 ) -> Tensor:
-    """Reading prompts and training: torch's fused kernel; the prefix is lent to all rows for the moment."""
-    B, H, Q, _ = q_BHQD.shape
-    causal = mask_B1QS is None and prefix is None and k_BKSD.shape[2] == Q
-    if prefix is not None and mask_B1QS is not None:
-        k_BKSD, v_BKSD = (
-            torch.cat([p[None].expand(B, -1, -1, -1).to(x.dtype), x], 2) for p, x in zip(prefix, (k_BKSD, v_BKSD), strict=True)
-        )
-        shown = torch.ones(B, 1, Q, prefix[0].shape[1], dtype=torch.bool, device=mask_B1QS.device)
-        mask_B1QS = torch.cat([shown, mask_B1QS], 3)
-    # The CPU kernel's backward pass is several times slower in bfloat16. So rows of training and scoring, plain causal ones or
-    # those after a prefix that learns too, attend in float32, with gradients and without: both passes give the same numbers.
-    in_float = q_BHQD.device.type == "cpu" and (causal or learnt)
-    half = torch.is_autocast_enabled(q_BHQD.device.type) and not in_float
-    q, k, v = (x.to(torch.bfloat16 if half else torch.float32 if in_float else q_BHQD.dtype) for x in (q_BHQD, k_BKSD, v_BKSD))
-    with torch.autocast(q.device.type, enabled=False):
-        out_BHQD = scaled_dot_product_attention(
-            q, k, v, mask_B1QS, dropout, is_causal=causal, scale=scale, enable_gqa=k.shape[1] != H
-        )
-    return out_BHQD.to(q_BHQD.dtype).transpose(1, 2).contiguous()
-
-
-def _one_query(
-    q_BHQD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1QS: Tensor | None, scale: float, prefix: Layer | None
-) -> Tensor:
-    """A decoding step: the batch meets the prefix in one product, each row its own keys in another, under one softmax."""
+    """One query a row: a product with the prefix, one with the row's own keys, one softmax."""
     B, H, Q, D = q_BHQD.shape
     K = k_BKSD.shape[1]
     q_BKGD = (q_BHQD * scale).reshape(B, K, H // K, D)  # G query heads share a key head
@@ -103,14 +130,16 @@ def _one_query(
         out_BKGD = scores_BKGS.softmax(-1, dtype=torch.float32).to(v_BKSD.dtype) @ v_BKSD
     else:
         key_KPD, value_KPD = prefix
+        P = key_KPD.shape[1]
         q_KXD = q_BKGD.transpose(0, 1).reshape(K, -1, D)  # X = B * G
         scores_BKGP = (q_KXD @ key_KPD.transpose(1, 2)).view(K, B, H // K, -1).transpose(0, 1)
-        weights = torch.cat([scores_BKGP, scores_BKGS], -1).softmax(-1, dtype=torch.float32).to(v_BKSD.dtype)
-        P = key_KPD.shape[1]
-        weights_KXP = weights[..., :P].transpose(0, 1).reshape(K, -1, P)
-        out_BKGD = (weights_KXP @ value_KPD).view(K, B, H // K, D).transpose(0, 1) + weights[..., P:] @ v_BKSD
+        scores_BKGN = torch.cat([scores_BKGP, scores_BKGS], -1)  # N = P + S
+        weights_BKGN = scores_BKGN.softmax(-1, dtype=torch.float32).to(v_BKSD.dtype)
+        weights_KXP = weights_BKGN[..., :P].transpose(0, 1).reshape(K, -1, P)
+        out_prefix_BKGD = (weights_KXP @ value_KPD).view(K, B, H // K, D).transpose(0, 1)
+        out_BKGD = out_prefix_BKGD + weights_BKGN[..., P:] @ v_BKSD
     return out_BKGD.reshape(B, H, Q, D).transpose(1, 2).contiguous()
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(ATTN_IMPLEMENTATION, shared_prefix_attention_forward)
+AttentionMaskInterface.register(ATTN_IMPLEMENTATION, sdpa_mask)

@@ -1,4 +1,4 @@
-"""Rows of token ids as padded batches: padding, batches of like length, and the prefix that rows share."""
+"""Batches of token ids: padding, batches of similar length, and the prefix that rows share."""
 
 from __future__ import annotations
 
@@ -13,35 +13,47 @@ MIN_SHARED_TOKENS = 16
 
 
 def common_prefix(rows: Sequence[Ids]) -> int:
-    """Number of leading tokens that all rows share, leaving every row at least one token of its own."""
-    low, high = min(map(tuple, rows)), max(map(tuple, rows))
-    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return max(0, min(shared, min(map(len, rows)) - 1))
+    """Number of leading tokens that all rows share, at most all but the last of any row."""
+    # in lexical order the first and the last row share what all rows share
+    first, last = min(map(tuple, rows)), max(map(tuple, rows))
+    limit = min(map(len, rows)) - 1
+    shared = 0
+    while shared < limit and first[shared] == last[shared]:
+        shared += 1
+    return shared
 
 
-def left_pad(rows: Sequence[Ids], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask), both (B, T); mask is True on real tokens. It comes from lengths: the pad token may be a real token too."""
+def left_pad(rows: Sequence[Ids], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids, mask), both (B, T), padding first; mask is True on real tokens.
+
+    The mask comes from lengths: the pad token may be a real token too.
+    """
     width = max(map(len, rows))
-    ids_BT = torch.full((len(rows), width), pad)
+    return _pad(rows, [width - len(row) for row in rows], pad_id, device)
+
+
+def right_pad(rows: Sequence[Ids], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids, mask), both (B, T), real tokens first: under causal attention padding after a token
+    cannot change it.
+    """
+    return _pad(rows, [0] * len(rows), pad_id, device)
+
+
+def _pad(
+    rows: Sequence[Ids], starts: Sequence[int], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    ids_BT = torch.full((len(rows), width), pad_id)
     mask_BT = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids_BT[i, width - len(row) :] = torch.tensor(list(row))
-        mask_BT[i, width - len(row) :] = True
+    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        ids_BT[i, start : start + len(row)] = torch.tensor(list(row))
+        mask_BT[i, start : start + len(row)] = True
     return ids_BT.to(device), mask_BT.to(device)
 
 
-def right_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask), both (B, T); real tokens first. Under causal attention what follows a token cannot change it."""
-    width = max(map(len, rows))
-    ids_BT = torch.full((len(rows), width), pad)
-    mask_BT = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids_BT[i, : len(row)] = torch.tensor(list(row))
-        mask_BT[i, : len(row)] = True
-    return ids_BT.to(device), mask_BT.to(device)
-
-
-def length_batches(rows: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Places of rows in batches of like length: little padding, and the same batches for the same rows."""
+def length_batches(rows: Sequence[Ids], size: int) -> list[list[int]]:
+    """Indices of rows in batches of similar length: little padding, and the same batches for the
+    same rows.
+    """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     return [order[i : i + size] for i in range(0, len(order), size)]

@@ -1,4 +1,4 @@
-"""The blocks under those that learn say the same about the same rows every time: they are computed once per batch of rows."""
+"""Activation caching of frozen layers: blocks below the trained ones run once per batch of rows."""
 
 from __future__ import annotations
 
@@ -11,47 +11,69 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def frozen_blocks(base: PreTrainedModel, layers: int | None) -> list[nn.Module]:
-    """The model's blocks below its last `layers`; none when all of them learn."""
-    count = int(base.config.num_hidden_layers)
-    stacks = [m for m in base.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    return list(stacks[0])[: max(0, count - layers)] if stacks and layers is not None else []
+def frozen_blocks(base: PreTrainedModel, num_trainable_layers: int | None) -> list[nn.Module]:
+    """The blocks below the last `num_trainable_layers`; none when that is None (all trained)."""
+    num_layers = int(base.config.num_hidden_layers)
+    stacks = [
+        module
+        for module in base.base_model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers
+    ]
+    if not stacks or num_trainable_layers is None:
+        return []
+    return list(stacks[0])[: max(0, num_layers - num_trainable_layers)]
 
 
 @dataclass
 class FrozenCache:
-    """What `blocks`, the model's lowest, make of one batch of rows: read in the first pass, put in their place in later ones."""
+    """Outputs of the model's lowest `blocks` for one batch of rows: recorded once, then replayed.
+
+    One object belongs to one batch: used with other rows, it would give them the first rows'
+    outputs.
+    """
 
     blocks: list[nn.Module]
     outputs: list[Any] = field(default_factory=list)
-    """Of the last of them, each time it was passed: rows that share an opening take two passes. Whoever uses one object for other
-    rows gets the first rows' outputs."""
+    """Outputs of the last block, one per call: rows with a shared prefix take two calls a pass."""
 
     @contextlib.contextmanager
     def reuse(self) -> Iterator[None]:
-        """Inside, a pass over the rows computes the blocks the first time only. The first pass must run without gradients."""
+        """Inside, a pass over the rows computes the blocks only if none has before.
+
+        The first pass must run without gradients.
+        """
         if not self.blocks:
             yield
-        elif not self.outputs:
-            hook = self.blocks[-1].register_forward_hook(self._keep)
+        elif self.outputs:
+            with self._replayed_outputs():
+                yield
+        else:
+            hook = self.blocks[-1].register_forward_hook(self._record)
             try:
                 yield
             finally:
                 hook.remove()
-        else:
-            left, current = iter(self.outputs), [None]
 
-            def begin(*_: Any, **__: Any) -> Any:
-                current[0] = next(left)
-                return current[0]
+    @contextlib.contextmanager
+    def _replayed_outputs(self) -> Iterator[None]:
+        """Inside, each block's forward returns the recorded output of the call under way."""
+        remaining = iter(self.outputs)
+        current: list[Any] = [None]
 
+        def next_output(*_: Any, **__: Any) -> Any:
+            current[0] = next(remaining)
+            return current[0]
+
+        def same_output(*_: Any, **__: Any) -> Any:
+            return current[0]
+
+        for block in self.blocks:
+            block.forward = next_output if block is self.blocks[0] else same_output
+        try:
+            yield
+        finally:
             for block in self.blocks:
-                block.forward = begin if block is self.blocks[0] else lambda *_, **__: current[0]
-            try:
-                yield
-            finally:
-                for block in self.blocks:
-                    del block.forward
+                del block.forward
 
-    def _keep(self, block: nn.Module, given: Any, output: Any) -> None:
+    def _record(self, block: nn.Module, inputs: Any, output: Any) -> None:
         self.outputs.append(output)

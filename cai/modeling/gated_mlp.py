@@ -1,7 +1,8 @@
-"""Gated feed-forward layers that keep half as much for the way back.
+"""Gated MLPs (SwiGLU) with activation recomputation: half of the saved activations, the same bits.
 
-down(act(gate(x)) * up(x)) keeps four wide tensors: gate, act(gate), up and their product. Two of them are quickly made of the
-other two: these are not kept but made again when they are asked for, to the same last bit.
+down(act(gate(x)) * up(x)) saves four wide tensors for the backward pass: gate, act(gate), up and
+their product. Two of them are cheap to compute from the other two: they are not saved, but
+recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from cai.modeling.skinny_linear import SkinnyLinear
 
-PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
-Act = Callable[[Tensor], Tensor]
+SUBMODULES = ("gate_proj", "up_proj", "down_proj", "act_fn")
+Activation = Callable[[Tensor], Tensor]
 
 
 class GatedProduct(torch.autograd.Function):
-    """act(gate) * up, of which only gate and up are kept."""
+    """act(gate) * up, of which only gate and up are saved."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, act: Act) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, act: Activation) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.act = act
         return act(gate).mul_(up)
@@ -34,14 +35,14 @@ class GatedProduct(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = ctx.saved_tensors
         with torch.enable_grad():
-            at = gate.detach().requires_grad_()
-            made = ctx.act(at)
-        [dgate] = torch.autograd.grad(made, at, dy * up)
-        return dgate, dy * made.detach(), None
+            gate_leaf = gate.detach().requires_grad_()
+            activated = ctx.act(gate_leaf)
+        [dgate] = torch.autograd.grad(activated, gate_leaf, dy * up)
+        return dgate, dy * activated.detach(), None
 
 
 class RecomputedGatedMLP(nn.Module):
-    """What is put before a model's own class of such layers."""
+    """The recomputing forward pass, mixed in before a model's own MLP class."""
 
     gate_proj: nn.Module
     up_proj: nn.Module
@@ -54,37 +55,52 @@ class RecomputedGatedMLP(nn.Module):
             plain: Tensor = self.down_proj(self.act_fn(gate) * up)
             return plain
         product: Tensor = GatedProduct.apply(gate, up, self.act_fn)  # type: ignore[no-untyped-call]
-        place, gate, up = product.untyped_storage().data_ptr(), gate.detach(), up.detach()
+        product_storage = product.untyped_storage().data_ptr()
+        gate, up = gate.detach(), up.detach()
 
-        def note(kept: Tensor) -> Any:
-            same = kept.untyped_storage().data_ptr() == place
-            return (kept.shape, kept.stride(), kept.storage_offset()) if same else kept
+        def pack(saved: Tensor) -> Any:
+            if saved.untyped_storage().data_ptr() != product_storage:
+                return saved
+            return saved.shape, saved.stride(), saved.storage_offset()
 
-        def made(kept: Any) -> Tensor:
-            return kept if isinstance(kept, Tensor) else torch.as_strided(self.act_fn(gate).mul_(up), *kept)
+        def unpack(packed: Any) -> Tensor:
+            if isinstance(packed, Tensor):
+                return packed
+            return torch.as_strided(self.act_fn(gate).mul_(up), *packed)
 
-        with saved_tensors_hooks(note, made):
-            found: Tensor = self.down_proj(product)
-        return found
+        with saved_tensors_hooks(pack, unpack):
+            output: Tensor = self.down_proj(product)
+        return output
 
 
 @torch.no_grad()
 def recompute_gated_mlps(model: nn.Module) -> None:
-    """Have the model's gated layers keep less. Layers that make anything else of the same parts are left as they are."""
-    known: dict[type[nn.Module], type[nn.Module]] = {}
+    """Make the model's gated MLPs recompute what they can.
+
+    Layers that combine the same submodules differently stay as they are.
+    """
+    class_of: dict[type[nn.Module], type[nn.Module]] = {}
     for module in model.modules():
-        kind = type(module)
-        if kind not in known:
-            known[kind] = type(f"Lean{kind.__name__}", (RecomputedGatedMLP, kind), {}) if _same(module) else kind
-        if known[kind] is not kind:
-            module.__class__ = known[kind]
+        original = type(module)
+        if original not in class_of:
+            class_of[original] = original
+            if _is_gated_mlp(module):
+                name = f"Recomputed{original.__name__}"
+                class_of[original] = type(name, (RecomputedGatedMLP, original), {})
+        if class_of[original] is not original:
+            module.__class__ = class_of[original]
 
 
-def _same(module: Any) -> bool:
-    """Whether the module is such a layer and nothing more: tried on a few numbers."""
-    if not all(hasattr(module, part) for part in PARTS) or type(module.gate_proj) not in (nn.Linear, SkinnyLinear):
+def _is_gated_mlp(module: Any) -> bool:
+    """Whether the module computes exactly down(act(gate(x)) * up(x)): tried on a few numbers."""
+    if not all(hasattr(module, name) for name in SUBMODULES):
+        return False
+    if type(module.gate_proj) not in (nn.Linear, SkinnyLinear):
         return False
     weight = module.gate_proj.weight
-    x_NI = torch.linspace(-100, 100, 3 * weight.shape[1], dtype=weight.dtype, device=weight.device).view(3, -1)
-    apart = module.act_fn(x_NI).data_ptr() != x_NI.data_ptr()
-    return apart and torch.equal(RecomputedGatedMLP.forward(module, x_NI), module(x_NI))
+    x_NI = torch.linspace(
+        -100, 100, 3 * weight.shape[1], dtype=weight.dtype, device=weight.device
+    ).view(3, -1)
+    if module.act_fn(x_NI).data_ptr() == x_NI.data_ptr():
+        return False  # an activation in place would overwrite the saved gate
+    return torch.equal(RecomputedGatedMLP.forward(module, x_NI), module(x_NI))

@@ -1,7 +1,8 @@
-"""Batched generation and option scoring on a transformers model: plain functions over token ids.
+"""Batched generation and option scoring on a transformers model: functions over token ids.
 
-Rows are left-padded; positions follow each row's own tokens; one uniform number per row and step fixes the draw, so a row's
-text depends on its seed and not on its neighbours.
+Rows are left-padded, and positions follow each row's own tokens. One uniform number per row and
+step determines the token that is sampled, so a row's text depends on its seed and not on its
+neighbours.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from cai.modeling.attention import Prefix
 from cai.modeling.batching import Ids, left_pad
-from cai.modeling.kv_cache import growing_cache, reading
+from cai.modeling.kv_cache import growing_cache, prefilling
 from cai.modeling.precision import autocast
 
-READ_TOKENS = 4096
-"""Prompt tokens a forward pass, padding included: more makes a pass neither faster on CPU nor its memory smaller."""
+PREFILL_TOKENS = 4096
+"""Prompt tokens a forward pass, padding included.
+
+Larger passes are not faster on a CPU and take more memory.
+"""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Tokens of one reply, the stop token included when there is one."""
+    """The tokens of one response, the stop token included when there is one."""
 
     ids: list[int]
     finished: bool
@@ -37,55 +41,76 @@ class Generation:
 def prefill_prefix(model: PreTrainedModel, ids: Ids) -> Prefix:
     """Keys and values of `ids`, computed in one row."""
     cache = DynamicCache(config=model.config)
+    ids_1P = torch.tensor([list(ids)], device=model.device)
     with autocast(model.device):
-        backbone(model)(input_ids=torch.tensor([list(ids)], device=model.device), past_key_values=cache, use_cache=True)
-    return Prefix(len(ids), tuple((layer.keys[0].to(model.dtype), layer.values[0].to(model.dtype)) for layer in cache.layers))
+        backbone(model)(input_ids=ids_1P, past_key_values=cache, use_cache=True)
+    layers = [
+        (layer.keys[0].to(model.dtype), layer.values[0].to(model.dtype)) for layer in cache.layers
+    ]
+    return Prefix(len(ids), tuple(layers))
 
 
 def backbone(model: PreTrainedModel) -> Any:
-    """The model without its language-model head: hidden states, (B, T, hidden)."""
-    return model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
+    """The model without its language-model head: token ids -> hidden states (B, T, E)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.base_model
 
 
 def causal_mask(mask_BT: Tensor) -> Tensor:
-    """(B, 1, T, T): a query sees real tokens up to itself; padding sees itself, so that its softmax is defined."""
+    """(B, 1, T, T), True where a query may attend: real tokens up to the query itself.
+
+    A padding token attends to itself, so that its softmax is defined.
+    """
     T = mask_BT.shape[1]
     causal_TT = torch.ones(T, T, dtype=torch.bool, device=mask_BT.device).tril()
-    return ((mask_BT[:, None, :] & causal_TT) | torch.eye(T, dtype=torch.bool, device=mask_BT.device))[:, None]
+    self_TT = torch.eye(T, dtype=torch.bool, device=mask_BT.device)
+    return ((mask_BT[:, None, :] & causal_TT) | self_TT)[:, None]
 
 
-def chunk_by_tokens(rows: Sequence[Ids], tokens: int) -> list[slice]:
-    """Neighbouring rows cut into parts of at most `tokens` tokens, padding included, and of at least one row."""
-    parts: list[slice] = []
-    start, widest = 0, 0
+def chunk_by_tokens(rows: Sequence[Ids], max_tokens: int) -> list[slice]:
+    """Neighbouring rows in chunks of at most `max_tokens`, padding included, or of one row."""
+    chunks: list[slice] = []
+    start, width = 0, 0
     for i, row in enumerate(rows):
-        widest = max(widest, len(row))
-        if i > start and (i + 1 - start) * widest > tokens:
-            parts.append(slice(start, i))
-            start, widest = i, len(row)
-    return [*parts, slice(start, len(rows))]
+        width = max(width, len(row))
+        if i > start and (i + 1 - start) * width > max_tokens:
+            chunks.append(slice(start, i))
+            start, width = i, len(row)
+    return [*chunks, slice(start, len(rows))]
 
 
-def forward(model: PreTrainedModel, ids_BT: Tensor, position_BT: Tensor, seen_B1QS: Tensor, **more: Any) -> Tensor:
-    """Hidden states (B, T, E) of tokens whose places and whose view of the row's own tokens are given."""
-    hidden_BTE: Tensor = backbone(model)(
-        input_ids=ids_BT, position_ids=position_BT, attention_mask=seen_B1QS, **more
-    ).last_hidden_state
+def forward(
+    model: PreTrainedModel, ids_BT: Tensor, position_BT: Tensor, mask_B1QS: Tensor, **kwargs: Any
+) -> Tensor:
+    """Hidden states (B, T, E) of tokens at given positions; `kwargs` go to the backbone."""
+    outputs = backbone(model)(
+        input_ids=ids_BT, position_ids=position_BT, attention_mask=mask_B1QS, **kwargs
+    )
+    hidden_BTE: Tensor = outputs.last_hidden_state
     return hidden_BTE
 
 
 def prefill(
-    model: PreTrainedModel, rows: Sequence[Ids], prefix: Prefix | None, pad: int, cache: Cache | None = None
+    model: PreTrainedModel,
+    rows: Sequence[Ids],
+    prefix: Prefix | None,
+    pad: int,
+    cache: Cache | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Read whole prompts: (rows, their hidden states (b, t, E), left-padded) a part at a time, which bounds memory.
+    """Run the model on whole prompts, a chunk of rows at a time, which bounds memory.
 
-    `rows` come without what `prefix` holds. With a cache, keys and values are kept there.
+    Args:
+        rows: the prompts without the tokens of `prefix`.
+        cache: where keys and values are stored, if anywhere.
+
+    Yields:
+        The chunk's rows and their left-padded hidden states (b, t, E).
     """
     start = prefix.length if prefix else 0
-    for part in chunk_by_tokens(rows, READ_TOKENS):
-        ids_BT, mask_BT = left_pad(rows[part], pad, model.device)
+    for chunk in chunk_by_tokens(rows, PREFILL_TOKENS):
+        ids_BT, mask_BT = left_pad(rows[chunk], pad, model.device)
         position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0) + start
-        with autocast(model.device), nullcontext() if cache is None else reading(cache, part):
+        with autocast(model.device), nullcontext() if cache is None else prefilling(cache, chunk):
             hidden_BTE = forward(
                 model,
                 ids_BT,
@@ -95,24 +120,31 @@ def prefill(
                 use_cache=cache is not None,
                 prefix=prefix,
             )
-        yield part, hidden_BTE.to(model.dtype)
+        yield chunk, hidden_BTE.to(model.dtype)
 
 
-class Batch:
-    """Rows in the middle of being read and continued by one model. Rows can be dropped as they finish."""
+class DecodingBatch:
+    """Rows that one model continues token by token. Rows can be dropped as they finish."""
 
-    def __init__(self, model: PreTrainedModel, rows: Sequence[Ids], prefix: Prefix | None, pad: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, rows: Sequence[Ids], prefix: Prefix | None, pad: int
+    ) -> None:
         self.model, self.prefix = model, prefix
         start = prefix.length if prefix else 0
-        own = [row[start:] for row in rows]
-        self.mask_BT = left_pad(own, pad, model.device)[1]
+        suffixes = [row[start:] for row in rows]
+        self.mask_BT = left_pad(suffixes, pad, model.device)[1]
         self.cache = growing_cache(model.config, model.dtype, *self.mask_BT.shape)
-        self.hidden_BE = torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in prefill(model, own, prefix, pad, self.cache)])
+        chunks = prefill(model, suffixes, prefix, pad, self.cache)
+        self.hidden_BE = torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in chunks])
         self.next_position_B = self.mask_BT.sum(1) + start
 
     def step(self, ids_B: Tensor) -> None:
-        """Read one more token per row, in the model's own format: converting weights would take longer than the step."""
-        self.mask_BT = torch.cat([self.mask_BT, torch.ones(len(ids_B), 1, dtype=torch.bool, device=ids_B.device)], 1)
+        """Append one token per row and run the model on it.
+
+        This runs in the model's own format: converting weights would take longer than the step.
+        """
+        new_mask_B1 = torch.ones(len(ids_B), 1, dtype=torch.bool, device=ids_B.device)
+        self.mask_BT = torch.cat([self.mask_BT, new_mask_B1], 1)
         hidden_B1E = forward(
             self.model,
             ids_B[:, None],
@@ -125,38 +157,50 @@ class Batch:
         self.hidden_BE = hidden_B1E[:, 0]
         self.next_position_B = self.next_position_B + 1
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these (indices)."""
-        self.cache.batch_select_indices(rows)
-        self.mask_BT, self.next_position_B = self.mask_BT[rows], self.next_position_B[rows]
-        self.hidden_BE = self.hidden_BE[rows]
+    def select_rows(self, indices: Tensor) -> None:
+        """Keep the rows at `indices`, drop the others."""
+        self.cache.batch_select_indices(indices)
+        self.mask_BT = self.mask_BT[indices]
+        self.next_position_B = self.next_position_B[indices]
+        self.hidden_BE = self.hidden_BE[indices]
 
     def logits(self) -> Tensor:
-        """(B, V), float32: what comes after the last token read. Good enough to draw from (see `lm_head_fp32`)."""
+        """(B, V), float32, of the next token.
+
+        Precise enough to sample from; for log-probabilities see `lm_head_fp32`.
+        """
         logits_BV: Tensor = self.model.get_output_embeddings()(self.hidden_BE).float()
         return logits_BV
 
 
 def lm_head_fp32(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
-    """Hidden states -> logits with all bits: bfloat16 would round log-odds to steps of an eighth of a nat."""
+    """Hidden states -> logits in float32; bfloat16 would round log-odds to steps of 1/8 nat."""
     head: Any = model.get_output_embeddings()
     weight_VE = head.weight.float()
     bias_V = None if head.bias is None else head.bias.float()
     return lambda hidden_NE: torch.nn.functional.linear(hidden_NE.float(), weight_VE, bias_V)
 
 
-def sample_tokens(logits_BV: Tensor, temperatures: Sequence[float], streams: Sequence[random.Random]) -> list[int]:
-    """One token per row: the largest logit at temperature 0, else the distribution function inverted at one uniform number."""
+def sample_tokens(
+    logits_BV: Tensor, temperatures: Sequence[float], streams: Sequence[random.Random]
+) -> list[int]:
+    """One token per row: the largest logit at temperature 0, else inverse-CDF sampling."""
     greedy_B = logits_BV.argmax(-1)
     if not any(temperatures):
         return greedy_B.tolist()
     device = logits_BV.device
-    warm_B1 = torch.tensor([[t or 1.0] for t in temperatures], device=device)
-    total_BV = (logits_BV / warm_B1).softmax(-1).cumsum(-1)
-    # 1 - random() lies in (0, 1]: never before the first token with any probability; scaled, as cumsum ends near 1, not at it.
-    uniform_B1 = torch.tensor([[1.0 - stream.random()] for stream in streams], device=device) * total_BV[:, -1:]
-    drawn_B = torch.searchsorted(total_BV, uniform_B1).squeeze(1).clamp(max=logits_BV.shape[-1] - 1)
-    return [int(d if t else g) for d, g, t in zip(drawn_B, greedy_B, temperatures, strict=True)]
+    temperature_B1 = torch.tensor([[t or 1.0] for t in temperatures], device=device)
+    cdf_BV = (logits_BV / temperature_B1).softmax(-1).cumsum(-1)
+    # 1 - random() lies in (0, 1]: never before the first token with any probability. It is scaled,
+    # as cumsum ends near 1, not at 1.
+    uniform_B1 = torch.tensor([[1.0 - stream.random()] for stream in streams], device=device)
+    last_token = logits_BV.shape[-1] - 1
+    index_B1 = torch.searchsorted(cdf_BV, uniform_B1 * cdf_BV[:, -1:])
+    sampled_B = index_B1.squeeze(1).clamp(max=last_token)
+    return [
+        int(sampled if temperature else greedy)
+        for sampled, greedy, temperature in zip(sampled_B, greedy_B, temperatures, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -172,47 +216,79 @@ def generate(
     prefix: Prefix | None = None,
     stop_when: Callable[[int, list[int]], bool] = lambda row, ids: False,
 ) -> list[Generation]:
-    """Continue each row until a stop token, its `max_tokens`, or `stop_when(row, ids so far)`. Finished rows leave the batch."""
-    drawn: list[list[int]] = [[] for _ in rows]
-    ended = [False] * len(rows)
+    """Continue each row until a stop token, its `max_tokens`, or `stop_when(row, ids so far)`.
+
+    Finished rows leave the batch.
+    """
+    generated: list[list[int]] = [[] for _ in rows]
+    stopped = [False] * len(rows)
     streams = [random.Random(seed) for seed in seeds]
-    batch = Batch(model, rows, prefix, pad)
-    alive = list(range(len(rows)))
-    while alive:
-        tokens = sample_tokens(batch.logits(), [temperatures[i] for i in alive], [streams[i] for i in alive])
-        going = []
-        for place, (i, token) in enumerate(zip(alive, tokens, strict=True)):
-            drawn[i].append(token)
-            ended[i] = token in stop_ids or stop_when(i, drawn[i])
-            if not ended[i] and len(drawn[i]) < max_tokens[i]:
-                going.append(place)
-        if len(going) < len(alive):
-            alive = [alive[place] for place in going]
-            if alive:
-                batch.keep(torch.tensor(going, device=model.device))
-        if alive:
-            batch.step(torch.tensor([tokens[place] for place in going], device=model.device))
-    return [Generation(ids, done) for ids, done in zip(drawn, ended, strict=True)]
+    batch = DecodingBatch(model, rows, prefix, pad)
+    active = list(range(len(rows)))  # active[i]: the row at index i of the batch
+    while active:
+        row_temperatures = [temperatures[row] for row in active]
+        row_streams = [streams[row] for row in active]
+        tokens = sample_tokens(batch.logits(), row_temperatures, row_streams)
+        unfinished = []  # indices in the batch
+        for index, (row, token) in enumerate(zip(active, tokens, strict=True)):
+            generated[row].append(token)
+            stopped[row] = token in stop_ids or stop_when(row, generated[row])
+            if not stopped[row] and len(generated[row]) < max_tokens[row]:
+                unfinished.append(index)
+        if len(unfinished) < len(active):
+            active = [active[index] for index in unfinished]
+            if active:
+                batch.select_rows(torch.tensor(unfinished, device=model.device))
+        if active:
+            next_ids = [tokens[index] for index in unfinished]
+            batch.step(torch.tensor(next_ids, device=model.device))
+    return [Generation(ids, done) for ids, done in zip(generated, stopped, strict=True)]
 
 
 @torch.no_grad()
 def option_logprobs(
-    model: PreTrainedModel, rows: Sequence[Ids], options: Sequence[Sequence[Ids]], *, pad: int, prefix: Prefix | None = None
+    model: PreTrainedModel,
+    rows: Sequence[Ids],
+    options: Sequence[Sequence[Ids]],
+    *,
+    pad: int,
+    prefix: Prefix | None = None,
 ) -> list[list[float]]:
-    """For each row, log P(option | row) of each of its options, nats: one forward when all are single tokens.
+    """For each row, log P(option | row) of each of its options, in nats.
 
-    An option of several tokens gets the sum of its tokens' log-probabilities; such rows are read once per option.
+    When all options are single tokens, one forward pass per row gives all of them. Otherwise the
+    model runs once per option, and an option gets the sum of its tokens' log-probabilities.
     """
-    head, start = lm_head_fp32(model), prefix.length if prefix else 0
-    own = [row[start:] for row in rows]
-    if all(len(option) == 1 for row in options for option in row):
-        logp_BV = head(torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in prefill(model, own, prefix, pad)])).log_softmax(-1)
-        return [[float(logp_BV[i, option[0]]) for option in row] for i, row in enumerate(options)]
-    flat = [(list(row), list(option)) for row, mine in zip(own, options, strict=True) for option in mine]
+    start = prefix.length if prefix else 0
+    suffixes = [row[start:] for row in rows]
+    if all(len(option) == 1 for row_options in options for option in row_options):
+        return _single_token_logprobs(model, suffixes, options, pad, prefix)
+    head = lm_head_fp32(model)
+    pairs: list[tuple[list[int], list[int]]] = []
+    for suffix, row_options in zip(suffixes, options, strict=True):
+        pairs += [(list(suffix), list(option)) for option in row_options]
+    inputs = [suffix + option[:-1] for suffix, option in pairs]
     scores = []
-    for part, hidden_BTE in prefill(model, [row + option[:-1] for row, option in flat], prefix, pad):
-        for (_, option), hidden_TE in zip(flat[part], hidden_BTE, strict=True):
+    for chunk, hidden_BTE in prefill(model, inputs, prefix, pad):
+        for (_, option), hidden_TE in zip(pairs[chunk], hidden_BTE, strict=True):
             logp_NV = head(hidden_TE[-len(option) :]).log_softmax(-1)
-            scores.append(float(logp_NV.gather(-1, torch.tensor(option, device=logp_NV.device)[:, None]).sum()))
-    answers = iter(scores)
-    return [[next(answers) for _ in row] for row in options]
+            option_N1 = torch.tensor(option, device=logp_NV.device)[:, None]
+            scores.append(float(logp_NV.gather(-1, option_N1).sum()))
+    remaining = iter(scores)
+    return [[next(remaining) for _ in row_options] for row_options in options]
+
+
+def _single_token_logprobs(
+    model: PreTrainedModel,
+    rows: Sequence[Ids],
+    options: Sequence[Sequence[Ids]],
+    pad: int,
+    prefix: Prefix | None,
+) -> list[list[float]]:
+    chunks = prefill(model, rows, prefix, pad)
+    hidden_BE = torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in chunks])
+    logp_BV = lm_head_fp32(model)(hidden_BE).log_softmax(-1)
+    return [
+        [float(logp_BV[i, token]) for [token] in row_options]
+        for i, row_options in enumerate(options)
+    ]

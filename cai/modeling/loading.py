@@ -1,4 +1,4 @@
-"""A causal model from a folder or a hub id, with this package's attention and layers, and the digest that names it."""
+"""Causal models with this package's attention and layers, loaded from a folder or a hub id."""
 
 from __future__ import annotations
 
@@ -16,29 +16,43 @@ from cai.modeling.skinny_linear import use_skinny_linears
 from cai.store import digest, file_digest
 
 
-def load_model(where: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A causal model, ready for `generation`: in float32 to be trained, in `matmul_dtype()` to be sampled from."""
-    with blame(BackendError, f"model {where}"):
+def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A causal model for `generation`: float32 for training, `matmul_dtype()` for sampling.
+
+    Raises:
+        BackendError: the model cannot be loaded, or its attention is not supported.
+    """
+    with blame(BackendError, f"model {name_or_path}"):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True
+            name_or_path,
+            dtype=dtype,
+            attn_implementation=attention.ATTN_IMPLEMENTATION,
+            use_safetensors=True,
         )
         model.to(device())
-    refuse_windows(model.config, where)
+    reject_sliding_windows(model.config, name_or_path)
     use_skinny_linears(model)
     recompute_gated_mlps(model)
     return model.eval()
 
 
-def refuse_windows(config: Any, where: str) -> None:
-    """Our attention looks at every earlier token: a model trained with sliding windows would quietly become another one."""
-    if any("sliding" in kind for kind in getattr(config, "layer_types", None) or ()):
-        raise BackendError(f"{where}: its layers attend in sliding windows, which the local back end does not do yet")
+def reject_sliding_windows(config: Any, name_or_path: str) -> None:
+    """Refuse models trained with sliding-window attention.
+
+    `cai.modeling.attention` attends to every earlier token: it would silently change such a model.
+    """
+    layer_types = getattr(config, "layer_types", None) or ()
+    if any("sliding" in layer_type for layer_type in layer_types):
+        raise BackendError(
+            f"{name_or_path}: sliding-window attention is not supported by the local back end"
+        )
 
 
-def fingerprint(where: str) -> str:
-    """Digest of the weight files, config and tokenizer of a folder; a hub id stands for itself."""
-    folder = Path(where)
+def fingerprint(name_or_path: str) -> str:
+    """Digest of a folder's weight files, config and tokenizer; of a hub id, its name only."""
+    folder = Path(name_or_path)
     if not folder.is_dir():
-        return digest("hub", where, str(matmul_dtype()))
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".jinja"))
-    return digest(*[f"{p.name}:{file_digest(p)}" for p in files], str(matmul_dtype()))
+        return digest("hub", name_or_path, str(matmul_dtype()))
+    suffixes = (".safetensors", ".json", ".jinja")
+    files = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+    return digest(*[f"{path.name}:{file_digest(path)}" for path in files], str(matmul_dtype()))

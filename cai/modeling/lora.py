@@ -1,4 +1,4 @@
-"""One frozen base in memory, several LoRA adapters on it: policy, preference model; the reference is the base with none."""
+"""One frozen base model with several LoRA adapters; without an adapter it is the reference."""
 
 from __future__ import annotations
 
@@ -18,54 +18,75 @@ from cai.modeling.precision import autocast
 ADAPTER_FILE = "adapter.safetensors"
 
 
-def lora_config(base: PreTrainedModel, rank: int, layers: int | None = None) -> LoraConfig:
-    """All linear layers but the head, scale 2, no dropout: first and later passes see the same function.
+def lora_config(
+    base: PreTrainedModel, rank: int, num_trainable_layers: int | None = None
+) -> LoraConfig:
+    """LoRA on all linear layers but the head, with scale 2.
 
-    `layers`: only the last so many blocks, so that gradients stop there and a step costs less. None: all of them.
+    There is no dropout, so that repeated passes over a batch compute the same function.
+
+    Args:
+        num_trainable_layers: adapt only that many of the last blocks, so that the backward pass
+            ends there and a step costs less. None: all of them.
     """
     head = base.get_output_embeddings()
-    linear = {key.rpartition(".")[2] for key, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
-    return _config(sorted(linear), int(base.config.num_hidden_layers), rank, layers)
+    linear_names = {
+        name.rpartition(".")[2]
+        for name, module in base.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    num_layers = int(base.config.num_hidden_layers)
+    return _lora_config(sorted(linear_names), num_layers, rank, num_trainable_layers)
 
 
-def _config(targets: list[str], blocks: int, rank: int, layers: int | None) -> LoraConfig:
+def _lora_config(
+    target_modules: list[str], num_layers: int, rank: int, num_trainable_layers: int | None
+) -> LoraConfig:
+    layers = None
+    if num_trainable_layers is not None:
+        layers = list(range(max(0, num_layers - num_trainable_layers), num_layers))
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.0,
-        target_modules=targets,
-        layers_to_transform=None if layers is None else list(range(max(0, blocks - layers), blocks)),
+        target_modules=target_modules,
+        layers_to_transform=layers,
         task_type="CAUSAL_LM",
     )
-    config._register_custom_module({torch.nn.Linear: lora_linear.Linear})
+    config._register_custom_module({torch.nn.Linear: lora_linear.LoraLinear})
     return config
 
 
-def with_adapter(base: PreTrainedModel, name: str, rank: int, layers: int | None = None) -> PeftModel:
-    """The base, frozen, with one fresh adapter (it changes nothing until trained)."""
-    model: PeftModel = get_peft_model(base, lora_config(base, rank, layers), adapter_name=name)
+def with_adapter(
+    base: PreTrainedModel, name: str, rank: int, num_trainable_layers: int | None = None
+) -> PeftModel:
+    """The base, frozen, with one fresh adapter, which changes nothing until it is trained."""
+    config = lora_config(base, rank, num_trainable_layers)
+    model: PeftModel = get_peft_model(base, config, adapter_name=name)
     return model.eval()
 
 
-def add_adapter(model: PeftModel, name: str, rank: int, layers: int | None = None) -> None:
-    """A further adapter; one that is there already stays as it is."""
+def add_adapter(
+    model: PeftModel, name: str, rank: int, num_trainable_layers: int | None = None
+) -> None:
+    """Add a fresh adapter; an existing one of that name stays as it is."""
     if name not in model.peft_config:
-        targets = sorted(next(iter(model.peft_config.values())).target_modules)
-        model.add_adapter(name, _config(targets, int(model.config.num_hidden_layers), rank, layers))
+        target_modules = sorted(next(iter(model.peft_config.values())).target_modules)
+        num_layers = int(model.config.num_hidden_layers)
+        config = _lora_config(target_modules, num_layers, rank, num_trainable_layers)
+        model.add_adapter(name, config)
         model.eval()
 
 
 @contextlib.contextmanager
 def active_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
-    """Inside, the base speaks with this adapter, or with none: the reference. Which parameters learn isn't touched."""
+    """Inside, the model computes with this adapter, or with none: the reference.
+
+    Which parameters require gradients does not change.
+    """
     if name is None:
-        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        try:
-            with model.disable_adapter():
-                yield
-        finally:
-            for parameter in learning:  # peft gives gradients back to the active adapter only
-                parameter.requires_grad_(True)
+        with _no_adapter(model):
+            yield
         return
     before = model.active_adapter
     _activate(model, name)
@@ -75,9 +96,21 @@ def active_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
         _activate(model, before)
 
 
+@contextlib.contextmanager
+def _no_adapter(model: PeftModel) -> Iterator[None]:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter in trainable:  # peft restores gradients of the active adapter only
+            parameter.requires_grad_(True)
+
+
 def _activate(model: PeftModel, name: str) -> None:
     if model.active_adapter != name:
-        # set_adapter() also decides which adapters take gradients; all of them do here, each gets them only where it was used
+        # set_adapter() also freezes the other adapters. Here all of them require gradients; each
+        # gets them only where it was used.
         model.set_adapter(name)
         for key, parameter in model.named_parameters():
             if "lora_" in key:
@@ -91,32 +124,41 @@ def parameters_of(model: PeftModel, name: str) -> list[torch.nn.Parameter]:
 
 def adapter_tensors(model: PeftModel, name: str) -> dict[str, Tensor]:
     """The adapter's weights by name."""
-    found: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    return found
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(
+        model, adapter_name=name, save_embedding_layers=False
+    )
+    return tensors
 
 
 def set_adapter_tensors(model: PeftModel, name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Put saved weights into an adapter; a missing or spare one is an error."""
+    """Load saved weights into an adapter.
+
+    Raises:
+        ValueError: a tensor is missing, or the adapter has no such tensor.
+    """
     expected = set(adapter_tensors(model, name))
     if expected != set(tensors):
-        raise ValueError(f"adapter {name!r} has other tensors than the file: {sorted(expected ^ set(tensors))[:3]}")
+        different = sorted(expected ^ set(tensors))[:3]
+        raise ValueError(f"adapter {name!r} has other tensors than the file: {different}")
     set_peft_model_state_dict(model, dict(tensors), adapter_name=name)
 
 
 def hidden_states(model: PeftModel, name: str | None, ids_BT: Tensor) -> Tensor:
-    """(B, T, hidden) of the base with adapter `name`, or with none, in the model's own format. Rows are right-padded: no mask."""
+    """(B, T, E) of the base with adapter `name`, or with none, in the model's own format.
+
+    Rows are right-padded, so they need no mask.
+    """
     with active_adapter(model, name), autocast(model.device):
-        hidden = shared_prefix.shared_prefix_forward(model.get_base_model().base_model, ids_BT)
-    return hidden.to(model.dtype)
+        hidden_BTE = shared_prefix.shared_prefix_forward(model.get_base_model().base_model, ids_BT)
+    return hidden_BTE.to(model.dtype)
 
 
 def lm_head(model: PeftModel) -> Any:
-    """Hidden states -> logits."""
+    """The language-model head: hidden states -> logits."""
     return model.get_base_model().get_output_embeddings()
 
 
-def _layers(model: PeftModel, name: str) -> Iterator[tuple[str, Any]]:
-    """The base's layers that the adapter changes."""
+def _adapted_layers(model: PeftModel, name: str) -> Iterator[tuple[str, Any]]:
     for key, module in model.get_base_model().named_modules():
         if hasattr(module, "lora_A") and name in module.lora_A:
             yield key, module
@@ -124,10 +166,11 @@ def _layers(model: PeftModel, name: str) -> Iterator[tuple[str, Any]]:
 
 @torch.no_grad()
 def merge_into(target: PreTrainedModel, model: PeftModel, name: str) -> None:
-    """Give `target`, a plain copy of the base, the weights W + s * B A: the policy without the adapter's extra products.
+    """Write W + s * B A to `target`, a plain copy of the base: the policy without LoRA products.
 
-    The base itself is left alone: merging in place and back would move it by a rounding error each time.
+    The base itself does not change: merging in place and back would add a rounding error each time.
     """
     weights = dict(target.named_parameters())
-    for key, module in _layers(model, name):
-        weights[f"{key}.weight"].copy_(module.get_base_layer().weight + module.get_delta_weight(name))
+    for key, module in _adapted_layers(model, name):
+        merged = module.get_base_layer().weight + module.get_delta_weight(name)
+        weights[f"{key}.weight"].copy_(merged)

@@ -1,6 +1,7 @@
-"""The C library's heap, which keeps what is freed and tears what it keeps: measured, a third of the memory of a PPO run.
+"""Returning freed memory to the system under glibc.
 
-These are requests that other C libraries than glibc do not know; there nothing happens.
+glibc's heap keeps what is freed and fragments: measured, a third of the memory of a PPO run. Other
+C libraries lack these functions; there nothing happens.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import gc
 import sys
 
 M_MMAP_THRESHOLD = -3
-"""Its number in glibc's malloc.h."""
-LARGE = 3_000_000
-"""Bytes. In small batches what passes between layers stays below, and is quickest from the heap; what is wider comes and goes."""
+"""The parameter's number in glibc's malloc.h."""
+MMAP_THRESHOLD_BYTES = 3_000_000
+"""Activations of small batches are smaller, and fastest from the heap."""
 
 
 def _libc() -> ctypes.CDLL | None:
@@ -21,23 +22,26 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def release_memory() -> None:
-    """Freed memory to the system, not only to the allocator, which would keep gigabytes of it for the rest of the run."""
+    """Collect garbage and return freed memory to the system; the allocator would keep gigabytes."""
     gc.collect()
     malloc_trim()
 
 
 def malloc_trim() -> None:
-    """What is free already, without looking for more."""
+    """Return free heap memory to the system, without collecting garbage first."""
     with contextlib.suppress(OSError, AttributeError):
-        if (libc := _libc()) is not None:
+        libc = _libc()
+        if libc is not None:
             libc.malloc_trim(0)
 
 
 def mmap_large_tensors() -> None:
-    """From here on large tensors get pages of their own, which go back to the system when they are freed.
+    """From here on, allocate large tensors by mmap: their pages return to the system when freed.
 
-    Left alone, glibc puts ever larger ones on the heap, where the activations that a step keeps lie between the ones it frees.
+    By default glibc raises its threshold and puts ever larger tensors on the heap, where the
+    activations that a step saves lie between those it frees.
     """
     with contextlib.suppress(OSError, AttributeError):
-        if (libc := _libc()) is not None:
-            libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+        libc = _libc()
+        if libc is not None:
+            libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)

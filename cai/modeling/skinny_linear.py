@@ -1,8 +1,8 @@
-"""Linear layers that are quick for few rows, which is what drawing a token for each reply of a batch asks of them.
+"""Linear layers for skinny GEMMs: a decoding step multiplies one row for each sequence.
 
-A step of generation multiplies as many rows as replies are drawn together. On a CPU the product of so few rows is
-faster the other way round, with the weights on the left: x W' = (W x')'. It is made in panels of eight rows. The rows
-over, as replies end and leave the batch, are slower one by one than a whole panel: 15 take twice the time of 16.
+On a CPU the product of so few rows is faster with the weights on the left: x W' = (W x')'. It is
+computed in panels of eight rows. Rows that do not fill a panel, as sequences finish and leave the
+batch, are slower one by one than a whole panel: 15 take twice the time of 16.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-ROWS = 256
+MAX_ROWS = 256
 """From more rows on, the usual order is at least as fast."""
-PANEL = 8
-PADDED = 12
-"""From so many rows on, empty ones fill the last panel."""
+PANEL_ROWS = 8
+MIN_PADDED_ROWS = 12
+"""From this number of rows on, empty rows fill the last panel."""
 
 
 class SkinnyLinear(nn.Linear):
-    """A linear layer, in the order that suits the number of rows."""
+    """A linear layer that multiplies in the order that suits the number of rows."""
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.numel() // self.in_features
-        if rows > ROWS or input.dtype != torch.float32:
+        if rows > MAX_ROWS or input.dtype != torch.float32:
             return super().forward(input)
         input_NI = input.reshape(rows, self.in_features)
-        if rows >= PADDED and rows % PANEL:
-            input_NI = pad(input_NI, (0, 0, 0, -rows % PANEL))
+        if rows >= MIN_PADDED_ROWS and rows % PANEL_ROWS:
+            input_NI = pad(input_NI, (0, 0, 0, -rows % PANEL_ROWS))
         output_NO = (self.weight @ input_NI.t()).t()[:rows]
         if self.bias is not None:
             output_NO = output_NO + self.bias
@@ -35,7 +35,9 @@ class SkinnyLinear(nn.Linear):
 
 
 def use_skinny_linears(model: nn.Module) -> None:
-    """Make the plain linear layers of a float32 model on a CPU quick for few rows; others stay as they are."""
+    """Make the plain linear layers of a float32 model on a CPU skinny; others stay as they are."""
     for module in model.modules():
-        if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
+        if type(module) is not nn.Linear:
+            continue
+        if module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
             module.__class__ = SkinnyLinear

