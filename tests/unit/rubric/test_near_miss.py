@@ -171,8 +171,8 @@ def test_wrong_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, object], why: str
 ) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    files = ["--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "w.yaml")]
     with pytest.raises(SystemExit) as ended:
-        files = ["--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "w.yaml")]
         main(["fit", "--constitution", "refusal_style", *files])
     assert ended.value.code == 2
     assert why in capsys.readouterr().err
