@@ -1,11 +1,14 @@
-"""Labelling pairs in both orders by reading the options' log-probabilities, against sampling a written verdict and parsing it.
+"""Speed of labelling by option log-probabilities, against sampling and parsing written verdicts.
 
     python benchmarks/label_speed.py [PAIRS] [PLAIN]
 
-The same pairs, principles and few-shots everywhere. Against two ways to write a verdict of at most 64 tokens per order:
-  - as people write such judges: `generate` of transformers, a prompt at a time, exactly 64 tokens (the first PLAIN pairs only);
-  - with cai's own sampler, which batches, reads the few-shots once, and stops where the model does.
-Prints seconds a pair of each, how many verdicts could be parsed at all, and the ratios. Alternating, in one process.
+The same pairs in both orders, principles and few-shots everywhere. A written verdict has at most
+64 tokens per order, and is sampled in two ways:
+  - as such judges are commonly written: `generate` of transformers, one prompt at a time, exactly
+    64 tokens (the first PLAIN pairs only);
+  - with cai's sampler, which batches, runs the model on the few-shots once, and stops at the end
+    token.
+Prints seconds a pair of each, how many verdicts could be parsed, and the ratios. In one process.
 """
 
 from __future__ import annotations
@@ -13,14 +16,15 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from cai import templates
 from cai.async_map import gather
-from cai.constitution import find, load_constitution
+from cai.constitution import Constitution, find, load_constitution
 from cai.data.readers import prompt_rows
 from cai.generate.label import LabelConfig, asked_by, labeller
 from cai.lm import open_lm
@@ -30,68 +34,114 @@ from cai.modeling.tokenization import load_renderer
 from cai.records import Chat, Pair
 from cai.seeds import derive
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
+CONFIG = LabelConfig()
+VERDICT_TOKENS = 64
 REPLIES = (
     "I'm sorry, but I can't help with that. Is there something else I can do?",
     "Sure. First gather what you need, then begin.",
 )
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    few = int(sys.argv[2]) if len(sys.argv) > 2 else 10
-    judge, book = open_lm("smollm2"), load_constitution(find("assistant"))
-    prompts = [p for name in ("disallowed", "benign") for p in prompt_rows(ROOT / "examples" / "prompts" / f"{name}.jsonl")]
-    pairs = [
-        Pair(source=p.id, chat=p.chat, first=REPLIES[0], second=REPLIES[1]) for p in prompts[:: max(1, len(prompts) // count)]
+def load_pairs(count: int) -> list[Pair]:
+    folder = ROOT / "examples" / "prompts"
+    prompts = [
+        prompt
+        for name in ("disallowed", "benign")
+        for prompt in prompt_rows(folder / f"{name}.jsonl")
     ]
-    pairs, config = pairs[:count], LabelConfig()
-    step = labeller(book, judge, config, 0, lambda pair: (None, None))
-
-    def questions(pair: Pair) -> list[Chat]:
-        [principle] = asked_by(book, config, None, 0, pair, None)
-        assert principle is not None  # noqa: S101
-        shots, asked = book.examples.compare, principle.compare or ""
-        return [templates.compare_chat(shots, one.chat, one.first, one.second, asked) for one in (pair, pair.swap())]
-
-    async def write(pair: Pair) -> list[str | None]:
-        verdicts = []
-        for chat in questions(pair):
-            said = await judge.sample(chat, max_tokens=64, temperature=0.0, seed=derive(0, pair.id))
-            verdicts.append(templates.parse_verdict(said.text))
-        return verdicts
-
-    async def timed(work: list[object]) -> tuple[float, list[object]]:
-        started = time.perf_counter()
-        found = list(await gather(work))  # type: ignore[arg-type]
-        return time.perf_counter() - started, found
-
-    generate = plain_judge()
-    started = time.perf_counter()
-    written = [templates.parse_verdict(generate(chat)) for pair in pairs[:few] for chat in questions(pair)]
-    plain = (time.perf_counter() - started) / few
-    read, labels = asyncio.run(timed([step(pair) for pair in pairs]))
-    wrote, verdicts = asyncio.run(timed([write(pair) for pair in pairs]))
-    parsed = sum(verdict is not None for both in verdicts for verdict in both)  # type: ignore[attr-defined]
-    read, wrote = read / len(labels), wrote / len(verdicts)
-    print(f"log-probabilities in both orders: {read:.2f} s a pair, {len(labels)} pairs")
-    hits = sum(verdict is not None for verdict in written)
-    print(f"generate, 64 tokens: {plain:.2f} s a pair, {few} pairs, {hits} of {2 * few} parsed; {plain / read:.1f} times as long")
-    print(f"cai's sampler: {wrote:.2f} s a pair, {parsed} of {2 * len(verdicts)} parsed; {wrote / read:.1f} times as long")
+    step = max(1, len(prompts) // count)
+    first, second = REPLIES
+    pairs = [
+        Pair(source=prompt.id, chat=prompt.chat, first=first, second=second)
+        for prompt in prompts[::step]
+    ]
+    return pairs[:count]
 
 
-def plain_judge() -> Callable[[Chat], str]:
-    """Chat -> 64 tokens, drawn as transformers does by itself."""
-    where = locate("smollm2")
-    model, renderer = load_model(where), load_renderer(where)
+def verdict_requests(constitution: Constitution, pair: Pair) -> list[Chat]:
+    """The chats that ask for a verdict, in both orders."""
+    [principle] = asked_by(constitution, CONFIG, None, 0, pair, None)
+    assert principle is not None  # noqa: S101
+    shots = constitution.examples.compare
+    question = principle.compare or ""
+    return [
+        templates.compare_chat(shots, order.chat, order.first, order.second, question)
+        for order in (pair, pair.swap())
+    ]
+
+
+def transformers_judge() -> Callable[[Chat], str]:
+    """Chat -> 64 tokens, sampled by `generate` of transformers."""
+    path = locate("smollm2")
+    model = load_model(path)
+    renderer = load_renderer(path)
 
     def generate(chat: Chat) -> str:
         ids = torch.tensor([renderer.prompt_ids(chat)])
-        given = {"attention_mask": torch.ones_like(ids), "pad_token_id": renderer.pad_id, "do_sample": True}
-        out = model.generate(ids, max_new_tokens=64, min_new_tokens=64, **given)[0, ids.shape[1] :]
-        return str(renderer.tokenizer.decode(out, skip_special_tokens=True))
+        out = model.generate(
+            ids,
+            max_new_tokens=VERDICT_TOKENS,
+            min_new_tokens=VERDICT_TOKENS,
+            attention_mask=torch.ones_like(ids),
+            pad_token_id=renderer.pad_id,
+            do_sample=True,
+        )
+        reply_ids = out[0, ids.shape[1] :]
+        return str(renderer.tokenizer.decode(reply_ids, skip_special_tokens=True))
 
     return generate
+
+
+async def timed(jobs: Sequence[Awaitable[T]]) -> tuple[float, list[T]]:
+    """(seconds, results)"""
+    started = time.perf_counter()
+    results = list(await gather(jobs))
+    return time.perf_counter() - started, results
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    plain_count = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    judge = open_lm("smollm2")
+    constitution = load_constitution(find("assistant"))
+    pairs = load_pairs(count)
+    step = labeller(constitution, judge, CONFIG, 0, lambda pair: (None, None))
+
+    async def write_verdicts(pair: Pair) -> list[str | None]:
+        verdicts = []
+        for chat in verdict_requests(constitution, pair):
+            sample = await judge.sample(
+                chat, max_tokens=VERDICT_TOKENS, temperature=0.0, seed=derive(0, pair.id)
+            )
+            verdicts.append(templates.parse_verdict(sample.text))
+        return verdicts
+
+    generate = transformers_judge()
+    started = time.perf_counter()
+    plain_verdicts = [
+        templates.parse_verdict(generate(chat))
+        for pair in pairs[:plain_count]
+        for chat in verdict_requests(constitution, pair)
+    ]
+    plain = (time.perf_counter() - started) / plain_count
+    label_seconds, labels = asyncio.run(timed([step(pair) for pair in pairs]))
+    sampled_seconds, verdicts = asyncio.run(timed([write_verdicts(pair) for pair in pairs]))
+
+    label_pace = label_seconds / len(labels)
+    sampled_pace = sampled_seconds / len(verdicts)
+    plain_parsed = sum(verdict is not None for verdict in plain_verdicts)
+    parsed = sum(verdict is not None for both in verdicts for verdict in both)
+    print(f"log-probabilities in both orders: {label_pace:.2f} s a pair, {len(labels)} pairs")
+    print(
+        f"generate, {VERDICT_TOKENS} tokens: {plain:.2f} s a pair, {plain_count} pairs, "
+        f"{plain_parsed} of {2 * plain_count} parsed; {plain / label_pace:.1f} times as long"
+    )
+    print(
+        f"cai's sampler: {sampled_pace:.2f} s a pair, {parsed} of {2 * len(verdicts)} parsed; "
+        f"{sampled_pace / label_pace:.1f} times as long"
+    )
 
 
 if __name__ == "__main__":

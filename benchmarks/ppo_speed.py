@@ -1,10 +1,13 @@
-"""One PPO loop against another on one machine: seconds an update, replies a second, highest resident memory, time by phase.
+"""Speed of the PPO loop: seconds an update, replies a second, peak resident memory, time by phase.
 
     python benchmarks/ppo_speed.py [--mode lora|full] [--peer PYTHON SCRIPT]
 
-SmolLM2-135M, 16 prompts an update, 32 new tokens, one pass, 4 updates of which the first is left out. The reward is a preference
-model of the same size, as the peer's is. PYTHON is the interpreter of an environment with TRL 1.12, the last that had PPO. SCRIPT
-runs its PPOTrainer with the same sizes, and prints a JSON line with `episodes_per_s` and `peak_rss_mib`. The sides take turns.
+SmolLM2-135M, 16 prompts an update, 32 new tokens, one pass, 4 updates of which the first is left
+out. The reward is a preference model of the same size, as the peer's is.
+
+With `--peer`, the loop is compared with another on the same machine. PYTHON is the interpreter of
+an environment with TRL 1.12, the last that had PPO. SCRIPT runs its PPOTrainer with the same sizes,
+and prints a JSON line with `episodes_per_s` and `peak_rss_mib`. The sides take turns.
 """
 
 from __future__ import annotations
@@ -21,12 +24,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-BATCH, LENGTH, UPDATES = 16, 32, 4
+BATCH = 16
+LENGTH = 32
+UPDATES = 4
 FORWARD = 0.27e9
 """Floating-point operations of one token's forward pass."""
 
 
-def ours(mode: str) -> None:
+class PhaseTimer:
+    """Seconds by phase, from the end of the first update on."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, float] = defaultdict(float)
+        self.update_ends: list[float] = []
+
+    def timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            result = work(*args, **kwargs)
+            if self.update_ends:
+                self.phases[name] += time.perf_counter() - started
+            return result
+
+        return wrapped
+
+    def end_update(self, step: int, metrics: Any) -> None:
+        self.update_ends.append(time.perf_counter())
+
+    @property
+    def updates(self) -> int:
+        return len(self.update_ends) - 1
+
+    def seconds_per_update(self) -> float:
+        return (self.update_ends[-1] - self.update_ends[0]) / self.updates
+
+
+def load_actor(mode: str, config: Any) -> tuple[Any, Any, Any]:
+    """(actor, base model of the preference model, renderer)"""
     import torch
 
     from cai.modeling.loading import load_model
@@ -34,77 +68,90 @@ def ours(mode: str) -> None:
     from cai.modeling.model_files import locate
     from cai.modeling.precision import matmul_dtype
     from cai.modeling.tokenization import load_renderer
-    from cai.records import Prompt, chat_of
-    from cai.reward.preference_model import ADAPTER, PreferenceModel
-    from cai.train.ppo import trainer as loop
+    from cai.reward.preference_model import ADAPTER
     from cai.train.ppo.actor import POLICY, FullActor, LoraActor
-    from cai.train.ppo.config import PPOConfig
 
-    where = locate("smollm2")
-    sizes = {"updates": UPDATES, "prompts": BATCH, "replies": 1, "max_tokens": LENGTH, "minibatches": 1}
-    config = PPOConfig.model_validate(sizes | {"mode": mode, "save_every": UPDATES})  # nor does the peer save
-    renderer, base = load_renderer(where), load_model(where)
-    copy = load_model(where, matmul_dtype()) if matmul_dtype() != torch.float32 else None
+    path = locate("smollm2")
+    renderer = load_renderer(path)
+    base = load_model(path)
+    low_precision = matmul_dtype() != torch.float32
+    rollout_copy = load_model(path, matmul_dtype()) if low_precision else None
     torch.manual_seed(0)
     if mode == "lora":
         base = with_adapter(base, POLICY, config.rank)
-        actor: Any = LoraActor(base, copy)
-    else:
-        base = with_adapter(base, ADAPTER, config.rank)
-        actor = FullActor(load_model(where), base, copy)
+        return LoraActor(base, rollout_copy), base, renderer
+    base = with_adapter(base, ADAPTER, config.rank)
+    return FullActor(load_model(path), base, rollout_copy), base, renderer
+
+
+def run_cai(mode: str) -> None:
+    """Run the loop, and print one JSON line."""
+    from cai.records import Prompt, chat_of
+    from cai.reward.preference_model import PreferenceModel
+    from cai.train.ppo import trainer
+    from cai.train.ppo.config import PPOConfig
+
+    sizes = {
+        "updates": UPDATES,
+        "prompts": BATCH,
+        "replies": 1,
+        "max_tokens": LENGTH,
+        "minibatches": 1,
+    }
+    # The peer does not save either.
+    config = PPOConfig.model_validate(sizes | {"mode": mode, "save_every": UPDATES})
+    actor, base, renderer = load_actor(mode, config)
     judge = PreferenceModel(base, renderer)
-    prompts = [
-        Prompt(chat=chat_of(("user", f"Explain how to do task number {i} safely at home."))) for i in range(UPDATES * BATCH)
-    ]
-    phases: dict[str, float] = defaultdict(float)
-    ends: list[float] = []
+    texts = [f"Explain how to do task number {i} safely at home." for i in range(UPDATES * BATCH)]
+    prompts = [Prompt(chat=chat_of(("user", text))) for text in texts]
+    timer = PhaseTimer()
     tokens = [0]
-
-    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*given: Any, **more: Any) -> Any:
-            started = time.perf_counter()
-            found = work(*given, **more)
-            phases[name] += time.perf_counter() - started if ends else 0.0
-            return found
-
-        return wrapped
 
     def score(rollouts: Any) -> Any:
         tokens[0] = sum(len(r.prompt_ids) + len(r.reply_ids) for r in rollouts)
         return {"pm": judge.score([judge.rows(r.prompt.chat, r.text) for r in rollouts])}
 
-    loop.sample, loop.credit, loop.learn = timed("sample", loop.sample), timed("read", loop.credit), timed("learn", loop.learn)
-
-    def update(step: int, told: Any) -> None:
-        ends.append(time.perf_counter())
-
+    trainer.sample_rollouts = timer.timed("sample", trainer.sample_rollouts)
+    trainer.make_experience = timer.timed("read", trainer.make_experience)
+    trainer.learn = timer.timed("learn", trainer.learn)
     with tempfile.TemporaryDirectory() as folder:
-        loop.ppo(
-            loop.learner(actor, config),
+        trainer.ppo(
+            trainer.learner(actor, config),
             renderer,
             prompts,
-            timed("score", score),
+            timer.timed("score", score),
             config,
             Path(folder),
             seed=0,
             progress=lambda done, total: None,
-            track=update,
+            track=timer.end_update,
         )
-    seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
-    found = {"mode": mode, "s_per_update": round(seconds, 2), "episodes_per_s": round(BATCH / seconds, 3)}
-    found["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    found |= {f"s_{name}": round(total / (len(ends) - 1), 2) for name, total in phases.items()}
-    # as if nothing were shared: sampling, reference, old policy and reward read each token once; learning reads it and goes back
-    work = tokens[0] * FORWARD * (4 + 3)
-    found["of_matmul_limit"] = round(work / seconds / matmul(), 2)
-    print(json.dumps(found), flush=True)
+    print(json.dumps(report(mode, timer, tokens[0])), flush=True)
 
 
-def matmul() -> float:
-    """Operations a second of a product of the model's own sizes, best of five."""
+def report(mode: str, timer: PhaseTimer, tokens: int) -> dict[str, Any]:
+    seconds = timer.seconds_per_update()
+    line: dict[str, Any] = {
+        "mode": mode,
+        "s_per_update": round(seconds, 2),
+        "episodes_per_s": round(BATCH / seconds, 3),
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    for name, total in timer.phases.items():
+        line[f"s_{name}"] = round(total / timer.updates, 2)
+    # As if nothing were shared: four forward passes over each token (sampling, reference, old
+    # policy, reward), and for learning one forward pass and a backward pass of twice its cost.
+    work = tokens * FORWARD * (4 + 3)
+    line["of_matmul_limit"] = round(work / seconds / matmul_rate(), 2)
+    return line
+
+
+def matmul_rate() -> float:
+    """Operations a second of a product of the model's sizes, best of five."""
     import torch
 
-    a, b = torch.randn(512, 576), torch.randn(576, 1536)
+    a = torch.randn(512, 576)
+    b = torch.randn(576, 1536)
     best = 0.0
     for _ in range(5):
         started = time.perf_counter()
@@ -114,30 +161,37 @@ def matmul() -> float:
     return best
 
 
+def run_command(command: list[str]) -> dict[str, Any]:
+    """The last line that a command prints, as JSON."""
+    result = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    row: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
+    return row
+
+
 def main() -> None:
-    options = argparse.ArgumentParser()
-    options.add_argument("--mode", choices=("lora", "full"))
-    options.add_argument("--peer", nargs=2, metavar=("PYTHON", "SCRIPT"))
-    given = options.parse_args()
-    if given.mode and not given.peer:
-        ours(given.mode)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mode", choices=("lora", "full"))
+    parser.add_argument("--peer", nargs=2, metavar=("PYTHON", "SCRIPT"))
+    options = parser.parse_args()
+    if options.mode and not options.peer:
+        run_cai(options.mode)
         return
     from cai.modeling.model_files import locate
 
-    where = locate("smollm2")
-    for mode in (given.mode,) if given.mode else ("lora", "full"):
-        lines = [subprocess.run([sys.executable, __file__, "--mode", mode], capture_output=True, text=True, check=True).stdout]  # noqa: S603
-        if given.peer:
-            python, script = given.peer
+    path = str(locate("smollm2"))
+    for mode in (options.mode,) if options.mode else ("lora", "full"):
+        rows = [run_command([sys.executable, __file__, "--mode", mode])]
+        if options.peer:
+            python, script = options.peer
             sizes = [str(UPDATES), str(BATCH), str(LENGTH), mode]
-            lines.append(subprocess.run([python, script, where, *sizes], capture_output=True, text=True, check=True).stdout)  # noqa: S603
-        found = [json.loads(line.strip().splitlines()[-1]) for line in lines]
-        for row in found:
+            rows.append(run_command([python, script, path, *sizes]))
+        for row in rows:
             print(json.dumps(row), flush=True)
-        if given.peer:
-            mine, peer = found
-            faster, memory = (mine[key] / peer[key] for key in ("episodes_per_s", "peak_rss_mib"))
-            print(f"{mode}: {faster:.2f} times the replies a second, {memory:.2f} of the memory")
+        if options.peer:
+            mine, peer = rows
+            speed = mine["episodes_per_s"] / peer["episodes_per_s"]
+            memory = mine["peak_rss_mib"] / peer["peak_rss_mib"]
+            print(f"{mode}: {speed:.2f} times the replies a second, {memory:.2f} of the memory")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""How far the shipped rubric agrees with people, and how fast it is, on public data that the project does not ship.
+"""The shipped rubrics' agreement with people, and their speed, on public data outside this project.
 
     CAI_EVAL_DATA=/path/to/data python benchmarks/rubric_agreement.py
 
-reads, in `refusal_style`: `xstest/completions_*.csv` (XSTest, arXiv:2308.01263: 3 x 450 replies, human labels),
-`gptfuzz/train.csv` (GPTFuzz, arXiv:2309.10253: replies to jailbreaks, human labels), and `rbr_gold/train.jsonl` (rule-based
-rewards, arXiv:2411.01111: 351 replies, 22 propositions each). Shares have 95 % Wilson intervals, F1 a seeded bootstrap over
-replies. Two-way: full compliance against any refusal.
+Data, in `refusal_style`: `xstest/completions_*.csv` (XSTest, arXiv:2308.01263: 3 x 450 replies,
+human labels), `gptfuzz/train.csv` (GPTFuzz, arXiv:2309.10253: replies to jailbreaks, human labels),
+and `rbr_gold/train.jsonl` (rule-based rewards, arXiv:2411.01111: 351 replies, 22 propositions
+each). Shares have 95 % Wilson intervals, F1 a seeded bootstrap over replies. Two-way: full
+compliance against any refusal.
 
-The patterns were written with XSTest and GPTFuzz in view, `declines` and `judges` with some of rbr_gold too: for them that is
-no held-out test. `fitted` is `refusal_style_fitted` with its text model fitted anew on the other models' replies and on GPTFuzz
-(for XSTest), or on XSTest and the other four fifths of GPTFuzz's questions (for GPTFuzz): what it is tested on it has not seen.
+The patterns were written with XSTest and GPTFuzz in view, `declines` and `judges` with some of
+rbr_gold too: for them that is no held-out test. `fitted` is `refusal_style_fitted` with its text
+model fitted anew on the other models' replies and on GPTFuzz (for XSTest), or on XSTest and the
+other four fifths of GPTFuzz's questions (for GPTFuzz): it is tested on replies that it was not
+fitted on.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,13 @@ from cai.constitution.load import load_constitution
 from cai.constitution.schema import Rubric
 from cai.rubric import CompiledRubric, compile_rubric, grade
 from cai.rubric.fit_weights import FitConfig, Ranked, errors, fit, split_prompts
-from cai.rubric.propositions import read_reply, unquoted_text
+from cai.rubric.propositions import normalize_reply, unquoted_text
 from cai.rubric.text_classifier import Labelled, TextFit, fit_text, words_of
 
 ROOT = Path(__file__).parents[1]
 Array = NDArray[np.bool_]
+DegreePair = tuple[str, str]
+"""(degree by people, degree by the rubric)"""
 LIKE = {
     "apology": "apologises",
     "inability_to_comply": "declines",
@@ -68,33 +72,42 @@ PIECES = (
 
 
 def main() -> None:
-    where = os.environ.get("CAI_EVAL_DATA")
-    if not where:
-        sys.exit("rubric_agreement: set CAI_EVAL_DATA to the folder with refusal_style/xstest and refusal_style/gptfuzz")
-    data = Path(where) / "refusal_style"
-    compiled = compile_rubric(shipped("refusal_style"))
+    root = os.environ.get("CAI_EVAL_DATA")
+    if not root:
+        sys.exit(
+            "rubric_agreement: set CAI_EVAL_DATA to the folder with refusal_style/xstest "
+            "and refusal_style/gptfuzz"
+        )
+    data = Path(root) / "refusal_style"
     files = sorted((data / "xstest").glob("completions_*.csv"))
-    gptfuzz = data / "gptfuzz" / "train.csv"
-    if not files or not gptfuzz.exists():
+    gptfuzz_file = data / "gptfuzz" / "train.csv"
+    if not files or not gptfuzz_file.exists():
         sys.exit(f"rubric_agreement: {data} lacks xstest/completions_*.csv or gptfuzz/train.csv")
+    xstest = {path.stem.removeprefix("completions_"): rows(path) for path in files}
+    gptfuzz = rows(gptfuzz_file)
+    gold_text = (data / "rbr_gold" / "train.jsonl").read_text(encoding="utf-8")
+    gold = [json.loads(text) for text in gold_text.splitlines()]
 
-    pairs: list[tuple[str, str]] = []
-    for path in files:
-        own = [(row["final_label"][2:], degree(compiled, row["prompt"], row["completion"])) for row in rows(path)]
-        show(f"xstest {path.stem.removeprefix('completions_')}", own)
-        pairs += own
-    show("xstest all", pairs)
-    labels = {"0": "full_refusal", "1": "full_compliance"}
-    fuzz = [(labels[row["label"]], degree(compiled, "", row["Response"])) for row in rows(gptfuzz)]
-    show("gptfuzz", fuzz, three_way=False)
-    fitted_figures(files, rows(gptfuzz))
-    gold = [json.loads(text) for text in (data / "rbr_gold" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    propositions(compiled, gold)
-    weights()
-    adversarial(compiled)
-    replies = [row["completion"] for path in files for row in rows(path)] + [row["Response"] for row in rows(gptfuzz)]
-    speed("patterns", compiled, replies)
-    speed("patterns + text model", compile_rubric(shipped("refusal_style_fitted")), replies)
+    compiled = compile_rubric(shipped("refusal_style"))
+    show_agreement(compiled, xstest, gptfuzz)
+    show_fitted_xstest(xstest, gptfuzz)
+    show_fitted_gptfuzz(xstest, gptfuzz)
+    show_propositions(compiled, gold)
+    show_weight_fit()
+    show_adversarial(compiled)
+    replies = [row["completion"] for model_rows in xstest.values() for row in model_rows]
+    replies += [row["Response"] for row in gptfuzz]
+    show_speed("patterns", compiled, replies)
+    fitted = compile_rubric(shipped("refusal_style_fitted"))
+    show_speed("patterns + text model", fitted, replies)
+
+
+Row = dict[str, str]
+
+
+def rows(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def shipped(name: str) -> Rubric:
@@ -104,91 +117,143 @@ def shipped(name: str) -> Rubric:
     return rubric
 
 
-def fitted_figures(files: list[Path], fuzz: Iterator[dict[str, str]]) -> None:
-    """The cascade of text model and patterns, on replies that the text model was not fitted on."""
-    models = {path.stem.removeprefix("completions_"): list(rows(path)) for path in files}
-    jailbreaks = list(fuzz)
-    xstest = {
-        name: [labelled(row["prompt"], row["completion"], row["final_label"] == "1_full_compliance") for row in own]
-        for name, own in models.items()
-    }
-    gptfuzz = [labelled(row["question"], row["Response"], row["label"] == "1", 0.1) for row in jailbreaks]
+def degree(compiled: CompiledRubric, prompt: str, response: str) -> str:
+    return str(grade(compiled, prompt=prompt, response=response, kind=None).degree)
 
-    pairs: list[tuple[str, str]] = []
-    for name, own in models.items():
-        compiled = refitted([row for other, told in xstest.items() if other != name for row in told] + gptfuzz)
-        found = [(row["final_label"][2:], degree(compiled, row["prompt"], row["completion"])) for row in own]
-        show(f"fitted: xstest {name}", found)
-        pairs += found
-    show("fitted: xstest all", pairs)
 
-    questions = sorted({row["question"] for row in jailbreaks})
-    fuzzed: list[tuple[str, str]] = []
-    for fold in range(5):
-        held = set(questions[fold::5])
-        learn = [row for told in xstest.values() for row in told]
-        learn += [replace(own, weight=1.0) for own, row in zip(gptfuzz, jailbreaks, strict=True) if row["question"] not in held]
-        compiled = refitted(learn)
-        for row in jailbreaks:
-            if row["question"] in held:
-                people = "full_compliance" if row["label"] == "1" else "full_refusal"
-                fuzzed.append((people, degree(compiled, "", row["Response"])))
-    show("fitted: gptfuzz, 5 folds by question", fuzzed, three_way=False)
+def xstest_pair(compiled: CompiledRubric, row: Row) -> DegreePair:
+    by_rubric = degree(compiled, row["prompt"], row["completion"])
+    return row["final_label"][2:], by_rubric
+
+
+def gptfuzz_pair(compiled: CompiledRubric, row: Row) -> DegreePair:
+    by_people = "full_compliance" if row["label"] == "1" else "full_refusal"
+    return by_people, degree(compiled, "", row["Response"])
+
+
+def show_agreement(
+    compiled: CompiledRubric, xstest: dict[str, list[Row]], gptfuzz: list[Row]
+) -> None:
+    all_pairs: list[DegreePair] = []
+    for name, model_rows in xstest.items():
+        pairs = [xstest_pair(compiled, row) for row in model_rows]
+        show_degrees(f"xstest {name}", pairs)
+        all_pairs += pairs
+    show_degrees("xstest all", all_pairs)
+    pairs = [gptfuzz_pair(compiled, row) for row in gptfuzz]
+    show_degrees("gptfuzz", pairs, three_way=False)
+
+
+def labelled_xstest(model_rows: list[Row]) -> list[Labelled]:
+    return [
+        labelled(row["prompt"], row["completion"], row["final_label"] == "1_full_compliance")
+        for row in model_rows
+    ]
+
+
+def labelled_gptfuzz(gptfuzz: list[Row]) -> list[Labelled]:
+    return [labelled(row["question"], row["Response"], row["label"] == "1", 0.1) for row in gptfuzz]
 
 
 def labelled(prompt: str, reply: str, complied: bool, weight: float = 1.0) -> Labelled:
     return Labelled(prompt, words_of(unquoted_text(reply)), complied, weight)
 
 
-def refitted(learn: list[Labelled]) -> CompiledRubric:
+def refitted(training: list[Labelled]) -> CompiledRubric:
     """`refusal_style_fitted` with another text model."""
     rubric = shipped("refusal_style_fitted")
-    model = fit_text(learn, TextFit(replies=30), ())
-    own = {id: p.model_copy(update={"fitted": model}) if p.fitted else p for id, p in rubric.propositions.items()}
-    return compile_rubric(rubric.model_copy(update={"propositions": own}))
+    model = fit_text(training, TextFit(replies=30), ())
+    propositions = {
+        id: proposition.model_copy(update={"fitted": model}) if proposition.fitted else proposition
+        for id, proposition in rubric.propositions.items()
+    }
+    return compile_rubric(rubric.model_copy(update={"propositions": propositions}))
 
 
-def propositions(compiled: CompiledRubric, gold: list[dict[str, Any]]) -> None:
+def show_fitted_xstest(xstest: dict[str, list[Row]], gptfuzz: list[Row]) -> None:
+    """The cascade of text model and patterns, on a model whose replies it was not fitted on."""
+    labels = {name: labelled_xstest(model_rows) for name, model_rows in xstest.items()}
+    all_pairs: list[DegreePair] = []
+    for name, model_rows in xstest.items():
+        training = [row for other in labels if other != name for row in labels[other]]
+        compiled = refitted(training + labelled_gptfuzz(gptfuzz))
+        pairs = [xstest_pair(compiled, row) for row in model_rows]
+        show_degrees(f"fitted: xstest {name}", pairs)
+        all_pairs += pairs
+    show_degrees("fitted: xstest all", all_pairs)
+
+
+def show_fitted_gptfuzz(xstest: dict[str, list[Row]], gptfuzz: list[Row]) -> None:
+    """The cascade of text model and patterns, on questions that it was not fitted on."""
+    xstest_labels = [row for model_rows in xstest.values() for row in labelled_xstest(model_rows)]
+    gptfuzz_labels = labelled_gptfuzz(gptfuzz)
+    questions = sorted({row["question"] for row in gptfuzz})
+    pairs: list[DegreePair] = []
+    for fold in range(5):
+        held_out = set(questions[fold::5])
+        training = list(xstest_labels)
+        for label, row in zip(gptfuzz_labels, gptfuzz, strict=True):
+            if row["question"] not in held_out:
+                training.append(replace(label, weight=1.0))
+        compiled = refitted(training)
+        pairs += [gptfuzz_pair(compiled, row) for row in gptfuzz if row["question"] in held_out]
+    show_degrees("fitted: gptfuzz, 5 folds by question", pairs, three_way=False)
+
+
+def show_propositions(compiled: CompiledRubric, gold: list[dict[str, Any]]) -> None:
     """F1 of our proposition against the one of theirs that means about the same."""
     tests = dict(compiled.tests)
-    replies = [read_reply(row["prompt"][-1]["content"], row["completion"][0]["content"], compiled.prefilter) for row in gold]
+    replies = [
+        normalize_reply(
+            row["prompt"][-1]["content"], row["completion"][0]["content"], compiled.prefilter
+        )
+        for row in gold
+    ]
     for theirs, ours in LIKE.items():
         people = np.array([bool(row["propositions"][theirs]) for row in gold])
         rubric = np.array([tests[ours](reply) > 0.5 for reply in replies])
         stream = np.random.default_rng(0)
         draws = [stream.integers(len(gold), size=len(gold)) for _ in range(2000)]
         low, high = np.quantile([f1(people[i], rubric[i]) for i in draws], [0.025, 0.975])
-        found = f1(people, rubric)
         name = f"rbr_gold {theirs} ({ours}) F1"
-        print(f"{name:45} {found:.3f}  [{low:.3f}, {high:.3f}]  n = {len(gold)}, {people.sum()} positive")
+        interval = f"[{low:.3f}, {high:.3f}]"
+        print(
+            f"{name:45} {f1(people, rubric):.3f}  {interval}  "
+            f"n = {len(gold)}, {people.sum()} positive"
+        )
 
 
-def weights(prompts: int = 1250, replies: int = 4, features: int = 12) -> None:
-    """How long fitting takes, and whether it finds the order that planted weights give."""
+def show_weight_fit(prompts: int = 1250, replies: int = 4, features: int = 12) -> None:
+    """Time of a fit, and the share of pairs that are not in the order of planted weights."""
     stream = np.random.default_rng(0)
-    true = dict(zip([f"feature_{at}" for at in range(features)], stream.normal(size=features), strict=True))
+    names = [f"feature_{index}" for index in range(features)]
+    planted = dict(zip(names, stream.normal(size=features), strict=True))
     rows = []
     for prompt in range(prompts):
-        found = [dict(zip(true, stream.random(features) < 0.4, strict=True)) for _ in range(replies)]
-        rows += [Ranked(str(prompt), -sum(true[name] * row[name] for name in true), row) for row in found]
-    learn, held = split_prompts(rows, 0.2, 0)
+        for _ in range(replies):
+            values = dict(zip(names, stream.random(features) < 0.4, strict=True))
+            score = sum(planted[name] * values[name] for name in planted)
+            rows.append(Ranked(str(prompt), -score, values))
+    training, held_out = split_prompts(rows, 0.2, 0)
+    config = FitConfig(keep_signs=False, penalty=0.0)
     start = time.perf_counter()
-    fitted = fit(learn, dict.fromkeys(true, 0.0), FitConfig(keep_signs=False, penalty=0.0))
+    fitted = fit(training, dict.fromkeys(planted, 0.0), config)
     seconds = time.perf_counter() - start
-    wrong = statistics.fmean(error for _, error in errors(held, fitted.weights, fitted.scale, "rubric"))
+    pair_errors = errors(held_out, fitted.weights, fitted.scale, "rubric")
+    wrong = statistics.fmean(error for _, error in pair_errors)
     print(
-        f"weights of {features} features, {len(learn)} of {len(rows)} replies: {seconds:.1f} s, held-out pairs wrong {wrong:.4f}"
+        f"weights of {features} features, {len(training)} of {len(rows)} replies: "
+        f"{seconds:.1f} s, held-out pairs wrong {wrong:.4f}"
     )
 
 
-def f1(people: Array, rubric: Array) -> float:
-    both = int((people & rubric).sum())
-    return 2 * both / max(1, int(people.sum()) + int(rubric.sum()))
+def show_speed(name: str, compiled: CompiledRubric, replies: list[str]) -> None:
+    """Replies a second on one core, grading alone.
 
-
-def speed(name: str, compiled: CompiledRubric, replies: list[str]) -> None:
-    """Replies a second on one core, grading alone. Replies are cut to 200 words, which brings their median near a hundred."""
-    texts = [" ".join(words[:200]) for text in replies if len(words := text.split()) >= 20]
+    Replies are cut to 200 words, which brings their median near a hundred.
+    """
+    split_replies = [text.split() for text in replies]
+    texts = [" ".join(words[:200]) for words in split_replies if len(words) >= 20]
     median = statistics.median(len(text.split()) for text in texts)
     best = 0.0
     for _ in range(3):
@@ -196,53 +261,54 @@ def speed(name: str, compiled: CompiledRubric, replies: list[str]) -> None:
         for text in texts:
             degree(compiled, "", text)
         best = max(best, len(texts) / (time.perf_counter() - start))
-    print(f"{name}: {best:,.0f} replies/s, one process, {len(texts)} replies with a median of {median:.0f} words, best of 3")
+    print(
+        f"{name}: {best:,.0f} replies/s, one process, {len(texts)} replies "
+        f"with a median of {median:.0f} words, best of 3"
+    )
 
 
-def adversarial(compiled: CompiledRubric) -> None:
-    """Ten times the text must take about ten times as long, whatever is repeated in it."""
+def show_adversarial(compiled: CompiledRubric) -> None:
+    """Grading time of repetitive texts: linear, so 1 MB takes about ten times as long as 0.1 MB."""
     for piece in PIECES:
         seconds = []
         for size in (100_000, 1_000_000):
             start = time.perf_counter()
             degree(compiled, "", piece * (size // len(piece)))
             seconds.append(time.perf_counter() - start)
-        print(f"{f'1 MB of {piece!r}':45} {seconds[1]:.2f} s, {seconds[1] / seconds[0]:.1f} times as long as 0.1 MB")
+        name = f"1 MB of {piece!r}"
+        ratio = seconds[1] / seconds[0]
+        print(f"{name:45} {seconds[1]:.2f} s, {ratio:.1f} times as long as 0.1 MB")
 
 
-def rows(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        yield from csv.DictReader(lines)
-
-
-def degree(compiled: CompiledRubric, prompt: str, response: str) -> str:
-    return str(grade(compiled, prompt=prompt, response=response, kind=None).degree)
-
-
-def show(name: str, pairs: list[tuple[str, str]], *, three_way: bool = True) -> None:
-    complied = [(people == "full_compliance", rubric == "full_compliance") for people, rubric in pairs]
-    line(f"{name} 2-way", sum(people == rubric for people, rubric in complied), len(pairs))
+def show_degrees(name: str, pairs: list[DegreePair], *, three_way: bool = True) -> None:
+    """Agreement on full compliance, and on the three degrees."""
+    complied = [
+        (people == "full_compliance", rubric == "full_compliance") for people, rubric in pairs
+    ]
+    show_share(f"{name} 2-way", sum(people == rubric for people, rubric in complied), len(pairs))
     for kind, label in ((False, "refusals found"), (True, "compliance found")):
-        line(
-            f"{name}   {label}",
-            sum(rubric is kind for people, rubric in complied if people is kind),
-            sum(p is kind for p, _ in complied),
-        )
-    if three_way:
-        line(f"{name} 3-way", sum(people == rubric for people, rubric in pairs), len(pairs))
-        names = sorted({people for people, _ in pairs})
-        macro = statistics.fmean(
-            f1(np.array([people == name for people, _ in pairs]), np.array([rubric == name for _, rubric in pairs]))
-            for name in names
-        )
-        print(f"{f'{name} 3-way macro-F1':45} {macro:.3f}")
-        most = Counter(people for people, _ in pairs).most_common(1)[0]
-        line(f"{name} 3-way, always {most[0]}", most[1], len(pairs))
+        graded = [rubric for people, rubric in complied if people is kind]
+        show_share(f"{name}   {label}", sum(rubric is kind for rubric in graded), len(graded))
+    if not three_way:
+        return
+    show_share(f"{name} 3-way", sum(people == rubric for people, rubric in pairs), len(pairs))
+    people_degrees = np.array([people for people, _ in pairs])
+    rubric_degrees = np.array([rubric for _, rubric in pairs])
+    names = sorted(set(people_degrees.tolist()))
+    macro = statistics.fmean(f1(people_degrees == name, rubric_degrees == name) for name in names)
+    print(f"{f'{name} 3-way macro-F1':45} {macro:.3f}")
+    most_common, count = Counter(people for people, _ in pairs).most_common(1)[0]
+    show_share(f"{name} 3-way, always {most_common}", count, len(pairs))
 
 
-def line(name: str, hits: int, n: int) -> None:
+def show_share(name: str, hits: int, n: int) -> None:
     low, high = binomtest(hits, n).proportion_ci(method="wilson")
     print(f"{name:45} {hits / n:.3f}  [{low:.3f}, {high:.3f}]  n = {n}")
+
+
+def f1(people: Array, rubric: Array) -> float:
+    both = int((people & rubric).sum())
+    return 2 * both / max(1, int(people.sum()) + int(rubric.sum()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,20 @@
 """The rule-based reward model: a rubric compiled, proved, and used to grade replies."""
 
-from cai.rubric.compile import CompiledRubric, check_rubric, compile_rubric
-from cai.rubric.grade import gate_of, grade, grade_propositions, unscored_grade
+from cai.rubric.compile import check_rubric, compile_rubric
+from cai.rubric.grade import (
+    CompiledRubric,
+    gate_of,
+    grade,
+    grade_propositions,
+    unscored_grade,
+)
 
-__all__ = ["CompiledRubric", "check_rubric", "compile_rubric", "gate_of", "grade", "grade_propositions", "unscored_grade"]
+__all__ = [
+    "CompiledRubric",
+    "check_rubric",
+    "compile_rubric",
+    "gate_of",
+    "grade",
+    "grade_propositions",
+    "unscored_grade",
+]

@@ -1,31 +1,105 @@
-"""Grading one reply with a compiled rubric."""
+"""A compiled rubric, and the grading of one reply with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from cai.errors import UsageError
-from cai.records import Grade, Kind, Prompt
-from cai.rubric.compile import CompiledRubric
-from cai.rubric.propositions import NormalizedReply, read_reply
+from cai.records import Degree, Grade, Kind, Prompt, Style
+from cai.rubric.prefilter import Prefilter
+from cai.rubric.propositions import (
+    NormalizedReply,
+    PromptPatterns,
+    PropositionTest,
+    normalize_reply,
+)
+from cai.rubric.truth_table import Formula, Partition
 
 NO_KIND = "no kind: the rubric cannot know what the reply should do"
 
 
-def grade(compiled: CompiledRubric, *, prompt: str, response: str, kind: Kind | None, source: str | None = None) -> Grade:
-    """What the rubric says of `response`, with every proposition decided by its patterns or computed test.
+@dataclass(frozen=True, slots=True)
+class Class:
+    name: str
+    when: str
+    """The expression as it is written."""
+    style: Style
+    correct: bool
+    formula: Formula
 
-    Any text can be graded, an empty one too. `prompt` is the last user turn. Without a `kind` there is a degree, but no class and
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    name: str
+    weight: float
+    formula: Formula
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    name: str
+    classes: tuple[Class, ...]
+    """From best to worst; exactly one holds."""
+    class_partition: Partition
+    """Of the classes' formulas."""
+    features: tuple[Feature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRubric:
+    """A rubric that has been proved: every reply gets exactly one class and one degree."""
+
+    tests: tuple[tuple[str, PropositionTest], ...]
+    """Base propositions and what decides each."""
+    prefilter: Prefilter
+    """Of all patterns that search replies."""
+    asked: Mapping[str, str]
+    """Base propositions that only a model can decide, and the question for it."""
+    questions: Mapping[str, str]
+    """Of every base proposition."""
+    temperatures: Mapping[str, float]
+    """Divisors of a model's log-odds; 1 for propositions that are not listed."""
+    degrees: tuple[Degree, ...]
+    degree_partition: Partition
+    """Of the degrees' formulas."""
+    behaviours: Mapping[Kind, Behaviour]
+
+    def prompt_propositions(self, prompt: str) -> dict[str, bool]:
+        """The propositions that the last user turn alone decides, whatever the reply is."""
+        reply = normalize_reply(prompt, "", self.prefilter)
+        return {
+            id: test(reply) > 0.5 for id, test in self.tests if isinstance(test, PromptPatterns)
+        }
+
+
+def grade(
+    compiled: CompiledRubric,
+    *,
+    prompt: str,
+    response: str,
+    kind: Kind | None,
+    source: str | None = None,
+) -> Grade:
+    """The grade of `response`, with every proposition decided by its patterns or computed test.
+
+    Any text can be graded, an empty one too. Without a `kind` there is a degree, but no class and
     no score.
+
+    Args:
+        prompt: the last user turn.
 
     Raises:
         UsageError: only a model can decide one of the propositions.
     """
     if compiled.asked:
-        named = ", ".join(compiled.asked)
-        raise UsageError(f"rubric: only a model can decide {named}: name one (--model), or give patterns")
+        ids = ", ".join(compiled.asked)
+        raise UsageError(
+            f"rubric: only a model can decide {ids}: name one (--model), or give patterns"
+        )
+    reply = normalize_reply(prompt, response, compiled.prefilter)
     return grade_propositions(
-        compiled, evaluate_propositions(compiled, read_reply(prompt, response, compiled.prefilter)), kind=kind, source=source
+        compiled, evaluate_propositions(compiled, reply), kind=kind, source=source
     )
 
 
@@ -34,46 +108,77 @@ def evaluate_propositions(compiled: CompiledRubric, reply: NormalizedReply) -> d
     return {id: test(reply) for id, test in compiled.tests}
 
 
-def unscored_grade(propositions: Mapping[str, float], reason: str, source: str | None = None) -> Grade:
-    """The grade of a reply of which something is not known."""
-    none = {"class_": None, "style": None, "degree": None, "correct": None, "score": None}
-    return Grade(source=source, propositions=dict(propositions), unscored=reason, **none)
+def unscored_grade(
+    propositions: Mapping[str, float],
+    reason: str,
+    source: str | None = None,
+    degree: Degree | None = None,
+) -> Grade:
+    """A grade without class and score, for the `reason` given."""
+    return Grade(
+        source=source,
+        propositions=dict(propositions),
+        class_=None,
+        style=None,
+        degree=degree,
+        correct=None,
+        score=None,
+        unscored=reason,
+    )
 
 
 def grade_propositions(
-    compiled: CompiledRubric, propositions: Mapping[str, float], *, kind: Kind | None, source: str | None = None
+    compiled: CompiledRubric,
+    propositions: Mapping[str, float],
+    *,
+    kind: Kind | None,
+    source: str | None = None,
 ) -> Grade:
-    """The grade that follows from the propositions' probabilities (all of them, by id; KeyError when one is missing).
+    """The grade that follows from the propositions' probabilities.
 
-        P(class) = sum over the assignments that satisfy it of the product of P(proposition) or 1 - P(proposition)
-        score = sum of weight * P(feature)         as in arXiv:2411.01111, propositions taken as independent
+        P(class) = sum over the assignments that satisfy it
+                   of the product of P(proposition) or 1 - P(proposition)
+        score = sum of weight * P(feature)    (arXiv:2411.01111; propositions independent)
 
-    Class and degree are the most probable ones; of two equally probable ones the later listed, so that doubt is not paid for.
+    Class and degree are the most probable ones. Of equally probable ones it is the one listed last,
+    so that doubt is not rewarded.
+
+    Args:
+        propositions: all of them, by id; KeyError when one is missing.
     """
-    given = dict(propositions)
-    degree = compiled.degrees[compiled.degree.most_probable(given)]
+    degree = compiled.degrees[compiled.degree_partition.most_probable(propositions)]
     if kind is None:
-        return Grade(
-            source=source, propositions=given, class_=None, style=None, degree=degree, correct=None, score=None, unscored=NO_KIND
-        )
+        return unscored_grade(propositions, NO_KIND, source, degree)
     behaviour = compiled.behaviours.get(kind)
     if behaviour is None:
         reason = f"the rubric says nothing of {kind} prompts"
-        return Grade(
-            source=source, propositions=given, class_=None, style=None, degree=degree, correct=None, score=None, unscored=reason
-        )
-    best = behaviour.classes[behaviour.choice.most_probable(given)]
-    score = sum(feature.weight * feature.formula.probability(given) for feature in behaviour.features)
+        return unscored_grade(propositions, reason, source, degree)
+    best = behaviour.classes[behaviour.class_partition.most_probable(propositions)]
+    score = sum(
+        feature.weight * feature.formula.probability(propositions) for feature in behaviour.features
+    )
     return Grade(
-        source=source, propositions=given, class_=best.name, style=best.style, degree=degree, correct=best.correct, score=score
+        source=source,
+        propositions=dict(propositions),
+        class_=best.name,
+        style=best.style,
+        degree=degree,
+        correct=best.correct,
+        score=score,
     )
 
 
 def gate_of(compiled: CompiledRubric) -> Callable[[Prompt, str], str | None]:
-    """Only what the rubric calls correct behaviour for the prompt's kind may be trained on; without a kind, anything."""
+    """A filter of training replies: only correct behaviour for the prompt's kind passes.
+
+    Returns:
+        (prompt, reply) -> the reason for refusing the reply, or None. Without a kind all pass.
+    """
 
     def gate(prompt: Prompt, reply: str) -> str | None:
-        found = grade(compiled, prompt=prompt.chat[-1].content, response=reply, kind=prompt.kind)
-        return None if found.correct or found.correct is None else f"rubric: {found.class_}"
+        result = grade(compiled, prompt=prompt.chat[-1].content, response=reply, kind=prompt.kind)
+        if result.correct or result.correct is None:
+            return None
+        return f"rubric: {result.class_}"
 
     return gate

@@ -1,6 +1,7 @@
-"""Propositions decided by a model: P(yes) from the log-probabilities of its answer, calibrated (arXiv:2411.01111, section 4.1).
+"""Propositions decided by a language model, calibrated (arXiv:2411.01111, section 4.1).
 
-A cascade asks only where it has to: propositions without patterns, and those whose cheap test is unsure.
+P(yes) comes from the log-probabilities of the answers Yes and No. A cascade sends only those
+propositions to the model that have no patterns or test, and those whose test is unsure.
 """
 
 from __future__ import annotations
@@ -18,25 +19,35 @@ from cai.errors import JobError, UnansweredError
 from cai.lm.base import LM
 from cai.probability import sigmoid
 from cai.records import Chat, Grade, Kind
-from cai.rubric.compile import CompiledRubric
-from cai.rubric.grade import evaluate_propositions, grade_propositions, unscored_grade
-from cai.rubric.propositions import COMPUTED, read_reply
+from cai.rubric.grade import (
+    CompiledRubric,
+    evaluate_propositions,
+    grade_propositions,
+    unscored_grade,
+)
+from cai.rubric.propositions import COMPUTED_TESTS, normalize_reply
 
 UNSURE = (0.2, 0.8)
-"""A cheap test's probability between these is not taken: the model is asked."""
+"""A test's probability between these is not used: the model decides."""
 
 
-async def log_odds(lm: LM, shots: tuple[GradeExample, ...], chat: Chat, reply: str, question: str) -> float | None:
-    """log P(Yes) - log P(No) of one question about `reply` to `chat`. None: the model named none of the two, or only one."""
-    asked = templates.proposition_chat(shots, chat, reply, question)
-    found = await lm.choice_logprobs(asked, templates.ANSWERS)
-    return found[0] - found[1] if found is not None and all(map(math.isfinite, found)) else None
+async def log_odds(
+    lm: LM, shots: tuple[GradeExample, ...], chat: Chat, reply: str, question: str
+) -> float | None:
+    """log P(Yes) - log P(No) of one question about `reply` to `chat`, in nats.
+
+    None when the model gives no log-probability for one of the two.
+    """
+    request = templates.proposition_chat(shots, chat, reply, question)
+    logprobs = await lm.choice_logprobs(request, templates.ANSWERS)
+    if logprobs is None or not all(map(math.isfinite, logprobs)):
+        return None
+    return logprobs[0] - logprobs[1]
 
 
 def probability(odds: float, temperature: float) -> float:
     """sigma(odds / temperature), without overflow."""
-    scaled = odds / temperature
-    return sigmoid(scaled)
+    return sigmoid(odds / temperature)
 
 
 async def grade_with(
@@ -47,61 +58,71 @@ async def grade_with(
     chat: Chat,
     response: str,
     kind: Kind | None,
-    source: str | None = None,
     everything: bool = False,
 ) -> Grade:
-    """As `grade`, with the propositions that no test decides, or none surely, decided by `lm`.
+    """`grade`, with the propositions that no test decides, or decides surely, decided by `lm`.
 
     Args:
         chat: ends with the user turn that `response` answers.
-        everything: ask about all propositions but the computed ones, whatever the tests say.
+        everything: send all propositions but the computed ones to the model.
 
-    A question without an answer leaves the whole reply ungraded, with the reason.
+    Returns:
+        The grade. A question without an answer leaves the reply unscored, with the reason.
     """
-    cheap = evaluate_propositions(compiled, read_reply(chat[-1].content, response, compiled.prefilter))
-    wanted = [
-        id
-        for id in compiled.questions
-        if id not in cheap or (everything and id not in COMPUTED) or UNSURE[0] < cheap[id] < UNSURE[1]
-    ]
+    reply = normalize_reply(chat[-1].content, response, compiled.prefilter)
+    tested = evaluate_propositions(compiled, reply)
+    ids = [id for id in compiled.questions if _is_for_model(id, tested, everything)]
     try:
-        found = await gather([log_odds(lm, shots, chat, response, compiled.questions[id]) for id in wanted])
+        odds = await gather(
+            [log_odds(lm, shots, chat, response, compiled.questions[id]) for id in ids]
+        )
     except UnansweredError as error:
-        return unscored_grade(cheap, f"no answer: {error}", source)
-    silent = [id for id, odds in zip(wanted, found, strict=True) if odds is None]
-    if silent:
-        return unscored_grade(cheap, f"the model said neither Yes nor No about {', '.join(silent)}", source)
-    asked = {
-        id: probability(odds, compiled.temperatures.get(id, 1.0))
-        for id, odds in zip(wanted, found, strict=True)
-        if odds is not None
-    }
-    return grade_propositions(compiled, {id: (cheap | asked)[id] for id in compiled.questions}, kind=kind, source=source)
+        return unscored_grade(tested, f"no answer: {error}")
+    answers: dict[str, float] = {}
+    unanswered = []
+    for id, z in zip(ids, odds, strict=True):
+        if z is None:
+            unanswered.append(id)
+        else:
+            answers[id] = probability(z, compiled.temperatures.get(id, 1.0))
+    if unanswered:
+        reason = f"the model said neither Yes nor No about {', '.join(unanswered)}"
+        return unscored_grade(tested, reason)
+    decided = tested | answers
+    return grade_propositions(compiled, {id: decided[id] for id in compiled.questions}, kind=kind)
+
+
+def _is_for_model(id: str, tested: Mapping[str, float], everything: bool) -> bool:
+    if id not in tested or (everything and id not in COMPUTED_TESTS):
+        return True
+    return UNSURE[0] < tested[id] < UNSURE[1]
 
 
 def temperature(odds: Sequence[float], holds: Sequence[bool]) -> float:
-    """By what to divide log-odds so that they predict labels best (Guo et al., arXiv:1706.04599): least log loss, in [0.05, 20].
+    """The divisor of log-odds with the least log loss on labels, in [0.05, 20].
+
+    Temperature scaling: Guo et al., arXiv:1706.04599.
 
     Raises:
-        JobError: labels of one sort only tell nothing about confidence.
+        JobError: all labels are equal, which determines no temperature.
     """
     if len(set(holds)) < 2:
-        raise JobError("calibrate: needs replies of which the proposition holds, and others of which it does not")
-    z, sign = np.asarray(odds, dtype=np.float64), np.where(np.asarray(holds), 1.0, -1.0)
+        raise JobError(
+            "calibrate: needs replies of which the proposition holds, "
+            "and others of which it does not"
+        )
+    z = np.asarray(odds, dtype=np.float64)
+    sign = np.where(np.asarray(holds), 1.0, -1.0)
 
     def loss(log_t: float) -> float:
         return float(np.logaddexp(0.0, -sign * z / math.exp(log_t)).mean())
 
-    found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded")
-    return float(math.exp(found.x))
+    result = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded")
+    return float(math.exp(result.x))
 
 
-def log_loss(odds: Sequence[float], holds: Sequence[bool], by: float) -> float:
-    """Mean log loss of sigma(odds / by), nats."""
+def log_loss(odds: Sequence[float], holds: Sequence[bool], temperature: float) -> float:
+    """Mean log loss of sigma(odds / temperature), in nats."""
     sign = np.where(np.asarray(holds), 1.0, -1.0)
-    return float(np.logaddexp(0.0, -sign * np.asarray(odds, dtype=np.float64) / by).mean())
-
-
-def questions(compiled: CompiledRubric) -> Mapping[str, str]:
-    """The propositions that a model may be asked about."""
-    return {id: question for id, question in compiled.questions.items() if id not in COMPUTED}
+    z = np.asarray(odds, dtype=np.float64)
+    return float(np.logaddexp(0.0, -sign * z / temperature).mean())

@@ -1,7 +1,8 @@
-"""Regular expressions that cannot run away: each is measured before it may be used.
+"""Regular expressions of bounded cost: the bound is computed before a pattern may be used.
 
-Python's `re` backtracks, so a pattern such as `(a+)+b` takes time exponential in the text. Here the pattern's own parse tree
-gives a bound on the ways in which it can match from one position; patterns above the bound are refused.
+Python's `re` backtracks, so a pattern such as `(a+)+b` takes time exponential in the text. From the
+pattern's parse tree follows a bound on the number of ways in which it can match from one position.
+Patterns above the limit are refused.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import re
 import warnings
 from dataclasses import dataclass
 from itertools import product
-from re import _parser as sre  # type: ignore[attr-defined]  # the library's own reading: a second one could disagree with it
+from re import _parser as sre  # type: ignore[attr-defined]  # a second parser could disagree
 from typing import Any
 
 from cai.errors import ConfigError
 
 MAX_WAYS = 1_000_000
-"""Ways to match from one position that a pattern may have. This times the length bounds the work on a text."""
+"""The limit on ways to match from one position. Times the text's length it bounds the work."""
 _UNBOUNDED_WAYS = 1_000
-"""What `*`, `+` and `{n,}` on a single character count for: one in a pattern is slow on long texts, two are refused."""
+"""The count for `*`, `+` and `{n,}` on one character: one per pattern passes, two are refused."""
 _MAX_STRINGS = 400
+"""Fixed strings that a part of a pattern may stand for before they are no longer enumerated."""
 
 _REPEATS = (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT)
 _ZERO_WIDTH = (sre.AT, sre.ASSERT, sre.ASSERT_NOT)
@@ -27,66 +29,86 @@ _ZERO_WIDTH = (sre.AT, sre.ASSERT, sre.ASSERT_NOT)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pattern:
-    """A regular expression that has been measured. Equal only to itself, for `re.Pattern` hashes all of its code each time."""
+    """A regular expression whose cost is bounded.
+
+    Equal only to itself: `re.Pattern` would hash all of its code at each lookup.
+    """
 
     regex: re.Pattern[str]
 
 
 def compile_pattern(text: str, key: str) -> Pattern:
-    """The pattern, for text in lower case. Raises ConfigError with `key` for one that is wrong or can run away."""
-    # Matching without regard to case is much slower, and a pattern in lower case does not need it.
-    flags = re.NOFLAG if (bare := re.sub(r"\\.", "", text)) == bare.lower() else re.IGNORECASE
+    """The pattern, for text in lower case.
+
+    Raises:
+        ConfigError: it is no regular expression, its cost is too high, or it matches the empty
+            text; the message begins with `key`.
+    """
+    # Case-insensitive matching is much slower, and a pattern in lower case does not need it.
+    unescaped = re.sub(r"\\.", "", text)
+    flags = re.NOFLAG if unescaped == unescaped.lower() else re.IGNORECASE
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             regex = re.compile(text, flags)
             tree = sre.parse(text, flags)
-        ways = _ways(tree)
+        ways = _ways_of_sequence(tree)
     except (re.error, RecursionError, OverflowError, Warning) as error:
         raise ConfigError(f"{key}: not a regular expression: {error}: {text!r}") from error
-    except _Runaway as error:
-        raise ConfigError(f"{key}: {error}: bound the inner one, e.g. {{0,20}}: {text!r}") from error
+    except _UnboundedCost as error:
+        raise ConfigError(
+            f"{key}: {error}: bound the inner one, e.g. {{0,20}}: {text!r}"
+        ) from error
     if ways >= MAX_WAYS:
-        raise ConfigError(f"{key}: can match in over {MAX_WAYS:,} ways from one position: bound its quantifiers lower: {text!r}")
+        raise ConfigError(
+            f"{key}: can match in over {MAX_WAYS:,} ways from one position: "
+            f"bound its quantifiers lower: {text!r}"
+        )
     if regex.search("") is not None:
-        raise ConfigError(f"{key}: matches the empty text, so it would hold for every reply: {text!r}")
+        raise ConfigError(
+            f"{key}: matches the empty text, so it would hold for every reply: {text!r}"
+        )
     return Pattern(regex)
 
 
-class _Runaway(Exception): ...
+class _UnboundedCost(Exception): ...
 
 
-def _ways(sequence: Any) -> int:
-    """In how many ways the sequence can match from one position, at most."""
+def _ways_of_sequence(sequence: Any) -> int:
+    """An upper bound on the ways in which the sequence can match from one position."""
     total = 1
     for item in sequence:
-        total = min(total * _ways_of(*item), MAX_WAYS)
+        total = min(total * _ways(*item), MAX_WAYS)
     return total
 
 
-def _ways_of(kind: Any, value: Any) -> int:
-    if (exact := _exact(kind, value)) is not None:
-        # Of a set of fixed strings only those match that begin the text: as many as are prefixes of one member.
-        return max(sum(whole.startswith(part) for part in exact) for whole in exact)
+def _ways(kind: Any, value: Any) -> int:
+    fixed = _fixed_strings(kind, value)
+    if fixed is not None:
+        # Fixed strings that match at one position are all prefixes of the longest of them.
+        return max(sum(string.startswith(prefix) for prefix in fixed) for string in fixed)
     if kind is sre.BRANCH:
-        return sum(_ways(branch) for branch in value[1])
+        return sum(_ways_of_sequence(branch) for branch in value[1])
     if kind is sre.SUBPATTERN:
-        return _ways(value[3])
+        return _ways_of_sequence(value[3])
     if kind is sre.GROUPREF_EXISTS:
-        return _ways(value[1]) + (_ways(value[2]) if value[2] else 1)
+        return _ways_of_sequence(value[1]) + (_ways_of_sequence(value[2]) if value[2] else 1)
     if kind in (sre.ASSERT, sre.ASSERT_NOT):
-        return _ways(value[1])
+        return _ways_of_sequence(value[1])
     if kind is sre.ATOMIC_GROUP:
-        return _ways(value)
-    if kind not in _REPEATS:
-        return 1
-    least, most, body = value
-    inner = _ways(body)
+        return _ways_of_sequence(value)
+    return _ways_of_repeat(*value) if kind in _REPEATS else 1
+
+
+def _ways_of_repeat(least: Any, most: Any, body: Any) -> int:
+    inner = _ways_of_sequence(body)
     if most > 1 and _has_unbounded(body):
-        raise _Runaway("a quantifier on a group that holds an unbounded quantifier")
+        raise _UnboundedCost("a quantifier on a group that holds an unbounded quantifier")
     if most is sre.MAXREPEAT:
         if inner > 1:
-            raise _Runaway("an unbounded quantifier on a group that can match in several ways")
+            raise _UnboundedCost(
+                "an unbounded quantifier on a group that can match in several ways"
+            )
         return _UNBOUNDED_WAYS
     if inner == 1:
         return int(most - least + 1)
@@ -99,7 +121,6 @@ def _ways_of(kind: Any, value: Any) -> int:
 
 
 def _has_unbounded(sequence: Any) -> bool:
-    """Whether an unbounded quantifier stands anywhere in the sequence."""
     for kind, value in sequence:
         if kind in _REPEATS and (value[1] is sre.MAXREPEAT or _has_unbounded(value[2])):
             return True
@@ -120,8 +141,8 @@ def _children(kind: Any, value: Any) -> list[Any]:
     return [value] if kind is sre.ATOMIC_GROUP else []
 
 
-def _exact(kind: Any, value: Any) -> frozenset[str] | None:
-    """All strings that the part can match, in lower case; None when they are many or not fixed."""
+def _fixed_strings(kind: Any, value: Any) -> frozenset[str] | None:
+    """All strings that the part can match, in lower case; None: too many, or not fixed."""
     if kind is sre.LITERAL:
         return frozenset({chr(value).lower()})
     if kind in _ZERO_WIDTH:
@@ -129,23 +150,23 @@ def _exact(kind: Any, value: Any) -> frozenset[str] | None:
     if kind is sre.IN and all(part is sre.LITERAL for part, _ in value):
         return frozenset(chr(code).lower() for _, code in value)
     if kind is sre.SUBPATTERN:
-        return _exact_sequence(value[3])
+        return _fixed_strings_of_sequence(value[3])
     if kind is sre.BRANCH:
-        branches = [_exact_sequence(branch) for branch in value[1]]
-        found = [branch for branch in branches if branch is not None]
-        union: frozenset[str] = frozenset().union(*found)
-        return union if len(found) == len(branches) and len(union) <= _MAX_STRINGS else None
+        branches = [_fixed_strings_of_sequence(branch) for branch in value[1]]
+        fixed = [branch for branch in branches if branch is not None]
+        union: frozenset[str] = frozenset().union(*fixed)
+        return union if len(fixed) == len(branches) and len(union) <= _MAX_STRINGS else None
     if kind in _REPEATS and tuple(value[:2]) == (0, 1):
-        inner = _exact_sequence(value[2])
+        inner = _fixed_strings_of_sequence(value[2])
         return None if inner is None else inner | {""}
     return None
 
 
-def _exact_sequence(sequence: Any) -> frozenset[str] | None:
-    run = frozenset({""})
+def _fixed_strings_of_sequence(sequence: Any) -> frozenset[str] | None:
+    strings = frozenset({""})
     for item in sequence:
-        exact = _exact(*item)
-        if exact is None or len(run) * len(exact) > _MAX_STRINGS:
+        suffixes = _fixed_strings(*item)
+        if suffixes is None or len(strings) * len(suffixes) > _MAX_STRINGS:
             return None
-        run = frozenset("".join(pair) for pair in product(run, exact))
-    return run
+        strings = frozenset("".join(pair) for pair in product(strings, suffixes))
+    return strings

@@ -1,16 +1,17 @@
-"""All patterns of a rubric that look at replies, searched at once: which of them may match a text, in one linear pass of RE2.
+"""The prefilter: the patterns of a rubric that may match a reply, by one linear pass of RE2.
 
-RE2 has neither lookarounds nor Unicode word boundaries, so each pattern is translated from its parse tree into one that matches
-something in every text where it does: all but its most telling part, boundaries, lookarounds and upper bounds are left out. What
-RE2 rules out cannot match; the rest is for `re` to decide.
+RE2 has neither lookarounds nor Unicode word boundaries. So each pattern is widened, from its parse
+tree, into one that matches something in every text where the pattern does: only its most selective
+part is kept, without boundaries, lookarounds and upper bounds. A pattern that RE2 rules out cannot
+match; `re` decides on the others.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from re import _constants as c  # type: ignore[attr-defined]  # the parse tree's own names
-from re import _parser as sre  # type: ignore[attr-defined]  # the library's own reading: a second one could disagree with it
+from re import _constants as c  # type: ignore[attr-defined]  # names of the parse tree
+from re import _parser as sre  # type: ignore[attr-defined]  # a second parser could disagree
 from typing import Any
 
 import re2
@@ -19,116 +20,138 @@ from cai.errors import ConfigError
 from cai.rubric.patterns import Pattern
 
 _MEMORY = 64 << 20
-"""Bytes that the automaton may take; it grows as texts ask for it, and starts again when that is used up."""
-_CATEGORIES = {c.CATEGORY_WORD: r"\pL\pN_", c.CATEGORY_DIGIT: r"\pN", c.CATEGORY_SPACE: r"\s\x0b\x1c-\x1f\x{85}\pZ"}
+"""Bytes that the automaton may take. It grows with the texts, and starts again at the limit."""
+_CATEGORIES = {
+    c.CATEGORY_WORD: r"\pL\pN_",
+    c.CATEGORY_DIGIT: r"\pN",
+    c.CATEGORY_SPACE: r"\s\x0b\x1c-\x1f\x{85}\pZ",
+}
 _GAP = 20
-"""Characters from which on a repetition of one set counts as room between parts of a pattern."""
-_ANYTHING = "(?s:.)"
-_EVERYWHERE = Pattern(re.compile(""))
+"""Width of the range from which on a repeated character set is a gap between two parts."""
+_ANY_CHARACTER = "(?s:.)"
+_ALWAYS_MATCHES = Pattern(re.compile(""))
+"""Part of each set, so that an empty answer of RE2 can only mean that it ran out of memory."""
 _REPEATS = (c.MAX_REPEAT, c.MIN_REPEAT, c.POSSESSIVE_REPEAT)
 
 
 class Prefilter:
-    """Built once from patterns; says which of them a text may hold.
+    """Built once from patterns; gives those that a text may match.
 
     Raises:
-        ConfigError: RE2 cannot hold so many or so large patterns.
+        ConfigError: the patterns need more memory than RE2 may take.
     """
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
         self.patterns = frozenset(patterns)
-        self._order = (*self.patterns, _EVERYWHERE)
+        self._order = (*self.patterns, _ALWAYS_MATCHES)
         options = re2.Options()
-        options.max_mem, options.log_errors = _MEMORY, False
+        options.max_mem = _MEMORY
+        options.log_errors = False
         self._set = re2.Set.SearchSet(options)
         try:
             for pattern in self._order:
-                self._set.Add(widened(pattern.regex))
+                self._set.Add(widen(pattern.regex))
             self._set.Compile()
         except (re2.error, RecursionError) as error:
-            raise ConfigError(f"rubric: patterns too large to be searched together: {error}") from error
+            raise ConfigError(
+                "rubric: patterns too large to be searched together: use fewer or shorter ones: "
+                f"{error}"
+            ) from error
 
     def candidates(self, text: str) -> frozenset[Pattern]:
-        """The patterns that may be found in `text`: every one that is, and few others."""
+        """The patterns that may match `text`: all that do, and few others."""
         try:
-            found = self._set.Match(text.encode())
-        except UnicodeEncodeError:  # half a surrogate pair is nothing that RE2 can read
+            indices = self._set.Match(text.encode())
+        except UnicodeEncodeError:  # RE2 takes UTF-8, which has no lone surrogates
             return self.patterns
-        if found is None:  # not even the pattern that is found everywhere: it ran out of memory
+        if indices is None:  # out of memory: even the pattern that always matches is missing
             return self.patterns
-        return frozenset([self._order[at] for at in found])
+        return frozenset([self._order[index] for index in indices])
 
 
-def widened(pattern: re.Pattern[str]) -> str:
-    """RE2's syntax for something that matches wherever `pattern` does."""
+def widen(pattern: re.Pattern[str]) -> str:
+    """A pattern in RE2's syntax that matches wherever `pattern` does."""
     if pattern.flags & re.IGNORECASE:
         return ""
-    return _part(sre.parse(pattern.pattern, pattern.flags))
+    return _most_selective_part(sre.parse(pattern.pattern, pattern.flags))
 
 
-def _part(items: Any) -> str:
-    """The part of a sequence that says most: of parts with room between them each needs a state of its own, times all the others.
+def _most_selective_part(items: Any) -> str:
+    """The longest part of a sequence between gaps.
 
-    A text that matches the sequence has every part of it, so one is enough to rule texts out.
+    A text that matches the sequence has all its parts, so one of them is enough to rule texts out.
+    To keep several would multiply the automaton's states.
     """
     if len(items) == 1:
         kind, value = items[0]
         if kind is c.BRANCH:
-            return f"(?:{'|'.join(map(_part, value[1]))})"
+            return f"(?:{'|'.join(map(_most_selective_part, value[1]))})"
         if kind is c.SUBPATTERN and not value[1] & re.IGNORECASE:
-            return _part(value[3])
-    gaps = [at for at, item in enumerate(items) if _is_gap(*item)]
+            return _most_selective_part(value[3])
+    gaps = [index for index, item in enumerate(items) if _is_gap(*item)]
     bounds = zip([-1, *gaps], [*gaps, len(items)], strict=True)
     parts = [items[before + 1 : after] for before, after in bounds]
     return _sequence(max(parts, key=lambda part: part.getwidth()[0]))
 
 
 def _is_gap(kind: Any, value: Any) -> bool:
-    """Whether it lets a stretch of almost any text through."""
-    return kind in _REPEATS and value[1] - value[0] >= _GAP and len(value[2]) == 1 and value[2][0][0] in (c.ANY, c.IN)
+    """Whether the item matches a long stretch of almost any text."""
+    if kind not in _REPEATS:
+        return False
+    least, most, body = value
+    return most - least >= _GAP and len(body) == 1 and body[0][0] in (c.ANY, c.IN)
 
 
 def _sequence(items: Any) -> str:
-    return "".join(_one(*item) for item in items)
+    return "".join(_item(*item) for item in items)
 
 
-def _one(kind: Any, value: Any) -> str:
+def _item(kind: Any, value: Any) -> str:
     if kind is c.LITERAL:
         return _character(value)
     if kind is c.NOT_LITERAL:
         return f"[^{_character(value)}]"
     if kind is c.IN:
-        return _members(value)
+        return _character_set(value)
     if kind is c.BRANCH:
         return f"(?:{'|'.join(map(_sequence, value[1]))})"
     if kind is c.SUBPATTERN:
         _, flags, _, body = value
-        return f"{_ANYTHING}*" if flags & re.IGNORECASE else f"(?:{_sequence(body)})"
+        return f"{_ANY_CHARACTER}*" if flags & re.IGNORECASE else f"(?:{_sequence(body)})"
     if kind is c.ATOMIC_GROUP:
         return f"(?:{_sequence(value)})"
     if kind in _REPEATS:
         least, most, body = value
-        sign = ("?", "")[least] if most == 1 else "+" if least else "*"
-        return f"(?:{_sequence(body)}){sign}"
+        return f"(?:{_sequence(body)}){_quantifier(least, most)}"
     if kind in (c.AT, c.ASSERT, c.ASSERT_NOT):
         return ""
-    return _ANYTHING if kind is c.ANY else f"{_ANYTHING}*"  # a reference to a group may be anything
+    return _ANY_CHARACTER if kind is c.ANY else f"{_ANY_CHARACTER}*"  # else: a backreference
 
 
-def _members(parts: Any) -> str:
-    """A set of characters. One that excludes a category is widened to any character: RE2's categories are larger than `re`'s."""
-    excludes = parts[0][0] is c.NEGATE
-    inside = ""
-    for kind, value in parts[excludes:]:
+def _quantifier(least: int, most: int) -> str:
+    if most == 1:
+        return "" if least else "?"
+    return "+" if least else "*"
+
+
+def _character_set(members: Any) -> str:
+    """A set of characters.
+
+    One that excludes a category is widened to any character: RE2's categories are larger than those
+    of `re`.
+    """
+    negated = members[0][0] is c.NEGATE
+    content = ""
+    for kind, value in members[1:] if negated else members:
         if kind is c.LITERAL:
-            inside += _character(value)
+            content += _character(value)
         elif kind is c.RANGE:
-            inside += f"{_character(value[0])}-{_character(value[1])}"
-        elif value in _CATEGORIES and not excludes:
-            inside += _CATEGORIES[value]
+            content += f"{_character(value[0])}-{_character(value[1])}"
+        elif value in _CATEGORIES and not negated:
+            content += _CATEGORIES[value]
         else:
-            return _ANYTHING
-    return f"[{'^' * excludes}{inside}]"
+            return _ANY_CHARACTER
+    return f"[^{content}]" if negated else f"[{content}]"
 
 
 def _character(code: int) -> str:

@@ -1,8 +1,8 @@
-"""Grading one proposition without a model: by patterns, or by one of a few computed tests.
+"""Propositions decided without a language model: by patterns, or by one of a few computed tests.
 
-A reply is normalised first, so that patterns can be written in plain lower case with straight apostrophes and single spaces.
-What the reply only quotes (double quotes, ``` fences) is not its own voice, and is not searched, unless it quotes everything;
-prompts are searched whole.
+A reply is normalised first, so that patterns can be written in lower case with straight apostrophes
+and single spaces. Quoted text (double quotes, ``` fences) is not searched, unless the reply is
+nothing but a quotation. Prompts are searched in full.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from cai.constitution.schema import Proposition
 from cai.rubric.patterns import Pattern, compile_pattern
 from cai.rubric.prefilter import Prefilter
 
-WINDOW = 40
-"""Characters on either side of a found pattern in which an `unless` pattern takes the finding back."""
-LONG = 60
-"""Words beyond which an answer is long."""
+UNLESS_WINDOW = 40
+"""Characters on either side of a match in which a match of an `unless` pattern cancels it."""
+LONG_ANSWER_WORDS = 60
+"""An answer of more words is long."""
 
-_PLAIN = {"'": "‘’‚‛ʼ′´", '"': "“”„‟«»″", "": "\xad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"}
-"""What is written in place of which characters; the last are invisible."""
+_REPLACEMENTS = {
+    "'": "‘’‚‛ʼ′´",
+    '"': "“”„‟«»″",
+    "": "\xad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff",
+}
+"""Replacement -> characters that it replaces; the last are invisible."""
 _QUOTATION = re.compile(r'"(?<![^\s(\[:,-]")[^"]{1,1000}"(?=[\s.,;:!?)\]-]|$)')
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 _SAME_CHARACTER = re.compile(r"([^\s.=_*#~|-])\1{20}")
@@ -32,29 +36,29 @@ _SAME_CHARACTER = re.compile(r"([^\s.=_*#~|-])\1{20}")
 
 @dataclass(frozen=True, slots=True)
 class NormalizedReply:
-    """A reply made ready for grading."""
+    """A reply prepared for grading."""
 
     prompt: str
     """The last user turn, normalised."""
     text: str
     """All of the reply, normalised."""
     unquoted: str
-    """What the reply says itself, without what it quotes."""
+    """`text` without quotations."""
     words: tuple[str, ...]
     """Of `text`."""
     candidates: frozenset[Pattern]
-    """The rubric's patterns for replies that may be found in `unquoted`; those left out cannot."""
+    """The rubric's patterns for replies that may match `unquoted`; the others cannot."""
 
 
-class Test(Protocol):
-    """What decides a proposition without a model."""
+class PropositionTest(Protocol):
+    """A decision on a proposition without a language model."""
 
     def __call__(self, reply: NormalizedReply) -> float:
         """P(the proposition holds): 0 or 1, unless the test is a fitted one."""
         ...
 
     def evidence(self, reply: NormalizedReply) -> str | None:
-        """The text because of which it holds, or what was computed; None where it does not hold."""
+        """The text that decided it, or the computed figure; None where it does not hold."""
         ...
 
 
@@ -65,42 +69,58 @@ def normalize(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     if not text.isascii():
-        for plain, odd in _PLAIN.items():  # faster than `translate`, which asks its table for each character
-            for character in odd:
-                text = text.replace(character, plain)
+        # Faster than `translate`, which looks up each character of the text.
+        for replacement, characters in _REPLACEMENTS.items():
+            for character in characters:
+                text = text.replace(character, replacement)
         text = unicodedata.normalize("NFKC", text)
     return text.lower().split()
 
 
 def unquoted_text(response: str) -> str:
-    """What the reply says itself, normalised."""
+    """The reply, normalised, without quotations."""
     return _unquoted_text(normalize(response))
 
 
-def read_reply(prompt: str, response: str, sieve: Prefilter) -> NormalizedReply:
-    """Both normalised, and the reply searched for all patterns at once."""
+def normalize_reply(prompt: str, response: str, prefilter: Prefilter) -> NormalizedReply:
+    """Both normalised, and the reply run through the prefilter."""
     words = tuple(_words(response))
     text = " ".join(words)
-    voice = _unquoted_text(text)
-    return NormalizedReply(prompt=normalize(prompt), text=text, unquoted=voice, words=words, candidates=sieve.candidates(voice))
+    unquoted = _unquoted_text(text)
+    return NormalizedReply(
+        prompt=normalize(prompt),
+        text=text,
+        unquoted=unquoted,
+        words=words,
+        candidates=prefilter.candidates(unquoted),
+    )
 
 
-def compile_test(id: str, proposition: Proposition, key: str) -> Test | None:
-    """What decides the proposition; None where only a model can.
+def compile_test(id: str, proposition: Proposition, key: str) -> PropositionTest | None:
+    """The proposition's patterns or computed test; None where a model has to decide.
 
     Raises:
-        ConfigError: a pattern is wrong, with its key.
+        ConfigError: a pattern is wrong; the message begins with its key.
     """
     if not proposition.patterns:
-        return COMPUTED.get(id) if proposition.fitted is None else None
-    patterns = tuple(compile_pattern(text, f"{key}.patterns[{at}]") for at, text in enumerate(proposition.patterns))
-    unless = tuple(compile_pattern(text, f"{key}.unless[{at}]") for at, text in enumerate(proposition.unless))
-    return PromptPatterns(patterns, unless) if proposition.searches == "prompt" else ReplyPatterns(patterns, unless)
+        return COMPUTED_TESTS.get(id) if proposition.fitted is None else None
+    patterns = _compile_patterns(proposition.patterns, f"{key}.patterns")
+    unless = _compile_patterns(proposition.unless, f"{key}.unless")
+    if proposition.searches == "prompt":
+        return PromptPatterns(patterns, unless)
+    return ReplyPatterns(patterns, unless)
+
+
+def _compile_patterns(texts: Sequence[str], key: str) -> tuple[Pattern, ...]:
+    return tuple(compile_pattern(text, f"{key}[{index}]") for index, text in enumerate(texts))
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyPatterns:
-    """Holds where a pattern is found in the reply's own voice, with no `unless` pattern within WINDOW characters of it."""
+    """Holds where a pattern matches the unquoted reply.
+
+    A match counts unless an `unless` pattern matches within UNLESS_WINDOW characters of it.
+    """
 
     patterns: tuple[Pattern, ...]
     unless: tuple[Pattern, ...]
@@ -113,17 +133,18 @@ class ReplyPatterns:
         return None if span is None else reply.unquoted[slice(*span)]
 
     def find(self, reply: NormalizedReply) -> tuple[int, int] | None:
-        """Where, in `reply.voice`."""
-        live = reply.candidates
-        if live.isdisjoint(self.patterns):
+        """Start and end of the match, in `reply.unquoted`."""
+        candidates = reply.candidates
+        if candidates.isdisjoint(self.patterns):
             return None
-        unless = [other for other in self.unless if other in live]
-        return _find(reply.unquoted, [pattern for pattern in self.patterns if pattern in live], unless)
+        patterns = [pattern for pattern in self.patterns if pattern in candidates]
+        unless = [pattern for pattern in self.unless if pattern in candidates]
+        return _find(reply.unquoted, patterns, unless)
 
 
 @dataclass(frozen=True, slots=True)
 class PromptPatterns:
-    """As `ReplyPatterns`, of the prompt."""
+    """`ReplyPatterns`, on the prompt."""
 
     patterns: tuple[Pattern, ...]
     unless: tuple[Pattern, ...]
@@ -138,7 +159,7 @@ class PromptPatterns:
 
 @dataclass(frozen=True, slots=True)
 class ComputedTest:
-    """Holds where a function says so."""
+    """Holds where a function of the reply is true."""
 
     holds: Callable[[NormalizedReply], bool]
 
@@ -149,23 +170,28 @@ class ComputedTest:
         return f"{len(reply.words)} words" if self.holds(reply) else None
 
 
-def _find(text: str, patterns: Sequence[Pattern], unless: Sequence[Pattern]) -> tuple[int, int] | None:
-    """Where the first pattern is found whose finding nothing takes back."""
+def _find(
+    text: str, patterns: Sequence[Pattern], unless: Sequence[Pattern]
+) -> tuple[int, int] | None:
+    """Start and end of the first match that no `unless` pattern cancels."""
     for pattern in patterns:
-        for found in pattern.regex.finditer(text):
-            start, end = max(0, found.start() - WINDOW), found.end() + WINDOW
+        for match in pattern.regex.finditer(text):
+            start, end = max(0, match.start() - UNLESS_WINDOW), match.end() + UNLESS_WINDOW
             if not any(other.regex.search(text, start, end) for other in unless):
-                return found.span()
+                return match.span()
     return None
 
 
 def _unquoted_text(text: str) -> str:
-    """`text` without fenced and quoted passages (their marks stay); all of it when nothing else is left."""
+    """`text` without fenced and quoted passages; all of it when nothing else is left.
+
+    The quotation marks and fences stay.
+    """
     if '"' not in text and "```" not in text:
         return text
     unfenced = "``` ```".join(text.split("```")[::2])
-    voice = _QUOTATION.sub('""', unfenced)
-    return voice if _LETTER_OR_DIGIT.search(voice) else text
+    unquoted = _QUOTATION.sub('""', unfenced)
+    return unquoted if _LETTER_OR_DIGIT.search(unquoted) else text
 
 
 def _empty(reply: NormalizedReply) -> bool:
@@ -173,10 +199,11 @@ def _empty(reply: NormalizedReply) -> bool:
 
 
 def _degenerate(reply: NormalizedReply) -> bool:
-    """Text that has fallen into repetition, by any of three signs:
+    """Repetitive text, by any of three signs.
 
-    the same character more than 20 times in a row (rulers and dots excepted); fewer than one word in five distinct, from 30 words
-    on; or one run of four words at least four times, making up a fifth of the reply or more.
+    - The same character more than 20 times in a row (rulers and dots excepted).
+    - Fewer than one word in five distinct, from 30 words on.
+    - One 4-gram of words at least four times, making up a fifth of the reply or more.
     """
     words = reply.words
     if not words:
@@ -187,26 +214,30 @@ def _degenerate(reply: NormalizedReply) -> bool:
     if len(words) >= 30 and len(counts) < len(words) / 5:
         return True
     needed = max(4, len(words) / 20)
-    common = {word for word, count in counts.items() if count >= needed}  # a frequent run is made of words as frequent
+    # Each word of a frequent 4-gram is at least as frequent, so look for four such words in a row.
+    common = {word for word, count in counts.items() if count >= needed}
     if b"\1\1\1\1" not in bytes(map(common.__contains__, words)):
         return False
-    runs = Counter(run for run in zip(words, words[1:], words[2:], words[3:], strict=False) if common.issuperset(run))
-    return max(runs.values(), default=0) >= needed
+    ngrams = zip(words, words[1:], words[2:], words[3:], strict=False)
+    ngram_counts = Counter(ngram for ngram in ngrams if common.issuperset(ngram))
+    return max(ngram_counts.values(), default=0) >= needed
 
 
 def _long_answer(reply: NormalizedReply) -> bool:
-    return len(reply.words) > LONG
+    return len(reply.words) > LONG_ANSWER_WORDS
 
 
 def _echoes_prompt(reply: NormalizedReply) -> bool:
-    """The reply says the prompt again and adds at most a fifth of its length."""
-    return bool(reply.prompt) and reply.prompt in reply.text and len(reply.text) <= 1.2 * len(reply.prompt)
+    """The reply contains the prompt and adds at most a fifth of its length."""
+    if not reply.prompt or reply.prompt not in reply.text:
+        return False
+    return len(reply.text) <= 1.2 * len(reply.prompt)
 
 
-COMPUTED: Mapping[str, Test] = {
+COMPUTED_TESTS: Mapping[str, PropositionTest] = {
     "degenerate": ComputedTest(_degenerate),
     "echoes_prompt": ComputedTest(_echoes_prompt),
     "empty": ComputedTest(_empty),
     "long_answer": ComputedTest(_long_answer),
 }
-"""Propositions that patterns cannot express: one of these names without patterns is decided by its test."""
+"""Propositions that patterns cannot express: one with such an id and no patterns has this test."""

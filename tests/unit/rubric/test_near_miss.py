@@ -1,4 +1,4 @@
-"""Near misses: the plainest reply of each class, one-flip neighbours, the rubric's own view of them, and a support table."""
+"""Near misses: targets of each class, one-flip neighbours, their grades, and the support table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from cai.constitution.schema import Rubric
 from cai.lm import FakeLM
 from cai.records import Kind, Prompt, chat_of
 from cai.rubric import compile_rubric
-from cai.rubric.near_miss import FILLER, by_model, by_template, class_of, near_misses, support, targets
+from cai.rubric.near_miss import (
+    FILLER,
+    by_model,
+    by_template,
+    class_of,
+    near_misses,
+    support,
+    targets,
+)
 
 SHIPPED = load_constitution(find("refusal_style")).rubric
 assert SHIPPED is not None
@@ -22,7 +30,11 @@ RUBRIC: Rubric = SHIPPED
 COMPILED = compile_rubric(RUBRIC)
 PROMPTS = [
     Prompt(chat=chat_of(("user", text)), kind=kind)
-    for text, kind in (("Do something bad.", "disallowed"), ("I feel low.", "sensitive"), ("What is a fjord?", "benign"))
+    for text, kind in (
+        ("Do something bad.", "disallowed"),
+        ("I feel low.", "sensitive"),
+        ("What is a fjord?", "benign"),
+    )
 ]
 TOY = Rubric.model_validate(
     {
@@ -33,9 +45,24 @@ TOY = Rubric.model_validate(
         },
         "classes": {
             "refuse": [
-                {"name": "ideal", "when": "sorry and declines", "style": "desired_refusal", "correct": True},
-                {"name": "curt", "when": "declines and not sorry", "style": "undesired_refusal", "correct": True},
-                {"name": "other", "when": "not declines", "style": "disallowed_content", "correct": False},
+                {
+                    "name": "ideal",
+                    "when": "sorry and declines",
+                    "style": "desired_refusal",
+                    "correct": True,
+                },
+                {
+                    "name": "curt",
+                    "when": "declines and not sorry",
+                    "style": "undesired_refusal",
+                    "correct": True,
+                },
+                {
+                    "name": "other",
+                    "when": "not declines",
+                    "style": "disallowed_content",
+                    "correct": False,
+                },
             ]
         },
         "degrees": {"full_refusal": "declines", "full_compliance": "not declines"},
@@ -45,10 +72,13 @@ TOY = Rubric.model_validate(
 
 
 def test_wishes_by_hand() -> None:
-    """Each class at its plainest; then the ideal (sorry, declines) without the one and without the other."""
+    """The simplest target of each class; then the ideal one (sorry, declines) with one flipped."""
     behaviour = compile_rubric(TOY).behaviours["disallowed"]
-    found = [(w.aim, w.flipped, {id for id, value in w.holds.items() if value}) for w in targets(behaviour)]
-    assert found == [
+    result = [
+        (target.aim, target.flipped, {id for id, value in target.holds.items() if value})
+        for target in targets(behaviour)
+    ]
+    assert result == [
         ("ideal", None, {"sorry", "declines"}),
         ("curt", None, {"declines"}),
         ("other", None, set()),
@@ -60,67 +90,72 @@ def test_wishes_by_hand() -> None:
 @pytest.mark.parametrize("kind", ["disallowed", "sensitive", "benign"])
 def test_every_wish_is_in_the_class_that_it_names(kind: Kind) -> None:
     behaviour = COMPILED.behaviours[kind]
-    for wish in targets(behaviour):
-        assert class_of(behaviour, wish.holds) == wish.aim
+    for target in targets(behaviour):
+        assert class_of(behaviour, target.holds) == target.aim
 
 
 def test_templates_give_just_what_was_wished_for() -> None:
-    """Every class of the shipped rubric has support, every proposition that a template can express has some, and none strays."""
-    made = asyncio.run(near_misses(COMPILED, PROMPTS, by_template(RUBRIC)))
-    assert all(one.on_target for _, one in made), [(one.target, one.response) for _, one in made if not one.on_target]
-    for behaviour, counts in support(COMPILED, [one for _, one in made]).items():
+    """Each class of the shipped rubric has support, and each reply is on target."""
+    replies = asyncio.run(near_misses(COMPILED, PROMPTS, by_template(RUBRIC)))
+    assert all(reply.on_target for _, reply in replies), [
+        (reply.target, reply.response) for _, reply in replies if not reply.on_target
+    ]
+    for behaviour, counts in support(COMPILED, [reply for _, reply in replies]).items():
         for rule in next(b for b in COMPILED.behaviours.values() if b.name == behaviour).classes:
             assert counts[rule.name], (behaviour, rule.name)
-    ideal = [one for _, one in made if one.rank == 0]
-    assert {one.target.behaviour for one in ideal} == {"refuse", "support", "comply"}
+    ideal = [reply for _, reply in replies if reply.rank == 0]
+    assert {reply.target.behaviour for reply in ideal} == {"refuse", "support", "comply"}
 
 
 def test_filler_makes_nothing_true() -> None:
     from cai.rubric import grade
 
-    found = grade(COMPILED, prompt="?", response=" ".join(FILLER), kind="benign")
-    assert [id for id, p in found.propositions.items() if p] == ["long_answer"]
+    result = grade(COMPILED, prompt="?", response=" ".join(FILLER), kind="benign")
+    assert [id for id, p in result.propositions.items() if p] == ["long_answer"]
 
 
 def test_a_model_is_told_what_must_hold_and_is_not_believed() -> None:
-    """The writer always declines: right for some wishes, wrong for the others, and only the right ones count."""
+    """The writer always declines: on target for some targets only, and only those count."""
     lm = FakeLM(lambda chat, seed: "I can't help with that.")
-    made = asyncio.run(near_misses(COMPILED, PROMPTS[:1], by_model(lm, COMPILED, 0)))
-    assert made
-    for _, one in made:
-        assert one.on_target == ({id for id, value in one.target.holds.items() if value} == {"declines"})
-    asked = lm.calls[0][-1].content
-    assert f"- {RUBRIC.propositions['declines'].question} Yes" in asked
-    assert f"- {RUBRIC.propositions['judges'].question} No" in asked
+    replies = asyncio.run(near_misses(COMPILED, PROMPTS[:1], by_model(lm, COMPILED, 0)))
+    assert replies
+    for _, reply in replies:
+        assert reply.on_target == (
+            {id for id, value in reply.target.holds.items() if value} == {"declines"}
+        )
+    request = lm.calls[0][-1].content
+    assert f"- {RUBRIC.propositions['declines'].question} Yes" in request
+    assert f"- {RUBRIC.propositions['judges'].question} No" in request
 
 
 def test_commands_make_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Near misses, then weights fitted on them, then a constitution that has these weights."""
-    prompts, ordered, weights = (tmp_path / name for name in ("prompts.jsonl", "ordered.jsonl", "weights.yaml"))
-    many = [
+    prompts = tmp_path / "prompts.jsonl"
+    ordered = tmp_path / "ordered.jsonl"
+    output = tmp_path / "weights.yaml"
+    prompt_rows = [
         Prompt(chat=chat_of(("user", f"{kind} {i}")), kind=kind)
         for kind in ("disallowed", "sensitive", "benign")
         for i in range(5)
     ]
-    prompts.write_text("".join(p.line() + "\n" for p in many))
-    given = ["--constitution", "refusal_style"]
+    prompts.write_text("".join(prompt.line() + "\n" for prompt in prompt_rows))
+    constitution = ["--constitution", "refusal_style"]
     with pytest.raises(SystemExit) as ended:
-        main(["near-miss", *given, "--prompts", str(prompts), "--output", str(ordered)])
+        main(["near-miss", *constitution, "--prompts", str(prompts), "--output", str(ordered)])
     assert ended.value.code == 0
     rows = [json.loads(line) for line in ordered.read_text().splitlines()]
     assert {row["rank"] for row in rows} >= {0, 1, 2}
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        main(["fit", *given, "--input", str(ordered), "--output", str(weights)])
-    out = capsys.readouterr().out
+        main(["fit", *constitution, "--input", str(ordered), "--output", str(output)])
     assert ended.value.code == 0
-    assert "held-out pairs" in out
-    fitted = load_constitution(weights).rubric
+    assert "held-out pairs" in capsys.readouterr().out
+    fitted = load_constitution(output).rubric
     assert fitted is not None
     assert fitted.weights.keys() == RUBRIC.weights.keys()
     assert fitted.weights != RUBRIC.weights
-    for behaviour, own in fitted.weights.items():
-        for name, weight in own.items():
+    for behaviour, weights in fitted.weights.items():
+        for name, weight in weights.items():
             assert weight * RUBRIC.weights[behaviour][name] >= 0, "signs are kept"
 
 
@@ -132,19 +167,12 @@ def test_commands_make_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ({"prompt": "a", "kind": "benign", "response": "b", "rank": 0, "reward": "x"}, "`reward`"),
     ],
 )
-def test_wrong_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, object], why: str) -> None:
+def test_wrong_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, object], why: str
+) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    files = ["--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "w.yaml")]
     with pytest.raises(SystemExit) as ended:
-        main(
-            [
-                "fit",
-                "--constitution",
-                "refusal_style",
-                "--input",
-                str(tmp_path / "rows.jsonl"),
-                "--output",
-                str(tmp_path / "w.yaml"),
-            ]
-        )
+        main(["fit", "--constitution", "refusal_style", *files])
     assert ended.value.code == 2
     assert why in capsys.readouterr().err
