@@ -21,8 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cai.data.dedupe import clean, kept
-from cai.data.filters import HygieneConfig, Rules
+from cai.data.dedupe import clean, filtered_prompts
+from cai.data.filters import HygieneConfig, PromptFilters
 from cai.data.writers import write_prompts
 from cai.records import Prompt, chat_of
 
@@ -73,13 +73,13 @@ def measure(name: str, count: int) -> None:
     evaluation = []
     if config.against:
         evaluation = [" ".join(random.Random(i).choices(WORDS, k=200)) for i in range(1000)]
-    rules = Rules(config, lambda text: len(text.split()), evaluation)
+    rules = PromptFilters(config, lambda text: len(text.split()), evaluation)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.parquet"
 
         def process(number: int) -> dict[str, int]:
             cleaned = clean(lambda: prompts(number), config, rules)
-            write_prompts(out, kept(lambda: prompts(number), rules, cleaned))
+            write_prompts(out, filtered_prompts(lambda: prompts(number), rules, cleaned))
             return dict(cleaned.counts)
 
         process(1000)

@@ -24,13 +24,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cai.async_map import gather
-from cai.constitution import Constitution, find, load_constitution
-from cai.data.readers import asked
+from cai.constitution import Constitution, find_constitution, load_constitution
+from cai.data.readers import dialogue_turns
 from cai.generate.label import PRESETS, LabelConfig, labeller
 from cai.lm import open_lm
 from cai.lm.base import LM
 from cai.records import Chat, Pair, Preference, Score, chat_of
-from cai.report.labels import against_people, diagnose
+from cai.report.labels import compare_with_humans, diagnose
 
 LabelledPair = tuple[Pair, float]
 """The second is P(first is better) by people."""
@@ -59,7 +59,7 @@ def harmless(data: Path) -> Iterator[tuple[Chat, str, str]]:
         row = json.loads(line)
         dialogue, _, chosen = row["chosen"].rpartition("\n\nAssistant:")
         rejected = row["rejected"].rpartition("\n\nAssistant:")[2]
-        yield asked(dialogue, "hh_rlhf"), chosen.strip(), rejected.strip()
+        yield dialogue_turns(dialogue, "hh_rlhf"), chosen.strip(), rejected.strip()
 
 
 SETS = {"hhh_alignment": hhh, "llmbar": llmbar, "hh_rlhf": harmless}
@@ -89,7 +89,7 @@ def report(
 
     labels = asyncio.run(work())
     seconds = time.perf_counter() - started
-    people = against_people(labels, {pair.id: human for pair, human in pairs})
+    people = compare_with_humans(labels, {pair.id: human for pair, human in pairs})
     scores = {score.metric: score for _, score in diagnose(labels).rows}
     ece = people.ece if people.ece is None else round(people.ece, 3)
     print(f"{name}, {preset}: {len(pairs)} pairs, {seconds:.0f} s")
@@ -117,7 +117,7 @@ def main() -> None:
     if not root:
         sys.exit("judge_agreement: set CAI_EVAL_DATA to the folder that holds preference/")
     judge = open_lm(options.model)
-    constitution = load_constitution(find("assistant"))
+    constitution = load_constitution(find_constitution("assistant"))
     for name in options.sets:
         pairs = evenly_spaced_pairs(name, Path(root), options.rows)
         for preset in options.presets:

@@ -24,12 +24,12 @@ import torch
 
 from cai import templates
 from cai.async_map import gather
-from cai.constitution import Constitution, find, load_constitution
+from cai.constitution import Constitution, find_constitution, load_constitution
 from cai.data.readers import prompt_rows
 from cai.generate.label import LabelConfig, asked_by, labeller
 from cai.lm import open_lm
 from cai.modeling.loading import load_model
-from cai.modeling.model_files import locate
+from cai.modeling.model_files import resolve_model_path
 from cai.modeling.tokenization import load_renderer
 from cai.records import Chat, Pair
 from cai.seeds import derive
@@ -74,7 +74,7 @@ def verdict_requests(constitution: Constitution, pair: Pair) -> list[Chat]:
 
 def transformers_judge() -> Callable[[Chat], str]:
     """Chat -> 64 tokens, sampled by `generate` of transformers."""
-    path = locate("smollm2")
+    path = resolve_model_path("smollm2")
     model = load_model(path)
     renderer = load_renderer(path)
 
@@ -85,7 +85,7 @@ def transformers_judge() -> Callable[[Chat], str]:
             max_new_tokens=VERDICT_TOKENS,
             min_new_tokens=VERDICT_TOKENS,
             attention_mask=torch.ones_like(ids),
-            pad_token_id=renderer.pad_id,
+            pad_token_id=renderer.pad_token_id,
             do_sample=True,
         )
         reply_ids = out[0, ids.shape[1] :]
@@ -105,7 +105,7 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     plain_count = int(sys.argv[2]) if len(sys.argv) > 2 else 10
     judge = open_lm("smollm2")
-    constitution = load_constitution(find("assistant"))
+    constitution = load_constitution(find_constitution("assistant"))
     pairs = load_pairs(count)
     step = labeller(constitution, judge, CONFIG, 0, lambda pair: (None, None))
 

@@ -65,22 +65,22 @@ def load_actor(mode: str, config: Any) -> tuple[Any, Any, Any]:
 
     from cai.modeling.loading import load_model
     from cai.modeling.lora import with_adapter
-    from cai.modeling.model_files import locate
+    from cai.modeling.model_files import resolve_model_path
     from cai.modeling.precision import matmul_dtype
     from cai.modeling.tokenization import load_renderer
     from cai.reward.preference_model import ADAPTER
     from cai.train.ppo.actor import POLICY, FullActor, LoraActor
 
-    path = locate("smollm2")
+    path = resolve_model_path("smollm2")
     renderer = load_renderer(path)
     base = load_model(path)
     low_precision = matmul_dtype() != torch.float32
     rollout_copy = load_model(path, matmul_dtype()) if low_precision else None
     torch.manual_seed(0)
     if mode == "lora":
-        base = with_adapter(base, POLICY, config.rank)
+        base = with_adapter(base, POLICY, config.lora_rank)
         return LoraActor(base, rollout_copy), base, renderer
-    base = with_adapter(base, ADAPTER, config.rank)
+    base = with_adapter(base, ADAPTER, config.lora_rank)
     return FullActor(load_model(path), base, rollout_copy), base, renderer
 
 
@@ -88,18 +88,22 @@ def run_cai(mode: str) -> None:
     """Run the loop, and print one JSON line."""
     from cai.records import Prompt, chat_of
     from cai.reward.preference_model import PreferenceModel
-    from cai.train.ppo import trainer
     from cai.train.ppo.config import PPOConfig
+    from cai.train.ppo.trainer import PPOTrainer
 
-    sizes = {
-        "updates": UPDATES,
-        "prompts": BATCH,
-        "replies": 1,
-        "max_tokens": LENGTH,
-        "minibatches": 1,
-    }
-    # The peer does not save either.
-    config = PPOConfig.model_validate(sizes | {"mode": mode, "save_every": UPDATES})
+    config = PPOConfig.model_validate(
+        {
+            "num_updates": UPDATES,
+            "mode": mode,
+            "save_every": UPDATES,  # the peer does not save either
+            "rollout": {
+                "prompts_per_update": BATCH,
+                "responses_per_prompt": 1,
+                "max_new_tokens": LENGTH,
+            },
+            "optimization": {"num_minibatches": 1},
+        }
+    )
     actor, base, renderer = load_actor(mode, config)
     judge = PreferenceModel(base, renderer)
     texts = [f"Explain how to do task number {i} safely at home." for i in range(UPDATES * BATCH)]
@@ -107,25 +111,15 @@ def run_cai(mode: str) -> None:
     timer = PhaseTimer()
     tokens = [0]
 
-    def score(rollouts: Any) -> Any:
-        tokens[0] = sum(len(r.prompt_ids) + len(r.reply_ids) for r in rollouts)
+    def reward_fn(rollouts: Any) -> Any:
+        tokens[0] = sum(len(rollout.ids) for rollout in rollouts)
         return {"pm": judge.score([judge.rows(r.prompt.chat, r.text) for r in rollouts])}
 
-    trainer.sample_rollouts = timer.timed("sample", trainer.sample_rollouts)
-    trainer.make_experience = timer.timed("read", trainer.make_experience)
-    trainer.learn = timer.timed("learn", trainer.learn)
+    trainer = PPOTrainer(actor, renderer, timer.timed("score", reward_fn), config)
+    for name, phase in (("act", "sample"), ("assign_credit", "read"), ("optimize", "learn")):
+        setattr(trainer, name, timer.timed(phase, getattr(trainer, name)))
     with tempfile.TemporaryDirectory() as folder:
-        trainer.ppo(
-            trainer.learner(actor, config),
-            renderer,
-            prompts,
-            timer.timed("score", score),
-            config,
-            Path(folder),
-            seed=0,
-            progress=lambda done, total: None,
-            track=timer.end_update,
-        )
+        trainer.train(prompts, Path(folder), on_update=timer.end_update)
     print(json.dumps(report(mode, timer, tokens[0])), flush=True)
 
 
@@ -176,9 +170,9 @@ def main() -> None:
     if options.mode and not options.peer:
         run_cai(options.mode)
         return
-    from cai.modeling.model_files import locate
+    from cai.modeling.model_files import resolve_model_path
 
-    path = str(locate("smollm2"))
+    path = str(resolve_model_path("smollm2"))
     for mode in (options.mode,) if options.mode else ("lora", "full"):
         rows = [run_command([sys.executable, __file__, "--mode", mode])]
         if options.peer:

@@ -27,7 +27,7 @@ import yaml
 from cai.data.preferences import labelled_pairs
 from cai.evals.agreement import ece
 from cai.evals.stats import estimate
-from cai.modeling.model_files import locate
+from cai.modeling.model_files import resolve_model_path
 from cai.pipeline.preference_model import fresh_model
 from cai.records import Chat
 from cai.reward.preference_model import PreferenceModel
@@ -97,7 +97,7 @@ def main() -> None:
         key, _, value = text.partition("=")
         settings[key] = yaml.safe_load(value)
     config = RewardConfig.model_validate(settings)
-    base = locate("smollm2")
+    base = resolve_model_path("smollm2")
     pairs = load_pairs(fresh_model(base, config, 0), Path(root), options.rows)
     prompts = sorted(
         {prompt for prompt, _, _ in pairs},

@@ -22,34 +22,35 @@ from scipy.stats import t as student
 from cai.data.readers import prompt_rows
 from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
-from cai.modeling.model_files import locate
+from cai.modeling.model_files import resolve_model_path
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt, chat_of
 from cai.train.ppo.actor import POLICY, LoraActor
-from cai.train.ppo.config import KLConfig, PPOConfig, PtxConfig
+from cai.train.ppo.config import PPOConfig, PtxConfig
 from cai.train.ppo.ptx import Text, ptx_losses
 from cai.train.ppo.rollout import RewardTable, Rollout
-from cai.train.ppo.trainer import learner, ppo
+from cai.train.ppo.trainer import PPOTrainer
 
 ROOT = Path(__file__).parents[1]
 HELD_OUT = 40
 """Paragraphs that the loss is measured on."""
-CONFIG = PPOConfig(
-    updates=5,
-    prompts=8,
-    replies=4,
-    max_tokens=32,
-    learning_rate=2e-3,
-    minibatches=4,
-    layers=10,
-    kl=KLConfig(coef=0.01),
+CONFIG = PPOConfig.model_validate(
+    {
+        "num_updates": 5,
+        "num_trainable_layers": 10,
+        "rollout": {"prompts_per_update": 8, "responses_per_prompt": 4, "max_new_tokens": 32},
+        "optimization": {"learning_rate": 2e-3, "num_minibatches": 4},
+        "kl": {"coef": 0.01},
+    }
 )
 
 
 def paragraphs(renderer: Renderer) -> list[Text]:
     """(first token, the others) of each paragraph of plain words."""
     texts = []
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    files = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+    files += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+    for name in files:
         for text in (ROOT / name).read_text(encoding="utf-8").split("\n\n"):
             ids = renderer.text_ids(" ".join(text.split()))[:120]
             if len(ids) > 30 and not text.startswith(("```", "|", "<!--")):
@@ -59,10 +60,11 @@ def paragraphs(renderer: Renderer) -> list[Text]:
 
 def run_ppo(seed: int, coef: float) -> tuple[float, float, float]:
     """(loss on held-out text before, after, mean reward of the last two updates)"""
-    path = locate("smollm2")
+    path = resolve_model_path("smollm2")
     renderer = load_renderer(path)
     torch.manual_seed(seed)
-    actor = LoraActor(with_adapter(load_model(path), POLICY, CONFIG.rank, CONFIG.layers))
+    base = with_adapter(load_model(path), POLICY, CONFIG.lora_rank, CONFIG.num_trainable_layers)
+    actor = LoraActor(base)
     texts = paragraphs(renderer)
     placeholder = Prompt(chat=chat_of(("user", "-")))
     held_out = [
@@ -71,26 +73,19 @@ def run_ppo(seed: int, coef: float) -> tuple[float, float, float]:
     prompts = list(prompt_rows(ROOT / "examples" / "prompts" / "benign.jsonl"))
 
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
-        return {"brief": [1 - len(r.reply_ids) / CONFIG.max_tokens for r in rollouts]}
+        return {
+            "brief": [1 - len(r.response_ids) / CONFIG.rollout.max_new_tokens for r in rollouts]
+        }
 
     @torch.no_grad()
     def held_out_loss() -> float:
-        return float(sum(ptx_losses(actor, held_out, renderer.pad_id, CONFIG)))
+        return float(sum(ptx_losses(actor.policy, held_out, CONFIG.optimization.micro_batch_size)))
 
     before = held_out_loss()
-    config = CONFIG.model_copy(update={"ptx": PtxConfig(coef=coef, batch=8)})
+    config = CONFIG.model_copy(update={"ptx": PtxConfig(coef=coef, batch_size=8)})
+    trainer = PPOTrainer(actor, renderer, score, config, seed)
     with tempfile.TemporaryDirectory() as folder:
-        history = ppo(
-            learner(actor, config),
-            renderer,
-            prompts,
-            score,
-            config,
-            Path(folder),
-            seed=seed,
-            progress=lambda done, total: None,
-            texts=texts[::2],
-        )
+        history = trainer.train(prompts, Path(folder), texts[::2])
     return before, held_out_loss(), fmean(row["reward"] for row in history[-2:])
 
 

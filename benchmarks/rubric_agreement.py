@@ -35,9 +35,9 @@ from scipy.stats import binomtest
 from cai.constitution.load import load_constitution
 from cai.constitution.schema import Rubric
 from cai.rubric import CompiledRubric, compile_rubric, grade
-from cai.rubric.fit_weights import FitConfig, Ranked, errors, fit, split_prompts
+from cai.rubric.fit_weights import FitConfig, Ranked, fit_weights, pair_errors, split_prompts
 from cai.rubric.propositions import normalize_reply, unquoted_text
-from cai.rubric.text_classifier import Labelled, TextFit, fit_text, words_of
+from cai.rubric.text_classifier import Labelled, TextFit, fit_text, ngrams_of
 
 ROOT = Path(__file__).parents[1]
 Array = NDArray[np.bool_]
@@ -156,7 +156,7 @@ def labelled_gptfuzz(gptfuzz: list[Row]) -> list[Labelled]:
 
 
 def labelled(prompt: str, reply: str, complied: bool, weight: float = 1.0) -> Labelled:
-    return Labelled(prompt, words_of(unquoted_text(reply)), complied, weight)
+    return Labelled(prompt, ngrams_of(unquoted_text(reply)), complied, weight)
 
 
 def refitted(training: list[Labelled]) -> CompiledRubric:
@@ -237,10 +237,10 @@ def show_weight_fit(prompts: int = 1250, replies: int = 4, features: int = 12) -
     training, held_out = split_prompts(rows, 0.2, 0)
     config = FitConfig(keep_signs=False, penalty=0.0)
     start = time.perf_counter()
-    fitted = fit(training, dict.fromkeys(planted, 0.0), config)
+    fitted = fit_weights(training, dict.fromkeys(planted, 0.0), config)
     seconds = time.perf_counter() - start
-    pair_errors = errors(held_out, fitted.weights, fitted.scale, "rubric")
-    wrong = statistics.fmean(error for _, error in pair_errors)
+    wrong_pairs = pair_errors(held_out, fitted.weights, fitted.scale, "rubric")
+    wrong = statistics.fmean(error for _, error in wrong_pairs)
     print(
         f"weights of {features} features, {len(training)} of {len(rows)} replies: "
         f"{seconds:.1f} s, held-out pairs wrong {wrong:.4f}"

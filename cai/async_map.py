@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from cai.progress import Progress
 from cai.records import Row
-from cai.store import append, atomic_write, read, truncate_torn_line
+from cai.store import append_rows, atomic_write, read_rows, truncate_torn_line
 
 T = TypeVar("T")
 RowT = TypeVar("RowT", bound=Row)
@@ -66,7 +66,7 @@ async def map_rows(
         sliding: see above.
     """
     truncate_torn_line(out)
-    done = {source(row) for row in read(out, kind)} if out.exists() else set()
+    done = {source(row) for row in read_rows(out, kind)} if out.exists() else set()
     ids = [row.id for row in rows]  # each id is a hash of the row's content: computed once
     copies = Counter(ids)
     finished = sum(row_id in done for row_id in ids)
@@ -78,7 +78,7 @@ async def map_rows(
         chunks = _map_windows(ids, rows, step, done, max_concurrency)
     async with contextlib.aclosing(chunks):
         async for chunk_ids, results in chunks:
-            append(out, results)
+            append_rows(out, results)
             finished += sum(copies[row_id] for row_id in chunk_ids)
             progress(finished, len(rows))
     if not out.exists():

@@ -76,7 +76,7 @@ def _excerpt(line: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
-def read(path: Path, kind: type[RowT]) -> Iterator[RowT]:
+def read_rows(path: Path, kind: type[RowT]) -> Iterator[RowT]:
     """Rows of `path`.
 
     Raises:
@@ -118,7 +118,7 @@ def _write_error(path: Path, code: int | None, reason: str) -> StoreError:
     return StoreError(f"{path}: cannot write: {reason}")
 
 
-def append(path: Path, rows: Sequence[Row]) -> None:
+def append_rows(path: Path, rows: Sequence[Row]) -> None:
     """Append the rows as complete lines, in one write; see `append_bytes`."""
     append_bytes(path, "".join(row.line() + "\n" for row in rows).encode())
 
@@ -201,12 +201,12 @@ def partial_path(path: Path) -> Path:
 
 
 class Manifest(FrozenModel):
-    """The provenance of an artefact. Two artefacts with equal `made` have equal content."""
+    """The provenance of an artefact. Two artefacts with equal `provenance` have equal content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
-    made: dict[str, str]
+    provenance: dict[str, str]
     """The provenance: digests of config, inputs, constitution parts and templates; models; seed."""
     versions: dict[str, str]
     finished: bool = False
@@ -236,7 +236,7 @@ def read_manifest(artefact: Path) -> Manifest | None:
         ) from None
 
 
-def begin(artefact: Path, stage: str, provenance: Mapping[str, str]) -> Manifest | None:
+def begin_artifact(artefact: Path, stage: str, provenance: Mapping[str, str]) -> Manifest | None:
     """Claim an artefact for `stage`.
 
     Returns:
@@ -247,7 +247,7 @@ def begin(artefact: Path, stage: str, provenance: Mapping[str, str]) -> Manifest
     """
     manifest = read_manifest(artefact)
     if manifest is not None:
-        if keys := differing(manifest, provenance):
+        if keys := differing_keys(manifest, provenance):
             raise StoreError(
                 f"{artefact}: made with another {', '.join(keys)}: run into a new folder, or to "
                 f"make it anew delete {artefact.parent}/{artefact.name[:2]}* and everything "
@@ -255,23 +255,23 @@ def begin(artefact: Path, stage: str, provenance: Mapping[str, str]) -> Manifest
             )
         if manifest.finished and artefact.exists():
             return manifest
-    claim(artefact, stage, provenance)
+    claim_artifact(artefact, stage, provenance)
     return None
 
 
-def differing(manifest: Manifest, provenance: Mapping[str, str]) -> list[str]:
+def differing_keys(manifest: Manifest, provenance: Mapping[str, str]) -> list[str]:
     """The keys in which the recorded provenance differs from `provenance`, sorted."""
-    recorded = manifest.made
+    recorded = manifest.provenance
     keys = recorded.keys() | provenance.keys()
     return sorted(key for key in keys if recorded.get(key) != provenance.get(key))
 
 
-def claim(artefact: Path, stage: str, provenance: Mapping[str, str]) -> None:
+def claim_artifact(artefact: Path, stage: str, provenance: Mapping[str, str]) -> None:
     """Write the manifest of an artefact that is yet to be made."""
-    _write_manifest(artefact, Manifest(stage=stage, made=dict(provenance), versions=versions()))
+    _write_manifest(artefact, Manifest(stage=stage, provenance=dict(provenance), versions=versions()))
 
 
-def finish(artefact: Path, **counts: float | int | str | None) -> None:
+def finish_artifact(artefact: Path, **counts: float | int | str | None) -> None:
     """Mark the artefact as finished, and record its counts."""
     manifest = read_manifest(artefact)
     if manifest is None:

@@ -205,7 +205,7 @@ DETAILED_COMPARE = (
     "refusing harm briefly and without reproach is good. Length by itself is worth nothing. "
     "Which reply is better?"
 )
-QUESTIONS = {"principle": GENERAL_COMPARE, "detailed": DETAILED_COMPARE, "plain": GENERAL_COMPARE}
+COMPARE_QUESTIONS = {"principle": GENERAL_COMPARE, "detailed": DETAILED_COMPARE, "plain": GENERAL_COMPARE}
 THINK = (
     "Conversation:\n{transcript}\n\nReply (A):\n{first}\n\nReply (B):\n{second}\n\n{question} "
     "Think it through step by step before you decide."
@@ -272,7 +272,7 @@ _COMPARED = re.compile(
 )
 
 
-def compared(chat: Chat) -> tuple[str, str] | None:
+def parse_comparison(chat: Chat) -> tuple[str, str] | None:
     """The two replies of the last comparison in a judge's chat; None if there is none."""
     for message in reversed(chat):
         if match := _COMPARED.search(message.content):
@@ -288,7 +288,7 @@ def parse_verdict(text: str) -> Literal["A", "B"] | None:
 
 # ---- ratings (direct RLAIF, arXiv:2309.00267) ----
 
-STEPS = tuple("0123456789")
+RATING_DIGITS = tuple("0123456789")
 """Single digits: "10" would begin with "1", and is two tokens for many models."""
 RATER = "You rate the replies of an AI assistant."
 RATE = (
@@ -384,7 +384,7 @@ def parse_message(text: str, *, finished: bool) -> str | None:
 def templates_digest() -> str:
     """A digest that changes when the wording of any template changes."""
     grading = (GRADER, PROPOSITION, *ANSWERS, WRITER, NEAR_MISS, TESTER, MESSAGE_REQUEST)
-    rating = (RATER, RATE, RATING, *STEPS)
+    rating = (RATER, RATE, RATING, *RATING_DIGITS)
     critique = (CRITIC, QUESTION, QUESTION_WITH_CRITIQUE, NO_CRITIQUE)
     revision = (GENERAL_CRITIQUE, GENERAL_REVISION, REPLY_ONLY)
     comparison = (JUDGE, COMPARE, GENERAL_COMPARE, DETAILED_COMPARE)

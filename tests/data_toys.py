@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cai.data.dedupe import clean
-from cai.data.filters import HygieneConfig, Rules
+from cai.data.filters import HygieneConfig, PromptFilters
 from cai.records import Prompt, chat_of
 
 SENTENCE = (
@@ -24,6 +24,6 @@ def outcome(
 ) -> list[str]:
     """The reason for each prompt, "kept" if there is none; a token is a word."""
     config = HygieneConfig(**settings)
-    rules = Rules(config, lambda text: len(text.split()), evaluation)
+    rules = PromptFilters(config, lambda text: len(text.split()), evaluation)
     cleaned = clean(lambda: iter(prompts), config, rules)
     return [cleaned.reasons[code] or "kept" for code in cleaned.codes]

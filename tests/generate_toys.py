@@ -11,7 +11,7 @@ from cai.constitution import Constitution, Examples, Principle
 from cai.generate.label import LabelConfig, labeller
 from cai.lm import FakeLM
 from cai.records import Kind, Pair, Preference, Prompt, chat_of
-from cai.templates import compared
+from cai.templates import parse_comparison
 
 
 def principle(
@@ -63,7 +63,7 @@ def judge(margin: Margin, rationale: str = "Let me see.") -> FakeLM:
     """A judge with the given log-odds, which writes the same rationale every time."""
     return FakeLM(
         lambda chat, seed: rationale,
-        lambda chat, choices: [margin(*compared(chat) or ("", "")), 0.0],
+        lambda chat, choices: [margin(*parse_comparison(chat) or ("", "")), 0.0],
     )
 
 

@@ -98,7 +98,7 @@ def readings(
 
 
 def reply(ids: list[int], renderer: Renderer, prompt: Prompt = PROMPTS[0]) -> Rollout:
-    finished = ids[-1] == renderer.stop_id
+    finished = ids[-1] == renderer.eos_token_id
     return Rollout(prompt, renderer.prompt_ids(prompt.chat), ids, renderer.text(ids), finished)
 
 

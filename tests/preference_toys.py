@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cai.modeling.loading import load_model
-from cai.modeling.lora import parameters_of, with_adapter
+from cai.modeling.lora import adapter_parameters, with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import chat_of
 from cai.reward.preference_model import ADAPTER, PreferenceModel
@@ -30,6 +30,6 @@ def untrained_model(
     )
     if random_adapter:
         with torch.no_grad():
-            for parameter in parameters_of(model.shared[0], ADAPTER):
+            for parameter in adapter_parameters(model.shared[0], ADAPTER):
                 parameter.normal_(0, 0.1)
     return model

@@ -102,7 +102,7 @@ def trained(
         actor = FullActor(base, reference, copy if config.shard else None)
         if config.shard and world_size() > 1:
             actor.shard()
-    texts = [(renderer.prompt_ids(p.chat), renderer.reply_ids("fine")) for p in PROMPTS]
+    texts = [(renderer.prompt_ids(p.chat), renderer.response_ids("fine")) for p in PROMPTS]
     trainer = PPOTrainer(actor, renderer, score, config)
     return trainer, trainer.train(PROMPTS, folder, texts)
 

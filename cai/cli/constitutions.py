@@ -26,12 +26,12 @@ def check(
     constitutions: Annotated[list[str], typer.Argument(metavar="CONSTITUTION...")],
 ) -> None:
     """Compile constitutions and report their defects. Exit 0 clean, 1 findings, 2 unreadable."""
-    from cai.constitution import find, lint, load_constitution
+    from cai.constitution import find_constitution, lint, load_constitution
     from cai.rubric import check_rubric
 
     has_findings = False
     for name in constitutions:
-        constitution = load_constitution(find(name))
+        constitution = load_constitution(find_constitution(name))
         lines = [f"{finding.where}: {finding.message}" for finding in lint(constitution)]
         if constitution.rubric:
             lines += [f"rubric: {line}" for line in check_rubric(constitution.rubric)]
@@ -59,27 +59,27 @@ def show(
     ] = "smollm2",
 ) -> None:
     """Print the contents of a constitution, with those of the constitutions that it extends."""
-    from cai.constitution import find, load_constitution, overview
+    from cai.constitution import find_constitution, load_constitution, overview
 
-    loaded = load_constitution(find(constitution))
+    loaded = load_constitution(find_constitution(constitution))
     if not render:
         print(overview(loaded))
         return
     quiet()
-    from cai.modeling.model_files import local_weights, locate
+    from cai.modeling.model_files import local_model_name, resolve_model_path
     from cai.modeling.tokenization import load_renderer
 
     ids = [each.id for each in loaded.principles if principle in (None, each.id)]
     if not ids:
         known = ", ".join(each.id for each in loaded.principles) or "none"
         raise UsageError(f"--principle {principle}: no such id; ids: {known}")
-    weights = local_weights(model)
+    weights = local_model_name(model)
     if weights is None:
         raise UsageError(
             f"--model {model}: tokens are counted with a tokenizer on this machine: "
             "smollm2 or local:FOLDER_OR_HUB_ID"
         )
-    _print_chats(loaded, ids, load_renderer(locate(weights)), model)
+    _print_chats(loaded, ids, load_renderer(resolve_model_path(weights)), model)
 
 
 def _print_chats(
@@ -112,10 +112,10 @@ def diff(
     ] = False,
 ) -> None:
     """Print the differences between two constitutions, part by part. Exit 0 equal, 1 different."""
-    from cai.constitution import diff, find, load_constitution
+    from cai.constitution import diff, find_constitution, load_constitution
 
-    new = load_constitution(find(after))
-    changes = diff(load_constitution(find(before)), new)
+    new = load_constitution(find_constitution(after))
+    changes = diff(load_constitution(find_constitution(before)), new)
     for change in changes:
         fields = f": {', '.join(change.fields)}" if change.fields else ""
         print(f"{change.what} {change.key}{fields}")
@@ -153,13 +153,13 @@ def import_foreign(
 
     Notes on standard error name what could not be converted.
     """
-    from cai.constitution.importers import as_yaml, read_foreign, slug
+    from cai.constitution.importers import as_yaml, import_constitution, slug
 
     if slug(name) != name:
         raise UsageError(
             f"--name {name}: lower-case letters, digits, - and _ only; {slug(name)} would do"
         )
-    imported = read_foreign(file, name)
+    imported = import_constitution(file, name)
     print(as_yaml(imported), end="")
     for note in imported.notes:
         print(f"note: {note}", file=sys.stderr)

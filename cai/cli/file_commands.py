@@ -247,7 +247,7 @@ def _evaluate_refusal(
     from cai.async_map import map_rows
     from cai.data.readers import prompt_rows
     from cai.evals.refusal import refusal_scores
-    from cai.evals.replies import item_of, items, replier
+    from cai.evals.replies import item_id, prompt_draws, reply_step
     from cai.progress import progress_bars
     from cai.records import EvalReply
     from cai.rubric import compile_rubric
@@ -266,18 +266,18 @@ def _evaluate_refusal(
         "data": store.digest(*(prompt.line() for prompt in prompts)),
         "rubric": store.digest(rubric),
     }
-    store.begin(replies_file, "eval", provenance)
-    step = replier(model, lm, compile_rubric(rubric), config, seed)
+    store.begin_artifact(replies_file, "eval", provenance)
+    step = reply_step(model, lm, compile_rubric(rubric), config, seed)
 
     async def reply_to_all() -> None:
         try:
             await map_rows(
                 replies_file,
-                items(prompts, config.draws),
+                prompt_draws(prompts, config.draws),
                 step,
                 EvalReply,
                 max_concurrency=lm.max_concurrency,
-                source=item_of,
+                source=item_id,
                 progress=bar,
             )
         finally:
@@ -286,7 +286,7 @@ def _evaluate_refusal(
     with progress_bars() as progress:
         bar = progress("eval")
         asyncio.run(reply_to_all())
-    scores = refusal_scores(list(store.read(replies_file, EvalReply)), seed=seed)
+    scores = refusal_scores(list(store.read_rows(replies_file, EvalReply)), seed=seed)
     store.atomic_write(output, "".join(row.line() + "\n" for row in scores))
     for row in scores:
         mean = "–" if row.mean is None else f"{row.mean:.3f}"

@@ -98,14 +98,14 @@ def fit_reward(
 
 
 def _locate_weights(model: str) -> str:
-    from cai.modeling.model_files import local_weights, locate
+    from cai.modeling.model_files import local_model_name, resolve_model_path
 
-    weights = local_weights(model)
+    weights = local_model_name(model)
     if weights is None:
         raise UsageError(
             f"--model {model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
         )
-    return locate(weights)
+    return resolve_model_path(weights)
 
 
 def _comparisons(model: PreferenceModel, source: Path) -> list[Comparison]:
@@ -189,8 +189,8 @@ def _folds_table(folds: Sequence[Fold]) -> Table:
         title="labels of groups left out of training",
     )
     for fold in folds:
-        estimates = map(estimate_text, agreement_and_loss("fold", fold.measured))
-        table.add_row(", ".join(fold.groups), f"{fold.learnt_from}", *estimates)
-    measured = [agreement for fold in folds for agreement in fold.measured]
+        estimates = map(estimate_text, agreement_and_loss("fold", fold.agreements))
+        table.add_row(", ".join(fold.groups), f"{fold.train_pairs}", *estimates)
+    measured = [agreement for fold in folds for agreement in fold.agreements]
     table.add_row("all", "", *map(estimate_text, agreement_and_loss("fold", measured)))
     return table

@@ -22,8 +22,8 @@ from cai.errors import JobError, StoreError
 if TYPE_CHECKING:
     from cai.records import Prompt
     from cai.rubric import CompiledRubric
-    from cai.rubric.compile import Behaviour
     from cai.rubric.fit_weights import FitConfig, Ranked
+    from cai.rubric.grade import Behaviour
     from cai.rubric.near_miss import NearMiss
 
 app = typer.Typer()
@@ -64,7 +64,7 @@ def near_miss(
     from cai import store
     from cai.data.readers import prompt_rows
     from cai.rubric import compile_rubric
-    from cai.rubric.near_miss import by_model, by_template, near_misses, support
+    from cai.rubric.near_miss import model_writer, near_misses, support, template_writer
 
     quiet()
     _, rubric = load_with_rubric(constitution)
@@ -74,11 +74,11 @@ def near_miss(
     if not with_kind:
         raise StoreError(f"{', '.join(map(str, prompts))}: no prompt with a kind in it")
     if model is None:
-        write = by_template(rubric)
+        write = template_writer(rubric)
     else:
         from cai.lm import open_lm
 
-        write = by_model(open_lm(model), compiled, seed)
+        write = model_writer(open_lm(model), compiled, seed)
     replies = asyncio.run(near_misses(compiled, with_kind, write))
     lines = [_near_miss_line(prompt, reply) for prompt, reply in replies]
     store.atomic_write(output, "".join(lines))
@@ -207,10 +207,10 @@ def _fit_behaviour(
         config: of the fit.
         seed: of the split by prompt and of the bootstrap.
     """
-    from cai.rubric.fit_weights import fit, split_prompts
+    from cai.rubric.fit_weights import fit_weights, split_prompts
 
     train, held_out = split_prompts([reply.row for reply in replies], config.held_out, seed)
-    result = fit(train, start, config)
+    result = fit_weights(train, start, config)
     weights = {name: round(value, 6) for name, value in result.weights.items()}
     print(
         f"{behaviour}: {result.pairs:,} pairs, hinge {result.loss:.4f}, "

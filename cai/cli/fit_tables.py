@@ -40,19 +40,19 @@ def errors_table(fit: BehaviourFit, seed: int) -> Table:
         seed: of the paired bootstrap.
     """
     from cai.evals.stats import estimate, paired_bootstrap
-    from cai.rubric.fit_weights import errors
+    from cai.rubric.fit_weights import pair_errors
 
     rows, scale = fit.rows, fit.scale
     by_reward = {
-        "rubric as it was": errors(rows, fit.before, scale, "rubric"),
-        "rubric": errors(rows, fit.after, scale, "rubric"),
+        "rubric as it was": pair_errors(rows, fit.before, scale, "rubric"),
+        "rubric": pair_errors(rows, fit.after, scale, "rubric"),
     }
     base, best = "rubric as it was", "rubric"
     if rows and all(row.reward is not None for row in rows):
         by_reward = {
-            "rm": errors(rows, fit.after, scale, "rm"),
+            "rm": pair_errors(rows, fit.after, scale, "rm"),
             **by_reward,
-            "rm+rubric": errors(rows, fit.after, scale, "rm+rubric"),
+            "rm+rubric": pair_errors(rows, fit.after, scale, "rm+rubric"),
         }
         base, best = "rm", "rm+rubric"
     split = "held-out" if fit.held_out else "training"

@@ -53,7 +53,7 @@ def fit_text(
     """
     from cai import store
     from cai.constitution.schema import TrainedOn
-    from cai.rubric.text_classifier import TextFit, fit_text, split
+    from cai.rubric.text_classifier import TextFit, fit_text, split_by_prompt
 
     quiet()
     if len(licence) != len(inputs) or not all(terms.strip() for terms in licence):
@@ -68,7 +68,7 @@ def fit_text(
         labelled = _labelled_replies(path)
         rows += labelled
         trained_on.append(TrainedOn(name=path.stem, rows=len(labelled), licence=terms))
-    train, held_out_rows = split(rows, held_out, seed)
+    train, held_out_rows = split_by_prompt(rows, held_out, seed)
     if held_out_rows:
         _print_accuracy(output.stem, fit_text(train, config, trained_on), held_out_rows)
     model = fit_text(rows, config, trained_on).model_dump(mode="json")
@@ -77,7 +77,7 @@ def fit_text(
 
 def _labelled_replies(path: Path) -> list[Labelled]:
     from cai.rubric.propositions import unquoted_text
-    from cai.rubric.text_classifier import Labelled, words_of
+    from cai.rubric.text_classifier import Labelled, ngrams_of
 
     rows = []
     for line in read_lines(path, ("response",)):
@@ -88,7 +88,7 @@ def _labelled_replies(path: Path) -> list[Labelled]:
                 f"{line.location}: a line needs `holds` (true or false), "
                 "and a `weight` above 0 if any"
             )
-        words = words_of(unquoted_text(line.data["response"]))
+        words = ngrams_of(unquoted_text(line.data["response"]))
         rows.append(Labelled(line.prompt.id, words, holds, float(weight)))
     if not rows:
         raise StoreError(f"{path}: no row in it")

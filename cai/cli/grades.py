@@ -53,14 +53,14 @@ def grade_replies(
 ) -> None:
     """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
     from cai.rubric import compile_rubric, grade
-    from cai.rubric.llm_grader import grade_with
+    from cai.rubric.llm_grader import grade_with_model
 
     quiet()
     loaded, rubric = load_with_rubric(constitution)
     compiled = compile_rubric(rubric)
     lm = open_logged(model, output) if model else None
-    if compiled.asked and lm is None:
-        names = ", ".join(compiled.asked)
+    if compiled.model_questions and lm is None:
+        names = ", ".join(compiled.model_questions)
         raise UsageError(
             f"{constitution}: only a model can decide {names}: name one (--model), or give patterns"
         )
@@ -79,7 +79,7 @@ def grade_replies(
         return
 
     async def by_model(line: Line) -> dict[str, Any]:
-        result = await grade_with(
+        result = await grade_with_model(
             lm,
             compiled,
             loaded.examples.grade,
@@ -182,7 +182,7 @@ def _fit_temperature(id: str, pairs: list[tuple[float, bool]]) -> float | None:
 
     None where the labels are all equal: there is nothing to fit.
     """
-    from cai.rubric.llm_grader import log_loss, temperature
+    from cai.rubric.llm_grader import fit_temperature, log_loss
 
     odds = [value for value, _ in pairs]
     labels = [holds for _, holds in pairs]
@@ -192,7 +192,7 @@ def _fit_temperature(id: str, pairs: list[tuple[float, bool]]) -> float | None:
             file=sys.stderr,
         )
         return None
-    fitted = round(temperature(odds, labels), 4)
+    fitted = round(fit_temperature(odds, labels), 4)
     before, after = log_loss(odds, labels, 1.0), log_loss(odds, labels, fitted)
     print(f"{id}: temperature {fitted:.2f}, log loss {before:.3f} -> {after:.3f} (n={len(pairs)})")
     return fitted

@@ -14,14 +14,14 @@ from cai.report.formats import estimate_text
 
 if TYPE_CHECKING:
     from cai.records import Preference
-    from cai.report.labels import Human
+    from cai.report.labels import HumanAgreement
 
 COLUMNS = 120
 
 
 def label_report(file: Path) -> None:
     """Print tables about the labels, about people's labels if there are any, and by principle."""
-    from cai.report.labels import against_people
+    from cai.report.labels import compare_with_humans
 
     rows: list[Preference] = []
     human: dict[str, float] = {}
@@ -29,14 +29,14 @@ def label_report(file: Path) -> None:
         rows.append(preference)
         if human_label is not None:
             human[preference.source] = human_label
-    people = against_people(rows, human) if human else None
+    people = compare_with_humans(rows, human) if human else None
     print_table(_summary_table(file, rows, people), COLUMNS)
     if people is not None:
         print_table(_reliability_table(people), COLUMNS)
     print_table(_principles_table(rows), COLUMNS)
 
 
-def _summary_table(file: Path, rows: Sequence[Preference], people: Human | None) -> Table:
+def _summary_table(file: Path, rows: Sequence[Preference], people: HumanAgreement | None) -> Table:
     from cai.report.labels import diagnose
 
     diagnostics = diagnose(rows)
@@ -55,7 +55,7 @@ def _summary_table(file: Path, rows: Sequence[Preference], people: Human | None)
     return table
 
 
-def _reliability_table(people: Human) -> Table:
+def _reliability_table(people: HumanAgreement) -> Table:
     table = Table("probability of the likelier reply", "people chose it", "n", title="reliability")
     for point in people.curve:
         table.add_row(f"{point.predicted:.2f}", f"{point.observed:.2f}", str(point.n))

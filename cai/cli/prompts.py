@@ -15,7 +15,7 @@ from cai.errors import UsageError
 
 if TYPE_CHECKING:
     from cai.data.dedupe import Cleaned
-    from cai.data.filters import HygieneConfig, Rules
+    from cai.data.filters import HygieneConfig, PromptFilters
     from cai.records import Prompt
 
 app = typer.Typer()
@@ -102,7 +102,7 @@ def _hygiene_config(**options: object) -> HygieneConfig:
 def _clean_files(
     files: list[Path], config: HygieneConfig, model: str, output: Path | None, explain: str | None
 ) -> None:
-    from cai.data.dedupe import clean, kept
+    from cai.data.dedupe import clean, filtered_prompts
     from cai.data.readers import prompt_rows
     from cai.data.writers import write_prompts
     from cai.progress import progress_bars
@@ -119,24 +119,24 @@ def _clean_files(
         _print_explanation(explain, read, result)
         return
     if output is not None:
-        write_prompts(output, kept(read, rules, result))
+        write_prompts(output, filtered_prompts(read, rules, result))
     _print_counts(result)
 
 
-def _rules(config: HygieneConfig, model: str) -> Rules:
-    from cai.data.filters import Rules, asks_for_tokens, told
+def _rules(config: HygieneConfig, model: str) -> PromptFilters:
+    from cai.data.filters import PromptFilters, conversation_text, needs_token_counts
     from cai.data.readers import prompt_rows
 
     evaluation_texts = (
-        told(prompt) for file in config.against for prompt in prompt_rows(Path(file))
+        conversation_text(prompt) for file in config.against for prompt in prompt_rows(Path(file))
     )
     count_tokens: Callable[[str], int] = len
-    if asks_for_tokens(config):
+    if needs_token_counts(config):
         quiet()
         from cai.modeling.tokenization import token_counter
 
         count_tokens = token_counter(model)
-    return Rules(config, count_tokens, evaluation_texts)
+    return PromptFilters(config, count_tokens, evaluation_texts)
 
 
 def _print_explanation(id: str, read: Callable[[], Iterator[Prompt]], result: Cleaned) -> None:
@@ -145,7 +145,7 @@ def _print_explanation(id: str, read: Callable[[], Iterator[Prompt]], result: Cl
             continue
         reason = result.reasons[result.codes[index]] or "kept"
         repeats = ""
-        twin = int(result.twins[index])
+        twin = int(result.duplicate_of[index])
         if twin >= 0:
             repeated = next(islice(read(), twin, None))
             repeats = f" (as {repeated.id}, row {twin + 1})"

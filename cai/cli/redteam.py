@@ -17,7 +17,7 @@ from cai.records import Kind
 if TYPE_CHECKING:
     from cai.constitution.schema import Rubric
     from cai.generate.filters import Gate
-    from cai.generate.redteam import RedteamConfig, Taken
+    from cai.generate.redteam import MessageSelection, RedteamConfig
     from cai.lm import LM
     from cai.records import Prompt
 
@@ -61,13 +61,13 @@ def redteam(
     """
     quiet()
     from cai import store
-    from cai.constitution import find, load_constitution
+    from cai.constitution import find_constitution, load_constitution
     from cai.data.readers import prompt_rows
     from cai.generate.redteam import RedteamConfig, write_messages
     from cai.lm import open_lm
     from cai.progress import progress_bars
 
-    loaded, author = load_constitution(find(constitution)), open_lm(model)
+    loaded, author = load_constitution(find_constitution(constitution)), open_lm(model)
     config = RedteamConfig(
         per_category=per_category, tries=tries, near=near, temperature=temperature, kind=kind
     )
@@ -110,7 +110,7 @@ def _begin(
         "config": store.digest(config),
         "seeds": store.digest(*(prompt.line() for prompt in seeds)),
     }
-    store.begin(attempts, "redteam", provenance)
+    store.begin_artifact(attempts, "redteam", provenance)
 
 
 def _gate(rubric: Rubric | None) -> Gate:
@@ -130,10 +130,10 @@ def _gate(rubric: Rubric | None) -> Gate:
     return gate
 
 
-def _print_results(results: Taken, categories: Sequence[str]) -> None:
+def _print_results(results: MessageSelection, categories: Sequence[str]) -> None:
     from rich.table import Table
 
-    from cai.generate.diversity import monitors
+    from cai.generate.diversity import diversity_metrics
 
     table = Table("category", "accepted", "rejected")
     for name in categories:
@@ -144,7 +144,7 @@ def _print_results(results: Taken, categories: Sequence[str]) -> None:
         ]
         table.add_row(name, str(results.count(name)), ", ".join(rejected) or "–")
     print_table(table)
-    diversity = monitors([prompt.chat[-1].content for prompt in results.prompts])
+    diversity = diversity_metrics([prompt.chat[-1].content for prompt in results.prompts])
     if diversity.words is None or diversity.distinct_1 is None:
         return
     bigrams = "–" if diversity.distinct_2 is None else f"{diversity.distinct_2:.2f}"

@@ -19,9 +19,9 @@ def load_with_rubric(name: str) -> tuple[Constitution, Rubric]:
     Raises:
         ConfigError: it has no rubric, or cannot be read.
     """
-    from cai.constitution import find, load_constitution
+    from cai.constitution import find_constitution, load_constitution
 
-    constitution = load_constitution(find(name))
+    constitution = load_constitution(find_constitution(name))
     if constitution.rubric is None:
         raise ConfigError(f"{name}: no rubric in it")
     return constitution, constitution.rubric
@@ -41,12 +41,12 @@ def write_extension(
     import yaml
 
     from cai import store
-    from cai.constitution import find
+    from cai.constitution import find_constitution
 
     extension = {
         "name": constitution.name,
         "version": constitution.version,
-        "extends": [os.path.relpath(find(name), output.parent)],
+        "extends": [os.path.relpath(find_constitution(name), output.parent)],
         "rubric": rubric,
     }
     store.atomic_write(output, yaml.safe_dump(extension, sort_keys=False, allow_unicode=True))

@@ -125,9 +125,9 @@ def _print_results(folder: Path, stages: tuple[str, ...], seconds: float) -> Non
     if {"eval", "report"} & set(stages) and scores.exists():
         from cai.records import Score
         from cai.report.table import headline
-        from cai.store import read
+        from cai.store import read_rows
 
-        print_table(headline(list(read(scores, Score))), 120)
+        print_table(headline(list(read_rows(scores, Score))), 120)
     if "report" in stages:
         print(f"report: {folder / 'report.html'}   ({seconds:.0f} s)")
 
@@ -158,7 +158,7 @@ def plan(
     from cai.lm.budget import Budget
     from cai.pipeline.config import load_run
     from cai.pipeline.context import open_run
-    from cai.pipeline.estimate import over, plan, table
+    from cai.pipeline.estimate import exceeded_limits, forecast_table, plan
     from cai.progress import progress_bars
     from cai.store import locked
 
@@ -166,8 +166,8 @@ def plan(
     with progress_bars() as progress, locked(resolved.folder):
         budget = Budget(max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
         forecasts = plan(open_run(resolved, progress, budget), probe)
-    print_table(table(forecasts), 140)
-    exceeded = over(forecasts, budget)
+    print_table(forecast_table(forecasts), 140)
+    exceeded = exceeded_limits(forecasts, budget)
     if exceeded:
         raise JobError("; ".join(exceeded))
 

@@ -67,15 +67,15 @@ def serve_reward(
 def rubric_score(constitution: str) -> ScoreTexts:
     """A reward that is the rubric of a constitution alone."""
     from cai.cli.rubrics import load_with_rubric
-    from cai.reward.composite import RewardMix, combine
+    from cai.reward.composite import RewardWeights, reward_parts
     from cai.rubric import compile_rubric
 
     _, rubric = load_with_rubric(constitution)
     compiled = compile_rubric(rubric)
-    weights = RewardMix(pm=0.0)
+    weights = RewardWeights(pm=0.0)
 
     def score(prompts: Sequence[Prompt], replies: Sequence[str]) -> RewardTable:
-        return combine(prompts, replies, None, compiled, weights)
+        return reward_parts(prompts, replies, None, compiled, weights)
 
     return score
 
@@ -86,7 +86,7 @@ def run_end_texts(run: Path) -> tuple[str, ...]:
     Empty where the model is an endpoint: its tokens are unknown.
     """
     from cai.artifacts import SFT
-    from cai.modeling.model_files import local_weights, locate
+    from cai.modeling.model_files import local_model_name, resolve_model_path
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.config import load_run
 
@@ -94,11 +94,11 @@ def run_end_texts(run: Path) -> tuple[str, ...]:
     finetuned = resolved.folder / SFT
     if finetuned.exists():
         renderer = load_renderer(finetuned)
-    elif (weights := local_weights(resolved.run.model)) is not None:
-        renderer = load_renderer(locate(weights))
+    elif (weights := local_model_name(resolved.run.model)) is not None:
+        renderer = load_renderer(resolve_model_path(weights))
     else:
         return ()
-    tokens = sorted({renderer.stop_id, renderer.pad_id})
+    tokens = sorted({renderer.eos_token_id, renderer.pad_token_id})
     return tuple(str(renderer.tokenizer.decode([token])) for token in tokens)
 
 

@@ -2,7 +2,7 @@
 
 from cai.constitution.diff import Change, diff, digests
 from cai.constitution.lint import Finding, lint
-from cai.constitution.load import find, load_constitution
+from cai.constitution.load import find_constitution, load_constitution
 from cai.constitution.preview import overview
 from cai.constitution.schema import (
     ClassRule,
@@ -31,7 +31,7 @@ __all__ = [
     "diff",
     "digests",
     "explain",
-    "find",
+    "find_constitution",
     "lint",
     "load_constitution",
     "overview",

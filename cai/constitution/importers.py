@@ -47,7 +47,7 @@ class _InvalidContent(Exception):
     """The format is recognized, and something in it is invalid."""
 
 
-def read_foreign(path: Path, name: str) -> Imported:
+def import_constitution(path: Path, name: str) -> Imported:
     """The constitution `name` from a file of one of the known formats.
 
     Raises:

@@ -71,7 +71,7 @@ def load_constitution(path: Path) -> Constitution:
     return top.constitution.model_copy(update=merged)
 
 
-def find(name: str | Path) -> Path:
+def find_constitution(name: str | Path) -> Path:
     """The file that `name` means.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cai.data.filters import ConversationT, HygieneConfig, Rules, hash64, shingles, told
+from cai.data.filters import ConversationT, HygieneConfig, PromptFilters, conversation_text, hash64, shingles
 from cai.records import Prompt, TrainingChat
 
 PERMUTATIONS, BANDS = 64, 16
@@ -38,7 +38,7 @@ class Cleaned:
     """Names of reasons; the first one is empty: the prompt stays."""
     codes: Array
     """(N,) index into `reasons`."""
-    twins: Array
+    duplicate_of: Array
     """(N,) index of the earlier prompt that this one repeats; -1 if there is none."""
     counts: Counter[str] = field(default_factory=Counter)
     """Reason (or "kept") -> prompts."""
@@ -53,7 +53,7 @@ class Cleaned:
 def clean(
     read: Callable[[], Iterator[ConversationT]],
     config: HygieneConfig,
-    rules: Rules,
+    rules: PromptFilters,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Cleaned:
     """The outcome for every prompt that `read()` yields.
@@ -88,8 +88,8 @@ def clean(
     return cleaned
 
 
-def kept(
-    read: Callable[[], Iterator[ConversationT]], rules: Rules, cleaned: Cleaned
+def filtered_prompts(
+    read: Callable[[], Iterator[ConversationT]], rules: PromptFilters, cleaned: Cleaned
 ) -> Iterator[ConversationT]:
     """The second pass: the prompts that stay, masked where the configuration says so."""
     for code, prompt in zip(cleaned.codes, read(), strict=True):
@@ -99,7 +99,7 @@ def kept(
 
 def _judge_all(
     prompts: Iterator[ConversationT],
-    rules: Rules,
+    rules: PromptFilters,
     columns: _Columns,
     progress: Callable[[int], None],
 ) -> Cleaned:
@@ -116,7 +116,7 @@ def _judge_all(
             block = []
             progress(done)
     cleaned.codes = np.concatenate([*codes, np.array(block, np.uint16)])
-    cleaned.twins = np.full(len(cleaned.codes), -1, np.int64)
+    cleaned.duplicate_of = np.full(len(cleaned.codes), -1, np.int64)
     columns.finish()
     return cleaned
 
@@ -139,7 +139,7 @@ class _Columns:
         self.blocks: dict[str, list[Any]] = {name: [] for name in self.names}
 
     def add(self, prompt: Prompt | TrainingChat) -> None:
-        text = told(prompt)
+        text = conversation_text(prompt)
         self.blocks["exact"].append(hash64(text))
         if self.config.prefix is not None:
             prefix = text[: self.config.prefix]
@@ -210,7 +210,7 @@ def _drop_repeats(cleaned: Cleaned, column: Array, reason: str, limit: int) -> N
     indices = np.flatnonzero((cleaned.codes == 0) & (column != 0))
     for group in _groups(column[indices], indices):
         cleaned.codes[group[limit:]] = code
-        cleaned.twins[group[limit:]] = group[0]
+        cleaned.duplicate_of[group[limit:]] = group[0]
 
 
 def _drop_near_duplicates(
@@ -232,7 +232,7 @@ def _drop_near_duplicates(
                 for other_index, other in ((group[0], first), (previous_index, previous)):
                     if np.mean(other == current) >= threshold:
                         cleaned.codes[index] = code
-                        cleaned.twins[index] = other_index
+                        cleaned.duplicate_of[index] = other_index
                         break
                 previous = current
 

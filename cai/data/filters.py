@@ -43,7 +43,7 @@ class HygieneConfig(FrozenModel):
     """Length of that run, in words."""
 
     @property
-    def of_training_rows(self) -> HygieneConfig:
+    def for_training_rows(self) -> HygieneConfig:
         """The filters that apply to prompts with a reply.
 
         Limits on length, users and beginnings are left out: they concern prompts alone.
@@ -58,17 +58,17 @@ def hash64(text: str) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
 
-def told(prompt: Prompt | TrainingChat) -> str:
+def conversation_text(prompt: Prompt | TrainingChat) -> str:
     """All turns as one text."""
     return "\n".join(message.content for message in prompt.chat)
 
 
-def asks_for_tokens(config: HygieneConfig) -> bool:
+def needs_token_counts(config: HygieneConfig) -> bool:
     """Whether `config` needs a tokenizer."""
     return config.min_tokens is not None or config.max_tokens is not None
 
 
-class Rules:
+class PromptFilters:
     """The filters of `config` that look at one prompt at a time.
 
     Args:
@@ -91,7 +91,7 @@ class Rules:
     def judge(self, prompt: ConversationT) -> tuple[ConversationT, str | None]:
         """(the prompt, masked if necessary; the reason of the first filter against it, or None)."""
         config = self.config
-        text = told(prompt)
+        text = conversation_text(prompt)
         if reason := self._wrong_length(text):
             return prompt, reason
         if config.languages and (detected := detect_language(text)) not in config.languages:
@@ -102,7 +102,7 @@ class Rules:
 
     def _wrong_length(self, text: str) -> str | None:
         config = self.config
-        if not asks_for_tokens(config):
+        if not needs_token_counts(config):
             return None
         length = self.count_tokens(text)
         if config.min_tokens is not None and length < config.min_tokens:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cai.data.filters import IN_EVALUATION, HygieneConfig, Rules
-from cai.data.readers import FIELDS, asked, chat_from, prompt_rows
+from cai.data.filters import IN_EVALUATION, HygieneConfig, PromptFilters
+from cai.data.readers import FIELDS, chat_from, dialogue_turns, prompt_rows
 from cai.errors import StoreError
 from cai.records import Message, Prompt, TrainingChat
 from cai.store import json_lines, parse_row
@@ -88,7 +88,7 @@ def clean_labelled_pairs(
     `against`, which are for evaluation. A last turn shorter than that run must not be repeated.
     """
     evaluation = (prompt.chat[-1].content for file in against for prompt in prompt_rows(file))
-    rules = Rules(config.of_training_rows, len, evaluation)
+    rules = PromptFilters(config.for_training_rows, len, evaluation)
     clean: list[LabelledPair] = []
     dropped = Counter[str]()
     for row in rows:
@@ -100,7 +100,7 @@ def clean_labelled_pairs(
     return clean, dropped
 
 
-def _judge_pair(rules: Rules, row: LabelledPair) -> tuple[LabelledPair, str | None]:
+def _judge_pair(rules: PromptFilters, row: LabelledPair) -> tuple[LabelledPair, str | None]:
     """(the row, masked if necessary; the reason against it, or None)."""
     prompt, prompt_reason = rules.judge(row.prompt)
     first, first_reason = rules.judge(_with_reply(row.prompt, row.first))
@@ -139,7 +139,7 @@ def _from_dialogues(data: dict[str, Any], location: str) -> _Comparison | None:
     rejected_prompt, rejected = _split_last_turn(data, "rejected", location)
     if chosen_prompt != rejected_prompt:
         return None
-    return _Comparison(Prompt(chat=asked(chosen_prompt, location)), chosen, rejected, 1.0)
+    return _Comparison(Prompt(chat=dialogue_turns(chosen_prompt, location)), chosen, rejected, 1.0)
 
 
 def _split_last_turn(data: dict[str, Any], name: str, location: str) -> tuple[str, str]:

@@ -83,10 +83,10 @@ def chat_from(data: dict[str, Any], location: str) -> Any:
         raise StoreError(f"{location}: `{key}` must be text, found {type(value).__name__}")
     if key == "prompt":
         return (Message(role="user", content=value),)
-    return asked(value, location) if key == "chosen" else value
+    return dialogue_turns(value, location) if key == "chosen" else value
 
 
-def asked(dialogue: str, location: str) -> tuple[Message, ...]:
+def dialogue_turns(dialogue: str, location: str) -> tuple[Message, ...]:
     """The turns of a "Human: ... Assistant: ..." dialogue, up to the last human turn."""
     start, *labelled = re.split(r"(?:^|\n\n)(Human|Assistant):[ \t]*", dialogue)
     roles = {"Human": "user", "Assistant": "assistant"}

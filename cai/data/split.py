@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from cai.data.dedupe import clean, kept
-from cai.data.filters import HygieneConfig, Rules, told
+from cai.data.dedupe import clean, filtered_prompts
+from cai.data.filters import HygieneConfig, PromptFilters, conversation_text
 from cai.data.readers import prompt_rows
 from cai.errors import StoreError
 from cai.records import Chat, Prompt, TrainingChat
@@ -36,14 +36,14 @@ def read_prompts(
     Raises:
         StoreError: a file is missing, a row is wrong (file:row), or no prompt is left.
     """
-    rules = Rules(config, count_tokens, _texts(against))
+    rules = PromptFilters(config, count_tokens, _texts(against))
 
     def read() -> Iterator[Prompt]:
         for file in files:
             yield from prompt_rows(file)
 
     cleaned = clean(read, config, rules)
-    prompts = list(kept(read, rules, cleaned))
+    prompts = list(filtered_prompts(read, rules, cleaned))
     if not prompts:
         names = ", ".join(map(str, files)) or "prompts"
         reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.counts.items())
@@ -60,17 +60,17 @@ def clean_training(
     Each chat ends with the reply to learn. Only the filters that concern replies apply (see
     `HygieneConfig.of_training_rows`).
     """
-    reply_config = config.of_training_rows
+    reply_config = config.for_training_rows
     rows = [TrainingChat(chat=chat) for chat in chats]
-    rules = Rules(reply_config, len, _texts(against))
+    rules = PromptFilters(reply_config, len, _texts(against))
     cleaned = clean(lambda: iter(rows), reply_config, rules)
-    return [row.chat for row in kept(lambda: iter(rows), rules, cleaned)], cleaned.counts
+    return [row.chat for row in filtered_prompts(lambda: iter(rows), rules, cleaned)], cleaned.counts
 
 
 def _texts(files: Iterable[Path]) -> Iterator[str]:
     for file in files:
         for prompt in prompt_rows(file):
-            yield told(prompt)
+            yield conversation_text(prompt)
 
 
 def split(

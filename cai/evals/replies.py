@@ -33,17 +33,17 @@ class EvalConfig(FrozenModel):
 NO_SAMPLE = Sample(text="", finished=False, prompt_tokens=0, completion_tokens=0)
 
 
-def item_of(reply: EvalReply) -> str:
+def item_id(reply: EvalReply) -> str:
     """`PromptDraw.id` of the item that a reply answers."""
     return f"{reply.source}/{reply.draw}"
 
 
-def items(prompts: Sequence[Prompt], draws: int) -> list[PromptDraw]:
+def prompt_draws(prompts: Sequence[Prompt], draws: int) -> list[PromptDraw]:
     """Every prompt `draws` times."""
     return [PromptDraw(prompt=prompt, draw=draw) for prompt in prompts for draw in range(draws)]
 
 
-def replier(
+def reply_step(
     subject: str, lm: LM, rubric: CompiledRubric, config: EvalConfig, seed: int
 ) -> Callable[[PromptDraw], Awaitable[EvalReply]]:
     """The step that answers and grades one item.

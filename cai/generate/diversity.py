@@ -12,7 +12,7 @@ BOILERPLATE_SHARE = 0.05
 """Share of the texts (and two texts at least) that hold a phrase for it to count as boilerplate."""
 
 
-class Monitors(NamedTuple):
+class DiversityMetrics(NamedTuple):
     """Metrics of a set of texts; None if no text is long enough."""
 
     words: float | None
@@ -27,15 +27,15 @@ class Monitors(NamedTuple):
     """Share of the texts that begin with the most frequent three words."""
 
 
-def monitors(texts: Sequence[str]) -> Monitors:
+def diversity_metrics(texts: Sequence[str]) -> DiversityMetrics:
     """Diversity metrics of the texts, case-folded and split at white space."""
     word_lists = [text.casefold().split() for text in texts]
     if not word_lists:
-        return Monitors(None, None, None, None, None)
+        return DiversityMetrics(None, None, None, None, None)
     openings = Counter(
         tuple(words[:OPENING_WORDS]) for words in word_lists if len(words) >= OPENING_WORDS
     )
-    return Monitors(
+    return DiversityMetrics(
         words=sum(map(len, word_lists)) / len(word_lists),
         distinct_1=distinct_n(word_lists, 1),
         distinct_2=distinct_n(word_lists, 2),

@@ -204,7 +204,7 @@ async def compare(
         UnansweredError: one of the calls has no answer.
     """
     config = config or LabelConfig()
-    question = (principle.compare if principle else None) or templates.QUESTIONS[config.ask]
+    question = (principle.compare if principle else None) or templates.COMPARE_QUESTIONS[config.ask]
     verdicts, swapped = await gather(
         [
             _judge_order(judge, shots, ordered, question, config, seed)

@@ -55,7 +55,7 @@ class MessageRequest:
 
 
 @dataclass
-class Taken:
+class MessageSelection:
     """The outcome of the messages."""
 
     prompts: list[Prompt] = field(default_factory=list)
@@ -109,12 +109,12 @@ def select_messages(
     config: RedteamConfig,
     gate: Gate,
     origin: str,
-) -> Taken:
+) -> MessageSelection:
     """The messages that become prompts, in order.
 
     They pass the gate and are not near duplicates of a seed prompt or an earlier message.
     """
-    taken = Taken()
+    taken = MessageSelection()
     near_duplicates = NearDuplicates(config.near)
     for prompt in seeds:
         near_duplicates.seen(prompt.chat[-1].content)
@@ -149,7 +149,7 @@ def _to_prompt(attempt: Attempt, config: RedteamConfig, gate: Gate, origin: str)
 
 
 def next_requests(
-    taken: Taken, attempts: Mapping[str, int], categories: Sequence[str], config: RedteamConfig
+    taken: MessageSelection, attempts: Mapping[str, int], categories: Sequence[str], config: RedteamConfig
 ) -> list[MessageRequest]:
     """The next messages to request: as many as each category lacks, within its limit of tries.
 
@@ -177,7 +177,7 @@ async def write_messages(
     seed: int,
     origin: str,
     progress: Progress = lambda done, total: None,
-) -> Taken:
+) -> MessageSelection:
     """Request messages until each category is full or has no tries left.
 
     All answers are stored in `path`; after a kill, the same call resumes.
@@ -185,7 +185,7 @@ async def write_messages(
     step = redteamer(seeds, author, config, seed)
     store.truncate_torn_line(path)
     while True:
-        rows = sorted(store.read(path, Attempt), key=_address) if path.exists() else []
+        rows = sorted(store.read_rows(path, Attempt), key=_address) if path.exists() else []
         taken = select_messages(rows, seeds, config, gate, origin)
         progress(len(taken.prompts), config.per_category * len(categories))
         counts = Counter(row.category for row in rows)

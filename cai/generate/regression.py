@@ -52,7 +52,7 @@ async def comparison_matrix(
     }
 
 
-def falls_back(matrix: Mapping[str, Sequence[float | None]], index: int) -> str | None:
+def regressed_principle(matrix: Mapping[str, Sequence[float | None]], index: int) -> str | None:
     """The first principle that an earlier revision satisfied clearly better than this one.
 
     Clearly: the earlier probability is above one half, and higher by more than `SLACK`. None: there

@@ -219,7 +219,7 @@ def choose(
     if matrix is not None:
         matrix_row = {name: tuple(row) for name, row in matrix.items()}
         for index, reason in enumerate(reasons):
-            undone = None if reason else regression.falls_back(matrix, index)
+            undone = None if reason else regression.regressed_principle(matrix, index)
             if undone:
                 reasons[index] = f"falls back on {undone}"
     chosen = _best_round(reasons, matrix or {})

@@ -35,7 +35,7 @@ def only_principles(differs: Collection[str]) -> set[str] | None:
     return {key.removeprefix(PRINCIPLE) for key in differs} - {"constitution"}
 
 
-def revision_stands(
+def is_revision_current(
     row: Revision,
     prompt: Prompt,
     constitution: Constitution,
@@ -61,7 +61,7 @@ def revision_stands(
     return draw_principle(principles, prompt, seed, "revise", len(row.rounds)) is None
 
 
-def preference_stands(
+def is_preference_current(
     row: Preference,
     pair: Pair,
     about: tuple[Kind | None, str | None],
@@ -86,7 +86,7 @@ def preference_stands(
     return drawn == voted and set(drawn).isdisjoint(changed)
 
 
-def kept_path(artefact: Path) -> Path:
+def reusable_rows_path(artefact: Path) -> Path:
     """The file of the rows to reuse."""
     return artefact.with_suffix(".kept.jsonl")
 
@@ -100,16 +100,16 @@ def set_aside(artefact: Path, kind: type[RowT], stands: Callable[[RowT], bool]) 
     Returns:
         (rows kept, rows stale).
     """
-    kept = kept_path(artefact)
+    kept = reusable_rows_path(artefact)
     store.truncate_torn_line(artefact)
     rows: dict[str, RowT] = {}
     for path in (kept, artefact):
         if path.exists():
-            rows |= {row.id: row for row in store.read(path, kind)}
+            rows |= {row.id: row for row in store.read_rows(path, kind)}
     reusable = {name: row for name, row in rows.items() if stands(row)}
     stale = [row for name, row in rows.items() if name not in reusable]
     if stale:
-        store.append(artefact.with_suffix(".stale.jsonl"), stale)
+        store.append_rows(artefact.with_suffix(".stale.jsonl"), stale)
     store.atomic_write(kept, "".join(row.line() + "\n" for row in reusable.values()))
     artefact.unlink(missing_ok=True)
     return len(reusable), len(stale)

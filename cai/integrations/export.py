@@ -20,7 +20,7 @@ from cai.artifacts import PAIRS, PREFERENCES, PROMPTS, REVISIONS
 from cai.data.writers import Columns, write_parquet
 from cai.errors import StoreError, blame
 from cai.records import Chat, Pair, Preference, Prompt, Revision, message_dicts
-from cai.report.cards import dataset_card, harmful, losses, unusable
+from cai.report.cards import any_harmful, dataset_card, left_out_rows, unusable_reason
 
 SFT: Columns = {"prompt": "chat", "completion": "chat", "id": "text"}
 PREFERENCE: Columns = {
@@ -49,13 +49,13 @@ Tables = dict[str, tuple[Iterator[TableRow], Columns]]
 
 def prompt_rows(prompts: Path) -> Iterator[TableRow]:
     """The training prompts with their kind, without replies (TRL's prompt-only columns)."""
-    for row in store.read(prompts, Prompt):
+    for row in store.read_rows(prompts, Prompt):
         yield {"prompt": _turns(row.chat), "kind": row.kind, "id": row.id}
 
 
 def sft_rows(revisions: Path) -> Iterator[TableRow]:
     """The revisions that passed the gate, as TRL's conversational prompt and completion."""
-    for row in store.read(revisions, Revision):
+    for row in store.read_rows(revisions, Revision):
         if row.final is not None:
             yield {"prompt": _turns(row.chat), "completion": _reply(row.final), "id": row.id}
 
@@ -70,15 +70,15 @@ def preference_rows(pairs: Path, preferences: Path) -> Iterator[TableRow]:
     Raises:
         StoreError: a label is about a pair that is not in the other file.
     """
-    pair_rows = store.read(pairs, Pair)
-    for label in store.read(preferences, Preference):
+    pair_rows = store.read_rows(pairs, Pair)
+    for label in store.read_rows(preferences, Preference):
         pair = next((row for row in pair_rows if row.id == label.source), None)
         if pair is None:
             raise StoreError(
                 f"{preferences}: a label for pair {label.source}, "
                 f"which is not in {pairs} or comes earlier there"
             )
-        if unusable(label) or label.p_first is None:
+        if unusable_reason(label) or label.p_first is None:
             continue
         yield _preference_row(pair, label, label.p_first)
 
@@ -141,12 +141,12 @@ def export(
             f"{run.resolve().name}: Constitutional AI training data",
             counts,
             [manifest for manifest in manifests if manifest],
-            losses(
+            left_out_rows(
                 store.read_manifest(run / PROMPTS),
-                store.read(sources[REVISIONS], Revision) if REVISIONS in sources else (),
-                store.read(labels, Preference) if labels else (),
+                store.read_rows(sources[REVISIONS], Revision) if REVISIONS in sources else (),
+                store.read_rows(labels, Preference) if labels else (),
             ),
-            harmful=(run / PROMPTS).exists() and harmful(store.read(run / PROMPTS, Prompt)),
+            harmful=(run / PROMPTS).exists() and any_harmful(store.read_rows(run / PROMPTS, Prompt)),
             saved=form == "datasets",
             license=license,
             language=language,
@@ -184,7 +184,7 @@ def export_engine(run: Path, out: Path, engine: Engine) -> int:
     _check_new(out)
     if not _exists_finished(run / PROMPTS):
         raise StoreError(f"{run / PROMPTS}: not made yet: run the first stage")
-    prompts = store.read(run / PROMPTS, Prompt)
+    prompts = store.read_rows(run / PROMPTS, Prompt)
     plugin = f"{engine}_reward.py"
     source = files("cai.integrations.plugins").joinpath(plugin).read_text(encoding="utf-8")
     with _fresh_directory(out) as folder:

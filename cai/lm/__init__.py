@@ -8,7 +8,7 @@ from cai.errors import UsageError
 from cai.lm.base import LM, Sample
 from cai.lm.fake import FAKES, FakeLM
 from cai.lm.http import HttpConfig, HttpLM
-from cai.modeling.model_files import local_weights, locate
+from cai.modeling.model_files import local_model_name, resolve_model_path
 
 __all__ = ["LM", "FakeLM", "Sample", "open_lm"]
 
@@ -35,12 +35,12 @@ def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
         return FakeLM(*FAKES[name], name=name)
     if kind in ("http", "https"):
         return HttpLM(spec, http)
-    weights = local_weights(spec)
+    weights = local_model_name(spec)
     if weights is not None:
         # torch and transformers take seconds to import: only commands that load a model wait.
         from cai.lm.local import load_local
 
-        return load_local(locate(weights))
+        return load_local(resolve_model_path(weights))
     near = difflib.get_close_matches(spec, SPEC_PREFIXES, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UsageError(f"model {spec!r}: unknown form{hint}; use {SPEC_FORMS}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cai.lm.base import Sample, truncate_at_stop
 from cai.records import Chat
-from cai.templates import compared
+from cai.templates import parse_comparison
 
 ReplyFn = Callable[[Chat, int], str]
 """(chat, seed) -> text"""
@@ -78,7 +78,7 @@ def polite(chat: Chat, seed: int) -> str:
 
 def brief(chat: Chat, choices: Sequence[str]) -> list[float] | None:
     """A judge with log-odds of 2 for the shorter reply and a position bias of 1 for reply (A)."""
-    replies = compared(chat)
+    replies = parse_comparison(chat)
     if replies is None or len(choices) != 2:
         return None
     length_a, length_b = map(len, replies)

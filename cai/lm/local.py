@@ -21,7 +21,7 @@ from cai.errors import BackendError, UnansweredError, blame
 from cai.lm.base import Sample, truncate_at_stop
 from cai.modeling import generation
 from cai.modeling.attention import Prefix
-from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix
+from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length
 from cai.modeling.loading import fingerprint, load_model
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.tokenization import Renderer, load_renderer
@@ -159,7 +159,7 @@ class LocalLM:
 
         Only an exactly equal prefix is taken from the cache, so the numbers stay the same.
         """
-        length = common_prefix(rows) if len(rows) > 1 else 0
+        length = common_prefix_length(rows) if len(rows) > 1 else 0
         if length < MIN_SHARED_TOKENS:
             return None
         key = tuple(rows[0][:length])
@@ -183,8 +183,8 @@ class LocalLM:
             max_tokens=[call.max_tokens for call in calls],
             temperatures=[call.temperature for call in calls],
             seeds=[call.seed for call in calls],
-            stop_ids=frozenset({self.renderer.stop_id}),
-            pad=self.renderer.pad_id,
+            stop_ids=frozenset({self.renderer.eos_token_id}),
+            pad=self.renderer.pad_token_id,
             prefix=self._shared_prefix(rows),
             stop_when=has_stop_text,
         )
@@ -204,7 +204,7 @@ class LocalLM:
             self.model,
             rows,
             [call.options for call in calls],
-            pad=self.renderer.pad_id,
+            pad=self.renderer.pad_token_id,
             prefix=self._shared_prefix(rows),
         )
 
@@ -216,7 +216,7 @@ def _make_batches(calls: Sequence[Any]) -> list[list[Any]]:
     """
     batches: list[list[Any]] = []
     for group in _group_by_prefix(calls):
-        shared = common_prefix([call.ids for call in group])
+        shared = common_prefix_length([call.ids for call in group])
         batch: list[Any] = []
         for call in sorted(group, key=lambda call: len(call.ids)):
             num_tokens = (len(batch) + 1) * (len(call.ids) - shared)
@@ -239,7 +239,7 @@ def _group_by_prefix(calls: Sequence[Any]) -> list[list[Any]]:
         return []
     ordered = sorted(calls, key=lambda call: call.ids)
     neighbours = list(itertools.pairwise(ordered))
-    shared = [common_prefix([a.ids, b.ids]) for a, b in neighbours]
+    shared = [common_prefix_length([a.ids, b.ids]) for a, b in neighbours]
     differing = [
         length for length, (a, b) in zip(shared, neighbours, strict=True) if a.ids != b.ids
     ]

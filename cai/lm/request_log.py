@@ -16,7 +16,7 @@ from typing import Any
 
 from cai.errors import StoreError
 
-LOG = "requests.sqlite"
+REQUEST_LOG_NAME = "requests.sqlite"
 _TABLE = (
     "\nCREATE TABLE IF NOT EXISTS calls (\n"
     "    key TEXT PRIMARY KEY, model TEXT NOT NULL, kind TEXT NOT NULL, "

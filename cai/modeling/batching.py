@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Ids = Sequence[int]
+TokenIds = Sequence[int]
 MIN_SHARED_TOKENS = 16
 """A shorter shared prefix is not worth a forward pass of its own."""
 
 
-def common_prefix(rows: Sequence[Ids]) -> int:
+def common_prefix_length(rows: Sequence[TokenIds]) -> int:
     """Number of leading tokens that all rows share, at most all but the last of any row."""
     # in lexical order the first and the last row share what all rows share
     first, last = min(map(tuple, rows)), max(map(tuple, rows))
@@ -23,7 +23,7 @@ def common_prefix(rows: Sequence[Ids]) -> int:
     return shared
 
 
-def left_pad(rows: Sequence[Ids], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def left_pad(rows: Sequence[TokenIds], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(ids, mask), both (B, T), padding first; mask is True on real tokens.
 
     The mask comes from lengths: the pad token may be a real token too.
@@ -32,7 +32,7 @@ def left_pad(rows: Sequence[Ids], pad_id: int, device: torch.device) -> tuple[Te
     return _pad(rows, [width - len(row) for row in rows], pad_id, device)
 
 
-def right_pad(rows: Sequence[Ids], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def right_pad(rows: Sequence[TokenIds], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(ids, mask), both (B, T), real tokens first: under causal attention padding after a token
     cannot change it.
     """
@@ -40,7 +40,7 @@ def right_pad(rows: Sequence[Ids], pad_id: int, device: torch.device) -> tuple[T
 
 
 def _pad(
-    rows: Sequence[Ids], starts: Sequence[int], pad_id: int, device: torch.device
+    rows: Sequence[TokenIds], starts: Sequence[int], pad_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     width = max(map(len, rows))
     ids_BT = torch.full((len(rows), width), pad_id)
@@ -51,7 +51,7 @@ def _pad(
     return ids_BT.to(device), mask_BT.to(device)
 
 
-def length_batches(rows: Sequence[Ids], size: int) -> list[list[int]]:
+def length_batches(rows: Sequence[TokenIds], size: int) -> list[list[int]]:
     """Indices of rows in batches of similar length: little padding, and the same batches for the
     same rows.
     """

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from cai.modeling.attention import Prefix
-from cai.modeling.batching import Ids, left_pad
+from cai.modeling.batching import TokenIds, left_pad
 from cai.modeling.kv_cache import growing_cache, prefilling
 from cai.modeling.precision import autocast
 
@@ -38,7 +38,7 @@ class Generation:
 
 
 @torch.no_grad()
-def prefill_prefix(model: PreTrainedModel, ids: Ids) -> Prefix:
+def prefill_prefix(model: PreTrainedModel, ids: TokenIds) -> Prefix:
     """Keys and values of `ids`, computed in one row."""
     cache = DynamicCache(config=model.config)
     ids_1P = torch.tensor([list(ids)], device=model.device)
@@ -67,7 +67,7 @@ def causal_mask(mask_BT: Tensor) -> Tensor:
     return ((mask_BT[:, None, :] & causal_TT) | self_TT)[:, None]
 
 
-def chunk_by_tokens(rows: Sequence[Ids], max_tokens: int) -> list[slice]:
+def chunk_by_tokens(rows: Sequence[TokenIds], max_tokens: int) -> list[slice]:
     """Neighbouring rows in chunks of at most `max_tokens`, padding included, or of one row."""
     chunks: list[slice] = []
     start, width = 0, 0
@@ -92,7 +92,7 @@ def forward(
 
 def prefill(
     model: PreTrainedModel,
-    rows: Sequence[Ids],
+    rows: Sequence[TokenIds],
     prefix: Prefix | None,
     pad: int,
     cache: Cache | None = None,
@@ -127,7 +127,7 @@ class DecodingBatch:
     """Rows that one model continues token by token. Rows can be dropped as they finish."""
 
     def __init__(
-        self, model: PreTrainedModel, rows: Sequence[Ids], prefix: Prefix | None, pad: int
+        self, model: PreTrainedModel, rows: Sequence[TokenIds], prefix: Prefix | None, pad: int
     ) -> None:
         self.model, self.prefix = model, prefix
         start = prefix.length if prefix else 0
@@ -206,7 +206,7 @@ def sample_tokens(
 @torch.no_grad()
 def generate(
     model: PreTrainedModel,
-    rows: Sequence[Ids],
+    rows: Sequence[TokenIds],
     *,
     max_tokens: Sequence[int],
     temperatures: Sequence[float],
@@ -248,8 +248,8 @@ def generate(
 @torch.no_grad()
 def option_logprobs(
     model: PreTrainedModel,
-    rows: Sequence[Ids],
-    options: Sequence[Sequence[Ids]],
+    rows: Sequence[TokenIds],
+    options: Sequence[Sequence[TokenIds]],
     *,
     pad: int,
     prefix: Prefix | None = None,
@@ -280,8 +280,8 @@ def option_logprobs(
 
 def _single_token_logprobs(
     model: PreTrainedModel,
-    rows: Sequence[Ids],
-    options: Sequence[Sequence[Ids]],
+    rows: Sequence[TokenIds],
+    options: Sequence[Sequence[TokenIds]],
     pad: int,
     prefix: Prefix | None,
 ) -> list[list[float]]:

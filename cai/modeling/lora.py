@@ -117,7 +117,7 @@ def _activate(model: PeftModel, name: str) -> None:
                 parameter.requires_grad_(True)
 
 
-def parameters_of(model: PeftModel, name: str) -> list[torch.nn.Parameter]:
+def adapter_parameters(model: PeftModel, name: str) -> list[torch.nn.Parameter]:
     """The adapter's trainable tensors, in a fixed order."""
     return [p for key, p in model.named_parameters() if "lora_" in key and f".{name}." in key]
 
@@ -165,7 +165,7 @@ def _adapted_layers(model: PeftModel, name: str) -> Iterator[tuple[str, Any]]:
 
 
 @torch.no_grad()
-def merge_into(target: PreTrainedModel, model: PeftModel, name: str) -> None:
+def merge_adapter_into(target: PreTrainedModel, model: PeftModel, name: str) -> None:
     """Write W + s * B A to `target`, a plain copy of the base: the policy without LoRA products.
 
     The base itself does not change: merging in place and back would add a rounding error each time.

@@ -22,15 +22,15 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai"
 
 
-def local_weights(spec: str) -> str | None:
-    """The argument for `locate`, where a model spec names weights; None for endpoints and fakes."""
+def local_model_name(spec: str) -> str | None:
+    """The argument for `resolve_model_path`, where a model spec names weights; None for endpoints and fakes."""
     kind, _, name = spec.partition(":")
     if spec == EMBEDDED:
         return spec
     return name if kind == "local" and name else None
 
 
-def locate(name: str) -> str:
+def resolve_model_path(name: str) -> str:
     """The argument for `from_pretrained`, from `smollm2`, a folder or a hub id.
 
     The embedded model is converted to safetensors on first use.

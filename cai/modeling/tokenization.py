@@ -13,7 +13,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cai.errors import BackendError, blame
-from cai.modeling.model_files import local_weights, locate
+from cai.modeling.model_files import local_model_name, resolve_model_path
 from cai.records import Chat, message_dicts
 from cai.store import digest
 
@@ -46,9 +46,9 @@ class Renderer:
         )
         return ids
 
-    def reply_ids(self, text: str) -> list[int]:
+    def response_ids(self, text: str) -> list[int]:
         """A complete assistant reply with its end token, as a policy emits and is trained on it."""
-        return [*self.text_ids(text), self.stop_id]
+        return [*self.text_ids(text), self.eos_token_id]
 
     def text(self, ids: list[int]) -> str:
         """The reply as text, without control tokens and outer white space."""
@@ -58,15 +58,15 @@ class Renderer:
         return decoded.strip()
 
     @property
-    def stop_id(self) -> int:
+    def eos_token_id(self) -> int:
         """The token that ends a turn (eos)."""
         return int(self.tokenizer.eos_token_id)
 
     @property
-    def pad_id(self) -> int:
-        """The padding token. It may equal `stop_id`: masks come from lengths, never from it."""
+    def pad_token_id(self) -> int:
+        """The padding token. It may equal `eos_token_id`: masks come from lengths, never from it."""
         pad_token_id = self.tokenizer.pad_token_id
-        return int(self.stop_id if pad_token_id is None else pad_token_id)
+        return int(self.eos_token_id if pad_token_id is None else pad_token_id)
 
     @property
     def fingerprint(self) -> str:
@@ -96,8 +96,8 @@ def token_counter(spec: str) -> Callable[[str], int]:
 
     For an endpoint, whose tokenizer is unknown, four characters count as one token.
     """
-    weights = local_weights(spec)
+    weights = local_model_name(spec)
     if weights is None:
         return lambda text: -(-len(text) // 4)
-    renderer = load_renderer(locate(weights))
+    renderer = load_renderer(resolve_model_path(weights))
     return lambda text: len(renderer.text_ids(text))

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cai.artifacts import SETTINGS
-from cai.constitution import find
+from cai.constitution import find_constitution
 from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.data.filters import HygieneConfig
 from cai.errors import ConfigError, StoreError, blame
@@ -24,7 +24,7 @@ from cai.lm.budget import Prices
 from cai.lm.http import HttpConfig
 from cai.pipeline.renamed_keys import refuse_renamed
 from cai.records import FrozenModel
-from cai.reward.composite import RewardMix
+from cai.reward.composite import RewardWeights
 from cai.store import atomic_write
 from cai.train.ppo.config import PPOConfig
 from cai.train.preference import RewardConfig
@@ -65,7 +65,7 @@ class Run(FrozenModel):
     pair: PairConfig = PairConfig()
     label: LabelConfig = LabelConfig()
     reward: RewardConfig = RewardConfig()
-    reward_weights: RewardMix = RewardMix()
+    reward_weights: RewardWeights = RewardWeights()
     ppo: PPOConfig = PPOConfig()
     eval: EvalConfig = EvalConfig()
     report_to: Tracker | None = None
@@ -143,7 +143,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
     return ResolvedRun(
         run=run,
         folder=Path(run.folder or f"runs/{run.name}"),
-        constitution=beside if beside.exists() else find(run.constitution),
+        constitution=beside if beside.exists() else find_constitution(run.constitution),
         prompts=_existing(source, ("prompts",), run.prompts),
         against=_existing(source, ("hygiene", "against"), run.hygiene.against),
         preferences=_existing(source, ("preferences",), run.preferences),

@@ -15,15 +15,15 @@ from typing import Any
 from cai import store
 from cai.async_map import RowT, map_rows
 from cai.constitution import Constitution, digests, load_constitution
-from cai.data.filters import HygieneConfig, asks_for_tokens
+from cai.data.filters import HygieneConfig, needs_token_counts
 from cai.data.split import read_prompts, split
 from cai.errors import ConfigError, StoreError
-from cai.generate.row_reuse import kept_path, only_principles, set_aside
+from cai.generate.row_reuse import only_principles, reusable_rows_path, set_aside
 from cai.lm import LM, open_lm
 from cai.lm.budget import Budget, MeteredLM
 from cai.lm.caching import CachedLM
 from cai.lm.http import HttpLM
-from cai.lm.request_log import LOG, RequestLog
+from cai.lm.request_log import REQUEST_LOG_NAME, RequestLog
 from cai.modeling import memory
 from cai.pipeline.config import ResolvedRun, Run
 from cai.progress import ProgressFactory
@@ -99,8 +99,8 @@ class RunContext:
         Rows that `begin_or_reuse` set aside as still current are taken instead of made again.
         """
         source = options.get("source", lambda row: row.source)
-        stored = kept_path(out)
-        reusable = {source(row): row for row in store.read(stored, kind)} if stored.exists() else {}
+        stored = reusable_rows_path(out)
+        reusable = {source(row): row for row in store.read_rows(stored, kind)} if stored.exists() else {}
         options = {
             "max_concurrency": lm.max_concurrency,
             "sliding": isinstance(lm, CachedLM),
@@ -139,19 +139,19 @@ class RunContext:
             Whether the artefact is finished, and nothing is to be done.
         """
         manifest = store.read_manifest(out)
-        if manifest is not None and manifest.made != provenance:
-            edited = only_principles(store.differing(manifest, provenance))
+        if manifest is not None and manifest.provenance != provenance:
+            edited = only_principles(store.differing_keys(manifest, provenance))
             # another name is another constitution, not an edit of this one
-            if edited is not None and _constitution_name(manifest.made) == _constitution_name(
+            if edited is not None and _constitution_name(manifest.provenance) == _constitution_name(
                 provenance
             ):
                 kept, stale = set_aside(out, kind, lambda row: is_current(row, edited))
-                store.claim(out, stage, provenance)
+                store.claim_artifact(out, stage, provenance)
                 self.notify(
                     f"{stage}: principles were edited ({', '.join(sorted(edited)) or 'none'}):"
                     f" {kept} rows kept, {stale} to make anew"
                 )
-        return store.begin(out, stage, provenance) is not None
+        return store.begin_artifact(out, stage, provenance) is not None
 
     def close_models(self) -> None:
         """Drop the open models, and return their memory to the system."""
@@ -184,7 +184,7 @@ class RunContext:
 def request_log_name() -> str:
     """Name of this process's request log: of torchrun's processes, each has its own."""
     number = os.environ.get("RANK", "0")
-    return LOG if number == "0" else f"requests-{number}.sqlite"
+    return REQUEST_LOG_NAME if number == "0" else f"requests-{number}.sqlite"
 
 
 def _constitution_name(provenance: Mapping[str, str]) -> str:
@@ -208,9 +208,9 @@ def open_run(
             f"{resolved.constitution}: no rubric: a run gates, rewards and evaluates replies with one"
         )
     rubric = compile_rubric(constitution.rubric)
-    if rubric.asked:
+    if rubric.model_questions:
         raise ConfigError(
-            f"{resolved.constitution}: only a model can decide {', '.join(rubric.asked)}:"
+            f"{resolved.constitution}: only a model can decide {', '.join(rubric.model_questions)}:"
             " a run grades without one: give them patterns"
         )
     return RunContext(resolved, constitution, rubric, progress, budget or Budget(), notify)
@@ -230,7 +230,7 @@ def read_run_prompts(resolved: ResolvedRun) -> tuple[list[Prompt], list[Prompt],
     """(training prompts, held-out prompts, what hygiene counted) of a run."""
     run = resolved.run
     count_tokens: Callable[[str], int] = len
-    if asks_for_tokens(run.hygiene):
+    if needs_token_counts(run.hygiene):
         from cai.modeling.tokenization import token_counter
 
         count_tokens = token_counter(run.model)
@@ -239,5 +239,5 @@ def read_run_prompts(resolved: ResolvedRun) -> tuple[list[Prompt], list[Prompt],
     return train, held_out, counts
 
 
-def read_rows(path: Path, kind: Any) -> list[Any]:
-    return list(store.read(path, kind))
+def load_rows(path: Path, kind: Any) -> list[Any]:
+    return list(store.read_rows(path, kind))

@@ -6,12 +6,12 @@ from cai import store, templates
 from cai.artifacts import HELD_OUT, PAIRS, PREFERENCES, PROMPTS, REVISIONS, SFT
 from cai.data.split import subsample
 from cai.errors import StoreError
-from cai.generate.diversity import monitors
+from cai.generate.diversity import diversity_metrics
 from cai.generate.filters import all_of, not_degenerate
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
-from cai.pipeline.context import RunContext, hygiene_provenance, read_rows, read_run_prompts
+from cai.pipeline.context import RunContext, hygiene_provenance, load_rows, read_run_prompts
 from cai.pipeline.staleness import (
     LABEL_PARTS,
     preference_is_current,
@@ -43,12 +43,12 @@ def prompts(ctx: RunContext) -> None:
         )
     out = ctx.path(PROMPTS)
     # only now: a file with a mistake in it must not lay claim to the folder
-    if store.begin(out, "prompts", provenance):
+    if store.begin_artifact(out, "prompts", provenance):
         return
     store.atomic_write(ctx.path(HELD_OUT), "".join(prompt.line() + "\n" for prompt in held_out))
     store.atomic_write(out, "".join(prompt.line() + "\n" for prompt in train))
     dropped = {reason: n for reason, n in counts.items() if reason != "kept"}
-    store.finish(out, train=len(train), held_out=len(held_out), **dropped)
+    store.finish_artifact(out, train=len(train), held_out=len(held_out), **dropped)
 
 
 def revise(ctx: RunContext) -> None:
@@ -66,34 +66,34 @@ def revise(ctx: RunContext) -> None:
         return
     gate = all_of(not_degenerate, gate_of(ctx.rubric))
     step = reviser(ctx.constitution, author, config, gate, ctx.seed)
-    train = read_rows(ctx.path(PROMPTS), Prompt)
+    train = load_rows(ctx.path(PROMPTS), Prompt)
     rows = revise_items(subsample(train, config.prompts, ctx.seed, "revise"), config)
     ctx.map_rows(author, out, rows, step, Revision, "revise", source=revised_item)
-    revisions: list[Revision] = read_rows(out, Revision)
+    revisions: list[Revision] = load_rows(out, Revision)
     revised = [r.final for r in revisions if r.final is not None and r.chosen_round is not None]
     counts: dict[str, float | None] = {
         "rows": len(revisions),
         "kept": sum(r.final is not None for r in revisions),
         "revised": len(revised),
     }
-    for name, value in monitors(revised)._asdict().items():
+    for name, value in diversity_metrics(revised)._asdict().items():
         counts[f"revised {name}"] = value if value is None else round(value, 3)
-    store.finish(out, **counts)
+    store.finish_artifact(out, **counts)
 
 
 def pair(ctx: RunContext) -> None:
     """30-pairs.jsonl: pairs of the fine-tuned model's replies to one prompt."""
     config, out = ctx.run.pair, ctx.path(PAIRS)
-    if store.begin(out, "pair", ctx.provenance(config, [PROMPTS, SFT])):
+    if store.begin_artifact(out, "pair", ctx.provenance(config, [PROMPTS, SFT])):
         return
     subject = ctx.lm(f"local:{ctx.path(SFT)}")
-    train = read_rows(ctx.path(PROMPTS), Prompt)
+    train = load_rows(ctx.path(PROMPTS), Prompt)
     rows = pair_items(subsample(train, config.prompts, ctx.seed, "pair"), config, ctx.seed)
     # a prompt's pairs share replies: they stay in one window
     window = (subject.max_concurrency // config.replies or 1) * config.per_prompt
     step = pairer(subject, config, ctx.seed)
     ctx.map_rows(subject, out, rows, step, Pair, "pair", max_concurrency=window, source=paired_item)
-    store.finish(out, rows=len(rows))
+    store.finish_artifact(out, rows=len(rows))
 
 
 def label(ctx: RunContext) -> None:
@@ -117,6 +117,6 @@ def label(ctx: RunContext) -> None:
         ctx.seed,
         lambda pair: kinds.get(pair.source, (None, None)),
     )
-    ctx.map_rows(judge, out, read_rows(ctx.path(PAIRS), Pair), step, Preference, "label")
-    labels: list[Preference] = read_rows(out, Preference)
-    store.finish(out, rows=len(labels), unscored=sum(x.p_first is None for x in labels))
+    ctx.map_rows(judge, out, load_rows(ctx.path(PAIRS), Pair), step, Preference, "label")
+    labels: list[Preference] = load_rows(out, Preference)
+    store.finish_artifact(out, rows=len(labels), unscored=sum(x.p_first is None for x in labels))

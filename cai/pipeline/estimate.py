@@ -24,7 +24,7 @@ from scipy.stats import t as student
 from cai.artifacts import SUBJECTS
 from cai.async_map import gather
 from cai.data.split import subsample
-from cai.evals.replies import items, replier
+from cai.evals.replies import prompt_draws, reply_step
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
@@ -254,8 +254,8 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
             "ppo", judge_spec, pairs, rate_first, run.ppo.num_updates * run.ppo.rollout.episodes
         )
 
-    draws = items(subsample(held_out, run.eval.prompts, seed, "eval"), run.eval.draws)
-    answer = replier("base", author, ctx.rubric, run.eval, seed)
+    draws = prompt_draws(subsample(held_out, run.eval.prompts, seed, "eval"), run.eval.draws)
+    answer = reply_step("base", author, ctx.rubric, run.eval, seed)
     yield _Stage("eval", run.model, draws, answer, len(draws) * len(SUBJECTS))
 
 
@@ -288,7 +288,7 @@ def evenly_spaced(rows: Sequence[Any], count: int) -> list[Any]:
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
-def table(forecasts: Sequence[Forecast]) -> Table:
+def forecast_table(forecasts: Sequence[Forecast]) -> Table:
     """A row per stage, and the sums of money and hours."""
     heads = (
         "rows",
@@ -321,7 +321,7 @@ def table(forecasts: Sequence[Forecast]) -> Table:
     return rendered
 
 
-def over(forecasts: Sequence[Forecast], budget: Budget) -> list[str]:
+def exceeded_limits(forecasts: Sequence[Forecast], budget: Budget) -> list[str]:
     """The limits that the forecast exceeds, each with the expected amount."""
     tokens = sum(f.prompt.mean + f.completion.mean for f in forecasts)
     totals = (

@@ -8,8 +8,8 @@ from cai import store
 from cai.artifacts import EVAL, HELD_OUT, POLICY, REPLIES, REWARD, SCORES, SFT, SUBJECTS
 from cai.data.split import subsample
 from cai.evals.refusal import comparisons, refusal_scores
-from cai.evals.replies import item_of, items, replier
-from cai.pipeline.context import RunContext, read_rows
+from cai.evals.replies import item_id, prompt_draws, reply_step
+from cai.pipeline.context import RunContext, load_rows
 from cai.records import EvalReply, Prompt, PromptDraw
 from cai.report.html import write_report
 
@@ -19,10 +19,10 @@ def evaluate(ctx: RunContext) -> None:
     run, out = ctx.run, ctx.path(SCORES)
     fingerprint = ctx.lm(run.model).fingerprint
     inputs = [HELD_OUT, SFT, REWARD, POLICY]
-    if store.begin(out, "eval", ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint)):
+    if store.begin_artifact(out, "eval", ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint)):
         return
-    held_out = read_rows(ctx.path(HELD_OUT), Prompt)
-    draws = items(subsample(held_out, run.eval.prompts, ctx.seed, "eval"), run.eval.draws)
+    held_out = load_rows(ctx.path(HELD_OUT), Prompt)
+    draws = prompt_draws(subsample(held_out, run.eval.prompts, ctx.seed, "eval"), run.eval.draws)
     ctx.path(EVAL).mkdir(exist_ok=True)
     replies: list[EvalReply] = []
     for subject in SUBJECTS:
@@ -35,18 +35,18 @@ def evaluate(ctx: RunContext) -> None:
     scores = refusal_scores(measured, seed=run.seed, rewarded=rewarded)
     scores += comparisons(measured, seed=run.seed)
     store.atomic_write(out, "".join(score.line() + "\n" for score in scores))
-    store.finish(out, replies=len(measured), scores=len(scores))
+    store.finish_artifact(out, replies=len(measured), scores=len(scores))
 
 
 def _subject_replies(ctx: RunContext, subject: str, draws: Sequence[PromptDraw]) -> list[EvalReply]:
     """Replies of one subject, which leaves memory again before the next is loaded."""
     folder, out = SUBJECTS[subject], ctx.path(EVAL) / f"{subject}.jsonl"
     lm = ctx.lm(f"local:{ctx.path(folder)}" if folder else ctx.run.model)
-    step = replier(subject, lm, ctx.rubric, ctx.run.eval, ctx.seed)
-    ctx.map_rows(lm, out, draws, step, EvalReply, f"eval {subject}", source=item_of)
+    step = reply_step(subject, lm, ctx.rubric, ctx.run.eval, ctx.seed)
+    ctx.map_rows(lm, out, draws, step, EvalReply, f"eval {subject}", source=item_id)
     del lm, step
     ctx.close_models()
-    return read_rows(out, EvalReply)
+    return load_rows(out, EvalReply)
 
 
 def _add_rewards(ctx: RunContext, replies: Sequence[EvalReply]) -> list[EvalReply]:

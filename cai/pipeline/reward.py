@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from cai.artifacts import REWARD, SFT
 from cai.pipeline.context import RunContext
 from cai.records import Prompt
-from cai.reward.composite import RewardMix, combine
-from cai.reward.direct_rlaif import Rate, rater
+from cai.reward.composite import RewardWeights, reward_parts
+from cai.reward.direct_rlaif import Rate, batch_rater
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.rubric import CompiledRubric
 
@@ -26,13 +26,13 @@ class RunReward:
 
     preference_model: PreferenceModel | None
     rubric: CompiledRubric
-    weights: RewardMix
+    weights: RewardWeights
     rate: Rate | None
 
     def __call__(
         self, prompts: Sequence[Prompt], replies: Sequence[str]
     ) -> dict[str, list[float | None]]:
-        return combine(
+        return reward_parts(
             prompts, replies, self.preference_model, self.rubric, self.weights, self.rate
         )
 
@@ -57,5 +57,5 @@ def load_reward(ctx: RunContext, base: PeftModel | None = None) -> RunReward:
     """
     run = ctx.run
     preference_model = load_preference_model(ctx, base) if run.reward_weights.pm else None
-    rate = rater(ctx.lm(run.judge or run.model)) if run.reward_weights.direct else None
+    rate = batch_rater(ctx.lm(run.judge or run.model)) if run.reward_weights.direct else None
     return RunReward(preference_model, ctx.rubric, run.reward_weights, rate)

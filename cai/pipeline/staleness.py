@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from cai.artifacts import PAIRS, PREFERENCES, PROMPTS, REVISIONS
 from cai.constitution import Change
 from cai.generate.revise import ReviseConfig
-from cai.generate.row_reuse import only_principles, preference_stands, revision_stands
-from cai.pipeline.context import RunContext, read_rows
+from cai.generate.row_reuse import is_preference_current, is_revision_current, only_principles
+from cai.pipeline.context import RunContext, load_rows
 from cai.records import Kind, Pair, Preference, Prompt, Revision
 
 LABEL_PARTS = ("principle:", "examples:compare")
@@ -23,32 +23,32 @@ def revise_parts(config: ReviseConfig) -> tuple[str, ...]:
 
 def revision_is_current(ctx: RunContext) -> Callable[[Revision, Collection[str]], bool]:
     """(row, ids of edited principles) -> whether the row is what would be made now."""
-    prompts: dict[str, Prompt] = {p.id: p for p in read_rows(ctx.path(PROMPTS), Prompt)}
+    prompts: dict[str, Prompt] = {p.id: p for p in load_rows(ctx.path(PROMPTS), Prompt)}
     config = ctx.run.revise
 
     def is_current(row: Revision, edited: Collection[str]) -> bool:
         prompt = prompts[row.source]
-        return revision_stands(row, prompt, ctx.constitution, config, ctx.seed, edited)
+        return is_revision_current(row, prompt, ctx.constitution, config, ctx.seed, edited)
 
     return is_current
 
 
 def preference_is_current(ctx: RunContext) -> Callable[[Preference, Collection[str]], bool]:
     """The same for labels."""
-    pairs: dict[str, Pair] = {p.id: p for p in read_rows(ctx.path(PAIRS), Pair)}
+    pairs: dict[str, Pair] = {p.id: p for p in load_rows(ctx.path(PAIRS), Pair)}
     kinds, config = prompt_kinds(ctx), ctx.run.label
 
     def is_current(row: Preference, edited: Collection[str]) -> bool:
         pair = pairs[row.source]
         kind = kinds.get(pair.source, (None, None))
-        return preference_stands(row, pair, kind, ctx.constitution, config, ctx.seed, edited)
+        return is_preference_current(row, pair, kind, ctx.constitution, config, ctx.seed, edited)
 
     return is_current
 
 
 def prompt_kinds(ctx: RunContext) -> dict[str, tuple[Kind | None, str | None]]:
     """Prompt id -> kind and category."""
-    return {p.id: (p.kind, p.category) for p in read_rows(ctx.path(PROMPTS), Prompt)}
+    return {p.id: (p.kind, p.category) for p in load_rows(ctx.path(PROMPTS), Prompt)}
 
 
 def stale_rows(ctx: RunContext, changes: Sequence[Change]) -> dict[str, tuple[list[str], int]]:
@@ -70,7 +70,7 @@ def stale_rows(ctx: RunContext, changes: Sequence[Change]) -> dict[str, tuple[li
             continue
         is_current = current_in(ctx)
         edited = only_principles([key for key in keys if key.startswith(parts)])
-        rows = read_rows(ctx.path(name), kind)
+        rows = load_rows(ctx.path(name), kind)
         ids = [row.id for row in rows if edited is None or not is_current(row, edited)]
         stale[name] = (ids, len(rows))
     return stale

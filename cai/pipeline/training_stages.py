@@ -22,8 +22,8 @@ from cai.artifacts import (
 from cai.data.preferences import clean_labelled_pairs, labelled_pairs
 from cai.data.split import clean_training
 from cai.errors import ConfigError, StoreError
-from cai.modeling.model_files import local_weights, locate
-from cai.pipeline.context import RunContext, hygiene_provenance, read_rows
+from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
 from cai.records import Chat, Message, Pair, Preference, Prompt, Revision
 from cai.seeds import rng
 from cai.store import digest
@@ -40,16 +40,16 @@ def sft(ctx: RunContext) -> None:
     from cai.train.sft import sft as train_sft
 
     run, out = ctx.run, ctx.path(SFT)
-    weights = local_weights(run.model)
+    weights = local_model_name(run.model)
     if weights is None:
         raise ConfigError(
             f"model: {run.model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
         )
-    rules = hygiene_provenance(ctx.resolved, run.hygiene.of_training_rows)
+    rules = hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
     fingerprint = ctx.lm(run.model).fingerprint
-    if store.begin(out, "sft", ctx.provenance(run.sft, [REVISIONS], model=fingerprint, **rules)):
+    if store.begin_artifact(out, "sft", ctx.provenance(run.sft, [REVISIONS], model=fingerprint, **rules)):
         return
-    revisions: list[Revision] = read_rows(ctx.path(REVISIONS), Revision)
+    revisions: list[Revision] = load_rows(ctx.path(REVISIONS), Revision)
     dialogues = [
         (*r.chat, Message(role="assistant", content=r.final))
         for r in revisions
@@ -58,10 +58,10 @@ def sft(ctx: RunContext) -> None:
     chats, reasons = clean_training(dialogues, run.hygiene, ctx.resolved.against)
     examples = [(chat[:-1], chat[-1].content) for chat in chats]
     counts = train_sft(
-        locate(weights), examples, run.sft, out, seed=ctx.seed, progress=ctx.progress("sft")
+        resolve_model_path(weights), examples, run.sft, out, seed=ctx.seed, progress=ctx.progress("sft")
     )
     dropped = {reason: n for reason, n in reasons.items() if reason != "kept"}
-    store.finish(out, **counts, **dropped)
+    store.finish_artifact(out, **counts, **dropped)
 
 
 def reward(ctx: RunContext) -> None:
@@ -75,9 +75,9 @@ def reward(ctx: RunContext) -> None:
     provenance = {f"preferences {name}": store.file_digest(path) for name, path in files.items()}
     inputs = [SFT, PAIRS, PREFERENCES]
     if files:
-        provenance |= hygiene_provenance(ctx.resolved, run.hygiene.of_training_rows)
+        provenance |= hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
         inputs.append(HELD_OUT)
-    if store.begin(out, "reward", ctx.provenance(config, inputs, **provenance)):
+    if store.begin_artifact(out, "reward", ctx.provenance(config, inputs, **provenance)):
         return
     model = fresh_model(str(ctx.path(SFT)), config, ctx.seed)
 
@@ -113,17 +113,17 @@ def reward(ctx: RunContext) -> None:
     if files:
         counts["of others"] = sum(c.source != RUN_LABELS for c in comparisons)
         counts |= {f"others' {reason}": n for reason, n in dropped.items()}
-    store.finish(out, **counts)
+    store.finish_artifact(out, **counts)
 
 
 def _run_comparisons(
     ctx: RunContext, compare: Callable[[Chat, str, str, float, str], C]
 ) -> list[C]:
     """The pairs that the run labelled, unknown labels left out."""
-    pairs: dict[str, Pair] = {pair.id: pair for pair in read_rows(ctx.path(PAIRS), Pair)}
+    pairs: dict[str, Pair] = {pair.id: pair for pair in load_rows(ctx.path(PAIRS), Pair)}
     comparisons = []
     preference: Preference
-    for preference in read_rows(ctx.path(PREFERENCES), Preference):
+    for preference in load_rows(ctx.path(PREFERENCES), Preference):
         if preference.p_first is not None:
             pair = pairs[preference.source]
             comparisons.append(
@@ -172,7 +172,7 @@ def ppo(ctx: RunContext) -> None:
     from cai.train.ppo.trainer import PPOTrainer
 
     run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
-    finished = rank() == 0 and store.begin(out, "ppo", _ppo_provenance(ctx)) is not None
+    finished = rank() == 0 and store.begin_artifact(out, "ppo", _ppo_provenance(ctx)) is not None
     if broadcast_flag(finished):
         return
     weights = str(ctx.path(SFT))
@@ -191,22 +191,22 @@ def ppo(ctx: RunContext) -> None:
     trainer = PPOTrainer(actor, renderer, reward_fn, config, ctx.seed)
     texts: list[tuple[list[int], list[int]]] = []
     if config.ptx.coef:
-        revisions: list[Revision] = read_rows(ctx.path(REVISIONS), Revision)
+        revisions: list[Revision] = load_rows(ctx.path(REVISIONS), Revision)
         texts = [
-            (renderer.prompt_ids(r.chat), renderer.reply_ids(r.final))
+            (renderer.prompt_ids(r.chat), renderer.response_ids(r.final))
             for r in revisions
             if r.final is not None
         ]
     folder = store.partial_path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    history = trainer.train(read_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
+    history = trainer.train(load_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
     policy = load_model(weights)
     actor.copy_weights_to(policy)
     if rank() == 0:
         with store.atomic_directory(out) as folder:
             policy.save_pretrained(folder)
             renderer.tokenizer.save_pretrained(folder)
-        store.finish(
+        store.finish_artifact(
             out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history)
         )
         # three times the model's size. Last, for a kill before this would need it; a run of no

@@ -137,7 +137,7 @@ def _score_row(score: Score) -> str:
     return f"| {score.metric} | {mean} | {bounds} | {score.n} |"
 
 
-def losses(
+def left_out_rows(
     prompts: Manifest | None, revisions: Iterable[Revision], preferences: Iterable[Preference]
 ) -> dict[str, Counter[str]]:
     """stage -> reason -> rows that are not in the export; stages without losses are left out."""
@@ -147,20 +147,20 @@ def losses(
             if isinstance(count, int | float) and reason not in ("train", "held_out"):
                 hygiene[reason] = int(count)
     dropped = Counter(_general_reason(row.dropped) for row in revisions if row.dropped)
-    reasons = [unusable(preference) for preference in preferences]
+    reasons = [unusable_reason(preference) for preference in preferences]
     unlabelled = Counter(reason for reason in reasons if reason)
     counts = {"prompts": hygiene, "revise": dropped, "label": unlabelled}
     return {stage: counter for stage, counter in counts.items() if counter}
 
 
-def unusable(preference: Preference) -> str | None:
+def unusable_reason(preference: Preference) -> str | None:
     """Why a label does not say which reply to choose; None: it does."""
     if preference.p_first is None:
         return _general_reason(preference.unscored or "unscored")
     return "both replies are equally good" if preference.p_first == 0.5 else None
 
 
-def harmful(prompts: Iterable[Prompt]) -> bool:
+def any_harmful(prompts: Iterable[Prompt]) -> bool:
     """Whether any prompt asks for harm."""
     return any(prompt.kind == "disallowed" for prompt in prompts)
 
@@ -197,7 +197,7 @@ def _origin(manifests: Sequence[Manifest]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for manifest in manifests:
-        settings = manifest.made
+        settings = manifest.provenance
         model = settings.get("model") or settings.get("judge") or settings.get("input 20-sft")
         inputs = [key.removeprefix("input ") for key in settings if key.startswith("input ")]
         cells = (

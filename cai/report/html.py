@@ -43,7 +43,7 @@ from cai.report.sections import (
     read_stage,
     settings_summary,
 )
-from cai.store import atomic_write, read
+from cai.store import atomic_write, read_rows
 
 EXAMPLES_PER_KIND = 3
 """Examples of each kind of prompt."""
@@ -82,7 +82,7 @@ def render(run_dir: Path) -> str:
         **_score_sections(run_files),
         **_ppo_sections(run_files),
         labels=run_files.section(
-            PREFERENCES, "label", lambda path: labels.diagnose(read(path, Preference))
+            PREFERENCES, "label", lambda path: labels.diagnose(read_rows(path, Preference))
         ),
         reward=run_files.section(f"{REWARD}/metrics.json", "reward", read_metrics),
         **_example_sections(run_files),
@@ -91,7 +91,7 @@ def render(run_dir: Path) -> str:
 
 
 def _score_sections(run_files: RunFiles) -> dict[str, Any]:
-    scores = run_files.section(SCORES, "eval", lambda path: list(read(path, Score)))
+    scores = run_files.section(SCORES, "eval", lambda path: list(read_rows(path, Score)))
     no_comparison = "No two of base, sft and policy were evaluated on the same prompts."
     return {
         "headline": scores.then(headline, f"{SCORES} holds no row of the refusal evaluation."),
@@ -113,14 +113,14 @@ def _example_sections(run_files: RunFiles) -> dict[str, Any]:
     kinds = kinds_of_prompts(run_files.folder / PROMPTS)
 
     def first_revisions(path: Path) -> list[examples.RevisionExample]:
-        return examples.first_revisions(read(path, Revision), kinds, EXAMPLES_PER_KIND)
+        return examples.first_revisions(read_rows(path, Revision), kinds, EXAMPLES_PER_KIND)
 
     def first_replies(path: Path) -> list[examples.ReplyExample]:
-        return examples.first_replies(read(path, EvalReply), EXAMPLES_PER_KIND)
+        return examples.first_replies(read_rows(path, EvalReply), EXAMPLES_PER_KIND)
 
     return {
         "filtered": run_files.section(
-            REVISIONS, "revise", lambda path: filter_counts(read(path, Revision))
+            REVISIONS, "revise", lambda path: filter_counts(read_rows(path, Revision))
         ),
         "revisions": run_files.section(REVISIONS, "revise", first_revisions),
         "replies": run_files.section(REPLIES, "eval", first_replies),

@@ -178,7 +178,7 @@ def by_principle(preferences: Iterable[Preference]) -> dict[str, list[Score]]:
 
 
 @dataclass(frozen=True)
-class Human:
+class HumanAgreement:
     """Agreement of the labels with human labels."""
 
     agreement: Score
@@ -188,7 +188,7 @@ class Human:
     curve: list[Bin]
 
 
-def against_people(preferences: Sequence[Preference], human: Mapping[str, float]) -> Human:
+def compare_with_humans(preferences: Sequence[Preference], human: Mapping[str, float]) -> HumanAgreement:
     """Agreement and calibration against human labels.
 
     Args:
@@ -207,7 +207,7 @@ def against_people(preferences: Sequence[Preference], human: Mapping[str, float]
             outcomes.append(float((p >= 0.5) == first_is_better))
     pairs = [preference.source for preference in compared]
     score = estimate("label.agreement", "labels", agreements, pairs)
-    return Human(score, ece(confidences, outcomes), reliability(confidences, outcomes))
+    return HumanAgreement(score, ece(confidences, outcomes), reliability(confidences, outcomes))
 
 
 def _agreement(p: float | None, first_is_better: bool) -> float | None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from cai.errors import StoreError
 from cai.records import Kind, Prompt, Revision, Score
 from cai.report import table
-from cai.store import Manifest, json_lines, read
+from cai.store import Manifest, json_lines, read_rows
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -86,7 +86,7 @@ def settings_summary(stages: Sequence[Stage]) -> list[tuple[str, list[tuple[str,
     values: dict[str, dict[str, list[str]]] = {}
     for stage in stages:
         manifest = stage.manifest
-        for key, value in [*manifest.made.items(), *manifest.counts.items()]:
+        for key, value in [*manifest.provenance.items(), *manifest.counts.items()]:
             if _SUMMARY_KEYS.search(key) and isinstance(value, str):
                 values.setdefault(key, {}).setdefault(value, []).append(manifest.stage)
     return [(key, list(values[key].items())) for key in sorted(values)]
@@ -94,7 +94,7 @@ def settings_summary(stages: Sequence[Stage]) -> list[tuple[str, list[tuple[str,
 
 def kinds_of_prompts(path: Path) -> dict[str, Kind | None]:
     """Prompt id -> kind; empty when the file does not exist."""
-    return {prompt.id: prompt.kind for prompt in read(path, Prompt)} if path.exists() else {}
+    return {prompt.id: prompt.kind for prompt in read_rows(path, Prompt)} if path.exists() else {}
 
 
 def ppo_updates(path: Path) -> list[Mapping[str, Any]]:
@@ -143,7 +143,7 @@ def flat_metrics(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 def headline(scores: Iterable[Score]) -> tuple[list[str], list[tuple[str, list[str]]]] | None:
     """`table.rows`, or None when they have no subject."""
-    subjects, lines = table.rows(scores)
+    subjects, lines = table.headline_rows(scores)
     return (subjects, lines) if subjects else None
 
 

@@ -78,7 +78,7 @@ def _value_and_interval(score: Score) -> tuple[str, str]:
     return (UNKNOWN if score.mean is None else show(score.mean) + unit), ends
 
 
-def rows(scores: Iterable[Score]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def headline_rows(scores: Iterable[Score]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """(subjects, [(label, one cell per subject)]): the headline metrics that any subject has.
 
     Metrics are in the order of `HEADLINE`. Of two rows of one metric and subject the later counts.
@@ -118,7 +118,7 @@ def changes(scores: Iterable[Score]) -> list[tuple[str, str, str, str]]:
 
 def headline(scores: Sequence[Score]) -> Table:
     """The headline table for `rich.print`: one row per metric, one column per subject."""
-    subjects, lines = rows(scores)
+    subjects, lines = headline_rows(scores)
     table = Table(
         caption="mean [95 % interval] n = replies; errors count prompts, not draws",
         caption_justify="left",
@@ -133,7 +133,7 @@ def headline(scores: Sequence[Score]) -> Table:
 
 def headline_markdown(scores: Sequence[Score]) -> str:
     """The headline table for a model card; ends with a newline."""
-    subjects, lines = rows(scores)
+    subjects, lines = headline_rows(scores)
     table = [["metric", *subjects], ["---", *["---:"] * len(subjects)]]
     table += [[label, *cells] for label, cells in lines]
     return "".join(_markdown_row(cells) for cells in table)

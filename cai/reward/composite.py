@@ -13,7 +13,7 @@ from cai.reward.preference_model import PreferenceModel
 from cai.rubric import CompiledRubric, grade
 
 
-class RewardMix(FrozenModel):
+class RewardWeights(FrozenModel):
     """Weights of the parts; a part of weight 0 is not computed."""
 
     pm: float = Field(1.0, ge=0)
@@ -31,7 +31,7 @@ class RewardMix(FrozenModel):
     """Taken off for each formatting fault: see `penalties.format_faults`."""
 
     @model_validator(mode="after")
-    def _some_weight_is_positive(self) -> RewardMix:
+    def _some_weight_is_positive(self) -> RewardWeights:
         if not any((self.pm, self.rubric, self.direct, self.length, self.format)):
             raise ValueError(
                 "every weight is 0, which leaves no reward; "
@@ -40,12 +40,12 @@ class RewardMix(FrozenModel):
         return self
 
 
-def combine(
+def reward_parts(
     prompts: Sequence[Prompt],
     replies: Sequence[str],
     model: PreferenceModel | None,
     rubric: CompiledRubric | None,
-    mix: RewardMix,
+    mix: RewardWeights,
     rate: Rate | None = None,
 ) -> dict[str, list[float | None]]:
     """Every part of the reward of every reply.

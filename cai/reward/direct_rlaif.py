@@ -19,7 +19,7 @@ Rate = Callable[[Sequence[Prompt], Sequence[str]], list[float | None]]
 """(prompts, replies) -> a reward in [-1, 1] per reply; None: the judge gave no rating."""
 
 
-def expectation(logprobs: Sequence[float]) -> float:
+def expected_rating(logprobs: Sequence[float]) -> float:
     """The expected rating on a scale from -1 (lowest step) to 1 (highest step).
 
         E = 2 (sum_i i P(i) - 1) / (n - 1) - 1      i = 1 ... n, P normalised over the n steps
@@ -39,14 +39,14 @@ async def rate(judge: LM, chat: Chat, reply: str) -> float | None:
     """The judge's rating of one reply, in [-1, 1]; None: no answer, or no step of the scale."""
     try:
         logprobs = await judge.choice_logprobs(
-            templates.rating_chat(chat, reply), templates.STEPS, prefill=templates.RATING
+            templates.rating_chat(chat, reply), templates.RATING_DIGITS, prefill=templates.RATING
         )
     except UnansweredError:
         return None
-    return None if logprobs is None else expectation(logprobs)
+    return None if logprobs is None else expected_rating(logprobs)
 
 
-def rater(judge: LM) -> Rate:
+def batch_rater(judge: LM) -> Rate:
     """`rate` over many replies concurrently. The function must be called outside an event loop."""
 
     def rate_batch(prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float | None]:

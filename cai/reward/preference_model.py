@@ -59,12 +59,12 @@ class PreferenceModel(nn.Module):
 
     def rows(self, chat: Chat, reply: str) -> list[int]:
         """Token ids of a chat and its complete reply, end token included."""
-        return self.renderer.prompt_ids(chat) + self.renderer.reply_ids(reply)
+        return self.renderer.prompt_ids(chat) + self.renderer.response_ids(reply)
 
     def unnormalized_scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """(B,) scores before normalisation, with gradients."""
         model = self.shared[0]
-        ids_BT, mask_BT = right_pad(rows, self.renderer.pad_id, model.device)
+        ids_BT, mask_BT = right_pad(rows, self.renderer.pad_token_id, model.device)
         hidden_BTE = hidden_states(model, ADAPTER, ids_BT)
         last_B = mask_BT.sum(1) - 1
         score_B1: Tensor = self.head(hidden_BTE[torch.arange(len(rows)), last_B].float())

@@ -91,7 +91,7 @@ def ordered_pairs(rows: Sequence[Ranked]) -> list[tuple[int, int]]:
     ]
 
 
-def fit(rows: Sequence[Ranked], start: Mapping[str, float], config: FitConfig) -> FittedWeights:
+def fit_weights(rows: Sequence[Ranked], start: Mapping[str, float], config: FitConfig) -> FittedWeights:
     """Weights for the features named in `start`.
 
     Args:
@@ -171,7 +171,7 @@ def score(row: Ranked, weights: Mapping[str, float], scale: float, parts: str) -
     return {"rm": by_model, "rubric": by_rubric, "rm+rubric": by_model + by_rubric}[parts]
 
 
-def errors(
+def pair_errors(
     rows: Sequence[Ranked], weights: Mapping[str, float], scale: float, parts: str
 ) -> list[tuple[str, float]]:
     """(prompt, error) of every ordered pair.

@@ -54,7 +54,7 @@ class CompiledRubric:
     """Base propositions and what decides each."""
     prefilter: Prefilter
     """Of all patterns that search replies."""
-    asked: Mapping[str, str]
+    model_questions: Mapping[str, str]
     """Base propositions that only a model can decide, and the question for it."""
     questions: Mapping[str, str]
     """Of every base proposition."""
@@ -92,8 +92,8 @@ def grade(
     Raises:
         UsageError: only a model can decide one of the propositions.
     """
-    if compiled.asked:
-        ids = ", ".join(compiled.asked)
+    if compiled.model_questions:
+        ids = ", ".join(compiled.model_questions)
         raise UsageError(
             f"rubric: only a model can decide {ids}: name one (--model), or give patterns"
         )

@@ -50,7 +50,7 @@ def probability(odds: float, temperature: float) -> float:
     return sigmoid(odds / temperature)
 
 
-async def grade_with(
+async def grade_with_model(
     lm: LM,
     compiled: CompiledRubric,
     shots: tuple[GradeExample, ...],
@@ -98,7 +98,7 @@ def _is_for_model(id: str, tested: Mapping[str, float], everything: bool) -> boo
     return UNSURE[0] < tested[id] < UNSURE[1]
 
 
-def temperature(odds: Sequence[float], holds: Sequence[bool]) -> float:
+def fit_temperature(odds: Sequence[float], holds: Sequence[bool]) -> float:
     """The divisor of log-odds with the least log loss on labels, in [0.05, 20].
 
     Temperature scaling: Guo et al., arXiv:1706.04599.

@@ -112,7 +112,7 @@ def _simplest(names: Sequence[str], formula: Formula, given: Assignment) -> dict
     return None
 
 
-def by_template(rubric: Rubric, filler: Sequence[str] = FILLER) -> ReplyWriter:
+def template_writer(rubric: Rubric, filler: Sequence[str] = FILLER) -> ReplyWriter:
     """A writer that joins the propositions' `example` sentences, in the order of the rubric.
 
     Args:
@@ -150,7 +150,7 @@ def _lengthened(body: str, filler: Sequence[str]) -> str:
     return body
 
 
-def by_model(lm: LM, compiled: CompiledRubric, seed: int, max_tokens: int = 120) -> ReplyWriter:
+def model_writer(lm: LM, compiled: CompiledRubric, seed: int, max_tokens: int = 120) -> ReplyWriter:
     """A writer that instructs a model: what must hold of the reply, and what must not."""
 
     async def write(prompt: Prompt, holds: Assignment) -> str | None:

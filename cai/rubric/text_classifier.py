@@ -57,7 +57,7 @@ class Labelled:
     weight: float = 1.0
 
 
-def words_of(text: str) -> frozenset[str]:
+def ngrams_of(text: str) -> frozenset[str]:
     """The n-grams of a normalised text: its words, and pairs of neighbours."""
     words = _WORD.findall(text)
     return frozenset([*words, *map(" ".join, pairwise(words))])
@@ -73,7 +73,7 @@ class CachedClassifier:
     def __call__(self, text: str) -> float:
         last_text, p = self._last
         if text != last_text:
-            p = probability(self.model, words_of(text))
+            p = probability(self.model, ngrams_of(text))
             self._last = (text, p)
         return p
 
@@ -96,7 +96,7 @@ class ClassifierTest:
         if self(reply) < 0.5:
             return None
         weights = self.score.model.weights
-        positive = [ngram for ngram in words_of(reply.unquoted) if weights.get(ngram, 0) > 0]
+        positive = [ngram for ngram in ngrams_of(reply.unquoted) if weights.get(ngram, 0) > 0]
         top = sorted(positive, key=lambda ngram: (-weights[ngram], ngram))[:_MAX_EVIDENCE]
         return f"{self.score(reply.unquoted):.2f} by its words: {', '.join(top)}"
 
@@ -109,7 +109,7 @@ def probability(model: TextModel, ngrams: frozenset[str]) -> float:
     return sigmoid(z)
 
 
-def split(
+def split_by_prompt(
     rows: Sequence[Labelled], share: float, seed: int
 ) -> tuple[list[Labelled], list[Labelled]]:
     """(train, held out): `share` of the prompts, drawn by the seed, is held out."""

@@ -20,9 +20,9 @@ class Fold(NamedTuple):
 
     groups: tuple[str, ...]
     """Groups that were left out of training and measured."""
-    learnt_from: int
+    train_pairs: int
     """Number of training comparisons."""
-    measured: list[Agreement]
+    agreements: list[Agreement]
 
 
 def folds(groups: Sequence[str], count: int) -> list[tuple[str, ...]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from cai.data.split import split_by_group
 from cai.errors import TrainError
 from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
-from cai.modeling.lora import parameters_of
+from cai.modeling.lora import adapter_parameters
 from cai.progress import Progress
 from cai.records import FrozenModel
 from cai.reward.preference_model import ADAPTER, PreferenceModel
@@ -139,7 +139,7 @@ def train(
 
 
 def _trained_parameters(model: PreferenceModel) -> list[torch.nn.Parameter]:
-    return [*model.head.parameters(), *parameters_of(model.shared[0], ADAPTER)]
+    return [*model.head.parameters(), *adapter_parameters(model.shared[0], ADAPTER)]
 
 
 def _optimizer_step(

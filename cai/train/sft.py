@@ -94,7 +94,7 @@ def _tokenize(
     rows = []
     for chat, reply in examples:
         prompt = renderer.prompt_ids(chat)
-        completion = renderer.reply_ids(reply)
+        completion = renderer.response_ids(reply)
         if len(prompt) + len(completion) <= max_tokens:
             labels = [IGNORE_INDEX] * len(prompt) + completion
             rows.append({"input_ids": prompt + completion, "labels": labels})

@@ -45,10 +45,10 @@ def tracker(name: Tracker | None, folder: Path, run: str) -> Track:
     require_tracker(name)
     if name is None:
         return no_tracker
-    return forgiving(name, _tensorboard(folder) if name == "tensorboard" else _trackio(run))
+    return stop_after_failure(name, _tensorboard(folder) if name == "tensorboard" else _trackio(run))
 
 
-def forgiving(name: str, track: Track) -> Track:
+def stop_after_failure(name: str, track: Track) -> Track:
     """`track` until it first raises; then one line on standard error, and nothing from there on.
 
     A tracker's failure must not end training.
@@ -81,7 +81,7 @@ def _tensorboard(folder: Path) -> Track:
         if writer is None:
             # A killed run may have logged this update and later ones: purge them.
             writer = SummaryWriter(str(folder), purge_step=step)
-        for key, value in numbers(metrics).items():
+        for key, value in plottable_metrics(metrics).items():
             writer.add_scalar(f"ppo/{key}", value, step)
         writer.flush()
 
@@ -92,10 +92,10 @@ def _trackio(run: str) -> Track:
     import trackio
 
     trackio.init(project="cai", name=run, resume="allow")
-    return lambda step, metrics: trackio.log(numbers(metrics), step=step)
+    return lambda step, metrics: trackio.log(plottable_metrics(metrics), step=step)
 
 
-def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+def plottable_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that can be plotted: all known numbers but `step`."""
     return {
         key: float(value)

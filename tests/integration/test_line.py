@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from cai.cli import main
 from cai.records import EvalReply, Pair, Preference, Prompt, Revision, Score, chat_of
-from cai.store import Manifest, read
+from cai.store import Manifest, read_rows
 from cai.train.sft import SFTConfig, sft
 
 CONSTITUTION = """\
@@ -114,7 +114,7 @@ def whole(home: Path) -> tuple[Path, float]:
 
 
 def rows(folder: Path, name: str, kind: Any) -> list[Any]:
-    return list(read(folder / name, kind))
+    return list(read_rows(folder / name, kind))
 
 
 def test_every_artefact_is_there_and_finished(whole: tuple[Path, float]) -> None:
@@ -124,7 +124,7 @@ def test_every_artefact_is_there_and_finished(whole: tuple[Path, float]) -> None
     for name in MANIFESTS:
         manifest = Manifest.model_validate_json((folder / f"{name}.manifest.json").read_text(encoding="utf-8"))
         assert manifest.finished
-        assert manifest.made
+        assert manifest.provenance
         assert {"cai", "torch", "transformers"} <= manifest.versions.keys()
     assert (folder / "report.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
 

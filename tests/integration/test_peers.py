@@ -16,17 +16,17 @@ import pytest
 
 from cai.async_map import map_rows
 from cai.constitution import Constitution, Principle
-from cai.data.readers import asked
+from cai.data.readers import dialogue_turns
 from cai.data.split import split
 from cai.errors import UnansweredError
 from cai.generate.filters import not_degenerate
 from cai.generate.label import LabelConfig, labeller
 from cai.generate.pair import PairConfig, PairItem, pairer
-from cai.generate.regression import falls_back
+from cai.generate.regression import regressed_principle
 from cai.generate.revise import ReviseConfig, choose, reviser
 from cai.lm import FakeLM
 from cai.records import Chat, Pair, Preference, Prompt, PromptDraw, Round, chat_of
-from cai.store import read
+from cai.store import read_rows
 from cai.templates import parse_reply, parse_verdict
 from cai.train.ppo.reward_table import sum_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
@@ -150,7 +150,7 @@ def loses_no_row(work: Map, folder: Path) -> None:
 
     out = folder / "out.jsonl"
     work(out, rows, labeller(BOOK, FakeLM(lambda chat, seed: "", odds), LabelConfig(), 0, lambda pair: (None, None)))
-    found = list(read(out, Preference))
+    found = list(read_rows(out, Preference))
     assert [row.source for row in found] == [row.id for row in rows]
     assert [row.source for row in found if row.p_first is None] == [rows[3].id]
     assert "status 500" in (found[3].unscored or "")
@@ -196,7 +196,7 @@ def reads_all_of_it(parse: Callable[[str], tuple[str, ...]]) -> None:
 
 
 def test_text_that_is_lost_at_a_colon_or_a_blank_line() -> None:
-    reads_all_of_it(lambda text: tuple(m.content for m in asked(text, "x")))
+    reads_all_of_it(lambda text: tuple(m.content for m in dialogue_turns(text, "x")))
     fails(reads_all_of_it, lambda text: tuple(part.split(": ")[1] for part in text.split("\n\n") if ": " in part))
 
 
@@ -271,7 +271,7 @@ def test_a_later_principle_that_undoes_an_earlier_one() -> None:
     keeps_what_was_mended(lambda rounds, matrix: choose(item, "start", rounds, lambda p, r: None, matrix).final)
     fails(keeps_what_was_mended, lambda rounds, matrix: rounds[-1].revision)
     fails(keeps_what_was_mended, lambda rounds, matrix: "start")
-    assert falls_back({"kind": (0.9, 0.2)}, 1) == "kind"
+    assert regressed_principle({"kind": (0.9, 0.2)}, 1) == "kind"
 
 
 # ---- "Sure, here is a revised response:" is trained on ----

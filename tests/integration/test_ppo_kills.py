@@ -30,7 +30,7 @@ from cai.errors import StoreError, TrainError
 from cai.modeling.tokenization import load_renderer
 from cai.pipeline.config import Run
 from cai.records import Prompt, chat_of
-from cai.reward.composite import RewardMix
+from cai.reward.composite import RewardWeights
 from cai.store import atomic_directory
 from cai.train import checkpoint
 from cai.train.distributed import is_peer_failure
@@ -41,7 +41,7 @@ from cai.train.ppo.ptx import ptx_losses
 from cai.train.ppo.reward_table import compute_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
 from cai.train.ppo.steps import lr_warmup
-from cai.train.tracking import forgiving
+from cai.train.tracking import stop_after_failure
 
 # ---- draws ----
 
@@ -109,7 +109,7 @@ def test_a_gradient_that_is_no_number_is_not_stepped_along(
 def test_texts_are_read_a_few_at_a_time(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two at once, or all five: the same loss and gradient, to rounding; as many in memory as `rows` says."""
     renderer, sizes, found = load_renderer(tiny_model), [], []
-    texts = [reply([65 + i] * (i + 1) + [renderer.stop_id], renderer, PROMPTS[i]) for i in range(5)]
+    texts = [reply([65 + i] * (i + 1) + [renderer.eos_token_id], renderer, PROMPTS[i]) for i in range(5)]
     forward = ptx.response_hidden
     monkeypatch.setattr(
         ptx,
@@ -163,7 +163,7 @@ def test_settings_that_would_do_nothing_or_worse(settings: dict[str, Any], messa
 
 def test_a_reward_of_nothing_is_refused() -> None:
     with pytest.raises(ValidationError, match="every weight is 0"):
-        RewardMix(pm=0, rubric=0)
+        RewardWeights(pm=0, rubric=0)
     run = {
         "name": "x",
         "constitution": "c.yaml",
@@ -301,7 +301,7 @@ def test_curves_that_fail_are_left_out(capsys: pytest.CaptureFixture[str]) -> No
         asked.append(step)
         raise ConnectionRefusedError("nobody there")
 
-    told = forgiving("trackio", tell)
+    told = stop_after_failure("trackio", tell)
     for step in range(3):
         told(step, {})
     assert asked == [0]

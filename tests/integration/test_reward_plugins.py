@@ -17,7 +17,7 @@ from cai.cli.serve import run_end_texts
 from cai.integrations.reward_batching import RewardTable
 from cai.integrations.reward_server import RewardServer
 from cai.records import Prompt
-from cai.reward.composite import RewardMix
+from cai.reward.composite import RewardWeights
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_openrlhf_s_end_tokens_do_not_reach_the_reward(
         return by_length(prompts, replies)
 
     prompt_ids = renderer.prompt_ids(HI.chat)
-    reply_ids = renderer.reply_ids("Hello, 1<|im_end|>2. ") + [renderer.pad_id] * padding
+    reply_ids = renderer.response_ids("Hello, 1<|im_end|>2. ") + [renderer.pad_token_id] * padding
     decode = renderer.tokenizer.decode
     with serving(score, end_texts) as server:
         monkeypatch.setenv("CAI_REWARD_URL", url_of(server))
@@ -149,5 +149,5 @@ def test_verl_has_always_the_same_keys() -> None:
 
 def test_verl_has_a_key_for_every_part_of_the_reward() -> None:
     """Each weight of the mix is a part; the plug-in would drop one that is not in its keys."""
-    parts = set(RewardMix.model_fields) - {"free_words"}
+    parts = set(RewardWeights.model_fields) - {"free_words"}
     assert set(plugin("verl_reward").KEYS) == parts | {"score", "cai_error"}

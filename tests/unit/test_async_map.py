@@ -18,7 +18,7 @@ from cai.async_map import CHUNK, bounded_map, gather, map_rows
 from cai.errors import StoreError
 from cai.records import Preference, Prompt, chat_of
 from cai.seeds import derive
-from cai.store import append, read
+from cai.store import append_rows, read_rows
 
 PROMPTS = [Prompt(chat=chat_of(("user", f"question {i}"))) for i in range(20)]
 
@@ -83,7 +83,7 @@ def test_a_failure_cancels_the_rest_and_keeps_the_rows_before_it(tmp_path: Path)
 
     with pytest.raises(RuntimeError, match="thirtieth"):
         asyncio.run(work())
-    written = [int(row.chat[0].content) for row in read(tmp_path / "out.jsonl", Prompt)]
+    written = [int(row.chat[0].content) for row in read_rows(tmp_path / "out.jsonl", Prompt)]
     assert written == list(range(len(written)))
     assert 64 <= len(written) <= 130
     assert max(ended) < 180, "later rows are never started"
@@ -192,7 +192,7 @@ def test_map_rows_processes_equal_rows_once(tmp_path: Path, width: int) -> None:
 
 def test_map_rows_refuses_rows_of_another_kind(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    append(path, PROMPTS[:3])
+    append_rows(path, PROMPTS[:3])
     with pytest.raises(StoreError, match=r"rows\.jsonl:1: "):
         asyncio.run(map_rows(path, PROMPTS, stepper([]), Preference))
 

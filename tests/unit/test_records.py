@@ -28,7 +28,7 @@ from cai.records import (
     Vote,
     chat_of,
 )
-from cai.store import append, parse_row, read
+from cai.store import append_rows, parse_row, read_rows
 
 CHAT = chat_of(
     ("system", "Be brief."),
@@ -114,8 +114,8 @@ def shuffled(value: Any, generator: random.Random) -> Any:
 
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
 def test_round_trip(row: Row, tmp_path: Path) -> None:
-    append(tmp_path / "rows.jsonl", [row])
-    assert list(read(tmp_path / "rows.jsonl", type(row))) == [row]
+    append_rows(tmp_path / "rows.jsonl", [row])
+    assert list(read_rows(tmp_path / "rows.jsonl", type(row))) == [row]
     assert "\n" not in row.line()
     assert next(iter(json.loads(row.line()))) == "id"
 

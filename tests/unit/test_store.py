@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from cai.errors import StoreError
 from cai.records import Prompt, Score, chat_of
 from cai.store import (
-    append,
+    append_rows,
     atomic_directory,
     atomic_write,
-    begin,
+    begin_artifact,
     digest,
     file_digest,
-    finish,
+    finish_artifact,
     json_lines,
     locked,
     manifest_path,
-    read,
     read_manifest,
+    read_rows,
     truncate_torn_line,
 )
 
@@ -36,7 +36,7 @@ PROMPTS = [Prompt(chat=chat_of(("user", f"question {i}"))) for i in range(20)]
 
 def prompts_file(folder: Path, count: int = 3) -> Path:
     path = folder / "rows.jsonl"
-    append(path, PROMPTS[:count])
+    append_rows(path, PROMPTS[:count])
     return path
 
 
@@ -85,7 +85,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_row_is_named(tmp_path: Path) -> None:
     path = prompts_file(tmp_path)
-    append(
+    append_rows(
         path,
         [
             Score(
@@ -101,7 +101,7 @@ def test_a_wrong_row_is_named(tmp_path: Path) -> None:
         ],
     )
     with pytest.raises(StoreError, match=r"rows\.jsonl:4: chat: Field required"):
-        list(read(path, Prompt))
+        list(read_rows(path, Prompt))
 
 
 # Truncating and appending
@@ -172,10 +172,10 @@ def test_append_undoes_a_partial_write(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(StoreError, match=rf"rows\.jsonl: {message}"):
-            append(path, PROMPTS[3:6])
+            append_rows(path, PROMPTS[3:6])
     assert path.read_bytes() == before
-    append(path, PROMPTS[3:6])
-    assert list(read(path, Prompt)) == PROMPTS[:6]
+    append_rows(path, PROMPTS[3:6])
+    assert list(read_rows(path, Prompt)) == PROMPTS[:6]
 
 
 def test_append_survives_short_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_append_survives_short_writes(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:7]))
     path = prompts_file(tmp_path, 20)
     monkeypatch.undo()
-    assert list(read(path, Prompt)) == PROMPTS
+    assert list(read_rows(path, Prompt)) == PROMPTS
 
 
 # Atomic writes
@@ -242,31 +242,31 @@ def test_atomic_directory(tmp_path: Path) -> None:
 def test_begin_and_finish(tmp_path: Path) -> None:
     artefact = tmp_path / "10-revisions.jsonl"
     provenance = {"config": "c", "seed": "0"}
-    assert begin(artefact, "revise", provenance) is None
+    assert begin_artifact(artefact, "revise", provenance) is None
     assert manifest_path(artefact) == tmp_path / "10-revisions.manifest.json"
-    assert begin(artefact, "revise", provenance) is None, "not finished"
+    assert begin_artifact(artefact, "revise", provenance) is None, "not finished"
     artefact.touch()
-    finish(artefact, rows=3, note=None)
-    manifest = begin(artefact, "revise", provenance)
+    finish_artifact(artefact, rows=3, note=None)
+    manifest = begin_artifact(artefact, "revise", provenance)
     assert manifest is not None
     assert manifest.finished
     assert manifest.counts == {"rows": 3, "note": None}
     artefact.unlink()
-    assert begin(artefact, "revise", provenance) is None, "the artefact of the manifest is missing"
+    assert begin_artifact(artefact, "revise", provenance) is None, "the artefact of the manifest is missing"
 
 
 @pytest.mark.parametrize("done", [False, True])
 def test_begin_names_every_key_that_differs(tmp_path: Path, done: bool) -> None:
     artefact = tmp_path / "10-revisions.jsonl"
-    begin(artefact, "revise", {"config": "c", "model": "m", "seed": "0"})
+    begin_artifact(artefact, "revise", {"config": "c", "model": "m", "seed": "0"})
     artefact.touch()
     if done:
-        finish(artefact)
+        finish_artifact(artefact)
     before = manifest_path(artefact).read_bytes()
     with pytest.raises(
         StoreError, match=r"10-revisions\.jsonl: made with another input, model, seed: "
     ):
-        begin(artefact, "revise", {"config": "c", "seed": "1", "input": "i"})
+        begin_artifact(artefact, "revise", {"config": "c", "seed": "1", "input": "i"})
     assert manifest_path(artefact).read_bytes() == before
 
 
@@ -280,7 +280,7 @@ def test_foreign_manifest(tmp_path: Path) -> None:
 
 def test_finish_without_begin(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no manifest"):
-        finish(tmp_path / "x.jsonl")
+        finish_artifact(tmp_path / "x.jsonl")
 
 
 def test_digests(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ from cai.modeling.frozen_cache import frozen_blocks
 from cai.modeling.loading import load_model
 from cai.modeling.lora import (
     active_adapter,
+    adapter_parameters,
     hidden_states,
     lm_head,
-    merge_into,
-    parameters_of,
+    merge_adapter_into,
     with_adapter,
 )
 from cai.modeling.precision import autocast, matmul_dtype
@@ -137,13 +137,13 @@ class LoraActor:
             yield self.copy
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        return parameters_of(self.model, POLICY)
+        return adapter_parameters(self.model, POLICY)
 
     def frozen_layers(self, trainable: int | None) -> list[nn.Module]:
         return frozen_blocks(self.model.get_base_model(), trainable)
 
     def copy_weights_to(self, target: PreTrainedModel) -> None:
-        merge_into(target, self.model, POLICY)
+        merge_adapter_into(target, self.model, POLICY)
 
 
 class FullActor:

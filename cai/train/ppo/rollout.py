@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix, length_batches, right_pad
+from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length, length_batches, right_pad
 from cai.modeling.frozen_cache import FrozenCache
 from cai.modeling.generation import generate, prefill_prefix
 from cai.modeling.precision import autocast
@@ -91,15 +91,15 @@ def sample_rollouts(
     rollouts: dict[int, Rollout] = {}
     for indices in length_batches(prompt_ids, SAMPLING_BATCH):
         rows = [prompt_ids[i] for i in indices]
-        shared = common_prefix(rows)
+        shared = common_prefix_length(rows)
         generations = generate(
             model,
             rows,
             max_tokens=[config.max_new_tokens] * len(rows),
             temperatures=[config.temperature] * len(rows),
             seeds=[requests[i].seed for i in indices],
-            stop_ids=frozenset({renderer.stop_id}),
-            pad=renderer.pad_id,
+            stop_ids=frozenset({renderer.eos_token_id}),
+            pad=renderer.pad_token_id,
             prefix=prefill_prefix(model, rows[0][:shared]) if shared >= MIN_SHARED_TOKENS else None,
         )
         for i, generation in zip(indices, generations, strict=True):
@@ -253,13 +253,13 @@ def text_logprobs(
     """
     prompts = [renderer.prompt_ids(chat) for chat, _, _ in replies]
     responses = [
-        renderer.reply_ids(text) if finished else renderer.text_ids(text)
+        renderer.response_ids(text) if finished else renderer.text_ids(text)
         for _, text, finished in replies
     ]
     rows = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     logps = [0.0] * len(replies)
     for indices in length_batches(rows, batch_size):
-        ids_BT, _ = right_pad([rows[i] for i in indices], renderer.pad_id, model.device)
+        ids_BT, _ = right_pad([rows[i] for i in indices], renderer.pad_token_id, model.device)
         with autocast(model.device):
             hidden_BTE = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state.to(
                 model.dtype

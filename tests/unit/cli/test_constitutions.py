@@ -11,7 +11,7 @@ import pytest
 from cli_runner import ROOT, RUN, Capture, run_command, run_file
 
 from cai import store
-from cai.constitution import find, load_constitution, read_yaml
+from cai.constitution import find_constitution, load_constitution, read_yaml
 from cai.constitution.json_schema import MODELINE
 from cai.records import Revision
 
@@ -66,7 +66,7 @@ def test_show_renders_what_a_model_would_see(capsys: Capture, tiny_model: Path) 
     heads = [line for line in result.out.splitlines() if line.startswith("====")]
     assert [head.split()[2] for head in heads] == ["critique", "revision", "compare"]
     assert all(re.search(rf"\(\d+ tokens of {re.escape(model)}\)$", head) for head in heads)
-    principles = load_constitution(find("harmless")).principles
+    principles = load_constitution(find_constitution("harmless")).principles
     principle = next(each for each in principles if each.id == "no-violence")
     texts = (principle.critique, principle.revision, principle.compare)
     for text in (*texts, "(the request)", "(the other reply)"):
@@ -107,7 +107,7 @@ def test_diff_counts_the_rows_of_a_run_that_become_stale(capsys: Capture, tmp_pa
     (tmp_path / "own.yaml").write_text(old, encoding="utf-8")
     (tmp_path / "new.yaml").write_text(old.replace("Make it kind.", "Be kind."), encoding="utf-8")
     assert run_command(capsys, "run", file, "--until", "revise").code == 0
-    rows = list(store.read(tmp_path / "out/10-revisions.jsonl", Revision))
+    rows = list(store.read_rows(tmp_path / "out/10-revisions.jsonl", Revision))
     stale = [row.id for row in rows if any(step.principle == "kind" for step in row.rounds)]
     before = sorted((tmp_path / "out").iterdir())
     result = run_command(

@@ -16,7 +16,7 @@ from endpoint import endpoint
 
 from cai.cli import main
 from cai.records import EvalReply, Score
-from cai.store import read
+from cai.store import read_rows
 
 PROMPTS = [
     {"id": f"mine {i}", "prompt": f"Do harm number {i}.", "kind": "disallowed", "extra": [i]}
@@ -133,10 +133,10 @@ def test_eval_writes_scores_and_items(tmp_path: Path, capsys: Capture) -> None:
     data, out = write_lines(tmp_path / "data.jsonl", *prompts), tmp_path / "scores.jsonl"
     given = ["eval", "--only", "refusal", "--data", data, "--output", out, "--model"]
     assert run(*given, "fake:polite") == 0
-    scores = {row.metric: row for row in read(out, Score)}
+    scores = {row.metric: row for row in read_rows(out, Score)}
     assert scores["refusal.incorrect_rate.disallowed"].mean == 0.0
     assert scores["refusal.refusal_rate.benign"].mean == 1.0
-    assert len(list(read(tmp_path / "scores.items.jsonl", EvalReply))) == 8
+    assert len(list(read_rows(tmp_path / "scores.items.jsonl", EvalReply))) == 8
     assert "refusal.f1" in capsys.readouterr().out
     assert run(*given, "fake:echo") == 2
     assert "made with another model" in capsys.readouterr().err
@@ -148,7 +148,7 @@ def test_eval_of_an_endpoint_that_fails(tmp_path: Path) -> None:
     with endpoint(tmp_path / "server", always="400") as server:
         options = ("--only", "refusal", "--data", data, "--output", out)
         assert run("eval", *options, "--model", server.spec) == 0
-    for row in read(out, Score):
+    for row in read_rows(out, Score):
         assert (row.mean, row.n, row.unscored) == (None, 0, 1), row.metric
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cai.constitution import Constitution, load_constitution
-from cai.constitution.importers import as_yaml, read_foreign, slug
+from cai.constitution.importers import as_yaml, import_constitution, slug
 from cai.errors import ConfigError
 from cai.rubric import check_rubric, compile_rubric
 
@@ -74,7 +74,7 @@ def imported(folder: Path, data: Any, suffix: str = ".json") -> tuple[Constituti
     """The constitution, imported, written and loaded again, and the notes of the import."""
     file = folder / f"theirs{suffix}"
     file.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
-    result = read_foreign(file, "theirs")
+    result = import_constitution(file, "theirs")
     (folder / "ours.yaml").write_text(as_yaml(result), encoding="utf-8")
     return load_constitution(folder / "ours.yaml"), result.notes
 
@@ -127,7 +127,7 @@ def test_propositions(tmp_path: Path) -> None:
         "desired_refusal", "desired_refusal", "undesired_refusal", "disallowed_content",
     ]  # fmt: skip
     assert (
-        compile_rubric(constitution.rubric).asked.keys() == constitution.rubric.propositions.keys()
+        compile_rubric(constitution.rubric).model_questions.keys() == constitution.rubric.propositions.keys()
     ), "its questions are for a model"
     [finding] = check_rubric(constitution.rubric)
     assert (
@@ -218,12 +218,12 @@ def test_what_cannot_be_imported(tmp_path: Path, text: str, suffix: str, reason:
 def test_bytes_that_are_no_constitution(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.json").write_bytes(data)
     with pytest.raises(ConfigError, match=r"x\.json"):
-        read_foreign(tmp_path / "x.json", "theirs")
+        import_constitution(tmp_path / "x.json", "theirs")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
-        read_foreign(tmp_path / "none.json", "theirs")
+        import_constitution(tmp_path / "none.json", "theirs")
 
 
 def test_ids_are_legal_and_different(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from constitution_texts import RUBRIC, SMALL, bare, write
 
 import cai.constitution
-from cai.constitution import Constitution, Principle, find, load_constitution
+from cai.constitution import Constitution, Principle, find_constitution, load_constitution
 from cai.errors import ConfigError
 from cai.records import Message
 
@@ -268,20 +268,20 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write(shipped, name, bare("x"))
     monkeypatch.setattr(sys.modules["cai.constitution.load"], "SHIPPED", shipped)
     monkeypatch.chdir(tmp_path)
-    assert find("harmless") == find("harmless.yaml") == shipped / "harmless.yaml"
+    assert find_constitution("harmless") == find_constitution("harmless.yaml") == shipped / "harmless.yaml"
     (tmp_path / "harmless").mkdir()
-    assert find("harmless") == shipped / "harmless.yaml", "not the folder of that name"
+    assert find_constitution("harmless") == shipped / "harmless.yaml", "not the folder of that name"
     local = write(tmp_path, "harmless.yaml", bare("mine"))
-    assert find(str(local)) == local
-    assert find("harmless.yaml") == Path("harmless.yaml"), "a file that exists comes first"
+    assert find_constitution(str(local)) == local
+    assert find_constitution("harmless.yaml") == Path("harmless.yaml"), "a file that exists comes first"
     with pytest.raises(
         ConfigError, match=r"harmles: .*did you mean 'harmless'\? \(shipped: harmless, honest\)"
     ):
-        find("harmles")
+        find_constitution("harmles")
     with pytest.raises(
         ConfigError, match=r"^q/z\.yaml: no such file.*\(shipped: harmless, honest\)"
     ):
-        find("q/z.yaml")
+        find_constitution("q/z.yaml")
 
 
 # Damage

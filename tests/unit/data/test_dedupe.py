@@ -10,8 +10,8 @@ from data_toys import SENTENCE, outcome, prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cai.data.dedupe import clean, kept, signature
-from cai.data.filters import HygieneConfig, Rules, shingles, told
+from cai.data.dedupe import clean, filtered_prompts, signature
+from cai.data.filters import HygieneConfig, PromptFilters, conversation_text, shingles
 from cai.records import Prompt, chat_of
 
 
@@ -71,9 +71,9 @@ def test_masked_or_dropped() -> None:
     prompts = [Prompt(chat=chat), prompt("nothing personal")]
     assert outcome(prompts, pii="drop") == ["personal data (email)", "kept"]
     config = HygieneConfig(pii="mask")
-    rules = Rules(config, len)
+    rules = PromptFilters(config, len)
     cleaned = clean(lambda: iter(prompts), config, rules)
-    masked = list(kept(lambda: iter(prompts), rules, cleaned))
+    masked = list(filtered_prompts(lambda: iter(prompts), rules, cleaned))
     assert [m.content for m in masked[0].chat] == ["I am [EMAIL]", "Hello.", "Call [PHONE]"]
     assert masked[1] == prompts[1]
 
@@ -93,8 +93,8 @@ def test_as_a_plain_loop_would(rows: list[tuple[int, str | None]]) -> None:
     seen: set[str] = set()
     expected = []
     for row in prompts:
-        expected.append("repeated" if told(row) in seen else "kept")
-        seen.add(told(row))
+        expected.append("repeated" if conversation_text(row) in seen else "kept")
+        seen.add(conversation_text(row))
     users: dict[str, int] = {}
     for i, row in enumerate(prompts):
         if expected[i] == "kept" and row.user:

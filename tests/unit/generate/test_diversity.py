@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cai.generate.diversity import distinct_n, monitors
+from cai.generate.diversity import distinct_n, diversity_metrics
 
 
 def test_distinct_by_hand() -> None:
@@ -21,7 +21,7 @@ def test_boilerplate_and_openings() -> None:
         "I am not here",
         "I am not there",
     ]
-    metrics = monitors(texts)
+    metrics = diversity_metrics(texts)
     assert (metrics.boilerplate, metrics.same_opening) == (2 / 4, 3 / 4)
     assert metrics.words == (7 + 7 + 4 + 4) / 4
-    assert monitors([]) == (None,) * 5
+    assert diversity_metrics([]) == (None,) * 5

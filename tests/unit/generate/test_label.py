@@ -19,7 +19,7 @@ from cai.generate.label import LabelConfig, draw_principles, labeller, p_first
 from cai.generate.revise import draw_principle
 from cai.lm import FakeLM
 from cai.records import Chat, Kind, Pair, Preference, chat_of
-from cai.store import read
+from cai.store import read_rows
 
 Margin = Callable[[str, str, str], float]
 """(reply shown as A, reply shown as B, question) -> log-odds of A, in nats."""
@@ -109,7 +109,7 @@ def test_a_planted_preference_is_recovered_in_every_pair(seed: int, tmp_path: Pa
     rows: dict[str, dict[str, Preference]] = {}
     for name, order, width in (("in-order", pairs, 64), ("shuffled", stream.sample(pairs, 60), 7)):
         asyncio.run(map_rows(tmp_path / name, order, step, Preference, max_concurrency=width))
-        rows[name] = {row.source: row for row in read(tmp_path / name, Preference)}
+        rows[name] = {row.source: row for row in read_rows(tmp_path / name, Preference)}
     assert {
         key: row.p_first is not None and row.p_first > 0.5 for key, row in rows["in-order"].items()
     } == expected
@@ -172,7 +172,7 @@ def test_an_outage_is_no_label(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(BackendError, match="503"):
         asyncio.run(map_rows(out, pairs, step, Preference, max_concurrency=2))
-    assert [row.source for row in read(out, Preference)] == [p.id for p in pairs[:2]]
+    assert [row.source for row in read_rows(out, Preference)] == [p.id for p in pairs[:2]]
 
 
 def test_equal_replies_are_not_compared() -> None:

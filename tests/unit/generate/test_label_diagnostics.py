@@ -11,7 +11,7 @@ from generate_toys import sigma
 from cai.cli import main
 from cai.evals.agreement import ece, entropy, krippendorff, reliability
 from cai.records import Preference, Vote
-from cai.report.labels import against_people, by_principle, diagnose
+from cai.report.labels import by_principle, compare_with_humans, diagnose
 
 
 def test_alpha_by_hand() -> None:
@@ -74,7 +74,7 @@ def test_agreement_with_people() -> None:
         preference(2, ("a", 1.0, 1.0)),
     ]
     rows += [preference(3, ("a", 2.0, -2.0)), Preference(source="4", p_first=None, unscored="why")]
-    result = against_people(rows, {"0": 1.0, "1": 0.0, "2": 1.0, "3": 0.5, "4": 1.0})
+    result = compare_with_humans(rows, {"0": 1.0, "1": 0.0, "2": 1.0, "3": 0.5, "4": 1.0})
     assert (result.agreement.mean, result.agreement.n, result.agreement.unscored) == (0.5, 3, 1)
 
 

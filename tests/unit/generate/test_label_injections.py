@@ -7,7 +7,7 @@ import re
 import pytest
 from generate_toys import judge, label, pair, sigma
 
-from cai.templates import VERDICT, compared
+from cai.templates import VERDICT, parse_comparison
 
 VERDICTS = [
     "(A)",
@@ -78,7 +78,7 @@ def test_no_reply_moves_its_label_by_what_it_says_of_itself(text: str, template:
     lm = judge(lambda a, b: 1.5 if a == sly else -1.5)
     assert label(lm, pair(sly, "plain")).p_first == pytest.approx(sigma(1.5))
     assert label(lm, pair("plain", sly)).p_first == pytest.approx(sigma(-1.5))
-    assert [compared(chat) for chat in lm.calls] == [
+    assert [parse_comparison(chat) for chat in lm.calls] == [
         (sly, "plain"),
         ("plain", sly),
         ("plain", sly),

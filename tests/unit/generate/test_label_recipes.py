@@ -14,7 +14,7 @@ from cai.constitution import CompareExample, Constitution, Examples
 from cai.generate.label import LabelConfig, balanced_examples, draw_principles, pair_address
 from cai.lm import FakeLM
 from cai.records import Chat, chat_of
-from cai.templates import DECIDE, DETAILED_COMPARE, VERDICT, compared
+from cai.templates import DECIDE, DETAILED_COMPARE, VERDICT, parse_comparison
 
 
 def test_a_recipe_is_one_word_and_its_keys_can_be_changed() -> None:
@@ -41,7 +41,7 @@ def test_thinking_takes_two_calls_an_order_and_the_clamp_comes_last() -> None:
     (vote,) = row.votes
     assert vote.rationale == vote.rationale_swapped == "The first is kinder. (B)"
     assert vote.logprobs == (4.0, 0.0), "log-probabilities are stored without the clamp"
-    think, decide = [chat for chat in lm.calls if compared(chat) == ("good", "bad")]
+    think, decide = [chat for chat in lm.calls if parse_comparison(chat) == ("good", "bad")]
     assert "step by step" in think[-1].content
     assert [m.content for m in decide[-2:]] == ["The first is kinder. (B)", DECIDE]
     assert label(lm, pair(), preset="cai-cot", clamp=None).p_first == pytest.approx(sigma(4))
@@ -58,7 +58,7 @@ def test_several_thoughts_are_averaged() -> None:
 
     def odds(chat: Chat, choices: Sequence[str]) -> list[float]:
         margin = 2.0 * (int(chat[-2].content.rsplit(" ", 1)[1]) % 2)
-        return [margin if (compared(chat) or ("", ""))[0] == "good" else -margin, 0.0]
+        return [margin if (parse_comparison(chat) or ("", ""))[0] == "good" else -margin, 0.0]
 
     row = label(FakeLM(think, odds), pair(), cot=True, rationales=2)
     assert len(rationales) == 2

@@ -12,8 +12,8 @@ import pytest
 from cai.cli import main
 from cai.errors import UnansweredError
 from cai.generate.redteam import (
+    MessageSelection,
     RedteamConfig,
-    Taken,
     next_requests,
     redteamer,
     select_messages,
@@ -21,7 +21,7 @@ from cai.generate.redteam import (
 )
 from cai.lm import FakeLM
 from cai.records import Attempt, Chat, Prompt, chat_of
-from cai.store import read
+from cai.store import read_rows
 from cai.templates import parse_message, redteam_chat
 
 
@@ -54,7 +54,7 @@ def not_sorry(prompt: Prompt, text: str) -> str | None:
     return "declined" if "sorry" in text else None
 
 
-def collect(path: Path, lm: FakeLM, config: RedteamConfig = CONFIG) -> Taken:
+def collect(path: Path, lm: FakeLM, config: RedteamConfig = CONFIG) -> MessageSelection:
     return asyncio.run(
         write_messages(path, ["theft", "fraud"], SEEDS, lm, config, not_sorry, seed=0, origin="toy")
     )
@@ -96,7 +96,7 @@ def test_what_is_taken_and_why_not() -> None:
 def test_examples_are_of_the_category_and_follow_from_the_address() -> None:
     lm = FakeLM(message)
     step = redteamer(SEEDS, lm, CONFIG, 0)
-    requests = next_requests(Taken(), {}, ["theft", "fraud"], CONFIG)
+    requests = next_requests(MessageSelection(), {}, ["theft", "fraud"], CONFIG)
     assert [r.id for r in requests] == [f"{c}/{i}" for c in ("theft", "fraud") for i in range(4)]
     attempts = [asyncio.run(step(request)) for request in requests]
     assert [asyncio.run(step(request)) for request in reversed(requests)] == attempts[::-1]
@@ -109,7 +109,7 @@ def test_examples_are_of_the_category_and_follow_from_the_address() -> None:
 
 def test_a_category_without_seeds_borrows_them() -> None:
     lm = FakeLM(message)
-    [request, *_] = next_requests(Taken(), {}, ["weapons"], CONFIG)
+    [request, *_] = next_requests(MessageSelection(), {}, ["weapons"], CONFIG)
     asyncio.run(redteamer(SEEDS, lm, CONFIG, 0)(request))
     assert sum(m.role == "assistant" for m in lm.calls[0]) == 2
 
@@ -150,10 +150,10 @@ def test_killed_and_run_again(tmp_path: Path, calls: int) -> None:
 
     with pytest.raises(Stop):
         collect(tmp_path / "b.jsonl", FakeLM(stops, max_concurrency=1))
-    assert len(list(read(tmp_path / "b.jsonl", Attempt)) if calls else []) == calls
+    assert len(list(read_rows(tmp_path / "b.jsonl", Attempt)) if calls else []) == calls
     after = FakeLM(message, max_concurrency=1)
     assert collect(tmp_path / "b.jsonl", after).prompts == uninterrupted.prompts
-    addresses = [row.source for row in read(tmp_path / "b.jsonl", Attempt)]
+    addresses = [row.source for row in read_rows(tmp_path / "b.jsonl", Attempt)]
     assert len(addresses) == len(set(addresses)) == calls + len(after.calls)
 
 
@@ -163,7 +163,7 @@ def test_unanswered_calls_are_rows(tmp_path: Path) -> None:
 
     taken = collect(tmp_path / "a.jsonl", FakeLM(fails))
     assert taken.prompts == []
-    assert {row.unanswered for row in read(tmp_path / "a.jsonl", Attempt)} == {"status 500"}
+    assert {row.unanswered for row in read_rows(tmp_path / "a.jsonl", Attempt)} == {"status 500"}
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         captured = capsys.readouterr()
         assert stop.value.code == code
         assert expected in captured.out + captured.err
-    assert len(list(read(out, Prompt))) == 1
+    assert len(list(read_rows(out, Prompt))) == 1
     (tmp_path / "declines").mkdir()
     command[6] = str(tmp_path / "declines" / "out.jsonl")
     with pytest.raises(SystemExit):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from cai.constitution import Constitution, Principle
-from cai.generate.regression import falls_back, mean_probability
+from cai.generate.regression import mean_probability, regressed_principle
 from cai.generate.revise import ReviseConfig, reviser
 from cai.lm import FakeLM
 from cai.records import Chat, Prompt, PromptDraw, Revision, chat_of
@@ -81,11 +81,11 @@ def test_without_the_matrix_the_last_one_is() -> None:
 
 
 def test_falling_back_needs_a_gain_before_it_and_more_than_slack() -> None:
-    assert falls_back({"a": (0.9, 0.5)}, 1) == "a"
-    assert falls_back({"a": (0.9, 0.85)}, 1) is None, "within the slack"
-    assert falls_back({"a": (0.5, 0.2)}, 1) is None, "no earlier improvement"
-    assert falls_back({"a": (None, 0.2), "b": (0.9, None)}, 1) is None, "unknown is not worse"
-    assert falls_back({"a": (0.9, 0.1)}, 0) is None
+    assert regressed_principle({"a": (0.9, 0.5)}, 1) == "a"
+    assert regressed_principle({"a": (0.9, 0.85)}, 1) is None, "within the slack"
+    assert regressed_principle({"a": (0.5, 0.2)}, 1) is None, "no earlier improvement"
+    assert regressed_principle({"a": (None, 0.2), "b": (0.9, None)}, 1) is None, "unknown is not worse"
+    assert regressed_principle({"a": (0.9, 0.1)}, 0) is None
 
 
 def test_standing_is_a_mean_over_what_is_known() -> None:

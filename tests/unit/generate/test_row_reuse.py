@@ -15,7 +15,7 @@ from cai.pipeline.config import load_run
 from cai.pipeline.context import RunContext, open_run
 from cai.pipeline.runner import run_stages
 from cai.records import Chat, Pair, Preference, Prompt, Revision
-from cai.store import append, read
+from cai.store import append_rows, read_rows
 
 PRINCIPLES = {
     name: {"weight": 1.0, "text": f"about {name}"} for name in ("one", "two", "three", "four")
@@ -92,8 +92,8 @@ def run_to_labels(folder: Path, run: str, messages: list[str] | None = None) -> 
     run_stages(ctx, ["prompts", "revise"], lambda stage, seconds: None)
     pairs = folder / run / "30-pairs.jsonl"
     if not pairs.exists():
-        prompts = read(folder / run / "00-prompts.jsonl", Prompt)
-        append(
+        prompts = read_rows(folder / run / "00-prompts.jsonl", Prompt)
+        append_rows(
             pairs,
             [Pair(source=p.id, chat=p.chat, first="Yes.", second=f"No {p.id}.") for p in prompts],
         )
@@ -104,12 +104,12 @@ def drew(folder: Path, *names: str) -> tuple[int, int]:
     """(revisions, labels) that drew one of the principles."""
     revisions = [
         row
-        for row in read(folder / "10-revisions.jsonl", Revision)
+        for row in read_rows(folder / "10-revisions.jsonl", Revision)
         if any(entry.principle in names for entry in row.rounds)
     ]
     labels = [
         row
-        for row in read(folder / "40-preferences.jsonl", Preference)
+        for row in read_rows(folder / "40-preferences.jsonl", Preference)
         if any(vote.principle in names for vote in row.votes)
     ]
     return len(revisions), len(labels)
@@ -141,7 +141,7 @@ def test_an_edited_text_costs_the_calls_of_its_own_rows(tmp_path: Path, fake: Fa
     revisions, labels = drew(tmp_path / "run", "two")
     assert 0 < revisions < 16
     assert 0 < labels < 32
-    old = {row.id: row for row in read(tmp_path / "run" / NAMES[0], Revision)}
+    old = {row.id: row for row in read_rows(tmp_path / "run" / NAMES[0], Revision)}
     fake.calls.clear()
     write(tmp_path, text)
     messages: list[str] = []
@@ -150,7 +150,7 @@ def test_an_edited_text_costs_the_calls_of_its_own_rows(tmp_path: Path, fake: Fa
     kept = len(old) - revisions
     counts = f"{kept} rows kept, {revisions} to make anew"
     assert messages[0] == f"revise: principles were edited (two): {counts}"
-    stale = list(read(tmp_path / "run" / "10-revisions.stale.jsonl", Revision))
+    stale = list(read_rows(tmp_path / "run" / "10-revisions.stale.jsonl", Revision))
     assert {row.id for row in stale} <= old.keys()
     assert len(stale) == revisions
     fake.calls.clear()

@@ -48,9 +48,9 @@ LABELS = [0.75, 0.25, 0.5, None, 1.0]
 
 
 def write(path: Path, rows: list[Any], stage: str, **counts: int) -> None:
-    store.begin(path, stage, {"seed": "7", "constitution": "toy 1", "model": "fake|<b>"})
-    store.append(path, rows)
-    store.finish(path, **counts)
+    store.begin_artifact(path, stage, {"seed": "7", "constitution": "toy 1", "model": "fake|<b>"})
+    store.append_rows(path, rows)
+    store.finish_artifact(path, **counts)
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_labels_of_other_pairs_are_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_unfinished_files_are_refused(run: Path, tmp_path: Path) -> None:
-    store.claim(run / "30-pairs.jsonl", "pair", {"seed": "7"})
+    store.claim_artifact(run / "30-pairs.jsonl", "pair", {"seed": "7"})
     with pytest.raises(StoreError, match="only half made: finish the stage pair"):
         export(run, tmp_path / "out")
 
@@ -203,9 +203,9 @@ def test_exports_for_engines(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     prompts = [Prompt(chat=chat_of(("user", f"ask {i}")), kind="benign") for i in range(3)]
-    store.begin(run / "00-prompts.jsonl", "prompts", {"seed": "0"})
-    store.append(run / "00-prompts.jsonl", prompts)
-    store.finish(run / "00-prompts.jsonl")
+    store.begin_artifact(run / "00-prompts.jsonl", "prompts", {"seed": "0"})
+    store.append_rows(run / "00-prompts.jsonl", prompts)
+    store.finish_artifact(run / "00-prompts.jsonl")
     assert export_engine(run, tmp_path / "verl", "verl") == 3
     row = pq.read_table(tmp_path / "verl" / "train.parquet").to_pylist()[0]
     assert set(row) == {"data_source", "prompt", "reward_model", "extra_info"}

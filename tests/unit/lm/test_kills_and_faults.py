@@ -15,7 +15,7 @@ from endpoint import Behaviour, endpoint, processes
 from killed import STAGES, work
 
 from cai.records import Preference
-from cai.store import read
+from cai.store import read_rows
 
 LOG_LINE_BYTES = 68
 """64 digits, " ok" and the end of the line."""
@@ -88,7 +88,7 @@ def test_faults_change_no_label(tmp_path: Path) -> None:
             work("label", server.spec, tmp_path / name, 1000, {"connections": 32, "timeout": 0.3})
             if faults:
                 faults_met = Counter(fault for _, fault in server.answered())
-        labels[name] = list(read(tmp_path / name / "label.jsonl", Preference))
+        labels[name] = list(read_rows(tmp_path / name / "label.jsonl", Preference))
     assert len(labels["clean"]) == len(labels["faulty"]) == 1000
     assert all(row.p_first is not None for row in labels["clean"])
     assert set(faults_met) == {"ok", *Behaviour().kinds}

@@ -10,7 +10,7 @@ import pytest
 from cai.errors import BackendError, UsageError
 from cai.lm import open_lm
 from cai.modeling.loading import fingerprint
-from cai.modeling.model_files import locate
+from cai.modeling.model_files import resolve_model_path
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_broken_model_folders(tiny_model: Path, tmp_path: Path) -> None:
 def test_open_local(tiny_model: Path) -> None:
     opened = open_lm(f"local:{tiny_model}")
     assert opened.fingerprint == fingerprint(str(tiny_model))
-    assert locate(str(tiny_model)) == str(tiny_model)
-    assert locate("owner/name") == "owner/name"
+    assert resolve_model_path(str(tiny_model)) == str(tiny_model)
+    assert resolve_model_path("owner/name") == "owner/name"
 
 
 @pytest.mark.parametrize(

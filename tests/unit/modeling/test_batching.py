@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from cai.modeling.batching import common_prefix, length_batches
+from cai.modeling.batching import common_prefix_length, length_batches
 
 
 def test_common_prefix() -> None:
     """Every row keeps its last token, also one that is a prefix of the others, or equal to them."""
-    assert common_prefix([[1, 2, 3], [1, 2, 4, 5]]) == 2
-    assert common_prefix([[1, 2], [1, 2, 3]]) == 1
-    assert common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
-    assert common_prefix([[1], [2]]) == 0
-    assert common_prefix([[3, 1, 9], [3, 1, 2], [3, 2, 0]]) == 1
+    assert common_prefix_length([[1, 2, 3], [1, 2, 4, 5]]) == 2
+    assert common_prefix_length([[1, 2], [1, 2, 3]]) == 1
+    assert common_prefix_length([[1, 2, 3], [1, 2, 3]]) == 2
+    assert common_prefix_length([[1], [2]]) == 0
+    assert common_prefix_length([[3, 1, 9], [3, 1, 2], [3, 2, 0]]) == 1
 
 
 def test_length_batches() -> None:

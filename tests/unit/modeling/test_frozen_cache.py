@@ -9,7 +9,7 @@ import torch
 from toys import tiny_llama
 
 from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
-from cai.modeling.lora import hidden_states, parameters_of, with_adapter
+from cai.modeling.lora import adapter_parameters, hidden_states, with_adapter
 
 IDS = torch.arange(24).reshape(2, 12) * 7 % 250
 
@@ -19,7 +19,7 @@ def trained_policy(layers: int | None) -> tuple[Any, list[int]]:
     model = with_adapter(tiny_llama(), "policy", 4, layers)
     torch.manual_seed(1)
     with torch.no_grad():
-        for parameter in parameters_of(model, "policy"):
+        for parameter in adapter_parameters(model, "policy"):
             parameter.normal_(0, 0.1)
     runs: list[int] = []
     lowest = model.get_base_model().base_model.layers[0]
@@ -47,7 +47,7 @@ def test_later_passes_skip_frozen_blocks(layers: int | None, passes: int) -> Non
         states = hidden_states(model, "policy", IDS)
     assert len(runs) == passes
     states.square().sum().backward()
-    got = [p.grad.clone() for p in parameters_of(model, "policy") if p.grad is not None]
+    got = [p.grad.clone() for p in adapter_parameters(model, "policy") if p.grad is not None]
     model.zero_grad()
     with torch.no_grad():
         assert torch.equal(reference, hidden_states(model, None, IDS))
@@ -55,8 +55,8 @@ def test_later_passes_skip_frozen_blocks(layers: int | None, passes: int) -> Non
     plain.square().sum().backward()
     assert torch.equal(no_grad_states, plain)
     assert torch.equal(states, plain)
-    want = [p.grad for p in parameters_of(model, "policy") if p.grad is not None]
-    assert len(got) == len(want) == len(parameters_of(model, "policy"))
+    want = [p.grad for p in adapter_parameters(model, "policy") if p.grad is not None]
+    assert len(got) == len(want) == len(adapter_parameters(model, "policy"))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 

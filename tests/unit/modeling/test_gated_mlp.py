@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cai.modeling.gated_mlp import RecomputedGatedMLP, recompute_gated_mlps
-from cai.modeling.lora import parameters_of, with_adapter
+from cai.modeling.lora import adapter_parameters, with_adapter
 from cai.modeling.skinny_linear import use_skinny_linears
 
 IDS = torch.arange(60).view(3, 20)
@@ -28,7 +28,7 @@ def load(folder: Path, *, recompute: bool, adapter: bool, skinny: bool = False) 
         return model
     torch.manual_seed(0)
     wrapped = with_adapter(model, "policy", 4)
-    for parameter in parameters_of(wrapped, "policy"):
+    for parameter in adapter_parameters(wrapped, "policy"):
         nn.init.normal_(parameter, std=0.1)
     return wrapped
 

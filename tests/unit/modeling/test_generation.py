@@ -14,7 +14,7 @@ from plain_decoding import END, greedy, load_plain, next_logp, option_logprob, r
 from cai.errors import UsageError
 from cai.modeling import generation
 from cai.modeling.attention import Prefix
-from cai.modeling.batching import common_prefix, left_pad
+from cai.modeling.batching import common_prefix_length, left_pad
 from cai.modeling.generation import (
     DecodingBatch,
     Generation,
@@ -91,7 +91,7 @@ def test_shared_prefix_changes_nothing(model: Any, plain: Any) -> None:
     model, and the same texts.
     """
     rows = random_rows(1, 25, 8, seed=1, head=random_rows(40, seed=2)[0])
-    assert common_prefix(rows) == 40
+    assert common_prefix_length(rows) == 40
     prefix = prefill_prefix(model, rows[0][:40])
     without = next_token_logp(model, rows, None)
     with_prefix = next_token_logp(model, rows, prefix)

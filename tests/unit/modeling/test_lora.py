@@ -13,12 +13,12 @@ from cai.modeling import attention, lora_linear
 from cai.modeling.batching import right_pad
 from cai.modeling.lora import (
     active_adapter,
+    adapter_parameters,
     adapter_tensors,
     add_adapter,
     hidden_states,
     lm_head,
-    merge_into,
-    parameters_of,
+    merge_adapter_into,
     set_adapter_tensors,
     with_adapter,
 )
@@ -36,7 +36,7 @@ def base() -> Any:
 def randomize(model: Any, name: str, seed: int) -> None:
     """Non-zero weights in place of training: a fresh adapter is zero."""
     torch.manual_seed(seed)
-    for parameter in parameters_of(model, name):
+    for parameter in adapter_parameters(model, name):
         parameter.normal_(0, 0.1)
 
 
@@ -109,17 +109,17 @@ def test_gradients_reach_the_adapter_that_was_active(model: Any) -> None:
     hidden_states(model, None, IDS)
     (hidden**2).sum().backward()
     assert all(
-        p.grad is not None and p.grad.abs().sum() > 0 for p in parameters_of(model, "policy")
+        p.grad is not None and p.grad.abs().sum() > 0 for p in adapter_parameters(model, "policy")
     )
-    assert all(p.grad is None for p in parameters_of(model, "pm"))
+    assert all(p.grad is None for p in adapter_parameters(model, "pm"))
     hidden_states(model, "pm", IDS).sum().backward()
-    assert all(p.grad is not None for p in parameters_of(model, "pm"))
+    assert all(p.grad is not None for p in adapter_parameters(model, "pm"))
 
 
 def test_merged_weights_are_the_policy(model: Any) -> None:
     """W + 2 B A in a copy gives the adapter's logits; the base's weights do not change by a bit."""
     copy, before = base(), logits(model, None)
-    merge_into(copy, model, "policy")
+    merge_adapter_into(copy, model, "policy")
     with torch.no_grad():
         torch.testing.assert_close(copy(IDS).logits, logits(model, "policy"), atol=1e-5, rtol=0)
     assert torch.equal(logits(model, None), before)
@@ -145,7 +145,7 @@ def test_add_adapter_keeps_an_existing_one(model: Any) -> None:
 
 def test_parameters_of_one_adapter(model: Any) -> None:
     """Two layers of seven matrices, A and B each: 28 tensors an adapter, none shared."""
-    policy, pm = parameters_of(model, "policy"), parameters_of(model, "pm")
+    policy, pm = adapter_parameters(model, "policy"), adapter_parameters(model, "pm")
     assert len(policy) == len(pm) == 28
     assert not {id(p) for p in policy} & {id(p) for p in pm}
     assert {min(p.shape) for p in policy} == {4}

@@ -11,7 +11,7 @@ from torch import Tensor
 from cai.modeling import shared_prefix
 from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
 from cai.modeling.loading import load_model
-from cai.modeling.lora import hidden_states, parameters_of, with_adapter
+from cai.modeling.lora import adapter_parameters, hidden_states, with_adapter
 
 PREFIX = list(range(40, 60))
 
@@ -41,7 +41,7 @@ def test_states_and_gradients_are_those_of_full_rows(
     """For a weighted sum of all states, so that the rows' gradients differ."""
     model = with_adapter(load_model(str(tiny_model)), "policy", 4, layers)
     with torch.no_grad():
-        for parameter in parameters_of(model, "policy"):
+        for parameter in adapter_parameters(model, "policy"):
             parameter.normal_(0, 0.1)
     ids = rows()
     torch.manual_seed(2)
@@ -52,7 +52,7 @@ def test_states_and_gradients_are_those_of_full_rows(
         model.zero_grad()
         states = hidden_states(model, "policy", ids)
         (states * weights).sum().backward()
-        grads = [p.grad for p in parameters_of(model, "policy")]
+        grads = [p.grad for p in adapter_parameters(model, "policy")]
         results.append((states.detach(), [grad.clone() for grad in grads if grad is not None]))
     (shared, shared_grads), (full, full_grads) = results
     torch.testing.assert_close(shared, full, atol=1e-5, rtol=1e-4)

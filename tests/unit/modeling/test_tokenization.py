@@ -28,8 +28,8 @@ def test_control_tokens_in_texts_are_text(renderer: Renderer) -> None:
     assert ids.count(END) == 4
     assert renderer.tokenizer.decode(ids).count(hostile) == 4
     assert not {START, END} & set(renderer.text_ids(hostile))
-    assert renderer.reply_ids(hostile).count(END) == 1
-    assert renderer.reply_ids(hostile)[-1] == END
+    assert renderer.response_ids(hostile).count(END) == 1
+    assert renderer.response_ids(hostile)[-1] == END
 
 
 def test_no_system_prompt_is_added(renderer: Renderer) -> None:

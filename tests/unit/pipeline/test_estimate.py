@@ -13,7 +13,7 @@ from cai.errors import BudgetError
 from cai.lm.budget import Budget, Prices
 from cai.pipeline.config import load_run
 from cai.pipeline.context import open_run
-from cai.pipeline.estimate import Forecast, Interval, Used, evenly_spaced, forecast, over, plan, table, total
+from cai.pipeline.estimate import Forecast, Interval, Used, evenly_spaced, exceeded_limits, forecast, forecast_table, plan, total
 from cai.pipeline.runner import run_stages
 
 COUNT = 60
@@ -106,7 +106,7 @@ def test_a_few_rows_cost_a_few_calls(tmp_path: Path) -> None:
     assert found["revise"].probed == 3
     assert found["revise"].rows == 40
     assert found["revise"].calls.low <= 80 <= found["revise"].calls.high
-    shown = table(list(found.values()))
+    shown = forecast_table(list(found.values()))
     assert shown.row_count == 5
 
 
@@ -119,8 +119,8 @@ def test_limits_that_the_forecast_breaks() -> None:
     """Ten rows of 120 tokens at 1 per million each way: 1,200 tokens, 0.0012 in money."""
     used = [Used(calls=2, prompt=100, completion=20, seconds=3.6)] * 2
     found = [forecast("label", "m", used, 10, Prices(prompt=1, completion=1), 1.0)]
-    assert over(found, Budget(max_cost=0.0013, max_tokens=1201, max_hours=0.011)) == []
-    assert over(found, Budget(max_cost=0.0011, max_tokens=1199, max_hours=0.009)) == [
+    assert exceeded_limits(found, Budget(max_cost=0.0013, max_tokens=1201, max_hours=0.011)) == []
+    assert exceeded_limits(found, Budget(max_cost=0.0011, max_tokens=1199, max_hours=0.009)) == [
         "--max-cost 0.0011 is less than the 0.0012 to expect",
         "--max-tokens 1199 is less than the 1,200 to expect",
         "--max-hours 0.009 is less than the 0.01 to expect",

@@ -12,7 +12,7 @@ def test_a_preference_models_card() -> None:
     """Scores with interval and count, a dash for unknown ones, the origin from the manifest."""
     manifest = Manifest(
         stage="label",
-        made={"constitution": "toy 1", "judge": "abc", "seed": "7"},
+        provenance={"constitution": "toy 1", "judge": "abc", "seed": "7"},
         versions={"cai": "0.1.0"},
     )
     scores = [score("reward.agreement", 0.65), score("reward.log_loss", None)]

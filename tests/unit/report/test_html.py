@@ -77,12 +77,12 @@ def run(tmp_path: Path) -> Path:
     )
     strange = score("strange." + EVIL, 0.5, subject=EVIL)
     write(folder / "70-scores.jsonl", [*refusal_scores(replies), *comparisons(replies), strange])
-    store.begin(
+    store.begin_artifact(
         folder / "10-revisions.jsonl",
         "revise",
         {"constitution": "harmless 1.0.0", "model": EVIL, "seed": "7"},
     )
-    store.finish(folder / "10-revisions.jsonl", rows=2)
+    store.finish_artifact(folder / "10-revisions.jsonl", rows=2)
     return folder
 
 

@@ -8,7 +8,7 @@ import pytest
 from report_toys import vote
 
 from cai.records import Preference, Vote
-from cai.report.labels import against_people, by_principle, diagnose, flipped, position_bias
+from cai.report.labels import by_principle, compare_with_humans, diagnose, flipped, position_bias
 
 
 def test_flips_and_position_bias_by_hand() -> None:
@@ -91,6 +91,6 @@ def test_agreement_with_people() -> None:
     rows = [preference(0, ("a", 2.0, -2.0)), preference(1, ("a", 2.0, -2.0))]
     rows += [preference(2, ("a", 1.0, 1.0)), preference(3, ("a", 2.0, -2.0))]
     rows.append(Preference(source="4", p_first=None, unscored="why"))
-    human = against_people(rows, {"0": 1.0, "1": 0.0, "2": 1.0, "3": 0.5, "4": 1.0})
+    human = compare_with_humans(rows, {"0": 1.0, "1": 0.0, "2": 1.0, "3": 0.5, "4": 1.0})
     agreement = human.agreement
     assert (agreement.mean, agreement.n, agreement.unscored) == (0.5, 3, 1)

@@ -9,7 +9,7 @@ from preference_toys import HELLO, untrained_model
 
 from cai.constitution import ClassRule, Proposition, Rubric
 from cai.records import Kind, Prompt, chat_of
-from cai.reward.composite import RewardMix, combine
+from cai.reward.composite import RewardWeights, reward_parts
 from cai.rubric import compile_rubric
 
 
@@ -40,7 +40,7 @@ def test_parts_by_name(tiny_model: Path) -> None:
     model, compiled = untrained_model(tiny_model), compile_rubric(rubric())
     prompts = [hello("disallowed"), hello("disallowed"), hello(None), hello("sensitive")]
     replies = ["no", "sure", "no", "no"]
-    table = combine(prompts, replies, model, compiled, RewardMix(pm=0.5, rubric=2.0))
+    table = reward_parts(prompts, replies, model, compiled, RewardWeights(pm=0.5, rubric=2.0))
     assert table["rubric"] == [6.0, -2.0, 0.0, None]
     assert table["pm"] == pytest.approx(
         [0.5 * s for s in model.score([model.rows(HELLO, r) for r in replies])]
@@ -50,10 +50,10 @@ def test_parts_by_name(tiny_model: Path) -> None:
 
 def test_parts_of_no_weight_are_not_computed(tiny_model: Path) -> None:
     prompts, compiled = [hello("disallowed")], compile_rubric(rubric())
-    assert combine(prompts, ["no"], None, compiled, RewardMix()) == {"rubric": [3.0]}
-    assert combine(prompts, ["no"], None, None, RewardMix()) == {}
+    assert reward_parts(prompts, ["no"], None, compiled, RewardWeights()) == {"rubric": [3.0]}
+    assert reward_parts(prompts, ["no"], None, None, RewardWeights()) == {}
     assert list(
-        combine(prompts, ["no"], untrained_model(tiny_model), compiled, RewardMix(rubric=0))
+        reward_parts(prompts, ["no"], untrained_model(tiny_model), compiled, RewardWeights(rubric=0))
     ) == ["pm"]
 
 
@@ -61,7 +61,7 @@ def test_length_and_form_as_parts() -> None:
     """350 words with 150 free: 200 too many. An unclosed fence and another turn: two faults."""
     prompt = Prompt(chat=chat_of(("user", "Hi")), kind=None)
     replies = ["word " * 350, "```\ncode\nUser: and now?", "fine"]
-    table = combine(
-        [prompt] * 3, replies, None, None, RewardMix(pm=0, rubric=0, length=0.5, format=0.25)
+    table = reward_parts(
+        [prompt] * 3, replies, None, None, RewardWeights(pm=0, rubric=0, length=0.5, format=0.25)
     )
     assert table == {"length": [-1.0, 0.0, 0.0], "format": [0.0, -0.5, 0.0]}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from cai.errors import UnansweredError
 from cai.lm import FakeLM
 from cai.records import Chat, Prompt, chat_of
-from cai.reward.composite import RewardMix, combine
-from cai.reward.direct_rlaif import expectation, rate, rater
-from cai.templates import RATING, STEPS, fence, rating_chat
+from cai.reward.composite import RewardWeights, reward_parts
+from cai.reward.direct_rlaif import batch_rater, expected_rating, rate
+from cai.templates import RATING, RATING_DIGITS, fence, rating_chat
 
 CHAT = chat_of(("user", "Hello."))
 
@@ -26,11 +26,11 @@ def test_the_expectation_by_hand() -> None:
     Two steps at 1/4 and 3/4: 2 (3/4) - 1 = 1/2, unnormalised too. Three steps at 1/2, 1/2, 0: the
     mean step is 1/2 of 0, 1, 2, so 2 (1/2) / 2 - 1 = -1/2.
     """
-    assert expectation([-3.0] * 10) == pytest.approx(0)
-    assert expectation([0.0] + [-900.0] * 9) == -1
-    assert expectation([-900.0] * 9 + [0.0]) == 1
-    assert expectation([math.log(0.25) - 5, math.log(0.75) - 5]) == pytest.approx(0.5)
-    assert expectation([math.log(0.5), math.log(0.5), -900.0]) == pytest.approx(-0.5)
+    assert expected_rating([-3.0] * 10) == pytest.approx(0)
+    assert expected_rating([0.0] + [-900.0] * 9) == -1
+    assert expected_rating([-900.0] * 9 + [0.0]) == 1
+    assert expected_rating([math.log(0.25) - 5, math.log(0.75) - 5]) == pytest.approx(0.5)
+    assert expected_rating([math.log(0.5), math.log(0.5), -900.0]) == pytest.approx(-0.5)
 
 
 @example([-800.0] * 6 + [-37.0, 0.0], 0.0)  # its sum rounds to more than the last step
@@ -38,9 +38,9 @@ def test_the_expectation_by_hand() -> None:
 def test_it_stays_in_range_and_a_constant_changes_nothing(
     logprobs: list[float], shift: float
 ) -> None:
-    rating = expectation(logprobs)
+    rating = expected_rating(logprobs)
     assert -1 <= rating <= 1
-    assert expectation([x + shift for x in logprobs]) == pytest.approx(rating, abs=1e-9)
+    assert expected_rating([x + shift for x in logprobs]) == pytest.approx(rating, abs=1e-9)
 
 
 def planted(chat: Chat, choices: Sequence[str]) -> list[float] | None:
@@ -60,11 +60,11 @@ def test_a_planted_judge_is_the_reward() -> None:
     """Steps 0, 9 and 3 are -1, 1 and 2 * 3 / 9 - 1, weighted; without a rating None, never 0."""
     replies = ["a 0", "a 9", "a 3", "none", "x"]
     prompts = [Prompt(chat=CHAT)] * len(replies)
-    table = combine(
-        prompts, replies, None, None, RewardMix(pm=0, rubric=0, direct=2.0), rater(judge())
+    table = reward_parts(
+        prompts, replies, None, None, RewardWeights(pm=0, rubric=0, direct=2.0), batch_rater(judge())
     )
     assert table == {"direct": [-2.0, 2.0, pytest.approx(-2 / 3), None, None]}
-    assert combine(prompts, replies, None, None, RewardMix(pm=0), rater(judge())) == {}
+    assert reward_parts(prompts, replies, None, None, RewardWeights(pm=0), batch_rater(judge())) == {}
 
 
 def test_the_judge_is_asked_for_single_digits() -> None:
@@ -76,8 +76,8 @@ def test_the_judge_is_asked_for_single_digits() -> None:
 
     lm = FakeLM(lambda chat, seed: "", odds)
     assert asyncio.run(rate(lm, CHAT, "Hi")) == pytest.approx(0)
-    assert requested == [STEPS]
-    assert all(len(step) == 1 for step in STEPS)
+    assert requested == [RATING_DIGITS]
+    assert all(len(step) == 1 for step in RATING_DIGITS)
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def test_the_score_is_read_at_the_token_that_ends_the_reply(tiny_model: Path) ->
     The end token is the pad token, and it is not padding.
     """
     model = untrained_model(tiny_model)
-    assert model.renderer.pad_id == model.renderer.stop_id
+    assert model.renderer.pad_token_id == model.renderer.eos_token_id
     for reply in REPLIES:
         row = model.rows(HELLO, reply)
-        assert row[-1] == model.renderer.stop_id
+        assert row[-1] == model.renderer.eos_token_id
         with torch.no_grad():
             hidden = model.shared[0](
                 input_ids=torch.tensor([row]), output_hidden_states=True

@@ -98,7 +98,7 @@ def test_check_names_the_key_and_what_is_wrong(changes: dict[str, object], findi
 def test_a_proposition_without_patterns_needs_a_model() -> None:
     propositions = TOY["propositions"] | {"kind": {"question": "Is it kind?"}}
     compiled = compile_rubric(toy(propositions=propositions))
-    assert compiled.asked == {"kind": "Is it kind?"}
+    assert compiled.model_questions == {"kind": "Is it kind?"}
     with pytest.raises(UsageError, match="only a model can decide kind"):
         grade(compiled, prompt="", response="sorry", kind=None)
 

@@ -12,9 +12,9 @@ from cai.errors import JobError
 from cai.rubric.fit_weights import (
     FitConfig,
     Ranked,
-    errors,
-    fit,
+    fit_weights,
     ordered_pairs,
+    pair_errors,
     score,
     split_prompts,
 )
@@ -34,7 +34,7 @@ def test_one_pair_by_hand() -> None:
 
     The penalty of 0.001 on w * sigma (sigma 1/2) makes it exactly w = 1.
     """
-    fitted = fit(ranked_pair("p", {"a": 1.0}, {"a": 0.0}), {"a": 1.0}, FitConfig())
+    fitted = fit_weights(ranked_pair("p", {"a": 1.0}, {"a": 0.0}), {"a": 1.0}, FitConfig())
     assert fitted.weights == pytest.approx({"a": 1.0})
     assert fitted.loss == pytest.approx(0.0)
     assert fitted.pairs == 1
@@ -45,21 +45,21 @@ def test_a_contradiction_is_outvoted() -> None:
     rows = [
         row for i in range(3) for row in ranked_pair(f"p{i}", {"a": 1.0}, {"a": 0.0})
     ] + ranked_pair("q", {"a": 0.0}, {"a": 1.0})
-    fitted = fit(rows, {"a": 0.0}, NO_PENALTY)
+    fitted = fit_weights(rows, {"a": 0.0}, NO_PENALTY)
     assert fitted.weights == pytest.approx({"a": 1.0})
     assert fitted.loss == pytest.approx(0.5)
 
 
 def test_signs_are_kept_unless_freed() -> None:
     rows = ranked_pair("p", {"a": 0.0}, {"a": 1.0})
-    assert fit(rows, {"a": 2.0}, FitConfig()).weights == {"a": 0.0}
-    assert fit(rows, {"a": 2.0}, FitConfig(keep_signs=False)).weights == pytest.approx({"a": -1.0})
-    assert fit(rows, {"a": 0.0}, FitConfig()).weights == pytest.approx({"a": -1.0})
+    assert fit_weights(rows, {"a": 2.0}, FitConfig()).weights == {"a": 0.0}
+    assert fit_weights(rows, {"a": 2.0}, FitConfig(keep_signs=False)).weights == pytest.approx({"a": -1.0})
+    assert fit_weights(rows, {"a": 0.0}, FitConfig()).weights == pytest.approx({"a": -1.0})
 
 
 def test_the_margin_scales_the_weights() -> None:
     rows = ranked_pair("p", {"a": 1.0}, {"a": 0.0})
-    assert fit(rows, {"a": 1.0}, FitConfig(margin=2.5)).weights == pytest.approx({"a": 2.5})
+    assert fit_weights(rows, {"a": 1.0}, FitConfig(margin=2.5)).weights == pytest.approx({"a": 2.5})
 
 
 def test_a_reward_that_already_wins_needs_no_rubric() -> None:
@@ -67,10 +67,10 @@ def test_a_reward_that_already_wins_needs_no_rubric() -> None:
 
     With the rewards swapped, w has to make up 2 + 1.
     """
-    assert fit(
+    assert fit_weights(
         ranked_pair("p", {"a": 1.0}, {"a": 0.0}, 3.0, 1.0), {"a": 1.0}, FitConfig()
     ).weights == pytest.approx({"a": 0.0})
-    fitted = fit(ranked_pair("p", {"a": 1.0}, {"a": 0.0}, 1.0, 3.0), {"a": 1.0}, FitConfig())
+    fitted = fit_weights(ranked_pair("p", {"a": 1.0}, {"a": 0.0}, 1.0, 3.0), {"a": 1.0}, FitConfig())
     assert fitted.weights == pytest.approx({"a": 3.0})
     assert fitted.scale == 1.0
 
@@ -78,7 +78,7 @@ def test_a_reward_that_already_wins_needs_no_rubric() -> None:
 def test_the_reward_is_brought_to_scale() -> None:
     """Ten times the rewards, the same weights."""
     small, large = (
-        fit(ranked_pair("p", {"a": 1.0}, {"a": 0.0}, k, 3 * k), {"a": 1.0}, FitConfig())
+        fit_weights(ranked_pair("p", {"a": 1.0}, {"a": 0.0}, k, 3 * k), {"a": 1.0}, FitConfig())
         for k in (1.0, 10.0)
     )
     assert small.weights == pytest.approx(large.weights)
@@ -101,10 +101,10 @@ def test_planted_weights_are_recovered() -> None:
     """Separable: no pair is in the wrong order; the weights have the planted order and signs."""
     true = {"a": 4.0, "b": 2.0, "c": 1.0, "d": -0.5, "e": -3.0}
     train, held_out = split_prompts(planted(5000, true), 0.2, 0)
-    fitted = fit(train, dict.fromkeys(true, 0.0), FitConfig(penalty=1e-6))
+    fitted = fit_weights(train, dict.fromkeys(true, 0.0), FitConfig(penalty=1e-6))
     assert sorted(true, key=lambda k: fitted.weights[k]) == sorted(true, key=lambda k: true[k])
     assert (
-        sum(e for _, e in errors(held_out, fitted.weights, fitted.scale, "rubric"))
+        sum(e for _, e in pair_errors(held_out, fitted.weights, fitted.scale, "rubric"))
         / len(ordered_pairs(held_out))
         < 0.01
     )
@@ -115,7 +115,7 @@ def test_the_solver_finds_the_minimum() -> None:
     rows = planted(200, {"a": 1.0, "b": -1.0}, seed=3)
     noisy = [Ranked(r.prompt, random.Random(i).random(), r.features) for i, r in enumerate(rows)]
     config = FitConfig(penalty=0.01)
-    fitted = fit(noisy, {"a": 0.0, "b": 0.0}, config)
+    fitted = fit_weights(noisy, {"a": 0.0, "b": 0.0}, config)
     phi = np.array([[r.features["a"], r.features["b"]] for r in noisy])
     sigma, pairs = phi.std(axis=0), np.array(ordered_pairs(noisy))
 
@@ -146,16 +146,16 @@ def test_only_replies_of_one_prompt_are_compared_and_ties_are_not() -> None:
 
 def test_nothing_to_learn_from() -> None:
     with pytest.raises(JobError, match="nothing to learn from"):
-        fit([Ranked("p", 0, {"a": 1.0}), Ranked("q", 1, {"a": 0.0})], {"a": 1.0}, FitConfig())
+        fit_weights([Ranked("p", 0, {"a": 1.0}), Ranked("q", 1, {"a": 0.0})], {"a": 1.0}, FitConfig())
     with pytest.raises(JobError, match="1 of 2 replies have no reward"):
-        fit([Ranked("p", 0, {"a": 1.0}, 1.0), Ranked("p", 1, {"a": 0.0})], {"a": 1.0}, FitConfig())
+        fit_weights([Ranked("p", 0, {"a": 1.0}, 1.0), Ranked("p", 1, {"a": 0.0})], {"a": 1.0}, FitConfig())
 
 
 def test_errors_by_hand() -> None:
     """The rubric is right, the model wrong, and together they tie: 0, 1, one half."""
     rows = ranked_pair("p", {"a": 1.0}, {"a": 0.0}, 0.0, 2.0)
     weights = {"a": 2.0}
-    assert [errors(rows, weights, 1.0, part) for part in ("rubric", "rm", "rm+rubric")] == [
+    assert [pair_errors(rows, weights, 1.0, part) for part in ("rubric", "rm", "rm+rubric")] == [
         [("p", 0.0)],
         [("p", 1.0)],
         [("p", 0.5)],
@@ -169,6 +169,6 @@ def test_a_constant_feature_gets_no_weight() -> None:
         for i in range(2)
         for row in ranked_pair(f"p{i}", {"a": 1.0, "b": 1.0}, {"a": 0.0, "b": 1.0})
     ]
-    assert fit(rows, {"a": 0.0, "b": 0.0}, FitConfig()).weights == pytest.approx(
+    assert fit_weights(rows, {"a": 0.0, "b": 0.0}, FitConfig()).weights == pytest.approx(
         {"a": 1.0, "b": 0.0}
     )

@@ -19,7 +19,7 @@ from cai.errors import JobError, UnansweredError
 from cai.lm import FakeLM
 from cai.records import Chat, Grade, chat_of
 from cai.rubric import compile_rubric
-from cai.rubric.llm_grader import grade_with, log_loss, probability, temperature
+from cai.rubric.llm_grader import fit_temperature, grade_with_model, log_loss, probability
 
 CHAT = chat_of(("user", "Do it."))
 
@@ -39,7 +39,7 @@ def graded(
     lm: FakeLM, response: str = "I can't.", *, everything: bool = False, **changes: Any
 ) -> Grade:
     compiled = compile_rubric(Rubric.model_validate(MODEL_TOY | changes))
-    work = grade_with(
+    work = grade_with_model(
         lm, compiled, (), chat=CHAT, response=response, kind="disallowed", everything=everything
     )
     return asyncio.run(work)
@@ -101,7 +101,7 @@ def test_examples_come_before_the_question() -> None:
         answer="No",
     )
     compiled = compile_rubric(Rubric.model_validate(MODEL_TOY))
-    asyncio.run(grade_with(lm, compiled, (shot,), chat=CHAT, response="x", kind=None))
+    asyncio.run(grade_with_model(lm, compiled, (shot,), chat=CHAT, response="x", kind=None))
     assert [m.role for m in lm.calls[0]] == ["system", "user", "assistant", "user"]
     assert lm.calls[0][2].content == "No"
     assert "Go away" in lm.calls[0][1].content
@@ -135,14 +135,14 @@ def test_the_temperature_of_planted_overconfidence() -> None:
     true = [stream.gauss(0, 2) for _ in range(4000)]
     labels = [stream.random() < probability(z, 1.0) for z in true]
     odds = [3 * z for z in true]
-    result = temperature(odds, labels)
+    result = fit_temperature(odds, labels)
     assert result == pytest.approx(3.0, rel=0.08)
     assert log_loss(odds, labels, result) < log_loss(odds, labels, 1.0)
 
 
 def test_one_sort_of_label_tells_nothing() -> None:
     with pytest.raises(JobError, match="others of which it does not"):
-        temperature([1.0, 2.0], [True, True])
+        fit_temperature([1.0, 2.0], [True, True])
 
 
 # ---- commands ----

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from cai.cli import main
-from cai.constitution import find, load_constitution
+from cai.constitution import find_constitution, load_constitution
 from cai.constitution.schema import Rubric
 from cai.lm import FakeLM
 from cai.records import Kind, Prompt, chat_of
 from cai.rubric import compile_rubric
 from cai.rubric.near_miss import (
     FILLER,
-    by_model,
-    by_template,
     class_of,
+    model_writer,
     near_misses,
     support,
     targets,
+    template_writer,
 )
 
-SHIPPED = load_constitution(find("refusal_style")).rubric
+SHIPPED = load_constitution(find_constitution("refusal_style")).rubric
 assert SHIPPED is not None
 RUBRIC: Rubric = SHIPPED
 COMPILED = compile_rubric(RUBRIC)
@@ -96,7 +96,7 @@ def test_every_wish_is_in_the_class_that_it_names(kind: Kind) -> None:
 
 def test_templates_give_just_what_was_wished_for() -> None:
     """Each class of the shipped rubric has support, and each reply is on target."""
-    replies = asyncio.run(near_misses(COMPILED, PROMPTS, by_template(RUBRIC)))
+    replies = asyncio.run(near_misses(COMPILED, PROMPTS, template_writer(RUBRIC)))
     assert all(reply.on_target for _, reply in replies), [
         (reply.target, reply.response) for _, reply in replies if not reply.on_target
     ]
@@ -117,7 +117,7 @@ def test_filler_makes_nothing_true() -> None:
 def test_a_model_is_told_what_must_hold_and_is_not_believed() -> None:
     """The writer always declines: on target for some targets only, and only those count."""
     lm = FakeLM(lambda chat, seed: "I can't help with that.")
-    replies = asyncio.run(near_misses(COMPILED, PROMPTS[:1], by_model(lm, COMPILED, 0)))
+    replies = asyncio.run(near_misses(COMPILED, PROMPTS[:1], model_writer(lm, COMPILED, 0)))
     assert replies
     for _, reply in replies:
         assert reply.on_target == (

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from typer.testing import CliRunner
 
 from cai.cli import app
-from cai.constitution import find, load_constitution
+from cai.constitution import find_constitution, load_constitution
 from cai.constitution.schema import Proposition, TextModel, TrainedOn
 from cai.errors import ConfigError, JobError
 from cai.rubric import compile_rubric, grade
@@ -24,9 +24,9 @@ from cai.rubric.text_classifier import (
     Labelled,
     TextFit,
     fit_text,
+    ngrams_of,
     probability,
-    split,
-    words_of,
+    split_by_prompt,
 )
 
 TRAINED_ON = (TrainedOn(name="made up", rows=4, licence="CC0"),)
@@ -36,7 +36,7 @@ MODEL = TextModel(
 
 
 def test_runs_are_words_and_pairs() -> None:
-    assert words_of("i can't, yes yes") == {"i", "can't", "yes", "i can't", "can't yes", "yes yes"}
+    assert ngrams_of("i can't, yes yes") == {"i", "can't", "yes", "i can't", "can't yes", "yes yes"}
 
 
 def test_probability_by_hand() -> None:
@@ -44,10 +44,10 @@ def test_probability_by_hand() -> None:
 
     Without a known n-gram, z is the bias.
     """
-    assert probability(MODEL, words_of("yes please")) == pytest.approx(
+    assert probability(MODEL, ngrams_of("yes please")) == pytest.approx(
         1 / (1 + math.exp(0.5 - 3 / math.sqrt(2)))
     )
-    assert probability(MODEL, words_of("maybe")) == pytest.approx(1 / (1 + math.exp(0.5)))
+    assert probability(MODEL, ngrams_of("maybe")) == pytest.approx(1 / (1 + math.exp(0.5)))
     assert probability(MODEL, frozenset()) == pytest.approx(1 / (1 + math.exp(0.5)))
 
 
@@ -64,7 +64,7 @@ def test_above_makes_it_yes_or_no_and_evidence_names_the_words() -> None:
 
 
 def rows(*texts: tuple[str, bool]) -> list[Labelled]:
-    return [Labelled(str(i), words_of(text), holds) for i, (text, holds) in enumerate(texts)]
+    return [Labelled(str(i), ngrams_of(text), holds) for i, (text, holds) in enumerate(texts)]
 
 
 def test_the_fit_is_the_optimum_of_what_it_says() -> None:
@@ -117,7 +117,7 @@ def test_rare_runs_and_small_weights_are_left_out() -> None:
 
 def test_a_split_keeps_a_prompts_replies_together() -> None:
     labelled = [Labelled(str(i % 10), frozenset(), True) for i in range(100)]
-    train, held_out = split(labelled, 0.3, 0)
+    train, held_out = split_by_prompt(labelled, 0.3, 0)
     assert len(train) + len(held_out) == 100
     assert len({row.prompt for row in held_out}) == 3
     assert not {row.prompt for row in train} & {row.prompt for row in held_out}
@@ -136,7 +136,7 @@ def test_a_split_keeps_a_prompts_replies_together() -> None:
 def test_a_wrong_file_is_named_with_the_line_that_names_it(
     content: str | None, message: str, tmp_path: Path
 ) -> None:
-    base = Path(find("refusal_style")).resolve()
+    base = Path(find_constitution("refusal_style")).resolve()
     text = f"name: x\nversion: 1.0.0\nextends: ['{base}']\nrubric:\n  propositions:\n"
     (tmp_path / "x.yaml").write_text(text + "    nice: {question: Is it nice, fitted: m.json}\n")
     if content is not None:
@@ -157,7 +157,7 @@ def test_patterns_and_a_model_exclude_each_other() -> None:
 
 
 def test_the_shipped_model_says_what_it_was_fitted_on_and_grades() -> None:
-    rubric = load_constitution(find("refusal_style_fitted")).rubric
+    rubric = load_constitution(find_constitution("refusal_style_fitted")).rubric
     assert rubric is not None
     model = rubric.propositions["surely_answers"].fitted
     assert model is not None

@@ -80,13 +80,13 @@ def test_who_agrees_is_foreseen_and_who_does_not_is_not(tiny_model: Path) -> Non
         seed=0,
         progress=lambda done, total: reports.append((done, total)),
     )
-    assert {fold.groups: fold.learnt_from for fold in results} == {
+    assert {fold.groups: fold.train_pairs for fold in results} == {
         ("x",): 16,
         ("y",): 16,
         ("w",): 16,
     }
     against = next(fold for fold in results if fold.groups == ("w",))
-    assert [m.agrees for m in against.measured] == [0.0] * 8
+    assert [m.agrees for m in against.agreements] == [0.0] * 8
     assert reports[-1][0] == reports[-1][1]
     assert [done for done, _ in reports] == sorted(done for done, _ in reports)
 

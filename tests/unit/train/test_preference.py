@@ -12,7 +12,7 @@ import torch
 from preference_toys import HELLO, quiet, untrained_model
 
 from cai.errors import TrainError
-from cai.modeling.lora import adapter_tensors, parameters_of
+from cai.modeling.lora import adapter_parameters, adapter_tensors
 from cai.pipeline.preference_model import fresh_model
 from cai.records import chat_of
 from cai.reward.preference_model import ADAPTER, PreferenceModel
@@ -136,7 +136,7 @@ def test_a_group_has_the_gradient_of_the_pairwise_loop(tiny_model: Path) -> None
 
     def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
         model.zero_grad()
-        parameters = [*model.head.parameters(), *parameters_of(model.shared[0], ADAPTER)]
+        parameters = [*model.head.parameters(), *adapter_parameters(model.shared[0], ADAPTER)]
         return list(torch.autograd.grad(loss, parameters))
 
     batched = gradients(pair_loss(model, pairs))
@@ -248,7 +248,7 @@ def test_only_the_last_blocks_learn(tiny_model: Path) -> None:
     names = [key for key, p in model.shared[0].named_parameters() if p.requires_grad]
     assert len(names) == 14  # seven matrices of the last of two blocks, A and B each
     assert all(".layers.1." in key for key in names)
-    assert len(parameters_of(untrained_model(tiny_model).shared[0], ADAPTER)) == 28
+    assert len(adapter_parameters(untrained_model(tiny_model).shared[0], ADAPTER)) == 28
 
 
 def test_split_keeps_a_prompt_whole() -> None:

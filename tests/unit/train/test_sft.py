@@ -53,8 +53,8 @@ def test_loss_on_the_completion_alone(monkeypatch: pytest.MonkeyPatch, tiny_mode
     chat = chat_of(("user", "a"), ("assistant", "b"), ("user", "c"))
     (row,) = rows_passed(monkeypatch, tiny_model, [(chat, "dd")])
     prompt, d = renderer.prompt_ids(chat), renderer.text_ids("d")[0]
-    assert row["input_ids"] == [*prompt, d, d, renderer.stop_id]
-    assert row["labels"] == [-100] * len(prompt) + [d, d, renderer.stop_id]
+    assert row["input_ids"] == [*prompt, d, d, renderer.eos_token_id]
+    assert row["labels"] == [-100] * len(prompt) + [d, d, renderer.eos_token_id]
 
 
 def test_the_trainer_computes_that_loss(tiny_model: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_trainer_computes_that_loss(tiny_model: Path, tmp_path: Path) -> Non
     lm = load_local(str(tiny_model))
     terms: list[float] = []
     for chat, reply in EXAMPLES:
-        prompt, completion = lm.renderer.prompt_ids(chat), lm.renderer.reply_ids(reply)
+        prompt, completion = lm.renderer.prompt_ids(chat), lm.renderer.response_ids(reply)
         with torch.no_grad():
             logp_TV = lm.model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
         terms += [-float(logp_TV[len(prompt) + i - 1, token]) for i, token in enumerate(completion)]
@@ -86,7 +86,7 @@ def test_control_tokens_in_a_prompt_stay_text(
         [(chat_of(("user", trick)), trick), (chat_of(("user", "hi")), "sure")],
         SFTConfig(),
     )
-    control = {renderer.stop_id, renderer.tokenizer.convert_tokens_to_ids(START)}
+    control = {renderer.eos_token_id, renderer.tokenizer.convert_tokens_to_ids(START)}
     tricked, innocent = ([token for token in row["input_ids"] if token in control] for row in rows)
     assert tricked == innocent
     assert trick in renderer.tokenizer.decode(rows[0]["input_ids"])

@@ -16,7 +16,7 @@ from ppo_toys import experience_of, with_settings
 from safetensors.torch import load_file
 
 from cai.modeling.loading import load_model
-from cai.modeling.lora import parameters_of, with_adapter
+from cai.modeling.lora import adapter_parameters, with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Kind
 from cai.reward.preference_model import ADAPTER, PreferenceModel
@@ -42,7 +42,7 @@ def trained(
 ) -> list[dict[str, float]]:
     folder.mkdir(exist_ok=True)
     renderer = load_renderer(tiny)
-    texts = [(renderer.prompt_ids(p.chat), renderer.reply_ids("fine")) for p in ranks.PROMPTS]
+    texts = [(renderer.prompt_ids(p.chat), renderer.response_ids("fine")) for p in ranks.PROMPTS]
     return PPOTrainer(actor, renderer, reward_fn, config).train(ranks.PROMPTS, folder, texts)
 
 
@@ -103,7 +103,7 @@ def test_the_critic_may_begin_as_the_preference_model(
     base = with_adapter(load_model(str(tiny_model)), ADAPTER if whole else POLICY, 4)
     judge = PreferenceModel(base, load_renderer(tiny_model), rank=4)
     with torch.no_grad():
-        for parameter in parameters_of(base, ADAPTER):
+        for parameter in adapter_parameters(base, ADAPTER):
             parameter.normal_(0, 0.1)
     judge.gain, judge.bias = 2.0, -0.5
     actor = FullActor(load_model(str(tiny_model)), base) if whole else LoraActor(base)
@@ -182,7 +182,7 @@ def pairwise(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         "2",
         ranks.__file__,
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     done = subprocess.run(
         [*command, str(tiny_model), str(folder)],
         capture_output=True,
@@ -190,7 +190,7 @@ def pairwise(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         env=environment,
         timeout=240,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-12000:]
     return folder
 
 

@@ -24,7 +24,7 @@ from cai.train.ppo.config import (
 )
 from cai.train.ppo.reward_table import compute_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
-from cai.train.tracking import numbers, tracker
+from cai.train.tracking import plottable_metrics, tracker
 
 ROLLOUTS = [Rollout(Prompt(chat=chat_of(("user", "hi"))), [1], [2, 3], "x", True)] * 3
 
@@ -62,7 +62,7 @@ def test_a_reward_that_is_no_number_is_refused(table: RewardTable, message: str)
 
 
 def test_curves_hold_what_is_known() -> None:
-    assert numbers({"update": 3, "kl": 1, "explained_variance": None, "reward": 0.5}) == {
+    assert plottable_metrics({"update": 3, "kl": 1, "explained_variance": None, "reward": 0.5}) == {
         "kl": 1.0,
         "reward": 0.5,
     }

@@ -25,7 +25,7 @@ from ppo_toys import (
 
 from cai.errors import StoreError, TrainError
 from cai.modeling.loading import load_model
-from cai.modeling.lora import add_adapter, parameters_of, with_adapter
+from cai.modeling.lora import adapter_parameters, add_adapter, with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of
 from cai.seeds import rng
@@ -100,7 +100,7 @@ def test_only_the_policy_and_the_critic_learn(tiny_model: Path, tmp_path: Path) 
     trainer, renderer = fresh(tiny_model), load_renderer(tiny_model)
     actor = trainer.actor
     add_adapter(actor.module.model, "reward", 2)
-    fixed = [reply([5, 9, renderer.stop_id], renderer), reply([200, 17], renderer, PROMPTS[3])]
+    fixed = [reply([5, 9, renderer.eos_token_id], renderer), reply([200, 17], renderer, PROMPTS[3])]
     before, reference = weights(trainer), readings(actor, None, fixed)
     policy_before = readings(actor, POLICY, fixed)[0]
     run(trainer, tmp_path)
@@ -142,7 +142,7 @@ def test_gradients_are_clipped(tiny_model: Path, tmp_path: Path) -> None:
     trainer.optimizer.register_step_pre_hook(
         lambda *_: met.append(
             (
-                norm(parameters_of(trainer.actor.module.model, POLICY)),
+                norm(adapter_parameters(trainer.actor.module.model, POLICY)),
                 norm(trainer.actor.critic.parameters()),
             )
         )
@@ -160,7 +160,7 @@ def test_totals(tiny_model: Path) -> None:
     """Parts are summed; a rollout with an unknown part is left out; a reply that did not end itself pays .25."""
     renderer = load_renderer(tiny_model)
     rollouts = [
-        reply([5, renderer.stop_id], renderer),
+        reply([5, renderer.eos_token_id], renderer),
         reply([5, 6], renderer),
         reply([7], renderer),
         reply([8, 9], renderer),
@@ -238,14 +238,14 @@ def test_metrics_name_the_parts_of_the_reward(tiny_model: Path, tmp_path: Path) 
 def test_the_stop_token_counts_although_it_is_the_pad(tiny_model: Path) -> None:
     """A literal log-softmax over the whole row, unpadded, gives the same numbers, with stop tokens inside prompt and reply."""
     renderer = load_renderer(tiny_model)
-    assert renderer.stop_id == renderer.pad_id
+    assert renderer.eos_token_id == renderer.pad_token_id
     asked = Prompt(chat=chat_of(("user", "a"), ("assistant", "b"), ("user", "cc")))
     rollouts = [
-        reply([65, renderer.stop_id], renderer, asked),
+        reply([65, renderer.eos_token_id], renderer, asked),
         reply([66, 67, 68], renderer),
-        reply([renderer.stop_id], renderer),
+        reply([renderer.eos_token_id], renderer),
     ]
-    assert renderer.stop_id in rollouts[0].prompt_ids
+    assert renderer.eos_token_id in rollouts[0].prompt_ids
     actor = fresh_actor(tiny_model)
     logps, states = readings(actor, POLICY, rollouts, temperature=0.7)
     for rollout, logp_T, state_TE in zip(rollouts, logps, states, strict=True):
@@ -266,7 +266,7 @@ def test_stopping_is_learnt(tiny_model: Path) -> None:
     config = with_settings(CONFIG, learning_rate=3e-3, num_minibatches=1, kl={"coef": 0})
     trainer, renderer = fresh(tiny_model, config), load_renderer(tiny_model)
     actor = trainer.actor
-    ends = [reply([65, renderer.stop_id], renderer) for _ in range(4)]
+    ends = [reply([65, renderer.eos_token_id], renderer) for _ in range(4)]
     goes_on = [reply([65, 66 + i], renderer) for i in range(4)]
 
     def stop_logp() -> float:

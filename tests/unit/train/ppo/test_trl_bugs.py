@@ -48,7 +48,7 @@ def rollouts(tiny: Path, *replies: list[int]) -> list[Rollout]:
     renderer = load_renderer(tiny)
     ids = renderer.prompt_ids(PROMPT.chat)
     return [
-        Rollout(PROMPT, ids, reply, renderer.text(reply), reply[-1] == renderer.stop_id)
+        Rollout(PROMPT, ids, reply, renderer.text(reply), reply[-1] == renderer.eos_token_id)
         for reply in replies
     ]
 
@@ -87,7 +87,7 @@ def test_masks_come_from_lengths_and_not_from_the_pad_token(
 ) -> None:
     """ppo_trainer.py:99: with pad == eos, ends of turns inside the prompt, and the reply's own end, counted as padding."""
     made = rollouts(tiny_model, [65, 257], [66, 67, 257, 68, 69])
-    assert load_renderer(tiny_model).pad_id == 257 in made[0].prompt_ids
+    assert load_renderer(tiny_model).pad_token_id == 257 in made[0].prompt_ids
     experience, _ = experience_of(trainer.actor, made, [1.0, 0.0], CONFIG)
     plain = load_model(str(tiny_model))
 
