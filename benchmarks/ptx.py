@@ -41,9 +41,8 @@ CONFIG = PPOConfig(
 def paragraphs(renderer: Renderer) -> list[Text]:
     """(first token, the others) of each paragraph of plain words."""
     found = []
-    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-    for page in [*pages, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guides").glob("*.md"))]:
-        for text in page.read_text(encoding="utf-8").split("\n\n"):
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for text in (ROOT / name).read_text(encoding="utf-8").split("\n\n"):
             ids = renderer.text_ids(" ".join(text.split()))[:120]
             if len(ids) > 30 and not text.startswith(("```", "|", "<!--")):
                 found.append((ids[:1], ids[1:]))
