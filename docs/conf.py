@@ -22,6 +22,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 python_maximum_signature_line_length = 80
+smartquotes = False  # options begin with two dashes
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 copybutton_prompt_text = "$ "
