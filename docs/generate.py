@@ -41,6 +41,7 @@ def configuration_page() -> str:
 A run is one YAML file. Each stage has a section of its own. Every key below can also be set on the command line with
 `--set SECTION.KEY=VALUE`, and every mistake in the file is reported with its line and the nearest valid key.
 The type `null` means that the key may be left empty. An unknown key is an error.
+
 """
     return "\n".join([intro + NOTE, *_sections(Run, "")])
 
@@ -137,6 +138,7 @@ def cli_page() -> str:
 Data goes to standard output, progress to standard error. Exit codes are 0 for done, 1 when the job found or failed
 something, 2 for wrong usage or unreadable input, 130 when interrupted and 143 when terminated. `cai COMMAND --help`
 prints the same text as this page.
+
 """
     return "\n".join([intro + NOTE, *_commands(get_command(app), "cai")])
 
@@ -174,7 +176,8 @@ def llms_page() -> str:
     lines = ["# cai", "", f"> {_first_paragraph(HERE / 'index.md')}", "", "## Pages", ""]
     for page in _pages():
         title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-        lines.append(f"- [{title}]({page.relative_to(HERE).as_posix()}): {_first_paragraph(page)}")
+        sentence = re.split(r"(?<=[.?!])\s", _first_paragraph(page), maxsplit=1)[0]
+        lines.append(f"- [{title}]({page.relative_to(HERE).as_posix()}): {sentence}")
     return "\n".join(lines) + "\n"
 
 
