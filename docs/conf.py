@@ -1,4 +1,4 @@
-"""How the site is built: `make docs`, or `sphinx-build -W docs docs/_build/html`. It needs no network."""
+"""How the site is built: `make docs`, or `sphinx-build -W docs docs/_build/html`. No network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-import generate  # noqa: E402  # it is beside this file
+import api_pages  # noqa: E402  # it is beside this file
 
 with (HERE.parent / "pyproject.toml").open("rb") as file:
     release = tomllib.load(file)["project"]["version"]
@@ -47,5 +47,5 @@ def copy_sources(app: Any, error: Exception | None) -> None:
 
 
 def setup(app: Any) -> None:
-    generate.write_api_pages(HERE / "reference" / "api")
+    api_pages.write_api_pages(HERE / "reference" / "api")
     app.connect("build-finished", copy_sources)

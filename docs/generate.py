@@ -1,9 +1,9 @@
-"""The pages that follow from the code: commands, configuration, the index for language models, and the API.
+"""The pages that follow from the code: commands, configuration, and the index for language models.
 
-    python docs/generate.py            write reference/cli.md, reference/configuration.md and llms.txt
+    python docs/generate.py            write reference/cli.md, reference/configuration.md, llms.txt
     python docs/generate.py --check    exit 1 when one of them is not what the code says
 
-The API pages are written at each build and not kept. They are read from the source without importing it.
+The API pages are those of api_pages.py, which writes them at each build.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from api_pages import attributes, escaped
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 HERE = Path(__file__).parent
-PACKAGE = HERE.parent / "cai"
-NOTE = "<!-- Written by docs/generate.py from the code: edit that, and run `python docs/generate.py`. -->"
+NOTE = "<!-- Written by docs/generate.py from the code: edit the code, then run it. -->"
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
@@ -38,16 +38,21 @@ def configuration_page() -> str:
     intro = """\
 # Configuration
 
-A run is one YAML file. Each stage has a section of its own. Every key below can also be set on the command line with
-`--set SECTION.KEY=VALUE`, and every mistake in the file is reported with its line and the nearest valid key.
-The type `null` means that the key may be left empty. An unknown key is an error.
+A run is one YAML file. Each stage has a section of its own. Every key below can also be set on the
+command line with `--set SECTION.KEY=VALUE`. Every mistake in the file is reported with its line and
+the nearest valid key. The type `null` means that the key may be left empty. An unknown key is an
+error.
 
 """
     return "\n".join([intro + NOTE, *_sections(Run, "")])
 
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    inner = {name: found for name, field in model.model_fields.items() if (found := _submodel(field.annotation))}
+    inner = {
+        name: found
+        for name, field in model.model_fields.items()
+        if (found := _submodel(field.annotation))
+    }
     title = f"`{prefix}`" if prefix else "Top level"
     anchor = prefix.replace(".", "-") or "top-level"
     yield f"\n{'#' * (2 + prefix.count('.'))} {title}\n"
@@ -76,25 +81,24 @@ def _summary(model: type[BaseModel]) -> str:
 
 
 def _submodel(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return (
+        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    )
 
 
 def attribute_docstrings(model: type) -> dict[str, str]:
     """Name of each annotated attribute -> the string literal that follows it."""
-    return dict(_attributes(ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]))
-
-
-def _attributes(body: Any) -> Iterator[tuple[str, str]]:
-    following = [*body.body[1:], None]
-    for node, after in zip(body.body, following, strict=True):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
-            yield node.target.id, inspect.cleandoc(str(text))
+    return dict(attributes(ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]))
 
 
 def _type(field: FieldInfo) -> str:
     name = _type_name(field.annotation)
-    bounds = [f"{sign} {getattr(part, key):g}" for part in field.metadata for key, sign in BOUNDS.items() if hasattr(part, key)]
+    bounds = [
+        f"{sign} {getattr(part, key):g}"
+        for part in field.metadata
+        for key, sign in BOUNDS.items()
+        if hasattr(part, key)
+    ]
     return name.replace("|", "\\|") + (f", {' and '.join(bounds)}" if bounds else "")
 
 
@@ -108,7 +112,11 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(map(_type_name, arguments))
     if origin is tuple:
         several = arguments[-1] is Ellipsis
-        return f"list of {_type_name(arguments[0])}" if several else f"list of {len(arguments)} {_type_name(arguments[0])}"
+        return (
+            f"list of {_type_name(arguments[0])}"
+            if several
+            else f"list of {len(arguments)} {_type_name(arguments[0])}"
+        )
     if origin is dict:
         return f"map of {_type_name(arguments[0])} to {_type_name(arguments[1])}"
     return {type(None): "null"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
@@ -120,7 +128,11 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, tuple | list):
         value = f"[{', '.join(map(str, value))}]"
-    return {None: "null", True: "true", False: "false"}.get(value, f"{value}") if isinstance(value, bool | None) else f"`{value}`"
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, f"{value}")
+        if isinstance(value, bool | None)
+        else f"`{value}`"
+    )
 
 
 # ---- commands ----
@@ -135,9 +147,9 @@ def cli_page() -> str:
     intro = """\
 # Command line
 
-Data goes to standard output, progress to standard error. Exit codes are 0 for done, 1 when the job found or failed
-something, 2 for wrong usage or unreadable input, 130 when interrupted and 143 when terminated. `cai COMMAND --help`
-prints the same text as this page.
+Data goes to standard output, progress to standard error. Exit codes are 0 for done, 1 when the job
+found or failed something, 2 for wrong usage or unreadable input, 130 when interrupted and 143 when
+terminated. `cai COMMAND --help` prints the same text as this page.
 
 """
     return "\n".join([intro + NOTE, *_commands(get_command(app), "cai")])
@@ -160,7 +172,11 @@ def _commands(command: Any, name: str) -> Iterator[str]:
 
 def _parameter(parameter: Any) -> str:
     argument = parameter.param_type_name == "argument"
-    name = f"`{parameter.metavar or parameter.name.upper()}`" if argument else ", ".join(f"`{o}`" for o in parameter.opts)
+    name = (
+        f"`{parameter.metavar or parameter.name.upper()}`"
+        if argument
+        else ", ".join(f"`{o}`" for o in parameter.opts)
+    )
     if not argument and parameter.metavar:
         name += f" `{parameter.metavar}`"
     missing = "required" if parameter.required else ""
@@ -172,7 +188,7 @@ def _parameter(parameter: Any) -> str:
 
 
 def llms_page() -> str:
-    """llms.txt: each page of the site by title and first sentence, with the address of its Markdown."""
+    """llms.txt: each page by title and first sentence, with the address of its Markdown."""
     lines = ["# cai", "", f"> {_first_paragraph(HERE / 'index.md')}", "", "## Pages", ""]
     for page in _pages():
         title = page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
@@ -191,7 +207,12 @@ def _pages() -> list[Path]:
         for block in re.findall(r"^```\{toctree\}\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
             for line in block.splitlines():
                 target = (page.parent / f"{line.strip()}.md").resolve()
-                if line.strip() and not line.startswith(":") and target.exists() and "api" not in target.parts:
+                if (
+                    line.strip()
+                    and not line.startswith(":")
+                    and target.exists()
+                    and "api" not in target.parts
+                ):
                     visit(target)
 
     visit(HERE / "index.md")
@@ -204,120 +225,21 @@ def _first_paragraph(page: Path) -> str:
     return " ".join(plain.split())
 
 
-# ---- the API, from the source ----
-
-
-def write_api_pages(folder: Path) -> None:
-    """A page for each package of cai/, and one for the modules at its top."""
-    folder.mkdir(exist_ok=True)
-    groups: dict[str, list[Path]] = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        inside = path.relative_to(PACKAGE).parts
-        if inside[0] != "cli":  # its functions are commands, which have a page of their own
-            groups.setdefault(inside[0] if len(inside) > 1 else "cai", []).append(path)
-    wanted = {}
-    for name, files in groups.items():
-        title = "cai" if name == "cai" else f"cai.{name}"
-        pages = [text for path in files if (text := _module_page(path))]
-        wanted[f"{name}.md"] = f"# {title}\n\n" + "\n".join(pages)
-    listing = "\n".join(name.removesuffix(".md") for name in sorted(wanted))
-    wanted["index.md"] = (
-        "# Python API\n\nEvery public class and function, by package, from the docstrings. The names that other programs may "
-        "rely on are those of the module `cai`; the rest may change between versions.\n\n"
-        f"```{{toctree}}\n:maxdepth: 1\n\n{listing}\n```\n"
-    )
-    for old in folder.glob("*.md"):
-        if old.name not in wanted:
-            old.unlink()
-    for name, text in wanted.items():
-        file = folder / name
-        if not file.exists() or file.read_text(encoding="utf-8") != text:
-            file.write_text(text, encoding="utf-8")
-
-
-def _module_page(path: Path) -> str:
-    parts = ("cai", *path.relative_to(PACKAGE).with_suffix("").parts)
-    name = ".".join(parts).removesuffix(".__init__")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    blocks = [text for node in tree.body if (text := _documented(node, name))]
-    docstring = ast.get_docstring(tree)
-    if not docstring and not blocks:
-        return ""
-    head = f"## {name}\n\n:::{{py:module}} {name}\n:::\n"
-    return "\n".join([head, _markdown(docstring or ""), *blocks])
-
-
-def _documented(node: ast.AST, module: str) -> str:
-    """The entry of a public function or class with a docstring; empty for anything else."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _public(node):
-        return _entry("function", f"{module}.{_signature(node)}", _markdown(ast.get_docstring(node) or ""), 4)
-    if isinstance(node, ast.ClassDef) and _public(node):
-        body = [_markdown(ast.get_docstring(node) or "")]
-        for name, text in _attributes(node):
-            if not name.startswith("_"):
-                annotation = next(n for n in node.body if isinstance(n, ast.AnnAssign) and n.target.id == name)
-                body.append(_entry("attribute", name, _markdown(text), 4, type=ast.unparse(annotation.annotation)))
-        for inner in node.body:
-            if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and _public(inner):
-                body.append(_entry("method", _signature(inner, method=True), _markdown(ast.get_docstring(inner) or ""), 4))
-        return _entry("class", f"{module}.{node.name}", "\n\n".join(filter(None, body)), 6)
-    return ""
-
-
-def _public(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
-    return not node.name.startswith("_") and bool(ast.get_docstring(node))
-
-
-def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, *, method: bool = False) -> str:
-    arguments = ast.parse(ast.unparse(node)).body[0].args  # type: ignore[attr-defined]
-    if method and arguments.args and arguments.args[0].arg in ("self", "cls"):
-        del arguments.args[0]
-    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return f"{node.name}({ast.unparse(arguments)}){returns}"
-
-
-def _entry(kind: str, signature: str, body: str, colons: int, **options: str) -> str:
-    fence = ":" * colons
-    told = "".join(f":{name}: {value}\n" for name, value in options.items())
-    return f"\n{fence}{{py:{kind}}} {signature}\n{told}\n{body}\n{fence}\n"
-
-
-def _markdown(docstring: str) -> str:
-    """A docstring as Markdown: `Args:` and the like become lists, indented formulas stay code, nothing is read as HTML."""
-    lines, out, listed = docstring.splitlines(), [], False
-    for line in lines:
-        if re.fullmatch(r"(Args|Returns|Raises|Yields):", line):
-            out += ["", f"**{line}**", ""]
-            listed = line != "Returns:"
-        elif listed and re.match(r"    \S", line):
-            out.append(f"- {_escaped(line.strip())}")
-        elif listed and line.startswith("     "):
-            out.append(f"  {_escaped(line.strip())}")
-        elif out and out[-1] == "" and len(out) > 1 and out[-2] == "**Returns:**":
-            out.append(_escaped(line.strip()))
-        else:
-            listed = listed and not line.strip()
-            out.append(line if line.startswith("    ") else _escaped(line))
-    return "\n".join(out)
-
-
-def _escaped(line: str) -> str:
-    """Markdown's own signs as plain text, outside of `code`."""
-    parts = re.split(r"(`[^`]*`)", line)
-    return "".join(part if part.startswith("`") else re.sub(r"([*_<>|\[\]#])", r"\\\1", part) for part in parts)
-
-
 def _plain(docstring: str) -> str:
-    return _escaped(inspect.cleandoc(docstring))
+    return escaped(inspect.cleandoc(docstring))
 
 
 def _cell(text: str) -> str:
-    return _escaped(" ".join(text.split()))
+    return escaped(" ".join(text.split()))
 
 
 # ---- writing ----
 
-PAGES = {"reference/cli.md": cli_page, "reference/configuration.md": configuration_page, "llms.txt": llms_page}
+PAGES = {
+    "reference/cli.md": cli_page,
+    "reference/configuration.md": configuration_page,
+    "llms.txt": llms_page,
+}
 
 
 def stale() -> list[str]:
@@ -325,7 +247,8 @@ def stale() -> list[str]:
     return [
         name
         for name, page in PAGES.items()
-        if not (HERE / name).exists() or (HERE / name).read_text(encoding="utf-8") != page().rstrip("\n") + "\n"
+        if not (HERE / name).exists()
+        or (HERE / name).read_text(encoding="utf-8") != page().rstrip("\n") + "\n"
     ]
 
 
