@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,24 @@ def test_snippets_run(
         exec(compiled, {})  # noqa: S102
 
     asyncio.run(notebook())
+
+
+def message_fragments() -> list[tuple[str, str]]:
+    """(message, its longest part without placeholders) of the catalogue of frequent messages."""
+    page = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
+    table = page.partition("## Frequent messages")[2].partition("## Environment")[0]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    parts = [re.split(r"\b[A-Z]+(?:_[A-Z]+)*\b|…|\d+", message) for message in messages]
+    return [(m, max(p, key=len).strip(" :,;")) for m, p in zip(messages, parts, strict=True)]
+
+
+@pytest.mark.parametrize(("message", "fragment"), message_fragments())
+def test_frequent_messages_are_those_of_the_program(message: str, fragment: str) -> None:
+    assert fragment in source_strings(), message
+
+
+@cache
+def source_strings() -> str:
+    """All of the package's source, strings that continue on the next line joined."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "cai").rglob("*.py"))]
+    return re.sub(r"[\"']\s*\n\s*[rf]*[\"']", "", "\n".join(texts))
