@@ -17,7 +17,7 @@ with (HERE.parent / "pyproject.toml").open("rb") as file:
 project, version = "cai", release
 project_copyright = "the authors of cai, Apache-2.0"
 
-extensions = ["myst_parser", "sphinx_copybutton"]
+extensions = ["myst_parser"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
@@ -25,8 +25,6 @@ python_maximum_signature_line_length = 80
 smartquotes = False  # options begin with two dashes
 add_module_names = False
 toc_object_entries_show_parents = "hide"
-copybutton_prompt_text = "$ "
-copybutton_only_copy_prompt_lines = True
 
 html_theme = "furo"
 html_title = f"cai {release}"

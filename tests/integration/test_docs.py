@@ -14,7 +14,7 @@ from docs_pages import DOCS, PAGES, ROOT, fences, name_of
 import cai
 
 TREE = "<!-- tree -->"
-BUILDERS = ("sphinx", "myst_parser", "furo", "sphinx_copybutton")
+BUILDERS = ("sphinx", "myst_parser", "furo")
 
 
 # ---- generated pages ----
