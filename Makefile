@@ -1,9 +1,9 @@
-# make demo: from nothing to a report.  make test: every check.  Both set up .venv by themselves, once.
+# make demo: from nothing to a report.  make test: every check.  make docs: the site.  Each sets up .venv by itself, once.
 PYTHON ?= python3
 PIP := .venv/bin/pip --disable-pip-version-check
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: .venv/ready
 	.venv/bin/cai run examples/quickstart.yaml
@@ -15,6 +15,11 @@ test: .venv/ready-dev
 	HF_HUB_OFFLINE=1 .venv/bin/pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: test
+
+docs: .venv/ready-dev
+	.venv/bin/python docs/generate.py --check
+	.venv/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("cai needs Python 3.11 or newer; say which with: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
@@ -30,4 +35,4 @@ check: test
 	@touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build

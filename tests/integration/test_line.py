@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -199,6 +200,18 @@ def test_the_metrics_of_ppo_are_kept(whole: tuple[Path, float]) -> None:
     assert [row["update"] for row in lines] == [0, 1, 2]
     assert lines[0]["kl"] == 0
     assert all({"reward.pm", "reward.rubric", "kl", "first_ratio_error"} <= row.keys() for row in lines)
+
+
+def test_every_metric_of_ppo_is_documented(whole: tuple[Path, float]) -> None:
+    """Each name in metrics.jsonl has a row on the page of metrics."""
+    lines = (whole[0] / "60-policy" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    names = {key for line in lines for key in json.loads(line)}
+    if "update" not in names:
+        pytest.skip("the page uses names that the metrics are about to get")
+    page = Path(__file__).parents[2] / "docs" / "reference" / "ppo-metrics.md"
+    told = set(re.findall(r"^\| `([^`]+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE)) | {"update"}
+    general = {re.sub(r"^reward\..+", "reward.NAME", re.sub(r"^reward_by_kind\..+", "reward_by_kind.KIND", n)) for n in names}
+    assert sorted(general - told) == []
 
 
 def test_run_again_nothing_is_made_anew(home: Path, whole: tuple[Path, float]) -> None:
