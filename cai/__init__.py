@@ -1,7 +1,8 @@
 """Constitutional AI end to end: from a constitution in YAML to a measurably safer model.
 
-The names below are what other programs may rely on; each is imported when it is first asked for, so `import cai` costs nothing.
-Training, rewards and evaluations are in their own packages, each a plain function with a docstring.
+The names below are what other programs may rely on; each is imported when it is first asked for, so
+`import cai` costs nothing. Training, rewards and evaluations are in their own packages, each a
+plain function with a docstring.
 """
 
 from __future__ import annotations

@@ -268,7 +268,9 @@ def differing_keys(manifest: Manifest, provenance: Mapping[str, str]) -> list[st
 
 def claim_artifact(artefact: Path, stage: str, provenance: Mapping[str, str]) -> None:
     """Write the manifest of an artefact that is yet to be made."""
-    _write_manifest(artefact, Manifest(stage=stage, provenance=dict(provenance), versions=versions()))
+    _write_manifest(
+        artefact, Manifest(stage=stage, provenance=dict(provenance), versions=versions())
+    )
 
 
 def finish_artifact(artefact: Path, **counts: float | int | str | None) -> None:

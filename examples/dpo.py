@@ -3,9 +3,10 @@
 cai export runs/quickstart --output exports/quickstart
 python examples/dpo.py exports/quickstart runs/quickstart/20-sft dpo-model
 
-What DPO makes of a soft label: TRL's losses know which reply was chosen, and not how sure the judge was. A label of 0.51 pulls as
-hard as one of 0.99; `label_smoothing` is one number for all rows. So pairs whose log-odds are below MARGIN stay away here, and
-the rest count alike. The preference model of `cai run` fits the probabilities themselves.
+What DPO makes of a soft label: TRL's losses know which reply was chosen, and not how sure the judge
+was. A label of 0.51 pulls as hard as one of 0.99; `label_smoothing` is one number for all rows. So
+pairs whose log-odds are below MARGIN stay away here, and the rest count alike. The preference model
+of `cai run` fits the probabilities themselves.
 """
 
 from __future__ import annotations
@@ -23,10 +24,15 @@ MARGIN = 0.2
 
 def main(exported: str, model: str, out: str) -> None:
     """Train a LoRA adapter on `model`; the folder `out` gets the merged model."""
-    pairs = load_dataset("parquet", data_files=f"{exported}/preferences/train.parquet", split="train")
+    pairs = load_dataset(
+        "parquet", data_files=f"{exported}/preferences/train.parquet", split="train"
+    )
     sure = pairs.filter(lambda row: row["margin"] >= MARGIN)
     if not len(sure):
-        sys.exit(f"dpo: none of {len(pairs)} labels in {exported} is surer than {MARGIN} nats: a better judge may help")
+        sys.exit(
+            f"dpo: none of {len(pairs)} labels in {exported} is surer than {MARGIN} nats:"
+            " a better judge may help"
+        )
     trainer = DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model),
         args=DPOConfig(
@@ -47,7 +53,10 @@ def main(exported: str, model: str, out: str) -> None:
     trainer.train()
     trainer.model.merge_and_unload().save_pretrained(out)
     trainer.processing_class.save_pretrained(out)
-    print(f"{len(sure)} of {len(pairs)} pairs, mean loss {trainer.state.log_history[-1]['train_loss']:.3f}: {out}")
+    print(
+        f"{len(sure)} of {len(pairs)} pairs, "
+        f"mean loss {trainer.state.log_history[-1]['train_loss']:.3f}: {out}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The embedded SmolLM2 behind an OpenAI-compatible endpoint: llama.cpp's own server, on the loopback, in the foreground.
+"""The embedded SmolLM2 behind an OpenAI-compatible endpoint: llama.cpp's own server, on the
+loopback, in the foreground.
 
 pip install xllamacpp
 export CAI_API_KEY=any-secret                  # the server then wants it, and cai sends it

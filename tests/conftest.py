@@ -1,4 +1,6 @@
-"""No test reaches the network, products are float32, and toys run on one thread, as a second one costs more than it does."""
+"""No test reaches the network, products are float32, and toys run on one thread, as a second one
+costs more than it does.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-os.environ["CAI_PRECISION"] = "float32"  # fast paths are compared with literal ones to the fifth decimal
+# fast paths are compared with literal ones to the fifth decimal
+os.environ["CAI_PRECISION"] = "float32"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
@@ -24,4 +27,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Warnings are errors here; this one is between peft and transformers."""
-    config.addinivalue_line("filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+    config.addinivalue_line(
+        "filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+    )

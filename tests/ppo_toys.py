@@ -22,7 +22,9 @@ from cai.train.ppo.trainer import PPOTrainer
 
 
 def with_settings(config: PPOConfig, **settings: Any) -> PPOConfig:
-    """The config with some keys changed, whatever section they are in; `kl` and `ptx` are whole sections."""
+    """The config with some keys changed, whatever section they are in; `kl` and `ptx` are whole
+    sections.
+    """
     data = config.model_dump()
     for key, value in settings.items():
         sections = [part for part in data.values() if isinstance(part, dict) and key in part]
@@ -45,7 +47,7 @@ PROMPTS = [Prompt(chat=chat_of(("user", "word " * (i + 1)))) for i in range(5)]
 
 
 def high_bytes(rollouts: Sequence[Rollout]) -> RewardTable:
-    """Something to learn: the share of sampled tokens above 128; and a part that is always a half."""
+    """Something to learn: the share of tokens above 128; and a part that is always a half."""
     high = [sum(t > 128 for t in r.response_ids) / len(r.response_ids) for r in rollouts]
     return {"high": high, "half": [0.5] * len(rollouts)}
 
@@ -111,7 +113,9 @@ def experience_of(
     minibatches: list[list[int]] | None = None,
     kl_coef: float | None = None,
 ) -> tuple[Experience, torch.Tensor]:
-    """Experience of rollouts with these rewards, and its first forward pass; one minibatch unless told."""
+    """Experience of rollouts with these rewards, and its first forward pass; one minibatch unless
+    told.
+    """
     parts = minibatches or [list(range(len(rollouts)))]
     scored = ScoredRollouts(rollouts, {}, list(range(len(rollouts))), rewards)
     split = split_minibatches(rollouts, parts, actor, config)

@@ -1,4 +1,5 @@
-"""What each process of tests/unit/train/ppo/test_actor.py's torchrun does: PPO on the tiny model in three ways, results by name of the way.
+"""What each process of tests/unit/train/ppo/test_actor.py's torchrun does: PPO on the tiny model in
+three ways, results by name of the way.
 
 torchrun --nproc-per-node 2 tests/ranks.py MODEL FOLDER
 """
@@ -55,7 +56,9 @@ WAYS = {
 
 
 def score(rollouts: Sequence[Rollout]) -> RewardTable:
-    """The share of high bytes; of replies that begin with one in sixteen bytes, nobody knows the other part."""
+    """The share of high bytes; of replies that begin with one in sixteen bytes, nobody knows the
+    other part.
+    """
     high = [sum(token > 128 for token in r.response_ids) / len(r.response_ids) for r in rollouts]
     return {"high": high, "moody": [None if r.response_ids[0] % 16 == 3 else 0.5 for r in rollouts]}
 

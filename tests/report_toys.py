@@ -5,7 +5,13 @@ from __future__ import annotations
 from cai.records import EvalReply, Grade, Kind, Score, Vote, chat_of
 
 STEPS = [
-    {"update": i, "reward": 0.1 * i, "kl": 0.5 * i, "reward.pm": 0.2, "reward.rubric": 0.1 * i - 0.2}
+    {
+        "update": i,
+        "reward": 0.1 * i,
+        "kl": 0.5 * i,
+        "reward.pm": 0.2,
+        "reward.rubric": 0.1 * i - 0.2,
+    }
     for i in range(5)
 ]
 

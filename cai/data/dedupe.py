@@ -19,7 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from cai.data.filters import ConversationT, HygieneConfig, PromptFilters, conversation_text, hash64, shingles
+from cai.data.filters import (
+    ConversationT,
+    HygieneConfig,
+    PromptFilters,
+    conversation_text,
+    hash64,
+    shingles,
+)
 from cai.records import Prompt, TrainingChat
 
 PERMUTATIONS, BANDS = 64, 16

@@ -64,7 +64,9 @@ def clean_training(
     rows = [TrainingChat(chat=chat) for chat in chats]
     rules = PromptFilters(reply_config, len, _texts(against))
     cleaned = clean(lambda: iter(rows), reply_config, rules)
-    return [row.chat for row in filtered_prompts(lambda: iter(rows), rules, cleaned)], cleaned.counts
+    return [
+        row.chat for row in filtered_prompts(lambda: iter(rows), rules, cleaned)
+    ], cleaned.counts
 
 
 def _texts(files: Iterable[Path]) -> Iterator[str]:

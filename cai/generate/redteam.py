@@ -149,7 +149,10 @@ def _to_prompt(attempt: Attempt, config: RedteamConfig, gate: Gate, origin: str)
 
 
 def next_requests(
-    taken: MessageSelection, attempts: Mapping[str, int], categories: Sequence[str], config: RedteamConfig
+    taken: MessageSelection,
+    attempts: Mapping[str, int],
+    categories: Sequence[str],
+    config: RedteamConfig,
 ) -> list[MessageRequest]:
     """The next messages to request: as many as each category lacks, within its limit of tries.
 

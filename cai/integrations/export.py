@@ -146,7 +146,8 @@ def export(
                 store.read_rows(sources[REVISIONS], Revision) if REVISIONS in sources else (),
                 store.read_rows(labels, Preference) if labels else (),
             ),
-            harmful=(run / PROMPTS).exists() and any_harmful(store.read_rows(run / PROMPTS, Prompt)),
+            harmful=(run / PROMPTS).exists()
+            and any_harmful(store.read_rows(run / PROMPTS, Prompt)),
             saved=form == "datasets",
             license=license,
             language=language,

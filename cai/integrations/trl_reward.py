@@ -49,5 +49,7 @@ def _chat(prompt: Any) -> tuple[Message, ...]:
 
 
 def _text(completion: Any) -> str:
-    turns = [completion] if isinstance(completion, str) else [turn["content"] for turn in completion]
+    turns = (
+        [completion] if isinstance(completion, str) else [turn["content"] for turn in completion]
+    )
     return "".join(turns).strip()  # PPO scores stripped replies too

@@ -23,7 +23,9 @@ def cache_dir() -> Path:
 
 
 def local_model_name(spec: str) -> str | None:
-    """The argument for `resolve_model_path`, where a model spec names weights; None for endpoints and fakes."""
+    """The argument for `resolve_model_path`, where a model spec names weights; None for endpoints
+    and fakes.
+    """
     kind, _, name = spec.partition(":")
     if spec == EMBEDDED:
         return spec

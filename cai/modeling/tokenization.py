@@ -64,7 +64,7 @@ class Renderer:
 
     @property
     def pad_token_id(self) -> int:
-        """The padding token. It may equal `eos_token_id`: masks come from lengths, never from it."""
+        """The padding token. It may equal `eos_token_id`: masks come from lengths."""
         pad_token_id = self.tokenizer.pad_token_id
         return int(self.eos_token_id if pad_token_id is None else pad_token_id)
 

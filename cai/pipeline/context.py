@@ -100,7 +100,9 @@ class RunContext:
         """
         source = options.get("source", lambda row: row.source)
         stored = reusable_rows_path(out)
-        reusable = {source(row): row for row in store.read_rows(stored, kind)} if stored.exists() else {}
+        reusable = (
+            {source(row): row for row in store.read_rows(stored, kind)} if stored.exists() else {}
+        )
         options = {
             "max_concurrency": lm.max_concurrency,
             "sliding": isinstance(lm, CachedLM),
@@ -205,7 +207,8 @@ def open_run(
     constitution = load_constitution(resolved.constitution)
     if constitution.rubric is None:
         raise ConfigError(
-            f"{resolved.constitution}: no rubric: a run gates, rewards and evaluates replies with one"
+            f"{resolved.constitution}: no rubric:"
+            " a run gates, rewards and evaluates replies with one"
         )
     rubric = compile_rubric(constitution.rubric)
     if rubric.model_questions:

@@ -266,7 +266,8 @@ async def _probe(ctx: RunContext, stage: _Stage, rows: Sequence[Any]) -> Forecas
     used = await gather([_tracked(stage.step, row) for row in rows])
     passed, waited = time.perf_counter() - started, sum(u.seconds for u in used)
     progress(len(rows), len(rows))
-    # a model in this process is busy all the time; an endpoint is waited for, with many calls in flight
+    # a model in this process is busy all the time; an endpoint is waited for, with many calls in
+    # flight
     pace = passed / waited if waited else 0.0
     if stage.model.startswith("http"):
         pace = 1 / ctx.run.http.connections

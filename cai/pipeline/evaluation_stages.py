@@ -19,7 +19,9 @@ def evaluate(ctx: RunContext) -> None:
     run, out = ctx.run, ctx.path(SCORES)
     fingerprint = ctx.lm(run.model).fingerprint
     inputs = [HELD_OUT, SFT, REWARD, POLICY]
-    if store.begin_artifact(out, "eval", ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint)):
+    if store.begin_artifact(
+        out, "eval", ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint)
+    ):
         return
     held_out = load_rows(ctx.path(HELD_OUT), Prompt)
     draws = prompt_draws(subsample(held_out, run.eval.prompts, ctx.seed, "eval"), run.eval.draws)

@@ -47,7 +47,9 @@ def load_preference_model(ctx: RunContext, base: PeftModel | None = None) -> Pre
 
     folder, config = str(ctx.require(SFT)), ctx.run.reward
     if base is None:
-        base = with_adapter(load_model(folder), ADAPTER, config.lora_rank, config.num_trainable_layers)
+        base = with_adapter(
+            load_model(folder), ADAPTER, config.lora_rank, config.num_trainable_layers
+        )
     return PreferenceModel.load(base, load_renderer(folder), ctx.require(REWARD))
 
 

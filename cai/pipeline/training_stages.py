@@ -47,7 +47,9 @@ def sft(ctx: RunContext) -> None:
         )
     rules = hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
     fingerprint = ctx.lm(run.model).fingerprint
-    if store.begin_artifact(out, "sft", ctx.provenance(run.sft, [REVISIONS], model=fingerprint, **rules)):
+    if store.begin_artifact(
+        out, "sft", ctx.provenance(run.sft, [REVISIONS], model=fingerprint, **rules)
+    ):
         return
     revisions: list[Revision] = load_rows(ctx.path(REVISIONS), Revision)
     dialogues = [
@@ -58,7 +60,12 @@ def sft(ctx: RunContext) -> None:
     chats, reasons = clean_training(dialogues, run.hygiene, ctx.resolved.against)
     examples = [(chat[:-1], chat[-1].content) for chat in chats]
     counts = train_sft(
-        resolve_model_path(weights), examples, run.sft, out, seed=ctx.seed, progress=ctx.progress("sft")
+        resolve_model_path(weights),
+        examples,
+        run.sft,
+        out,
+        seed=ctx.seed,
+        progress=ctx.progress("sft"),
     )
     dropped = {reason: n for reason, n in reasons.items() if reason != "kept"}
     store.finish_artifact(out, **counts, **dropped)

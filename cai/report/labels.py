@@ -188,7 +188,9 @@ class HumanAgreement:
     curve: list[Bin]
 
 
-def compare_with_humans(preferences: Sequence[Preference], human: Mapping[str, float]) -> HumanAgreement:
+def compare_with_humans(
+    preferences: Sequence[Preference], human: Mapping[str, float]
+) -> HumanAgreement:
     """Agreement and calibration against human labels.
 
     Args:

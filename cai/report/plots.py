@@ -76,7 +76,8 @@ def ppo_curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     empty.
 
     Args:
-        metrics: one dict per update with `update`, `reward`, `reward.*`, `reward_by_kind.*` and `kl`.
+        metrics: one dict per update with `update`, `reward`, `reward.*`, `reward_by_kind.*` and
+            `kl`.
     """
 
     def draw(figure: Figure) -> None:

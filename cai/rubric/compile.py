@@ -54,7 +54,9 @@ def compile_rubric(rubric: Rubric) -> CompiledRubric:
     return CompiledRubric(
         tests=tuple(parts.tests.items()),
         prefilter=Prefilter(patterns),
-        model_questions={id: question for id, question in questions.items() if id not in parts.tests},
+        model_questions={
+            id: question for id, question in questions.items() if id not in parts.tests
+        },
         questions=questions,
         temperatures=dict(rubric.temperatures),
         degrees=tuple(parts.degrees),

@@ -91,7 +91,9 @@ def ordered_pairs(rows: Sequence[Ranked]) -> list[tuple[int, int]]:
     ]
 
 
-def fit_weights(rows: Sequence[Ranked], start: Mapping[str, float], config: FitConfig) -> FittedWeights:
+def fit_weights(
+    rows: Sequence[Ranked], start: Mapping[str, float], config: FitConfig
+) -> FittedWeights:
     """Weights for the features named in `start`.
 
     Args:

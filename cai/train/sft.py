@@ -139,7 +139,9 @@ def _build_trainer(
         args=_trainer_arguments(config, folder, seed),
         train_dataset=Dataset.from_list(rows),
         processing_class=load_renderer(base).tokenizer,
-        peft_config=lora_config(model, config.lora_rank, config.num_trainable_layers) if lora else None,
+        peft_config=lora_config(model, config.lora_rank, config.num_trainable_layers)
+        if lora
+        else None,
         callbacks=[_callback(folder, progress)],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to standard output, which is for results

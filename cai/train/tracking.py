@@ -45,7 +45,9 @@ def tracker(name: Tracker | None, folder: Path, run: str) -> Track:
     require_tracker(name)
     if name is None:
         return no_tracker
-    return stop_after_failure(name, _tensorboard(folder) if name == "tensorboard" else _trackio(run))
+    return stop_after_failure(
+        name, _tensorboard(folder) if name == "tensorboard" else _trackio(run)
+    )
 
 
 def stop_after_failure(name: str, track: Track) -> Track:

@@ -1,7 +1,8 @@
-"""Numbers of PPO on the tiny model, stored before the trainer was rewritten: a rewrite must not move them.
+"""Numbers of PPO on the tiny model, stored before the trainer was rewritten: a rewrite must not
+move them.
 
-The stored file holds metrics and sums of weights after three updates, made in float32 with one thread and
-kernels that are the same on every x86-64 processor.
+The stored file holds metrics and sums of weights after three updates, made in float32 with one
+thread and kernels that are the same on every x86-64 processor.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_rewrite_moves_no_number(results: dict[str, Any], name: str) -> None:
-    """Equal to the last printed digit where they were made; other libraries of mathematics may round otherwise."""
+    """Equal to the last printed digit where they were made; other libraries of mathematics may
+    round otherwise.
+    """
     for row, stored in zip(results[name]["history"], STORED[name]["history"], strict=True):
         assert row.keys() == stored.keys()
         for key, value in stored.items():

@@ -1,4 +1,6 @@
-"""What must not go wrong unseen in PPO: numbers that break, draws made twice, signals, full disks, states of other runs."""
+"""What must not go wrong unseen in PPO: numbers that break, draws made twice, signals, full disks,
+states of other runs.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ from cai.train.tracking import stop_after_failure
 
 
 def test_a_prompt_that_comes_twice_gets_other_replies(tiny_model: Path, tmp_path: Path) -> None:
-    """Four times one prompt, two replies each: eight draws, and the first two are those of a prompt that comes once."""
+    """Four times one prompt, two replies each: eight draws, and the first two are those of a prompt
+    that comes once.
+    """
     seen: list[list[list[int]]] = []
 
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
@@ -71,7 +75,9 @@ def test_repetitions_are_counted_in_order() -> None:
 
 
 def test_a_loss_that_overflows_leaves_the_last_state(tiny_model: Path, tmp_path: Path) -> None:
-    """A reward of 1e30 is a number, its square is none in float32. The update before it is what a next run finds."""
+    """A reward of 1e30 is a number, its square is none in float32. The update before it is what a
+    next run finds.
+    """
     calls: list[int] = []
 
     def score(rollouts: Sequence[Rollout]) -> RewardTable:
@@ -107,9 +113,13 @@ def test_a_gradient_that_is_no_number_is_not_stepped_along(
 
 
 def test_texts_are_read_a_few_at_a_time(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two at once, or all five: the same loss and gradient, to rounding; as many in memory as `rows` says."""
+    """Two at once, or all five: the same loss and gradient, to rounding; as many in memory as
+    `rows` says.
+    """
     renderer, sizes, found = load_renderer(tiny_model), [], []
-    texts = [reply([65 + i] * (i + 1) + [renderer.eos_token_id], renderer, PROMPTS[i]) for i in range(5)]
+    texts = [
+        reply([65 + i] * (i + 1) + [renderer.eos_token_id], renderer, PROMPTS[i]) for i in range(5)
+    ]
     forward = ptx.response_hidden
     monkeypatch.setattr(
         ptx,
@@ -183,7 +193,9 @@ def test_the_rate_rises_from_a_tenth() -> None:
 
 
 def test_the_critic_does_not_use_up_the_policy_s_warm_up(tiny_model: Path, tmp_path: Path) -> None:
-    """Eight steps an update, the first update for the critic alone: at the second's end the policy has made seven of sixteen."""
+    """Eight steps an update, the first update for the critic alone: at the second's end the policy
+    has made seven of sixteen.
+    """
     config = with_settings(CONFIG, critic_warmup_updates=1, lr_warmup_steps=16)
     trainer = fresh(tiny_model, config)
     run(trainer, tmp_path)
@@ -193,7 +205,9 @@ def test_the_critic_does_not_use_up_the_policy_s_warm_up(tiny_model: Path, tmp_p
 
 
 def test_rewards_may_be_rescaled_over_the_update(tiny_model: Path) -> None:
-    """Tokens' rewards 0 1 | 0 5: mean 1.5, mean square 6.5, variance 4.25. The critic says 0: returns are 1 and 5 by its root."""
+    """Tokens' rewards 0 1 | 0 5: mean 1.5, mean square 6.5, variance 4.25. The critic says 0:
+    returns are 1 and 5 by its root.
+    """
     renderer = load_renderer(tiny_model)
     rollouts = [reply([65, 66], renderer), reply([67, 68], renderer)]
     config = with_settings(CONFIG, scale_rewards=True, lam=1.0)
@@ -223,7 +237,9 @@ def heard() -> Any:
 def test_a_signal_ends_the_run_after_the_update(
     tiny_model: Path, tmp_path: Path, heard: Any, number: int, capfd: Any
 ) -> None:
-    """Told in the middle of the second of three: it is finished and saved, though nothing else would be; then the run goes on."""
+    """Told in the middle of the second of three: it is finished and saved, though nothing else
+    would be; then the run goes on.
+    """
     config = with_settings(CONFIG, num_updates=3, save_every=100)
     whole = run(fresh(tiny_model, config), tmp_path / "whole")
     calls: list[int] = []
@@ -336,7 +352,8 @@ def test_who_is_blamed_where_a_process_ends() -> None:
     """What gloo says in the others; and what a process says of itself."""
     assert is_peer_failure(
         RuntimeError(
-            "[/src/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"
+            "[/src/third_party/gloo/gloo/transport/tcp/pair.cc:547] "
+            "Connection closed by peer [127.0.0.1]:1"
         )
     )
     assert is_peer_failure(torch.distributed.DistBackendError("NCCL error"))

@@ -1,7 +1,8 @@
-"""PPO against what it ought to find: the closed form of KL-controlled reward, a KL that stays where it is told to.
+"""PPO against what it ought to find: the closed form of KL-controlled reward, a KL that stays where
+it is told to.
 
-The model is a Llama of one thin block over twelve words, and a reply is one word, so that the best policy is known exactly:
-pi*(y) = pi_ref(y) exp(r(y) / beta) / Z (arXiv:1909.08593).
+The model is a Llama of one thin block over twelve words, and a reply is one word, so that the best
+policy is known exactly: pi*(y) = pi_ref(y) exp(r(y) / beta) / Z (arXiv:1909.08593).
 """
 
 from __future__ import annotations
@@ -115,9 +116,11 @@ def written(actor: Actor, folder: Path) -> Any:
 
 
 def test_the_policy_is_the_closed_form(words: Path, tmp_path: Path) -> None:
-    """Within 0.02 of total variation at three strengths of the penalty, and the KL falls as the penalty grows.
+    """Within 0.02 of total variation at three strengths of the penalty, and the KL falls as the
+    penalty grows.
 
-    pi* gives the wanted word q e^(1/beta) / (1 - q + q e^(1/beta)), where q is its share under the reference.
+    pi* gives the wanted word q e^(1/beta) / (1 - q + q e^(1/beta)), where q is its share under the
+    reference.
     """
     reference = distribution(load_model(str(words)), words)
     reward = torch.zeros(len(WORDS), dtype=torch.float64)
@@ -151,7 +154,9 @@ def test_the_policy_is_the_closed_form_when_every_weight_learns(
 
 
 def test_an_adaptive_penalty_holds_its_target(words: Path, tmp_path: Path) -> None:
-    """Replies of several words, a reward that would pull far away, a target of 3 nats: within 20 % over the last half."""
+    """Replies of several words, a reward that would pull far away, a target of 3 nats: within 20 %
+    over the last half.
+    """
 
     def many(rollouts: Sequence[Rollout]) -> RewardTable:
         return {
@@ -182,7 +187,9 @@ SHORT = with_settings(BANDIT, num_updates=2, responses_per_prompt=16)
 def test_warm_up_raises_the_rates_step_by_step(
     words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight steps in all, six of them on the way up: from a tenth of the rate by 0.15 of it, then the whole."""
+    """Eight steps in all, six of them on the way up: from a tenth of the rate by 0.15 of it, then
+    the whole.
+    """
     rates: list[float] = []
     step = torch.optim.AdamW.step
 
@@ -205,14 +212,18 @@ def test_the_critic_may_learn_alone_first(words: Path, tmp_path: Path) -> None:
 
 
 def test_an_update_ends_early_when_it_has_gone_too_far(words: Path, tmp_path: Path) -> None:
-    """The first step never counts as too far: it starts from the policy that sampled. The second does here."""
+    """The first step never counts as too far: it starts from the policy that sampled. The second
+    does here.
+    """
     config = with_settings(SHORT, kl={"coef": 0.1, "stop": 1e-9}, learning_rate=5e-2)
     _, history = trained(words, tmp_path / "run", config)
     assert [row["steps_fraction"] for row in history] == [2 / 4, 2 / 4]
 
 
 def test_the_average_is_kept_in_the_end(words: Path, tmp_path: Path) -> None:
-    """A slow average is still near the start after eight steps, a quick one is not; without one the last weights are kept."""
+    """A slow average is still near the start after eight steps, a quick one is not; without one the
+    last weights are kept.
+    """
     start = distribution(load_model(str(words)), words)
     moved = {}
     for decay in (None, 0.5, 0.99):
@@ -222,7 +233,9 @@ def test_the_average_is_kept_in_the_end(words: Path, tmp_path: Path) -> None:
 
 
 def test_pretraining_text_pulls_towards_itself(words: Path, tmp_path: Path) -> None:
-    """The text says `b`; with its gradient in each step, `b` is likelier in the end than without, at the same seed."""
+    """The text says `b`; with its gradient in each step, `b` is likelier in the end than without,
+    at the same seed.
+    """
     renderer = load_renderer(words)
     texts = [(renderer.prompt_ids(PROMPT.chat), [WORDS.index("b")])] * 4
     share, losses = {}, {}
@@ -239,7 +252,9 @@ def test_pretraining_text_pulls_towards_itself(words: Path, tmp_path: Path) -> N
 
 
 def test_stopped_and_resumed_with_everything_on(words: Path, tmp_path: Path) -> None:
-    """Average, warm-up, pretraining text and an adaptive penalty: one run, or one stopped after its second update: same bits."""
+    """Average, warm-up, pretraining text and an adaptive penalty: one run, or one stopped after its
+    second update: same bits.
+    """
 
     class Stop(BaseException): ...
 

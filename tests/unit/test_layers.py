@@ -9,25 +9,53 @@ from pathlib import Path
 import cai
 
 LAYERS = [
-    "errors", "seeds", "probability", "records", "progress", "artifacts", "store", "async_map", "constitution",
-    "templates", "data", "modeling", "lm", "generate", "rubric", "reward", "train", "evals", "report",
-    "integrations", "pipeline", "cli",
-]  # fmt: skip
+    "errors",
+    "seeds",
+    "probability",
+    "records",
+    "progress",
+    "artifacts",
+    "store",
+    "async_map",
+    "constitution",
+    "templates",
+    "data",
+    "modeling",
+    "lm",
+    "generate",
+    "rubric",
+    "reward",
+    "train",
+    "evals",
+    "report",
+    "integrations",
+    "pipeline",
+    "api",
+    "cli",
+]
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The first name below `cai` of every import in a file, those inside functions too. Relative imports are not used."""
+    """The first name below `cai` of every import in a file, those inside functions too. Relative
+    imports are not used.
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             names = [base] if base != "cai" else [f"cai.{alias.name}" for alias in node.names]
         else:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        yield from (name.split(".")[1] if name.startswith("cai.") else name for name in names if name.startswith(("cai.", ".")))
+        yield from (
+            name.split(".")[1] if name.startswith("cai.") else name
+            for name in names
+            if name.startswith(("cai.", "."))
+        )
 
 
 def offences(root: Path, layers: Sequence[str]) -> Iterator[str]:
-    """`file imports layer`, for each import of a later layer, and each file or import that belongs to no layer."""
+    """`file imports layer`, for each import of a later layer, and each file or import that belongs
+    to no layer.
+    """
     for path in sorted(root.rglob("*.py")):
         own = path.relative_to(root).parts[0].removesuffix(".py")
         if own == "__init__":
@@ -53,7 +81,9 @@ def test_offences_are_found(tmp_path: Path) -> None:
     (tmp_path / "__init__.py").write_text("from cai.train import ppo\n")
     (tmp_path / "errors.py").write_text("def f():\n    from cai import store\n")
     (tmp_path / "store.py").write_text("import cai.errors, cai.lm.local as local\n")
-    (tmp_path / "lm" / "chat.py").write_text("from cai.lm.base import LM\nfrom cai.store import x\nimport caique, torch\n")
+    (tmp_path / "lm" / "chat.py").write_text(
+        "from cai.lm.base import LM\nfrom cai.store import x\nimport caique, torch\n"
+    )
     (tmp_path / "lm" / "base.py").write_text("from ..store import x\n")
     (tmp_path / "stray.py").write_text("from cai.errors import x\n")
     assert list(offences(tmp_path, ["errors", "store", "lm"])) == [

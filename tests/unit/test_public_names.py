@@ -24,18 +24,28 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", ["cai", *MODULES])
 def test_every_all_is_sorted_and_importable(name: str) -> None:
-    """Every module can be imported; where it says what it exports, that exists, is said once, and is in ruff's
-    order: names in capitals, then classes, then the rest."""
+    """Every module can be imported; where it says what it exports, that exists, is said once, and
+    is in ruff's order: names in capitals, then classes, then the rest."""
     module = importlib.import_module(name)
     exported = getattr(module, "__all__", [])
-    assert exported == sorted(set(exported), key=lambda each: (not each.isupper(), not each[0].isupper(), each))
+    assert exported == sorted(
+        set(exported), key=lambda each: (not each.isupper(), not each[0].isupper(), each)
+    )
     assert [each for each in exported if not hasattr(module, each)] == []
 
 
 def test_the_public_names() -> None:
-    assert {"Constitution", "Grade", "Pair", "Preference", "Prompt", "Revision", "Score", "load_constitution", "open_lm"} <= set(
-        cai.__all__
-    )
+    assert {
+        "Constitution",
+        "Grade",
+        "Pair",
+        "Preference",
+        "Prompt",
+        "Revision",
+        "Score",
+        "load_constitution",
+        "open_lm",
+    } <= set(cai.__all__)
     assert dir(cai) == cai.__all__
     assert cai.__version__ == version("cai")
     with pytest.raises(AttributeError, match="module 'cai' has no attribute 'nothing'"):
@@ -43,24 +53,36 @@ def test_the_public_names() -> None:
 
 
 def test_public_names_are_the_things_themselves() -> None:
-    """A row type is a row, an error is in the tree (all of which is public), and the functions work."""
+    """A row type is a row, an error is in the tree (all of which is public), and the functions
+    work.
+    """
 
     def below(kind: type[CaiError]) -> set[str]:
         return {kind.__name__}.union(*map(below, kind.__subclasses__()))
 
     assert {name for name in cai.__all__ if name.endswith("Error")} == below(CaiError)
-    assert all(issubclass(getattr(cai, name), Row) for name in ("Grade", "Pair", "Preference", "Prompt", "Revision", "Score"))
-    assert isinstance(cai.load_constitution(PACKAGE.parent / "constitutions" / "harmless.yaml"), cai.Constitution)
+    assert all(
+        issubclass(getattr(cai, name), Row)
+        for name in ("Grade", "Pair", "Preference", "Prompt", "Revision", "Score")
+    )
+    assert isinstance(
+        cai.load_constitution(PACKAGE.parent / "constitutions" / "harmless.yaml"), cai.Constitution
+    )
     assert cai.open_lm("fake:echo").fingerprint == "fake:echo"
 
 
 def test_import_is_light() -> None:
-    """Neither the package nor what reads and grades constitutions waits for torch; asking for a public name does not either."""
+    """Neither the package nor what reads and grades constitutions waits for torch; asking for a
+    public name does not either.
+    """
     code = (
         "import sys, cai; first = [m for m in sys.modules if m.startswith('cai.')]; print(first)\n"
         "[getattr(cai, name) for name in cai.__all__]\n"
         "import cai.cli, cai.rubric, cai.store\n"
-        "print([m for m in ('torch', 'transformers', 'trl', 'datasets', 'matplotlib', 'scipy') if m in sys.modules])"
+        "heavy = ('torch', 'transformers', 'trl', 'datasets', 'matplotlib', 'scipy')\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert said == "[]\n[]\n"

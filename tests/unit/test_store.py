@@ -252,7 +252,9 @@ def test_begin_and_finish(tmp_path: Path) -> None:
     assert manifest.finished
     assert manifest.counts == {"rows": 3, "note": None}
     artefact.unlink()
-    assert begin_artifact(artefact, "revise", provenance) is None, "the artefact of the manifest is missing"
+    assert begin_artifact(artefact, "revise", provenance) is None, (
+        "the artefact of the manifest is missing"
+    )
 
 
 @pytest.mark.parametrize("done", [False, True])

@@ -127,7 +127,8 @@ def test_propositions(tmp_path: Path) -> None:
         "desired_refusal", "desired_refusal", "undesired_refusal", "disallowed_content",
     ]  # fmt: skip
     assert (
-        compile_rubric(constitution.rubric).model_questions.keys() == constitution.rubric.propositions.keys()
+        compile_rubric(constitution.rubric).model_questions.keys()
+        == constitution.rubric.propositions.keys()
     ), "its questions are for a model"
     [finding] = check_rubric(constitution.rubric)
     assert (

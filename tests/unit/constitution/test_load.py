@@ -268,12 +268,18 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write(shipped, name, bare("x"))
     monkeypatch.setattr(sys.modules["cai.constitution.load"], "SHIPPED", shipped)
     monkeypatch.chdir(tmp_path)
-    assert find_constitution("harmless") == find_constitution("harmless.yaml") == shipped / "harmless.yaml"
+    assert (
+        find_constitution("harmless")
+        == find_constitution("harmless.yaml")
+        == shipped / "harmless.yaml"
+    )
     (tmp_path / "harmless").mkdir()
     assert find_constitution("harmless") == shipped / "harmless.yaml", "not the folder of that name"
     local = write(tmp_path, "harmless.yaml", bare("mine"))
     assert find_constitution(str(local)) == local
-    assert find_constitution("harmless.yaml") == Path("harmless.yaml"), "a file that exists comes first"
+    assert find_constitution("harmless.yaml") == Path("harmless.yaml"), (
+        "a file that exists comes first"
+    )
     with pytest.raises(
         ConfigError, match=r"harmles: .*did you mean 'harmless'\? \(shipped: harmless, honest\)"
     ):

@@ -84,7 +84,9 @@ def test_falling_back_needs_a_gain_before_it_and_more_than_slack() -> None:
     assert regressed_principle({"a": (0.9, 0.5)}, 1) == "a"
     assert regressed_principle({"a": (0.9, 0.85)}, 1) is None, "within the slack"
     assert regressed_principle({"a": (0.5, 0.2)}, 1) is None, "no earlier improvement"
-    assert regressed_principle({"a": (None, 0.2), "b": (0.9, None)}, 1) is None, "unknown is not worse"
+    assert regressed_principle({"a": (None, 0.2), "b": (0.9, None)}, 1) is None, (
+        "unknown is not worse"
+    )
     assert regressed_principle({"a": (0.9, 0.1)}, 0) is None
 
 

@@ -32,16 +32,24 @@ def written(folder: Path, text: str = GOOD) -> Path:
 
 
 def test_what_a_file_says(tmp_path: Path) -> None:
-    """Paths are relative to the file; what is not said has its default; nested sections are the stages' own settings."""
+    """Paths are relative to the file; what is not said has its default; nested sections are the
+    stages' own settings.
+    """
     loaded = load_run(written(tmp_path))
     assert loaded.prompts == (tmp_path / "asked/a.jsonl", tmp_path / "b.jsonl")
     assert loaded.constitution == tmp_path / "mine.yaml"
     assert loaded.folder == Path("runs/small")
-    assert (loaded.run.ppo.num_updates, loaded.run.ppo.kl.coef, loaded.run.ppo.kl.target) == (3, 0.1, None)
+    assert (loaded.run.ppo.num_updates, loaded.run.ppo.kl.coef, loaded.run.ppo.kl.target) == (
+        3,
+        0.1,
+        None,
+    )
     assert (loaded.run.seed, loaded.run.judge, loaded.run.model) == (0, None, "local:somewhere")
 
 
-def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_do_not_depend_on_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Except for the artefacts, which go below it."""
     file = written(tmp_path)
     (tmp_path / "elsewhere").mkdir()
@@ -63,21 +71,51 @@ def test_absolute_paths_and_shipped_constitutions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("  num_updates: 3", "  num_updatse: 3", r":6: ppo\.num_updatse: unknown key 'num_updatse': did you mean 'num_updates'\?"),
-        ("{coef: 0.1}", "{coefs: 0.1}", r":7: ppo\.kl\.coefs: unknown key 'coefs': did you mean 'coef'\?"),
+        (
+            "  num_updates: 3",
+            "  num_updatse: 3",
+            r":6: ppo\.num_updatse: unknown key 'num_updatse': did you mean 'num_updates'\?",
+        ),
+        (
+            "{coef: 0.1}",
+            "{coefs: 0.1}",
+            r":7: ppo\.kl\.coefs: unknown key 'coefs': did you mean 'coef'\?",
+        ),
         ("model:", "modle:", r":4: modle: unknown key 'modle': did you mean 'model'\?"),
-        ("num_updates: 3", "num_updates: many", r":6: ppo\.num_updates: must be a whole number, got the text 'many'"),
-        ("num_updates: 3", "num_updates: -1", r":6: ppo\.num_updates: must be at least 0, got the number -1"),
-        ("  num_updates: 3\n  kl: {coef: 0.1}\n", "  [3]\n", r":5: ppo: must be a mapping \(key: value lines\), got a list"),
+        (
+            "num_updates: 3",
+            "num_updates: many",
+            r":6: ppo\.num_updates: must be a whole number, got the text 'many'",
+        ),
+        (
+            "num_updates: 3",
+            "num_updates: -1",
+            r":6: ppo\.num_updates: must be at least 0, got the number -1",
+        ),
+        (
+            "  num_updates: 3\n  kl: {coef: 0.1}\n",
+            "  [3]\n",
+            r":5: ppo: must be a mapping \(key: value lines\), got a list",
+        ),
         ("[asked/a.jsonl, b.jsonl]", "[]", r":3: prompts: needs at least 1 item\(s\), got 0"),
         ("name: small", "name: ../up", r":1: name: '\.\./up' must be "),
-        ("num_updates: 3", "optimization: {num_minibatches: 7}", r":5: ppo: .*responses_per_prompt = 64 is not a multiple of .*num_minibatches = 7"),
+        (
+            "num_updates: 3",
+            "optimization: {num_minibatches: 7}",
+            r":5: ppo: .*responses_per_prompt = 64 is not a multiple of .*num_minibatches = 7",
+        ),
         ("name: small\n", "", r":1: (name: )?the key 'name' is missing"),
         ("num_updates: 3", "num_updates: [3", r":7: not valid YAML"),
-        ("constitution: mine.yaml", "constitution: nobody", r"nobody: no such file, and no shipped constitution of that name"),
+        (
+            "constitution: mine.yaml",
+            "constitution: nobody",
+            r"nobody: no such file, and no shipped constitution of that name",
+        ),
     ],
 )
-def test_mistakes_are_named_with_file_line_and_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_mistakes_are_named_with_file_line_and_key(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
     assert old in GOOD
     with pytest.raises(ConfigError, match=said) as caught:
         load_run(written(tmp_path, GOOD.replace(old, new)))
@@ -106,12 +144,31 @@ def test_missing_files(tmp_path: Path) -> None:
 
 
 def test_overrides(tmp_path: Path) -> None:
-    """Values are YAML; sections that the file does not have are made; the last of two wins; the file itself stays as it is."""
+    """Values are YAML; sections that the file does not have are made; the last of two wins; the
+    file itself stays as it is.
+    """
     file = written(tmp_path)
-    settings = ["ppo.num_updates=20", "ppo.kl.target=2.5", "sft.mode=full", "seed=1", "seed=7", "judge=null", "ppo.num_trainable_layers="]
+    settings = [
+        "ppo.num_updates=20",
+        "ppo.kl.target=2.5",
+        "sft.mode=full",
+        "seed=1",
+        "seed=7",
+        "judge=null",
+        "ppo.num_trainable_layers=",
+    ]
     loaded = load_run(file, settings)
-    assert (loaded.run.ppo.num_updates, loaded.run.ppo.kl.target, loaded.run.ppo.kl.coef) == (20, 2.5, 0.1)
-    assert (loaded.run.sft.mode, loaded.run.seed, loaded.run.judge, loaded.run.ppo.num_trainable_layers) == ("full", 7, None, None)
+    assert (loaded.run.ppo.num_updates, loaded.run.ppo.kl.target, loaded.run.ppo.kl.coef) == (
+        20,
+        2.5,
+        0.1,
+    )
+    assert (
+        loaded.run.sft.mode,
+        loaded.run.seed,
+        loaded.run.judge,
+        loaded.run.ppo.num_trainable_layers,
+    ) == ("full", 7, None, None)
     assert load_run(file, ["prompts=[b.jsonl]"]).prompts == (tmp_path / "b.jsonl",)
     assert load_run(file, [f"folder={tmp_path}/a=b"]).folder == tmp_path / "a=b"
     assert file.read_text(encoding="utf-8") == GOOD
@@ -140,7 +197,9 @@ def test_wrong_overrides(tmp_path: Path, setting: str, said: str) -> None:
 
 
 def test_a_runs_folder_stands_for_its_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the last command used, from wherever one stands; a folder without it, or with overrides, is refused."""
+    """What the last command used, from wherever one stands; a folder without it, or with overrides,
+    is refused.
+    """
     (tmp_path / "prompts.jsonl").write_text("")
     file = tmp_path / "run.yaml"
     file.write_text("name: toy\nconstitution: harmless\nprompts: [prompts.jsonl]\n")

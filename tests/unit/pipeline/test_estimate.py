@@ -1,4 +1,6 @@
-"""What a run will cost: totals by hand, intervals that hold, and answers that the run does not pay for again."""
+"""What a run will cost: totals by hand, intervals that hold, and answers that the run does not pay
+for again.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,17 @@ from cai.errors import BudgetError
 from cai.lm.budget import Budget, Prices
 from cai.pipeline.config import load_run
 from cai.pipeline.context import open_run
-from cai.pipeline.estimate import Forecast, Interval, Used, evenly_spaced, exceeded_limits, forecast, forecast_table, plan, total
+from cai.pipeline.estimate import (
+    Forecast,
+    Interval,
+    Used,
+    evenly_spaced,
+    exceeded_limits,
+    forecast,
+    forecast_table,
+    plan,
+    total,
+)
 from cai.pipeline.runner import run_stages
 
 COUNT = 60
@@ -34,7 +46,9 @@ still = lambda stage: lambda done, total: None  # noqa: E731
 
 
 def test_a_total_by_hand() -> None:
-    """Values 1, 2, 3 of 12 rows: 24, and 12 * t(2) * 1 / sqrt(3) * sqrt(1 - 3/12) = 12 * 4.302653 / 2 = 25.8159 to each side."""
+    """Values 1, 2, 3 of 12 rows: 24, and 12 * t(2) * 1 / sqrt(3) * sqrt(1 - 3/12) = 12 * 4.302653 /
+    2 = 25.8159 to each side.
+    """
     found = total([1, 2, 3], 12)
     assert found.mean == 24
     assert found.low == 0  # 24 - 25.8 would be less than nothing
@@ -47,32 +61,44 @@ def test_nothing_is_unknown_when_all_rows_were_probed_and_much_when_one_was() ->
 
 
 def test_a_stage_adds_up() -> None:
-    """Two rows of 2 calls, 100 + 20 tokens, half of the prompt shared, 3 s of waiting at 4 in flight; ten rows in all."""
+    """Two rows of 2 calls, 100 + 20 tokens, half of the prompt shared, 3 s of waiting at 4 in
+    flight; ten rows in all.
+    """
     used = [Used(calls=2, prompt=100, shared=50, completion=20, seconds=3.0) for _ in range(2)]
     found = forecast("pair", "m", used, 10, Prices(prompt=10, completion=100), 1 / 4)
-    assert (found.calls.mean, found.prompt.mean, found.completion.mean, found.shared) == (20, 1000, 200, 500)
+    assert (found.calls.mean, found.prompt.mean, found.completion.mean, found.shared) == (
+        20,
+        1000,
+        200,
+        500,
+    )
     assert found.cost.mean == pytest.approx(0.03)  # 1,000 at 10 and 200 at 100 per million
     assert found.hours.mean == pytest.approx(10 * 3 / 4 / 3600)
 
 
 @pytest.mark.parametrize(
-    ("count", "chosen"), [(1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (10, list(range(10))), (99, list(range(10)))]
+    ("count", "chosen"),
+    [(1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (10, list(range(10))), (99, list(range(10)))],
 )
 def test_probed_rows_come_from_all_over(count: int, chosen: list[int]) -> None:
     assert evenly_spaced(range(10), count) == chosen
 
 
-def planned(tmp_path: Path, spec: str, probe: int, budget: Budget | None = None, more: str = "") -> list[Forecast]:
+def planned(
+    tmp_path: Path, spec: str, probe: int, budget: Budget | None = None, more: str = ""
+) -> list[Forecast]:
     kinds = ("disallowed", "benign", "sensitive")
     lines = [json.dumps({"prompt": f"question {i}", "kind": kinds[i % 3]}) for i in range(COUNT)]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (tmp_path / "run.yaml").write_text(RUN.format(spec=spec, folder=tmp_path / "run") + more, encoding="utf-8")
+    (tmp_path / "run.yaml").write_text(
+        RUN.format(spec=spec, folder=tmp_path / "run") + more, encoding="utf-8"
+    )
     return plan(open_run(load_run(tmp_path / "run.yaml"), still, budget), probe)
 
 
 def test_the_forecast_of_a_whole_run(tmp_path: Path) -> None:
-    """30 prompts train, 30 are held out. Revise: 20 rows of 3 calls, 10 prompts of 2 draws; 2 a pair; 2 principles in 2 orders;
-    3 draws for 3 subjects. Every call takes 50 + 10 tokens."""
+    """30 prompts train, 30 are held out. Revise: 20 rows of 3 calls, 10 prompts of 2 draws; 2 a
+    pair; 2 principles in 2 orders; 3 draws for 3 subjects. Every call takes 50 + 10 tokens."""
     with endpoint(tmp_path / "server") as server:
         found = {f.stage: f for f in planned(tmp_path, server.spec, 1000)}
         calls = {stage: f.calls.mean for stage, f in found.items()}
@@ -83,11 +109,14 @@ def test_the_forecast_of_a_whole_run(tmp_path: Path) -> None:
         asked = len(server.answered())
         loaded = load_run(tmp_path / "run.yaml")
         run_stages(open_run(loaded, still), ["prompts", "revise"], lambda stage, seconds: None)
-        assert len(server.answered()) == asked  # every row was probed: the run has nothing left to ask
+        # every row was probed: the run has nothing left to ask
+        assert len(server.answered()) == asked
 
 
 def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
-    """Direct RLAIF asks the judge once a rollout: 5 updates of 4 prompts and 2 replies are 40 calls."""
+    """Direct RLAIF asks the judge once a rollout: 5 updates of 4 prompts and 2 replies are 40
+    calls.
+    """
     with endpoint(tmp_path / "server") as server:
         more = (
             "\nreward_weights: {pm: 0, direct: 1}\n"
@@ -99,7 +128,9 @@ def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
 
 
 def test_a_few_rows_cost_a_few_calls(tmp_path: Path) -> None:
-    """3 rows a stage: 3 of 2 or 3 calls, 3 pairs, 3 labels of 4, 3 replies; and the interval holds the true number."""
+    """3 rows a stage: 3 of 2 or 3 calls, 3 pairs, 3 labels of 4, 3 replies; and the interval holds
+    the true number.
+    """
     with endpoint(tmp_path / "server") as server:
         found = {f.stage: f for f in planned(tmp_path, server.spec, 3)}
         assert len(server.answered()) <= 9 + 6 + 12 + 3

@@ -53,7 +53,9 @@ def test_parts_of_no_weight_are_not_computed(tiny_model: Path) -> None:
     assert reward_parts(prompts, ["no"], None, compiled, RewardWeights()) == {"rubric": [3.0]}
     assert reward_parts(prompts, ["no"], None, None, RewardWeights()) == {}
     assert list(
-        reward_parts(prompts, ["no"], untrained_model(tiny_model), compiled, RewardWeights(rubric=0))
+        reward_parts(
+            prompts, ["no"], untrained_model(tiny_model), compiled, RewardWeights(rubric=0)
+        )
     ) == ["pm"]
 
 

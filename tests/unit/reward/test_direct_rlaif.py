@@ -61,10 +61,17 @@ def test_a_planted_judge_is_the_reward() -> None:
     replies = ["a 0", "a 9", "a 3", "none", "x"]
     prompts = [Prompt(chat=CHAT)] * len(replies)
     table = reward_parts(
-        prompts, replies, None, None, RewardWeights(pm=0, rubric=0, direct=2.0), batch_rater(judge())
+        prompts,
+        replies,
+        None,
+        None,
+        RewardWeights(pm=0, rubric=0, direct=2.0),
+        batch_rater(judge()),
     )
     assert table == {"direct": [-2.0, 2.0, pytest.approx(-2 / 3), None, None]}
-    assert reward_parts(prompts, replies, None, None, RewardWeights(pm=0), batch_rater(judge())) == {}
+    assert (
+        reward_parts(prompts, replies, None, None, RewardWeights(pm=0), batch_rater(judge())) == {}
+    )
 
 
 def test_the_judge_is_asked_for_single_digits() -> None:

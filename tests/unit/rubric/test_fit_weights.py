@@ -53,7 +53,9 @@ def test_a_contradiction_is_outvoted() -> None:
 def test_signs_are_kept_unless_freed() -> None:
     rows = ranked_pair("p", {"a": 0.0}, {"a": 1.0})
     assert fit_weights(rows, {"a": 2.0}, FitConfig()).weights == {"a": 0.0}
-    assert fit_weights(rows, {"a": 2.0}, FitConfig(keep_signs=False)).weights == pytest.approx({"a": -1.0})
+    assert fit_weights(rows, {"a": 2.0}, FitConfig(keep_signs=False)).weights == pytest.approx(
+        {"a": -1.0}
+    )
     assert fit_weights(rows, {"a": 0.0}, FitConfig()).weights == pytest.approx({"a": -1.0})
 
 
@@ -70,7 +72,9 @@ def test_a_reward_that_already_wins_needs_no_rubric() -> None:
     assert fit_weights(
         ranked_pair("p", {"a": 1.0}, {"a": 0.0}, 3.0, 1.0), {"a": 1.0}, FitConfig()
     ).weights == pytest.approx({"a": 0.0})
-    fitted = fit_weights(ranked_pair("p", {"a": 1.0}, {"a": 0.0}, 1.0, 3.0), {"a": 1.0}, FitConfig())
+    fitted = fit_weights(
+        ranked_pair("p", {"a": 1.0}, {"a": 0.0}, 1.0, 3.0), {"a": 1.0}, FitConfig()
+    )
     assert fitted.weights == pytest.approx({"a": 3.0})
     assert fitted.scale == 1.0
 
@@ -146,9 +150,13 @@ def test_only_replies_of_one_prompt_are_compared_and_ties_are_not() -> None:
 
 def test_nothing_to_learn_from() -> None:
     with pytest.raises(JobError, match="nothing to learn from"):
-        fit_weights([Ranked("p", 0, {"a": 1.0}), Ranked("q", 1, {"a": 0.0})], {"a": 1.0}, FitConfig())
+        fit_weights(
+            [Ranked("p", 0, {"a": 1.0}), Ranked("q", 1, {"a": 0.0})], {"a": 1.0}, FitConfig()
+        )
     with pytest.raises(JobError, match="1 of 2 replies have no reward"):
-        fit_weights([Ranked("p", 0, {"a": 1.0}, 1.0), Ranked("p", 1, {"a": 0.0})], {"a": 1.0}, FitConfig())
+        fit_weights(
+            [Ranked("p", 0, {"a": 1.0}, 1.0), Ranked("p", 1, {"a": 0.0})], {"a": 1.0}, FitConfig()
+        )
 
 
 def test_errors_by_hand() -> None:

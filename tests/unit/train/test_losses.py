@@ -1,4 +1,6 @@
-"""PPO's formulas: golden values worked out by hand in each docstring, then properties that hold whatever the numbers."""
+"""PPO's formulas: golden values worked out by hand in each docstring, then properties that hold
+whatever the numbers.
+"""
 
 from __future__ import annotations
 
@@ -41,20 +43,32 @@ def close(got: Tensor, want: Tensor, atol: float = 1e-12) -> None:
 
 
 def test_gae_three_steps() -> None:
-    """r = (0, 0, 1), V = 1/2, gamma = 1, lam = .95: delta = (0, 0, .5); A2 = .5, A1 = .95*.5 = .475, A0 = .95*.475 = .45125."""
-    got = gae(t(0, 0, 1)[None], t(0.5, 0.5, 0.5)[None], torch.ones(1, 3, dtype=torch.bool), gamma=1.0, lam=0.95)
+    """r = (0, 0, 1), V = 1/2, gamma = 1, lam = .95: delta = (0, 0, .5); A2 = .5, A1 = .95*.5 =
+    .475, A0 = .95*.475 = .45125.
+    """
+    got = gae(
+        t(0, 0, 1)[None],
+        t(0.5, 0.5, 0.5)[None],
+        torch.ones(1, 3, dtype=torch.bool),
+        gamma=1.0,
+        lam=0.95,
+    )
     close(got, t(0.45125, 0.475, 0.5)[None])
 
 
 def test_gae_with_padding_and_discount() -> None:
-    """r = (1, 2), V = (1, 3), gamma = lam = 1/2: A1 = 2-3 = -1; A0 = 1 + .5*3 - 1 + .25*(-1) = 1.25. Pads count for nothing."""
+    """r = (1, 2), V = (1, 3), gamma = lam = 1/2: A1 = 2-3 = -1; A0 = 1 + .5*3 - 1 + .25*(-1) =
+    1.25. Pads count for nothing.
+    """
     mask = torch.tensor([[True, True, False]])
     got = gae(t(1, 2, 700)[None], t(1, 3, 90)[None], mask, gamma=0.5, lam=0.5)
     close(got, t(1.25, -1, 0)[None])
 
 
 def test_token_rewards_puts_the_score_on_the_last_real_token() -> None:
-    """beta = .1, k1 = (.5, -1 | 6): -.05 and .1 for the KL; scores 2 and -1 go to places 1 and 0; padding gets nothing."""
+    """beta = .1, k1 = (.5, -1 | 6): -.05 and .1 for the KL; scores 2 and -1 go to places 1 and 0;
+    padding gets nothing.
+    """
     logp = torch.stack([t(-1, -2, -3), t(-1, -7, -7)])
     ref = torch.stack([t(-1.5, -1, -9), t(-3, -7.5, -1)])
     mask = torch.tensor([[True, True, False], [True, False, False]])
@@ -63,9 +77,11 @@ def test_token_rewards_puts_the_score_on_the_last_real_token() -> None:
 
 
 def test_policy_loss_clipped_and_not() -> None:
-    """Ratios (2, 2, 1/2, 1/2), advantages (1, -1, 1, -1), clip .2: the pessimistic terms are (1.2, -2, .5, -.8).
+    """Ratios (2, 2, 1/2, 1/2), advantages (1, -1, 1, -1), clip .2: the pessimistic terms are (1.2,
+    -2, .5, -.8).
 
-    Their mean is -1.1/4, negated .275. A clipped term has no gradient; the others have -ratio * advantage / 4.
+    Their mean is -1.1/4, negated .275. A clipped term has no gradient; the others have -ratio *
+    advantage / 4.
     """
     logp = t(math.log(2), math.log(2), -math.log(2), -math.log(2)).requires_grad_()
     loss = policy_loss(logp, t(0, 0, 0, 0), t(1, -1, 1, -1), 0.2)
@@ -75,7 +91,8 @@ def test_policy_loss_clipped_and_not() -> None:
 
 
 def test_value_loss_is_pessimistic() -> None:
-    """clip .2. V 0 -> 1, return 2: plain 1, clipped (.2-2)^2 = 3.24. V 2 -> 1, return 2: plain 1, clipped (1.8-2)^2 = .04.
+    """clip .2. V 0 -> 1, return 2: plain 1, clipped (.2-2)^2 = 3.24. V 2 -> 1, return 2: plain 1,
+    clipped (1.8-2)^2 = .04.
 
     Half the mean of (3.24, 1) is 1.06.
     """
@@ -88,9 +105,13 @@ def test_fixed_controller_stays() -> None:
     assert fixed.after(1e9, 10_000) is fixed
 
 
-@pytest.mark.parametrize(("kl", "beta"), [(5.5, 0.101), (5.0, 0.1), (50.0, 0.102), (0.0, 0.098), (-3.0, 0.098)])
+@pytest.mark.parametrize(
+    ("kl", "beta"), [(5.5, 0.101), (5.0, 0.1), (50.0, 0.102), (0.0, 0.098), (-3.0, 0.098)]
+)
 def test_adaptive_controller(kl: float, beta: float) -> None:
-    """beta = .1, target 5, 100 of 1000 episodes: .1 * (1 + .1 * error); the error of 5.5 is .1; further off it is cut to .2."""
+    """beta = .1, target 5, 100 of 1000 episodes: .1 * (1 + .1 * error); the error of 5.5 is .1;
+    further off it is cut to .2.
+    """
     after = KLController(0.1, 5.0, 1000).after(kl, 100)
     assert after.beta == pytest.approx(beta, abs=1e-15)
     assert (after.target, after.horizon) == (5.0, 1000)
@@ -103,9 +124,11 @@ def test_adaptive_controller_wants_positive_numbers(target: float, horizon: int)
 
 
 def test_kl_estimators_on_two_symbols() -> None:
-    """pi = (.8, .2), ref = (.5, .5): k1 = (ln 1.6, ln .4), k3 = (.625 - 1 + ln 1.6, 2.5 - 1 + ln .4).
+    """pi = (.8, .2), ref = (.5, .5): k1 = (ln 1.6, ln .4), k3 = (.625 - 1 + ln 1.6, 2.5 - 1 + ln
+    .4).
 
-    The expectation of both over pi is the true KL: .8 ln 1.6 + .2 ln .4, as E[1/ratio] = .8*.625 + .2*2.5 = 1.
+    The expectation of both over pi is the true KL: .8 ln 1.6 + .2 ln .4, as E[1/ratio] = .8*.625 +
+    .2*2.5 = 1.
     """
     pi, ref = t(0.8, 0.2), t(0.5, 0.5)
     close(k1(pi.log(), ref.log()), t(math.log(1.6), math.log(0.4)))
@@ -121,7 +144,8 @@ def test_kl_estimators_on_two_symbols() -> None:
         (0.0, 0.5, math.log(2)),  # both terms are log sigma(0) = -ln 2
         (0.0, 0.7, math.log(2)),  # ... whatever their weights
         (2.0, 1.0, math.log(1 + math.exp(-2))),  # -log sigma(2)
-        (2.0, 0.7, math.log(1 + math.exp(-2)) + 0.6),  # log sigma(-2) = log sigma(2) - 2, with weight .3
+        # log sigma(-2) = log sigma(2) - 2, with weight .3
+        (2.0, 0.7, math.log(1 + math.exp(-2)) + 0.6),
     ],
 )
 def test_soft_bradley_terry(margin: float, p: float, want: float) -> None:
@@ -130,7 +154,9 @@ def test_soft_bradley_terry(margin: float, p: float, want: float) -> None:
 
 
 def test_soft_bradley_terry_is_least_at_the_label() -> None:
-    """d/dm = sigma(m) - p: zero at m = ln(p / (1-p)), and at equal scores for p = 1/2; -.2/2 and .3/2 at m = 0 otherwise."""
+    """d/dm = sigma(m) - p: zero at m = ln(p / (1-p)), and at equal scores for p = 1/2; -.2/2 and
+    .3/2 at m = 0 otherwise.
+    """
     first = t(0, math.log(0.7 / 0.3)).requires_grad_()
     (gradient,) = torch.autograd.grad(soft_bradley_terry(first, t(0, 0), t(0.5, 0.7)), first)
     close(gradient, t(0, 0))
@@ -140,23 +166,33 @@ def test_soft_bradley_terry_is_least_at_the_label() -> None:
 
 
 def test_entropy() -> None:
-    """Four equal logits: ln 4. (.8, .2), shifted by any constant: -.8 ln .8 - .2 ln .2. A sure thing: 0."""
+    """Four equal logits: ln 4. (.8, .2), shifted by any constant: -.8 ln .8 - .2 ln .2. A sure
+    thing: 0.
+    """
     close(entropy(t(3, 3, 3, 3)[None]), t(math.log(4)))
     close(entropy(t(0.8, 0.2).log()[None] + 17), t(-0.8 * math.log(0.8) - 0.2 * math.log(0.2)))
     close(entropy(t(0, -900)[None]), t(0))
 
 
 def test_centre() -> None:
-    """Groups by rows: (1, 3 | 5) and (2, masked | 0): means (1 + 3 + 5) / 3 = 3 and (2 + 0) / 2 = 1; masked places become 0."""
+    """Groups by rows: (1, 3 | 5) and (2, masked | 0): means (1 + 3 + 5) / 3 = 3 and (2 + 0) / 2 =
+    1; masked places become 0.
+    """
     x = torch.stack([t(1, 3), t(2, 99), t(5, 99), t(0, 99)])
     mask = torch.tensor([[True, True], [True, False], [True, False], [True, False]])
     want = torch.stack([t(-2, 0), t(1, 0), t(2, 0), t(-1, 0)])
     close(center_by_group(x, mask, torch.tensor([0, 1, 0, 1])), want, atol=1e-7)
-    close(center_by_group(x, mask, torch.zeros(4, dtype=torch.long))[mask], x[mask] - x[mask].mean(), atol=1e-6)
+    close(
+        center_by_group(x, mask, torch.zeros(4, dtype=torch.long))[mask],
+        x[mask] - x[mask].mean(),
+        atol=1e-6,
+    )
 
 
 def test_standardise_and_rescale() -> None:
-    """Of (1, 3) the mean is 2 and the variance 1: (-1, 1). Of (2, 6), variance 4: (1, 3). The third number is masked out."""
+    """Of (1, 3) the mean is 2 and the variance 1: (-1, 1). Of (2, 6), variance 4: (1, 3). The third
+    number is masked out.
+    """
     mask = torch.tensor([[True, True, False]])
     close(whiten(t(1, 3, 99)[None], mask)[mask], t(-1, 1), atol=1e-7)
     close(scale_by_std(t(2, 6, 99)[None], mask)[mask], t(1, 3), atol=1e-7)
@@ -165,7 +201,10 @@ def test_standardise_and_rescale() -> None:
 
 def test_an_empty_mask_is_seen() -> None:
     assert torch.isnan(masked_mean(t(1, 2), torch.tensor([False, False])))
-    close(masked_mean(t(1, 2, 9), torch.tensor([True, True, False])), torch.tensor(1.5, dtype=torch.float64))
+    close(
+        masked_mean(t(1, 2, 9), torch.tensor([True, True, False])),
+        torch.tensor(1.5, dtype=torch.float64),
+    )
 
 
 # ---- whatever the numbers ----
@@ -182,7 +221,9 @@ def batch(seed: int, B: int = 4, T: int = 6) -> tuple[Tensor, Tensor, Tensor, li
 @given(SEEDS, st.floats(0, 1), st.floats(0, 1))
 @settings(max_examples=40, deadline=None)
 def test_gae_is_its_definition(seed: int, gamma: float, lam: float) -> None:
-    """A_t = sum over k >= t of (gamma lam)^(k-t) * (r_k + gamma V_(k+1) - V_k), written out as two loops."""
+    """A_t = sum over k >= t of (gamma lam)^(k-t) * (r_k + gamma V_(k+1) - V_k), written out as two
+    loops.
+    """
     rewards, values, mask, lengths = batch(seed)
     got = gae(rewards, values, mask, gamma=gamma, lam=lam)
     for i, n in enumerate(lengths):
@@ -190,14 +231,18 @@ def test_gae_is_its_definition(seed: int, gamma: float, lam: float) -> None:
             want = 0.0
             for k in range(place, n):
                 following = float(values[i, k + 1]) if k + 1 < n else 0.0
-                want += (gamma * lam) ** (k - place) * (float(rewards[i, k]) + gamma * following - float(values[i, k]))
+                want += (gamma * lam) ** (k - place) * (
+                    float(rewards[i, k]) + gamma * following - float(values[i, k])
+                )
             assert float(got[i, place]) == pytest.approx(want, abs=1e-10)
 
 
 @given(SEEDS)
 @settings(max_examples=30, deadline=None)
 def test_padding_has_no_say(seed: int) -> None:
-    """Other numbers behind the mask, and two more columns of them, change no advantage and no reward of a real token."""
+    """Other numbers behind the mask, and two more columns of them, change no advantage and no
+    reward of a real token.
+    """
     rewards, values, mask, _ = batch(seed)
     junk = torch.where(mask, 0.0, 1e3)
     wide = torch.nn.functional.pad(mask, (0, 2))
@@ -232,8 +277,13 @@ def test_order_of_a_batch_has_no_say(seed: int, order: list[int]) -> None:
     adv, old = rewards[mask], values[mask]
     shuffled = torch.randperm(len(adv), generator=torch.Generator().manual_seed(seed))
     new = old + 0.3 * adv
-    close(policy_loss(new[shuffled], old[shuffled], adv[shuffled], 0.2), policy_loss(new, old, adv, 0.2))
-    close(value_loss(new[shuffled], old[shuffled], adv[shuffled], 0.2), value_loss(new, old, adv, 0.2))
+    close(
+        policy_loss(new[shuffled], old[shuffled], adv[shuffled], 0.2),
+        policy_loss(new, old, adv, 0.2),
+    )
+    close(
+        value_loss(new[shuffled], old[shuffled], adv[shuffled], 0.2), value_loss(new, old, adv, 0.2)
+    )
 
 
 @given(SEEDS)
@@ -250,7 +300,9 @@ def test_k3_is_never_negative_and_both_expectations_are_the_kl(seed: int) -> Non
 @given(SEEDS)
 @settings(max_examples=30, deadline=None)
 def test_standardised_numbers_have_mean_0_and_variance_1(seed: int) -> None:
-    """At least two different numbers; the 1e-8 under the root moves the variance by no more than that over the variance."""
+    """At least two different numbers; the 1e-8 under the root moves the variance by no more than
+    that over the variance.
+    """
     rewards, _, mask, _ = batch(seed, B=6)
     white = whiten(rewards, mask)[mask]
     assert float(white.mean()) == pytest.approx(0, abs=1e-9)
@@ -261,7 +313,9 @@ def test_standardised_numbers_have_mean_0_and_variance_1(seed: int) -> None:
 
 
 def test_a_ratio_that_overflows_has_a_gradient() -> None:
-    """e^99 is no float32. Where it is clipped its gradient is 0, and not 0 * inf; the other token's, of ratio 1, is -1/2."""
+    """e^99 is no float32. Where it is clipped its gradient is 0, and not 0 * inf; the other
+    token's, of ratio 1, is -1/2.
+    """
     logp_N = torch.tensor([-1.0, -1.0], requires_grad=True)
     policy_loss(logp_N, torch.tensor([-100.0, -1.0]), torch.ones(2), 0.2).backward()  # type: ignore[no-untyped-call]
     assert logp_N.grad is not None

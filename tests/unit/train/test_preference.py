@@ -289,7 +289,9 @@ def test_blocks_that_do_not_learn_are_computed_once_and_change_nothing(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With and without the cache of frozen blocks: fewer forward passes, the same head."""
-    config = RewardConfig(lora_rank=4, num_trainable_layers=1, epochs=3, batch_size=4, learning_rate=1e-2)
+    config = RewardConfig(
+        lora_rank=4, num_trainable_layers=1, epochs=3, batch_size=4, learning_rate=1e-2
+    )
     heads = []
     for max_bytes in (1 << 30, 0):
         monkeypatch.setattr("cai.train.preference.MAX_CACHE_BYTES", max_bytes)

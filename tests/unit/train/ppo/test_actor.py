@@ -1,4 +1,6 @@
-"""Who learns: adapters or every weight, in one process or two, whole or spread; always the same update."""
+"""Who learns: adapters or every weight, in one process or two, whole or spread; always the same
+update.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ def test_every_weight_learns_and_the_reference_keeps_every_bit(
 
 
 def test_policy_and_critic_are_one_module(tiny_model: Path) -> None:
-    """An optimiser or a wrapper that takes the module has all that learns, and not the reference."""
+    """An optimizer that takes the module has all that learns, and not the reference."""
     actor = full(tiny_model)
     assert {id(p) for p in actor.module.parameters()} == {
         id(p) for p in [*actor.trainable_parameters(), *actor.critic.parameters()]
@@ -99,7 +101,9 @@ def test_full_fine_tuning_is_gone_on_with_bit_for_bit(tiny_model: Path, tmp_path
 def test_the_critic_may_begin_as_the_preference_model(
     tiny_model: Path, tmp_path: Path, whole: bool
 ) -> None:
-    """The value before each token is the preference model's score of what was said so far; from there the head learns."""
+    """The value before each token is the preference model's score of what was said so far; from
+    there the head learns.
+    """
     base = with_adapter(load_model(str(tiny_model)), ADAPTER if whole else POLICY, 4)
     judge = PreferenceModel(base, load_renderer(tiny_model), rank=4)
     with torch.no_grad():
@@ -128,7 +132,9 @@ def test_the_critic_may_begin_as_the_preference_model(
 
 
 def test_the_critic_tells_kinds_of_prompts_apart(tiny_model: Path) -> None:
-    """The same words are worth 1 to one kind and -1 to another, which no head on states alone can say."""
+    """The same words are worth 1 to one kind and -1 to another, which no head on states alone can
+    say.
+    """
     actor = LoraActor(with_adapter(load_model(str(tiny_model)), POLICY, 4))
     kinds: list[Kind] = ["benign", "disallowed"]
     made = [
@@ -145,7 +151,9 @@ def test_the_critic_tells_kinds_of_prompts_apart(tiny_model: Path) -> None:
 
 
 def test_checkpoints_may_be_rare(tiny_model: Path, tmp_path: Path) -> None:
-    """Every second of three updates, and the last: killed in the third, the run goes on from the second, bit for bit."""
+    """Every second of three updates, and the last: killed in the third, the run goes on from the
+    second, bit for bit.
+    """
     config = with_settings(CONFIG, num_updates=3, save_every=2)
     whole, again = full(tiny_model), full(tiny_model)
     history = trained(whole, tiny_model, tmp_path / "whole", config)
@@ -198,10 +206,11 @@ def pairwise(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_two_processes_make_the_update_of_one(
     pairwise: Path, tiny_model: Path, tmp_path: Path, way: str
 ) -> None:
-    """Same prompts, draws, minibatches, whitening, centring, KL, controller, ptx, clipping, steps: weights to float tolerance.
+    """Same prompts, draws, minibatches, whitening, centring, KL, controller, ptx, clipping, steps:
+    weights to float tolerance.
 
-    Five minibatches of two replies, some of whose rewards nobody knows: a process may have no part of one. The pair whose weights
-    are spread was stopped after an update, and went on.
+    Five minibatches of two replies, some of whose rewards nobody knows: a process may have no part
+    of one. The pair whose weights are spread was stopped after an update, and went on.
     """
     ranks.one(way, tiny_model, tmp_path / "one")
     alone, pair = (

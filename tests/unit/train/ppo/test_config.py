@@ -30,7 +30,9 @@ ROLLOUTS = [Rollout(Prompt(chat=chat_of(("user", "hi"))), [1], [2, 3], "x", True
 
 
 def test_a_reward_may_be_a_coroutine_function() -> None:
-    """Three questions at once to a server that cannot answer the second: that rollout is unknown, the others are not."""
+    """Three questions at once to a server that cannot answer the second: that rollout is unknown,
+    the others are not.
+    """
     under_way: list[int] = []
 
     async def ask(i: int) -> float | None:
@@ -109,8 +111,8 @@ def test_a_missing_package_is_named(
 
 
 def test_instructgpt_by_name() -> None:
-    """arXiv:2203.02155: 256,000 episodes, 512 an update, 64 a step, one epoch, beta 0.02, gamma 27.8,
-    EMA 0.992, T = 1, eight texts an episode, ten updates of warm-up."""
+    """arXiv:2203.02155: 256,000 episodes, 512 an update, 64 a step, one epoch, beta 0.02, gamma
+    27.8, EMA 0.992, T = 1, eight texts an episode, ten updates of warm-up."""
     config = PPOConfig.model_validate({"preset": "instructgpt"})
     rollout, steps = config.rollout, config.optimization
     assert config.num_updates * rollout.episodes == 256_000

@@ -1,4 +1,6 @@
-"""The PPO loop on the tiny model: what learns and what must not, how often, what is left out, and kills."""
+"""The PPO loop on the tiny model: what learns and what must not, how often, what is left out, and
+kills.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,11 @@ from cai.train.ppo.trainer import PPOTrainer
 
 
 def test_the_first_minibatch_sees_the_policy_that_sampled(tiny_model: Path, tmp_path: Path) -> None:
-    """Ratio 1 at the first minibatch of every update, not just of the first; later minibatches have moved away from it.
+    """Ratio 1 at the first minibatch of every update, not just of the first; later minibatches have
+    moved away from it.
 
-    Replies are read one by one: of a minibatch of two, the first is read once, and the second twice.
+    Replies are read one by one: of a minibatch of two, the first is read once, and the second
+    twice.
     """
     config = with_settings(CONFIG, num_updates=3, learning_rate=1e-2, micro_batch_size=1)
     history = run(fresh(tiny_model, config), tmp_path)
@@ -55,7 +59,9 @@ def test_the_first_minibatch_sees_the_policy_that_sampled(tiny_model: Path, tmp_
 
 @pytest.mark.parametrize("copied", [False, True])
 def test_the_sampler_draws_from_the_policy(tiny_model: Path, tmp_path: Path, copied: bool) -> None:
-    """While an update is scored, what has just sampled, merged or not, gives replies the adapter's log-probabilities."""
+    """While an update is scored, what has just sampled, merged or not, gives replies the adapter's
+    log-probabilities.
+    """
     config = with_settings(CONFIG, learning_rate=1e-2)
     torch.manual_seed(0)
     base = with_adapter(load_model(str(tiny_model)), POLICY, config.lora_rank)
@@ -96,7 +102,9 @@ def test_optimiser_steps(tiny_model: Path, tmp_path: Path, epochs: int, minibatc
 
 
 def test_only_the_policy_and_the_critic_learn(tiny_model: Path, tmp_path: Path) -> None:
-    """The base and another adapter on it keep every bit; so does the reference's reading of a fixed reply."""
+    """The base and another adapter on it keep every bit; so does the reference's reading of a fixed
+    reply.
+    """
     trainer, renderer = fresh(tiny_model), load_renderer(tiny_model)
     actor = trainer.actor
     add_adapter(actor.module.model, "reward", 2)
@@ -132,7 +140,9 @@ def test_kl_starts_at_nothing(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_gradients_are_clipped(tiny_model: Path, tmp_path: Path) -> None:
-    """The norm that the optimiser meets is at most max_grad_norm, policy and critic apart; the one reported is from before."""
+    """The norm that the optimiser meets is at most max_grad_norm, policy and critic apart; the one
+    reported is from before.
+    """
     config = with_settings(CONFIG, max_grad_norm=1e-3)
     trainer, met = fresh(tiny_model, config), []
 
@@ -157,7 +167,9 @@ def test_gradients_are_clipped(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_totals(tiny_model: Path) -> None:
-    """Parts are summed; a rollout with an unknown part is left out; a reply that did not end itself pays .25."""
+    """Parts are summed; a rollout with an unknown part is left out; a reply that did not end itself
+    pays .25.
+    """
     renderer = load_renderer(tiny_model)
     rollouts = [
         reply([5, renderer.eos_token_id], renderer),
@@ -174,8 +186,9 @@ def test_totals(tiny_model: Path) -> None:
 
 
 def test_a_kind_of_prompt_is_measured_by_itself(tiny_model: Path) -> None:
-    """Every reply to one kind earns 1 and every reply to the other 5: with `centre` nothing is better than it had to be, while
-    otherwise the first kind is pushed away from all that it does."""
+    """Every reply to one kind earns 1 and every reply to the other 5: with `centre` nothing is
+    better than it had to be, while otherwise the first kind is pushed away from all that it does.
+    """
     renderer = load_renderer(tiny_model)
     asked = [Prompt(chat=chat_of(("user", kind)), kind=kind) for kind in ("disallowed", "benign")]
     rollouts = [reply([1, 2, 3][: i + 1], renderer, asked[i % 2]) for i in range(3)]
@@ -215,7 +228,9 @@ def test_no_known_reward_at_all_is_an_error(tiny_model: Path, tmp_path: Path) ->
 
 
 def test_equal_rewards_leave_no_nan_in_the_metrics(tiny_model: Path, tmp_path: Path) -> None:
-    """One token, one reward for all: returns have no variance to explain, which is unknown (null), not NaN."""
+    """One token, one reward for all: returns have no variance to explain, which is unknown (null),
+    not NaN.
+    """
     config = with_settings(CONFIG, max_new_tokens=1, kl={"coef": 0})
     history = run(
         fresh(tiny_model, config, lambda rollouts: {"one": [1.0] * len(rollouts)}), tmp_path
@@ -236,7 +251,9 @@ def test_metrics_name_the_parts_of_the_reward(tiny_model: Path, tmp_path: Path) 
 
 
 def test_the_stop_token_counts_although_it_is_the_pad(tiny_model: Path) -> None:
-    """A literal log-softmax over the whole row, unpadded, gives the same numbers, with stop tokens inside prompt and reply."""
+    """A literal log-softmax over the whole row, unpadded, gives the same numbers, with stop tokens
+    inside prompt and reply.
+    """
     renderer = load_renderer(tiny_model)
     assert renderer.eos_token_id == renderer.pad_token_id
     asked = Prompt(chat=chat_of(("user", "a"), ("assistant", "b"), ("user", "cc")))
@@ -261,8 +278,8 @@ def test_the_stop_token_counts_although_it_is_the_pad(tiny_model: Path) -> None:
 
 
 def test_stopping_is_learnt(tiny_model: Path) -> None:
-    """Replies that stop after one byte get 1, those that go on get 0: the stop token becomes likelier. With masks from the pad
-    token's number it would not take part in the loss at all."""
+    """Replies that stop after one byte get 1, those that go on get 0: the stop token becomes
+    likelier. With masks from the pad token's number it would not take part in the loss at all."""
     config = with_settings(CONFIG, learning_rate=3e-3, num_minibatches=1, kl={"coef": 0})
     trainer, renderer = fresh(tiny_model, config), load_renderer(tiny_model)
     actor = trainer.actor
@@ -307,7 +324,9 @@ def whole(
 def test_a_killed_run_equals_an_uninterrupted_one(
     tiny_model: Path, tmp_path: Path, whole: Any, calls: int
 ) -> None:
-    """Killed while scoring; a line of metrics whose checkpoint never came, and a torn one, are left over. To the last bit."""
+    """Killed while scoring; a line of metrics whose checkpoint never came, and a torn one, are left
+    over. To the last bit.
+    """
     folder, uninterrupted, history = whole
     left = [calls]
 
@@ -337,7 +356,9 @@ def test_finished_runs_sample_nothing_more(tiny_model: Path, whole: Any) -> None
 
 
 def test_the_controller_follows_the_measured_kl(whole: Any) -> None:
-    """Each weight is the one before, moved by the KL before it: the formula is checked by hand elsewhere."""
+    """Each weight is the one before, moved by the KL before it: the formula is checked by hand
+    elsewhere.
+    """
     _, trainer, history = whole
     controller = KLController(0.1, 0.05, 20)
     for row in history:
@@ -382,7 +403,9 @@ def test_a_foreign_checkpoint_is_refused_by_name(
 
 
 def test_prompts_come_round_evenly() -> None:
-    """Seven prompts, three an update: seven updates are three whole passes, each in an order of its own."""
+    """Seven prompts, three an update: seven updates are three whole passes, each in an order of its
+    own.
+    """
     prompts = [Prompt(chat=chat_of(("user", str(i)))) for i in range(7)]
     drawn = [p.id for step in range(7) for p in sample_prompts(prompts, 3, 0, step)]
     passes = [drawn[i : i + 7] for i in (0, 7, 14)]
@@ -391,7 +414,9 @@ def test_prompts_come_round_evenly() -> None:
 
 
 def test_prompts_are_addressed_by_step() -> None:
-    """Asked for alone, in any order, or again, a step draws the same; another seed draws others; more than there are repeat."""
+    """Asked for alone, in any order, or again, a step draws the same; another seed draws others;
+    more than there are repeat.
+    """
     there = [[p.id for p in sample_prompts(PROMPTS, 3, 0, step)] for step in range(6)]
     back = [[p.id for p in sample_prompts(PROMPTS, 3, 0, step)] for step in reversed(range(6))]
     assert there == back[::-1]
@@ -400,7 +425,9 @@ def test_prompts_are_addressed_by_step() -> None:
 
 
 def test_quotas_by_largest_remainder() -> None:
-    """16 in the ratio 5:2:9 is exact; 7 in 1:1:1 is 2.33 each: the spare one goes to the first; 4 in 5:2:9 is 1.25, .5, 2.25."""
+    """16 in the ratio 5:2:9 is exact; 7 in 1:1:1 is 2.33 each: the spare one goes to the first; 4
+    in 5:2:9 is 1.25, .5, 2.25.
+    """
     assert allocate({"disallowed": 5, "sensitive": 2, "benign": 9}, 16) == {
         "disallowed": 5,
         "sensitive": 2,
@@ -436,7 +463,9 @@ def test_shares_decide_on_kinds() -> None:
 
 
 def test_a_category_may_have_a_share_of_its_own() -> None:
-    """`benign` then means the other benign prompts; a key that is no kind is refused with the run's settings."""
+    """`benign` then means the other benign prompts; a key that is no kind is refused with the run's
+    settings.
+    """
     categories = ("borderline", "plain", None)
     prompts = [
         Prompt(chat=chat_of(("user", f"{c} {i}")), kind="benign", category=c)
@@ -467,7 +496,9 @@ def test_rollouts_are_counted_in_whole_minibatches() -> None:
     [(8, [2, 2, 2, 2]), (7, [2, 2, 2, 1]), (5, [2, 2, 1]), (3, [1, 1, 1]), (1, [1])],
 )
 def test_minibatches_are_a_partition(count: int, sizes: list[int]) -> None:
-    """Four are asked for; every rollout that is left is in one of them, in an order that follows from the address alone."""
+    """Four are asked for; every rollout that is left is in one of them, in an order that follows
+    from the address alone.
+    """
     parts = partition(count, 4, rng(0, "here"))
     assert [len(part) for part in parts] == sizes
     assert sorted(place for part in parts for place in part) == list(range(count))
@@ -479,7 +510,9 @@ def test_minibatches_are_a_partition(count: int, sizes: list[int]) -> None:
 
 
 def bandit(tiny: Path, folder: Path, coef: float) -> tuple[float, float, float]:
-    """(P(arm) before, after, last KL) of one-token replies, where one token pays 1 and all others nothing."""
+    """(P(arm) before, after, last KL) of one-token replies, where one token pays 1 and all others
+    nothing.
+    """
     arm, asked = 216, Prompt(chat=chat_of(("user", "say a")))
     config = with_settings(
         CONFIG,
@@ -507,8 +540,9 @@ def bandit(tiny: Path, folder: Path, coef: float) -> tuple[float, float, float]:
 
 
 def test_a_bandit_is_learnt_and_the_penalty_holds_it_back(tiny_model: Path, tmp_path: Path) -> None:
-    """The paying token is drawn about once in sixteen at first and nearly always at the end; where a nat costs 1,
-    as much as the arm pays, the best policy has e times the odds, less than one in six, and the KL stays small."""
+    """The paying token is drawn about once in sixteen at first and nearly always at the end; where
+    a nat costs 1, as much as the arm pays, the best policy has e times the odds, less than one in
+    six, and the KL stays small."""
     before, after, far = bandit(tiny_model, tmp_path / "free", 0.0)
     assert before < 0.1
     assert after > 0.8

@@ -1,6 +1,8 @@
-"""The mistakes of TRL 1.12's PPO, one by one: ours does not make them, and a re-creation of each fails the same check.
+"""The mistakes of TRL 1.12's PPO, one by one: ours does not make them, and a re-creation of each
+fails the same check.
 
-Row 0 is a reply of three tokens, the last of which ends it; row 1 is one of two that was cut short. End and pad are one token.
+Row 0 is a reply of three tokens, the last of which ends it; row 1 is one of two that was cut short.
+End and pad are one token.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ def test_the_score_is_at_the_last_token_and_not_one_beyond() -> None:
 def test_masks_come_from_lengths_and_not_from_the_pad_token(
     trainer: PPOTrainer, tiny_model: Path
 ) -> None:
-    """ppo_trainer.py:99: with pad == eos, ends of turns inside the prompt, and the reply's own end, counted as padding."""
+    """ppo_trainer.py:99: with pad == eos, ends of turns inside the prompt, and the reply's own end,
+    counted as padding.
+    """
     made = rollouts(tiny_model, [65, 257], [66, 67, 257, 68, 69])
     assert load_renderer(tiny_model).pad_token_id == 257 in made[0].prompt_ids
     experience, _ = experience_of(trainer.actor, made, [1.0, 0.0], CONFIG)
@@ -108,7 +112,9 @@ def test_masks_come_from_lengths_and_not_from_the_pad_token(
 
 
 def test_stopping_is_told_by_the_stop_token_that_was_drawn(tiny_model: Path) -> None:
-    """ppo_trainer.py:757: the missing-stop penalty looked for eos_token_id, whatever token was to end a reply."""
+    """ppo_trainer.py:757: the missing-stop penalty looked for eos_token_id, whatever token was to
+    end a reply.
+    """
     made = rollouts(tiny_model, [3, 257], [257, 4])
     table: dict[str, list[float | None]] = {"r": [1.0, 1.0]}
     assert sum_rewards(add_missing_eos_penalty(table, made, 0.25))[1] == [1.0, 0.75]
@@ -117,7 +123,9 @@ def test_stopping_is_told_by_the_stop_token_that_was_drawn(tiny_model: Path) -> 
 def test_metrics_are_means_over_tokens_and_not_over_padding(
     trainer: PPOTrainer, tiny_model: Path
 ) -> None:
-    """ppo_trainer.py:857-867. `neg_logp` is minus the mean log-probability of five drawn tokens, not of six places."""
+    """ppo_trainer.py:857-867. `neg_logp` is minus the mean log-probability of five drawn tokens,
+    not of six places.
+    """
     made = rollouts(tiny_model, [3, 4, 257], [5, 6])
     experience, first_forward = experience_of(trainer.actor, made, [1.0, 0.0], CONFIG)
     metrics = trainer.optimize(experience, first_forward)
@@ -128,7 +136,9 @@ def test_metrics_are_means_over_tokens_and_not_over_padding(
 
 
 def test_whitening_is_over_the_whole_batch() -> None:
-    """ppo_trainer.py:797 standardised each process's own; two processes are compared with one in test_actor.py."""
+    """ppo_trainer.py:797 standardised each process's own; two processes are compared with one in
+    test_actor.py.
+    """
     x = torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 0.0]])
     together = losses.whiten(x, MASK)
     apart = torch.cat([losses.whiten(x[i : i + 1], MASK[i : i + 1]) for i in range(2)])
