@@ -21,7 +21,14 @@ from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of
-from cai.train.distributed import barrier, full_tensor, process_group, rank, world_size
+from cai.train.distributed import (
+    barrier,
+    exit_process,
+    full_tensor,
+    process_group,
+    rank,
+    world_size,
+)
 from cai.train.ppo.actor import POLICY, FullActor, LoraActor
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.rollout import RewardTable, Rollout
@@ -115,3 +122,4 @@ if __name__ == "__main__":
     with process_group():
         for name in WAYS:
             one(name, Path(sys.argv[1]), Path(sys.argv[2]) / name)
+    exit_process(0)

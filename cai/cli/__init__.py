@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 findings, or a job that failed; 2 wrong usage or unreadabl
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -77,7 +78,12 @@ def main(arguments: list[str] | None = None) -> Any:
     if code == EXIT_INTERRUPTED:
         signal_number = received[0] if received else signal.SIGINT
         _exit_with_error(INTERRUPTED, 128 + signal_number)
-    sys.exit(code if isinstance(code, int) else 0)
+    exit_code = code if isinstance(code, int) else 0
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from cai.train.distributed import exit_process
+
+        exit_process(exit_code)
+    sys.exit(exit_code)
 
 
 @contextmanager

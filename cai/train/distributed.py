@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,17 @@ def process_group() -> Iterator[None]:
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def exit_process(code: int) -> NoReturn:
+    """End this process without the interpreter's shutdown.
+
+    The threads of torch's process groups may abort a process whose work is finished, while its
+    libraries are torn down; torchrun would then report a failure.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextlib.contextmanager
