@@ -25,6 +25,7 @@ from cai.cli import (
     fit_text,
     grades,
     logs,
+    projects,
     prompts,
     redteam,
     runs,
@@ -43,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for module in (
+    projects,
     constitutions,
     prompts,
     redteam,

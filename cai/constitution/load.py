@@ -18,9 +18,8 @@ from cai.constitution.schema import Constitution, Examples, Principle, Rubric
 from cai.constitution.validation_errors import dotted, shorten, suggestion
 from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.errors import ConfigError, blame
+from cai.shipped import CONSTITUTIONS as SHIPPED
 
-SHIPPED = Path(__file__).parents[2] / "constitutions"
-"""The constitutions that come with a checkout of the project."""
 MAX_CHAIN = 20
 """Longest chain of files that extend each other."""
 MAX_TEXT_MODEL = 8 << 20
@@ -127,7 +126,7 @@ def _read_base(
     source: Source, index: int, entry: str, chain: tuple[Path, ...], state: _LoadState
 ) -> _File | None:
     """The file of one entry of `extends`, read once however often it is named."""
-    path = source.path.parent / entry
+    path = _base_path(source.path.parent, entry)
     if mistake := _chain_mistake(path, chain):
         key = ("extends", index)
         state.mistakes.append(f"{source.at(key)}: {dotted(key)}: {mistake}")
@@ -136,6 +135,16 @@ def _read_base(
     if real_path not in state.files:
         state.files[real_path] = _read(path, chain, state)
     return state.files[real_path]
+
+
+def _base_path(folder: Path, entry: str) -> Path:
+    """A file relative to `folder`; where there is none, the shipped constitution of that name."""
+    path = folder / entry
+    if not path.exists() and "/" not in entry:
+        for file in sorted(SHIPPED.glob("*.yaml")):
+            if entry in (file.name, file.stem):
+                return file
+    return path
 
 
 def _chain_mistake(path: Path, chain: tuple[Path, ...]) -> str | None:

@@ -25,6 +25,7 @@ from cai.lm.http import HttpConfig
 from cai.pipeline.renamed_keys import refuse_renamed
 from cai.records import FrozenModel
 from cai.reward.composite import RewardWeights
+from cai.shipped import QUICKSTART
 from cai.store import atomic_write
 from cai.train.ppo.config import PPOConfig
 from cai.train.preference import RewardConfig
@@ -126,8 +127,10 @@ def _saved_run(folder: Path, overrides: Sequence[str]) -> ResolvedRun:
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
-    """Read a run's YAML and apply `key.path=value` overrides (values are YAML); or a run's folder,
-    with its settings.
+    """Read a run's YAML and apply `key.path=value` overrides (values are YAML).
+
+    Args:
+        path: the YAML; or a run's folder, with its settings; or `quickstart`, which ships with cai.
 
     Raises:
         ConfigError: every mistake with file, line and the nearest valid key; an override that does
@@ -136,6 +139,8 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
     """
     if path.is_dir():
         return _saved_run(path, overrides)
+    if str(path) == QUICKSTART.stem and not path.exists():
+        path = QUICKSTART
     source = override(read_yaml(path), overrides)
     refuse_renamed(source)
     run = parse(source, Run)
