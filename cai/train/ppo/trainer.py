@@ -33,6 +33,7 @@ from cai.train.distributed import (
     rank,
     shard,
 )
+from cai.train.ppo import steps
 from cai.train.ppo.actor import Actor
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.experience import (
@@ -61,14 +62,6 @@ from cai.train.ppo.rollout import (
     response_logprobs,
     rollout_requests,
     sample_rollouts,
-)
-from cai.train.ppo.steps import (
-    backward,
-    clipped_step,
-    lr_warmup,
-    micro_batch_gradients,
-    refuse_broken,
-    update_average,
 )
 from cai.train.signals import deferred_signals
 from cai.train.tracking import Track, no_tracker
@@ -189,7 +182,7 @@ class PPOTrainer:
         scored = self.judge(rollouts, batch)
         metrics = self.optimize(*self.assign_credit(scored, update), texts)
         metrics |= reward_metrics(scored) | {"kl_coef": self.kl_controller.beta, "update": update}
-        refuse_broken(metrics)
+        steps.refuse_broken(metrics)
         self.kl_controller = self.kl_controller.after(metrics["kl"], len(scored.known))
         return metrics
 
@@ -207,30 +200,30 @@ class PPOTrainer:
         Raises:
             TrainError: no rollout has a known reward, or a part of the table is not as it must be.
         """
-        penalty = self.config.rollout.missing_eos_penalty
-        table = add_missing_eos_penalty(
-            compute_rewards(self.reward_fn, rollouts), rollouts, penalty
-        )
-        rollouts, table = gather_rollouts(
-            rollouts, table, prompts, self.renderer, self.config.rollout
-        )
+        config = self.config.rollout
+        table = compute_rewards(self.reward_fn, rollouts)
+        table = add_missing_eos_penalty(table, rollouts, config.missing_eos_penalty)
+        rollouts, table = gather_rollouts(rollouts, table, prompts, self.renderer, config)
         return ScoredRollouts(rollouts, table, *sum_rewards(table))
 
     def assign_credit(self, scored: ScoredRollouts, update: int) -> tuple[Experience, Tensor]:
         """Experience of the rollouts with known rewards, and the first micro-batch's
         log-probabilities with their graph.
         """
-        rollouts = scored.known_rollouts
+        rollouts, config = scored.known_rollouts, self.config
         stream = rng(self.seed, "ppo", "minibatch", update)
-        parts = partition(len(rollouts), self.config.optimization.num_minibatches, stream)
-        minibatches = split_minibatches(rollouts, parts, self.actor, self.config)
-        temperature = self.config.rollout.temperature
+        parts = partition(len(rollouts), config.optimization.num_minibatches, stream)
+        minibatches = split_minibatches(rollouts, parts, self.actor, config)
+        train_policy = self._trains_policy(update)
         outputs = run_models(
-            self.actor, rollouts, minibatches, temperature, train_policy=self._trains_policy(update)
+            self.actor,
+            rollouts,
+            minibatches,
+            config.rollout.temperature,
+            train_policy=train_policy,
         )
-        experience = make_experience(
-            scored, minibatches, outputs, self.config.advantage, self.kl_controller.beta
-        )
+        kl_coef = self.kl_controller.beta
+        experience = make_experience(scored, minibatches, outputs, config.advantage, kl_coef)
         return replace(experience, update=update), outputs.first_forward
 
     def optimize(
@@ -239,8 +232,7 @@ class PPOTrainer:
         first_forward: Tensor | None = None,
         texts: Sequence[Text] = (),
     ) -> Metrics:
-        """Clipped policy and value steps on an update's experience; metrics are means over
-        minibatches.
+        """Clipped policy and value steps; metrics are means over minibatches.
 
         Args:
             first_forward: the first micro-batch's log-probabilities with their graph; None: they
@@ -248,21 +240,21 @@ class PPOTrainer:
         """
         config, update = self.config.optimization, experience.update
         planned = config.num_ppo_epochs * len(experience.minibatches)
-        steps: list[Metrics] = []
+        taken: list[Metrics] = []
         for step in range(planned):
-            self.optimizer.param_groups[0]["lr"] = config.learning_rate * self._lr_warmup(
-                update, step
-            )
+            policy_group = self.optimizer.param_groups[0]
+            policy_group["lr"] = config.learning_rate * self._lr_warmup(update, step)
             minibatch = experience.minibatches[step % len(experience.minibatches)]
             batch = sample_texts(texts, self.config.ptx, self.seed, update, step)
-            steps.append(self._minibatch(experience, minibatch, first_forward, batch))
+            taken.append(self._minibatch(experience, minibatch, first_forward, batch))
             first_forward = None
-            if self.config.kl.stop is not None and steps[-1]["approx_kl"] > self.config.kl.stop:
+            stop = self.config.kl.stop
+            if stop is not None and taken[-1]["approx_kl"] > stop:
                 break
-        means = {key: fmean(row[key] for row in steps) for key in steps[0]}
+        means = {key: fmean(row[key] for row in taken) for key in taken[0]}
         fractions = {
-            "first_ratio_error": steps[0]["ratio_error"],
-            "steps_fraction": len(steps) / planned,
+            "first_ratio_error": taken[0]["ratio_error"],
+            "steps_fraction": len(taken) / planned,
         }
         return experience.metrics | means | fractions
 
@@ -277,34 +269,31 @@ class PPOTrainer:
     ) -> Metrics:
         """Gradients of a minibatch, accumulated over its micro-batches, and the step along them."""
         self.optimizer.zero_grad()
-        train_policy = self._trains_policy(experience.update)
         sums: defaultdict[str, float] = defaultdict(float)
         ratio_error = 0.0
         for micro in minibatch.micro_batches:
-            logp_N = (
-                first_forward if first_forward is not None else self._logprobs(experience, micro)
-            )
-            metrics, error = micro_batch_gradients(
+            logp_N = first_forward
+            if logp_N is None:
+                logp_N = self._logprobs(experience, micro)
+            metrics, error = steps.micro_batch_gradients(
                 self.actor, experience, micro, logp_N, self.config.optimization.clip_range
             )
             for name, value in metrics.items():
                 sums[name] += value
             ratio_error = max(ratio_error, error)
             first_forward = None
-        if texts and train_policy:
-            for loss in ptx_losses(
-                self.actor.policy, texts, self.config.optimization.micro_batch_size
-            ):
+        if texts and self._trains_policy(experience.update):
+            size = self.config.optimization.micro_batch_size
+            for loss in ptx_losses(self.actor.policy, texts, size):
                 sums["ptx_loss"] += float(loss.detach())
-                backward(self.actor, self.config.ptx.coef * loss)
+                steps.backward(self.actor, self.config.ptx.coef * loss)
         totals = torch.tensor(list(sums.values()), dtype=torch.float64)
         all_reduce_sum([totals])
         means = dict(zip(sums, totals.tolist(), strict=True)) | {
             "ratio_error": all_reduce_max(ratio_error)
         }
-        refuse_broken(
-            means
-        )  # before the step: weights that are not finite would be saved over the last good ones
+        # before the step: weights that are not finite would be saved over the last good ones
+        steps.refuse_broken(means)
         return means | {"grad_norm": self._step()}
 
     def _logprobs(self, experience: Experience, micro: MicroBatch) -> Tensor:
@@ -315,12 +304,11 @@ class PPOTrainer:
             )
 
     def _step(self) -> float:
-        """Step along clipped gradients, and update the average; the policy's gradient norm before
-        clipping.
-        """
-        norm = clipped_step(self.actor, self.optimizer, self.config.optimization.max_grad_norm)
-        if (decay := self.config.optimization.ema_decay) is not None:
-            update_average(self.ema_weights, self.actor.trainable_parameters(), decay)
+        """Step along clipped gradients, and update the average; the norm before clipping."""
+        config = self.config.optimization
+        norm = steps.clipped_step(self.actor, self.optimizer, config.max_grad_norm)
+        if (decay := config.ema_decay) is not None:
+            steps.update_average(self.ema_weights, self.actor.trainable_parameters(), decay)
         return norm
 
     def _trains_policy(self, update: int) -> bool:
@@ -330,7 +318,7 @@ class PPOTrainer:
         config = self.config.optimization
         steps_per_update = config.num_ppo_epochs * config.num_minibatches
         policy_steps = (update - config.critic_warmup_updates) * steps_per_update + step
-        return lr_warmup(policy_steps, config.lr_warmup_steps)
+        return steps.lr_warmup(policy_steps, config.lr_warmup_steps)
 
     # ---- state ----
 
