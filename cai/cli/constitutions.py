@@ -32,7 +32,7 @@ def check(
     has_findings = False
     for name in constitutions:
         constitution = load_constitution(find_constitution(name))
-        lines = [f"{finding.where}: {finding.message}" for finding in lint(constitution)]
+        lines = [f"{finding.location}: {finding.message}" for finding in lint(constitution)]
         if constitution.rubric:
             lines += [f"rubric: {line}" for line in check_rubric(constitution.rubric)]
         for line in lines:

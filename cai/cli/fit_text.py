@@ -99,7 +99,7 @@ def _print_accuracy(name: str, model: TextModel, rows: Sequence[Labelled]) -> No
     from cai.evals.stats import estimate
     from cai.rubric.text_classifier import probability
 
-    correct = [float((probability(model, row.said) > 0.5) == row.holds) for row in rows]
+    correct = [float((probability(model, row.ngrams) > 0.5) == row.holds) for row in rows]
     prompts = [row.prompt for row in rows]
     score = estimate("fit-text.right", name, correct, prompts, proportion=True)
     print(f"held-out prompts: {estimate_text(score, '.1%')} right")

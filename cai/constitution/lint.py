@@ -43,9 +43,9 @@ _WITHOUT_TEXT = {
 
 
 class Finding(NamedTuple):
-    """`where` is a key of `digests`, followed by the field if the finding is about one field."""
+    """`location` is a key of `digests`, followed by the field if the finding is about one field."""
 
-    where: str
+    location: str
     message: str
 
 

@@ -51,7 +51,7 @@ class Labelled:
 
     prompt: str
     """Its id: replies to one prompt are all on one side of a split."""
-    said: frozenset[str]
+    ngrams: frozenset[str]
     """N-grams of the reply."""
     holds: bool
     weight: float = 1.0
@@ -133,7 +133,7 @@ def fit_text(
         )
     y = np.array([1.0 if row.holds else -1.0 for row in rows])
     row_weights = np.array([row.weight for row in rows])
-    replies = [row.said for row in rows]
+    replies = [row.ngrams for row in rows]
     reply_counts = Counter(ngram for reply in replies for ngram in reply)
     frequent = sorted(ngram for ngram, n in reply_counts.items() if n >= config.replies)
     if not frequent:

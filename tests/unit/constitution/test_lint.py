@@ -11,7 +11,7 @@ from cai.constitution import Constitution, Finding, lint, load_constitution
 
 
 def locations(constitution: Constitution) -> list[str]:
-    return [finding.where for finding in lint(constitution)]
+    return [finding.location for finding in lint(constitution)]
 
 
 def principle(name: str, **fields: object) -> dict[str, object]:
@@ -52,7 +52,7 @@ def test_a_kind_without_a_principle() -> None:
     (finding,) = lint(
         constitution_of(principle("a", applies_to=["disallowed", "benign"]), rubric=rubric)
     )
-    assert finding.where == "principles"
+    assert finding.location == "principles"
     assert "sensitive" in finding.message
     covered = constitution_of(principle("a", applies_to=["disallowed", "sensitive"]), rubric=rubric)
     assert lint(covered) == [], "benign prompts may go without"
@@ -127,7 +127,7 @@ def test_near_duplicates() -> None:
             principle("b", critique=words, revision="U!", compare=None),
         )
     )[1:]
-    assert finding.where == "principle:b"
+    assert finding.location == "principle:b"
     assert "'a' (similarity 0.95)" in finding.message
     backwards = " ".join(reversed(words.split()))
     reversed_order = principle("b", critique=backwards)
@@ -179,7 +179,7 @@ def test_control_tokens_and_long_texts() -> None:
             examples=examples,
         )
     )
-    assert [(finding.where, finding.message.split(":")[0][:17]) for finding in findings] == [
+    assert [(finding.location, finding.message.split(":")[0][:17]) for finding in findings] == [
         ("principle:a.compare", "contains '[INST]'"),
         ("principle:b.critique", "2001 characters l"),
         ("examples:compare.0.chat.0.content", "contains '<|', wh"),

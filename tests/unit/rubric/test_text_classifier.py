@@ -76,7 +76,7 @@ def test_the_fit_is_the_optimum_of_what_it_says() -> None:
     def loss(v: np.ndarray) -> float:
         total = sum(w * w for w in v[:3]) / 4
         for row in labelled:
-            known = [v[i] for i, name in enumerate(names) if name in row.said]
+            known = [v[i] for i, name in enumerate(names) if name in row.ngrams]
             z = v[3] + sum(known) / math.sqrt(len(known))
             total += math.log1p(math.exp(-z if row.holds else z))
         return total
@@ -93,7 +93,7 @@ def test_the_fit_is_the_optimum_of_what_it_says() -> None:
 
 def test_a_weight_counts_like_repetition() -> None:
     labelled = rows(("a", True), ("b", False), ("a", False))
-    heavy = [*labelled[:2], Labelled("2", labelled[2].said, False, 2.0)]
+    heavy = [*labelled[:2], Labelled("2", labelled[2].ngrams, False, 2.0)]
     assert fit_text(heavy, TextFit(replies=1), TRAINED_ON) == fit_text(
         [*labelled, labelled[2]], TextFit(replies=1), TRAINED_ON
     )
