@@ -27,7 +27,7 @@ from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt, chat_of
 from cai.train.ppo.actor import POLICY, LoraActor
 from cai.train.ppo.config import PPOConfig, PtxConfig
-from cai.train.ppo.ptx import Text, ptx_losses
+from cai.train.ppo.ptx import PtxText, ptx_losses
 from cai.train.ppo.rollout import RewardTable, Rollout
 from cai.train.ppo.trainer import PPOTrainer
 
@@ -45,7 +45,7 @@ CONFIG = PPOConfig.model_validate(
 )
 
 
-def paragraphs(renderer: Renderer) -> list[Text]:
+def paragraphs(renderer: Renderer) -> list[PtxText]:
     """(first token, the others) of each paragraph of plain words."""
     texts = []
     files = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]

@@ -15,7 +15,7 @@ from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt, chat_of
 from cai.train.ppo.actor import POLICY, Actor, LoraActor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.experience import Experience, make_experience, run_models, split_minibatches
+from cai.train.ppo.experience import Experience, forward_models, make_experience, split_minibatches
 from cai.train.ppo.reward_table import ScoredRollouts
 from cai.train.ppo.rollout import RewardTable, Rollout, batched_logprobs
 from cai.train.ppo.trainer import PPOTrainer
@@ -119,7 +119,7 @@ def experience_of(
     parts = minibatches or [list(range(len(rollouts)))]
     scored = ScoredRollouts(rollouts, {}, list(range(len(rollouts))), rewards)
     split = split_minibatches(rollouts, parts, actor, config)
-    outputs = run_models(actor, rollouts, split, config.rollout.temperature, train_policy=True)
+    outputs = forward_models(actor, rollouts, split, config.rollout.temperature, train_policy=True)
     coef = config.kl.coef if kl_coef is None else kl_coef
     experience = make_experience(scored, split, outputs, config.advantage, coef)
-    return experience, outputs.first_forward
+    return experience, outputs.first_logp_N

@@ -33,14 +33,14 @@ TORCHRUN_VARIABLES = (
     "ROLE_WORLD_SIZE",
     "GROUP_WORLD_SIZE",
 )
-"""Environment variables by which torchrun tells each process its place."""
+"""Environment variables by which torchrun tells each process its rank."""
 TIMEOUT = timedelta(days=2)
 """Of a collective: a stage that only the first process runs may take long."""
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Inside, the processes that torchrun started are connected; a single process is left alone."""
+    """Inside, torchrun's processes are connected; for a single process, no group is made."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -88,25 +88,27 @@ def world_size() -> int:
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Block until every process reaches this call."""
     if world_size() > 1:
         dist.barrier()
 
 
-def shard(items: Sequence[T], process: int | None = None) -> list[T]:
+def local_share(items: Sequence[T], process: int | None = None) -> list[T]:
     """This process's share of `items` (or that of `process`): every n-th, from its rank on."""
     return list(items[rank() if process is None else process :: world_size()])
 
 
-def micro_batches(minibatch: Sequence[int], size: int, lengths: Sequence[int]) -> list[list[int]]:
+def local_micro_batches(
+    minibatch: Sequence[int], size: int, lengths: Sequence[int]
+) -> list[list[int]]:
     """This process's share of a minibatch, `size` indices of like length at a time, in as many
     parts as any process has.
 
     A process with fewer repeats the first index, to be given no weight: every process must take
     part in every pass.
     """
-    count = max(1, -(-len(shard(minibatch, 0)) // size))
-    local = sorted(shard(minibatch), key=lambda index: lengths[index])
+    count = max(1, -(-len(local_share(minibatch, 0)) // size))
+    local = sorted(local_share(minibatch), key=lambda index: lengths[index])
     return [local[i * size : (i + 1) * size] or [minibatch[0]] for i in range(count)]
 
 

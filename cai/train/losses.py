@@ -31,8 +31,8 @@ def center_by_group(x_BT: Tensor, mask_BT: Tensor, group_B: Tensor) -> Tensor:
     """`x_BT` less the mean over `mask_BT` of the rows that are of the same group (integers); 0
     outside the mask.
 
-    A mean over prompts of one kind is a baseline that depends on the state alone, so the policy
-    gradient stays unbiased but for each row's own share in it (arXiv:1506.02438, section 2).
+    The mean over prompts of one kind is a baseline. Including the row itself biases the gradient by
+    O(1 / rows of the kind) (arXiv:1506.02438, section 2).
     """
     same_BB = (group_B[:, None] == group_B[None, :]).to(x_BT.dtype)
     sums_B, counts_B = (x_BT * mask_BT).sum(1), mask_BT.sum(1).to(x_BT.dtype)
@@ -73,7 +73,7 @@ def token_rewards(
     return rewards_BT.index_put((torch.arange(len(score_B)), last_B), score_B, accumulate=True)
 
 
-def kl_metrics(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor) -> dict[str, float | None]:
+def kl_metrics(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor) -> dict[str, float]:
     """`kl` and `kl_k3`: both estimates of KL(pi, pi_ref), summed over a response's tokens, mean
     over responses; nats a response.
     """
@@ -98,7 +98,10 @@ def k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 
 def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """exp(-k1) - 1 + k1: unbiased as well, never negative, of lower variance (Schulman 2020)."""
+    """exp(-k1) - 1 + k1: unbiased as well, never negative, of lower variance.
+
+    Source of k1 and k3: J. Schulman, "Approximating KL Divergence", 2020.
+    """
     log_ratio = ref_logp - logp
     return log_ratio.exp() - 1 - log_ratio
 
@@ -127,7 +130,7 @@ def entropy(logits_NV: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class KLController:
-    """The weight of the KL penalty, and how it follows the measured KL. Immutable: `after` gives
+    """The weight of the KL penalty, and how it follows the measured KL. Immutable: `updated` gives
     the next one.
 
     Fixed when `target` is None. Adaptive otherwise (arXiv:1909.08593 section 2.2):
@@ -148,7 +151,7 @@ class KLController:
                 f"got {self.target} and {self.horizon}"
             )
 
-    def after(self, kl: float, episodes: int) -> KLController:
+    def updated(self, kl: float, episodes: int) -> KLController:
         """The controller after `episodes` replies whose mean KL was `kl` nats."""
         if self.target is None:
             return self

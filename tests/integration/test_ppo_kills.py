@@ -42,7 +42,7 @@ from cai.train.ppo.prompt_sampler import sample_prompts, with_repeat_index
 from cai.train.ppo.ptx import ptx_losses
 from cai.train.ppo.reward_table import compute_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
-from cai.train.ppo.steps import lr_warmup
+from cai.train.ppo.steps import lr_warmup_factor
 from cai.train.tracking import stop_after_failure
 
 # ---- draws ----
@@ -186,10 +186,10 @@ def test_a_reward_of_nothing_is_refused() -> None:
 
 
 def test_the_rate_rises_from_a_tenth() -> None:
-    assert [lr_warmup(step, 10) for step in (-4, 0, 5, 10, 11)] == pytest.approx(
+    assert [lr_warmup_factor(step, 10) for step in (-4, 0, 5, 10, 11)] == pytest.approx(
         [0.1, 0.1, 0.55, 1.0, 1.0]
     )
-    assert lr_warmup(0, 0) == 1.0
+    assert lr_warmup_factor(0, 0) == 1.0
 
 
 def test_the_critic_does_not_use_up_the_policy_s_warm_up(tiny_model: Path, tmp_path: Path) -> None:

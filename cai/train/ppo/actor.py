@@ -107,7 +107,7 @@ class LoraActor:
     """
 
     def __init__(self, model: PeftModel, copy: PreTrainedModel | None = None) -> None:
-        self.model, self.copy = model, copy
+        self.model, self.rollout_copy = model, copy
         self.module = PolicyAndCritic(model, Critic(int(model.config.hidden_size)).to(model.device))
         self.sharded = False
 
@@ -129,12 +129,12 @@ class LoraActor:
 
     @contextlib.contextmanager
     def rollout_model(self) -> Iterator[PreTrainedModel]:
-        if self.copy is None:
+        if self.rollout_copy is None:
             with active_adapter(self.model, POLICY):
                 yield self.model.get_base_model()
         else:
-            self.copy_weights_to(self.copy)
-            yield self.copy
+            self.copy_weights_to(self.rollout_copy)
+            yield self.rollout_copy
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return adapter_parameters(self.model, POLICY)
@@ -169,7 +169,7 @@ class FullActor:
             model.requires_grad_(False)
             for block in blocks_of(model)[-num_trainable_layers:]:
                 block.requires_grad_(True)
-        self.model, self.reference_model, self.copy = model, reference_model, copy
+        self.model, self.reference_model, self.rollout_copy = model, reference_model, copy
         self.module = PolicyAndCritic(model, Critic(int(model.config.hidden_size)).to(model.device))
         self.sharded = False
         self._trainable = self._find_trainable()
@@ -187,7 +187,7 @@ class FullActor:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        if self.copy is None:
+        if self.rollout_copy is None:
             raise ValueError(
                 "a sharded policy needs a copy to sample from: "
                 "FullActor(model, reference_model, copy)"
@@ -220,9 +220,9 @@ class FullActor:
 
     @contextlib.contextmanager
     def rollout_model(self) -> Iterator[PreTrainedModel]:
-        if self.copy is not None:
-            self.copy_weights_to(self.copy)
-        yield self.model if self.copy is None else self.copy
+        if self.rollout_copy is not None:
+            self.copy_weights_to(self.rollout_copy)
+        yield self.model if self.rollout_copy is None else self.rollout_copy
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return (

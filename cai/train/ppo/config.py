@@ -19,14 +19,14 @@ class RolloutConfig(FrozenModel):
     responses_per_prompt: int = Field(4, ge=1)
     shares: dict[Share, Annotated[float, Field(gt=0)]] | None = None
     """Relative share of each kind among the prompts, or of a category of a kind
-    (`benign/borderline`); None: as they come.
+    (`benign/borderline`); None: in the proportions of the data.
 
     A kind stands for all its categories but those that have a share of their own.
     """
     max_new_tokens: int = Field(48, ge=1)
     """Longest response, tokens."""
     temperature: float = Field(0.7, gt=0)
-    """Of sampling. Log-probabilities of policy and reference are taken at it."""
+    """Sampling temperature; log-probabilities of policy and reference are computed at the same."""
     missing_eos_penalty: float = Field(0.0, ge=0)
     """Reward lost by a response that the model did not end itself."""
 
@@ -40,10 +40,11 @@ class AdvantageConfig(FrozenModel):
     """From rewards and values to advantages. Rewards are not discounted (gamma = 1)."""
 
     lam: float = Field(0.95, ge=0, le=1)
-    """GAE's lambda: less trusts the critic more (arXiv:1506.02438, eq. 16)."""
+    """GAE's lambda: a lower value relies more on the critic (arXiv:1506.02438, eq. 16)."""
     center_by_kind: bool = False
-    """Subtract the mean advantage of the prompt's kind. Before the critic knows what each kind is
-    worth, good responses to a kind whose best reward is low would be pushed away from otherwise."""
+    """Subtract the mean advantage of the prompt's kind. Without it, while the critic is untrained,
+    the best responses to a kind with low rewards get negative advantages.
+    """
     whiten_advantages: bool = True
     """Zero mean and unit variance over the whole update."""
     scale_rewards: bool = False
@@ -58,7 +59,7 @@ class OptimizationConfig(FrozenModel):
     learning_rate: float = Field(3e-4, gt=0)
     critic_learning_rate: float = Field(2e-3, gt=0)
     num_ppo_epochs: int = Field(1, ge=1)
-    """Passes over an update's experience."""
+    """Passes over an update's experience, in the same minibatches."""
     num_minibatches: int = Field(4, ge=1)
     """Optimizer steps per pass."""
     micro_batch_size: int = Field(16, ge=1)
@@ -66,21 +67,23 @@ class OptimizationConfig(FrozenModel):
     accumulated.
     """
     clip_range: float = Field(0.2, gt=0)
-    """Of the probability ratio, and of the critic's step in units of the reward."""
+    """Clips the probability ratio to 1 ± this, and a value's change to ± this (in units of the
+    reward; of its standard deviation with `scale_rewards`).
+    """
     max_grad_norm: float = Field(1.0, gt=0)
-    """Of policy and critic, each by itself."""
+    """Gradients of policy and of critic are each clipped to this norm."""
     lr_warmup_steps: int = Field(0, ge=0)
     """The policy's first optimizer steps, in which its learning rate rises from a tenth."""
     critic_warmup_updates: int = Field(0, ge=0)
     """Updates in which only the critic learns."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Per step, of the average of the policy's weights that the run ends with; None: it ends with
+    """Decay per optimizer step of the averaged policy weights, which become the final policy; None:
     the last weights.
     """
 
 
 class KLConfig(FrozenModel):
-    """Distance of the policy from the reference policy."""
+    """KL penalty to the reference policy: coefficient, adaptive target, early stop."""
 
     coef: float = Field(0.05, ge=0)
     """Reward lost per nat: the fixed coefficient, or the adaptive controller's first."""
@@ -89,7 +92,7 @@ class KLConfig(FrozenModel):
     horizon: int = Field(2000, ge=1)
     """Episodes in which the controller may move the coefficient by a factor of about e^0.2."""
     stop: float | None = Field(None, gt=0)
-    """An update ends once a minibatch's `approx_kl` exceeds this many nats a token; None: never
+    """An update ends after the step whose `approx_kl` exceeds this many nats a token; None: never
     early.
     """
 
@@ -107,7 +110,7 @@ class PtxConfig(FrozenModel):
     """Pretraining gradients mixed into each step (PPO-ptx, arXiv:2203.02155 section 3.5)."""
 
     coef: float = Field(0.0, ge=0)
-    """Weight of the mean log loss on the fine-tuning text; 0: none of it is used."""
+    """Weight of the mean negative log-likelihood of the fine-tuning text; 0 turns it off."""
     batch_size: int = Field(8, ge=1)
     """Texts per step."""
 
@@ -133,10 +136,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Published recipes by name.
 
 `instructgpt`: arXiv:2203.02155 section 3.5 and appendix C (256,000 episodes, 512 an update in eight
-minibatches, eight fine-tuning texts an episode), for models of a billion weights and more. It
-differs from the paper in three points: the critic is linear heads on the preference model's frozen
-states and not a network of its own; Adam's second decay is 0.999, not 0.95; the longest response is
-whatever `max_new_tokens` says.
+minibatches, eight fine-tuning texts an episode), for models of a billion weights and more. Where it
+differs from the paper or the paper is silent:
+
+- the policy's learning rate is not published (appendix E.9 scans 2.55e-6 to 2.55e-5): 9e-6 is the
+  value function's;
+- GAE's lambda is not published: 0.95;
+- the critic is linear heads on the preference model's frozen states, not a network of its own;
+- Adam's second decay is 0.999, not 0.95;
+- the longest response is whatever `max_new_tokens` says.
 
 `cai`: arXiv:2212.08073 says little beyond the reward, which is that of arXiv:2204.05862: the
 preference model's less 0.001 of the KL.
@@ -160,8 +168,8 @@ class PPOConfig(FrozenModel):
     num_trainable_layers: int | None = Field(None, ge=1)
     """Only the last blocks of the model learn, which makes an update cheaper; None: all."""
     critic: Literal["reference", "reward"] = "reference"
-    """States that the critic's heads read: the reference's, from zero heads; or the preference
-    model's, from its head.
+    """Hidden states that the value heads take: the reference's, starting at zero; or the preference
+    model's, starting as its head.
     """
     save_every: int = Field(1, ge=1)
     """Updates between checkpoints: what a kill costs at most. The state of full fine-tuning is
@@ -191,8 +199,8 @@ class PPOConfig(FrozenModel):
         episodes, minibatches = self.rollout.episodes, self.optimization.num_minibatches
         if self.kl.target is not None and 0.2 * episodes >= self.kl.horizon:
             raise ValueError(
-                f"kl.horizon = {self.kl.horizon}: an update of {episodes} responses could move "
-                "the coefficient by all of itself;"
+                f"kl.horizon = {self.kl.horizon}: an update of {episodes} responses could make "
+                "the coefficient zero or negative;"
                 f" give more than {episodes // 5}, about ten times an update's responses"
             )
         if self.rollout.shares:

@@ -24,7 +24,7 @@ class Critic(nn.Module):
     `init_from_preference_model` starts it as the preference model instead, on that model's states
     (arXiv:2203.02155 section 3.5).
 
-    The worth of a refusal depends on the kind of prompt, which no single head on the same states
+    The value of a refusal depends on the kind of prompt, which no single head on the same states
     can express. The policy does not see the kind; a critic may know more than the actor, because
     only training needs it (asymmetric actor-critic, arXiv:1710.06542).
     """

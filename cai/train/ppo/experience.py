@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cai.modeling.frozen_cache import FrozenCache
 from cai.train import losses
-from cai.train.distributed import micro_batches, shard
+from cai.train.distributed import local_micro_batches, local_share
 from cai.train.ppo.actor import Actor
 from cai.train.ppo.config import AdvantageConfig, PPOConfig
 from cai.train.ppo.critic import KINDS
@@ -38,11 +37,11 @@ class MicroBatch:
 
     indices: list[int]
     """Of rollouts."""
-    weight: float
-    """Their share of the minibatch's tokens, of this process's part of it: micro-batch means so
-    weighted sum to the minibatch's.
+    loss_weight: float
+    """Share of the minibatch's tokens that are in this micro-batch. Means times these weights sum
+    to the minibatch's mean.
     """
-    frozen: FrozenCache
+    frozen_cache: FrozenCache
     """Outputs of the layers that do not learn."""
 
 
@@ -51,7 +50,7 @@ class Minibatch:
     """Rollouts of one optimizer step."""
 
     indices: list[int]
-    """Of all processes."""
+    """Of the rollouts, over all processes."""
     micro_batches: list[MicroBatch]
     """This process's part."""
 
@@ -63,12 +62,12 @@ class ModelOutputs:
     """
 
     logps: dict[int, Tensor]
-    """(T,) log-probabilities under the policy that sampled."""
+    """(T,) old log-probabilities: of the policy that sampled."""
     ref_logps: dict[int, Tensor]
     states: dict[int, Tensor]
     """(T, hidden) that the critic reads."""
     values: dict[int, Tensor]
-    first_forward: Tensor
+    first_logp_N: Tensor
     """(N,) the first micro-batch's log-probabilities with their graph. No optimizer step comes
     before it: it need not be run twice.
     """
@@ -81,18 +80,18 @@ class Experience:
     rollouts: list[Rollout]
     minibatches: list[Minibatch]
     logps: list[Tensor]
-    """Old log-probabilities: of the policy that sampled."""
+    """Old log-probabilities: of the policy that sampled (the behaviour policy)."""
     states: dict[int, Tensor]
     """(T, hidden) that the critic reads; this process's rollouts only."""
     values: list[Tensor]
     advantages: list[Tensor]
     returns: list[Tensor]
-    metrics: dict[str, Any]
+    ref_logps: list[Tensor]
     update: int = 0
     """Which update of the run it is for: texts and learning rate follow from it."""
 
 
-def partition(count: int, num_minibatches: int, stream: Random) -> list[list[int]]:
+def random_partition(count: int, num_minibatches: int, stream: Random) -> list[list[int]]:
     """A random partition of `count` rollouts into at most `num_minibatches` parts, all but the last
     of one size.
     """
@@ -111,9 +110,9 @@ def split_minibatches(
     minibatches = []
     for indices in parts:
         num_tokens = sum(len(rollouts[i].response_ids) for i in indices)
-        local = set(shard(indices))
+        local = set(local_share(indices))
         batches = []
-        for micro in micro_batches(indices, config.optimization.micro_batch_size, lengths):
+        for micro in local_micro_batches(indices, config.optimization.micro_batch_size, lengths):
             num_local_tokens = sum(len(rollouts[i].response_ids) for i in micro if i in local)
             frozen = FrozenCache(actor.frozen_layers(config.num_trainable_layers))
             batches.append(MicroBatch(micro, num_local_tokens / num_tokens, frozen))
@@ -122,7 +121,7 @@ def split_minibatches(
 
 
 @torch.no_grad()
-def run_models(
+def forward_models(
     actor: Actor,
     rollouts: Sequence[Rollout],
     minibatches: Sequence[Minibatch],
@@ -137,7 +136,7 @@ def run_models(
         train_policy: whether the first forward pass keeps its graph, or only the critic learns.
     """
     batches = [
-        (micro.indices, micro.frozen)
+        (micro.indices, micro.frozen_cache)
         for minibatch in minibatches
         for micro in minibatch.micro_batches
     ]
@@ -152,13 +151,13 @@ def run_models(
     with torch.set_grad_enabled(
         train_policy
     ):  # last, so that no other pass runs while its graph is kept
-        first_forward = response_logprobs(actor.policy, first_rollouts, frozen, temperature)
+        first_logp_N = response_logprobs(actor.policy, first_rollouts, frozen, temperature)
     lengths = [len(rollout.response_ids) for rollout in first_rollouts]
-    logps.update(zip(first, torch.split(first_forward.detach(), lengths), strict=True))
+    logps.update(zip(first, torch.split(first_logp_N.detach(), lengths), strict=True))
     values = {}
     for i, hidden_TE in states.items():
         values[i] = actor.critic(hidden_TE, token_kinds([rollouts[i]], hidden_TE.device))
-    return ModelOutputs(logps, ref_logps, states, values, first_forward)
+    return ModelOutputs(logps, ref_logps, states, values, first_logp_N)
 
 
 @torch.no_grad()
@@ -200,8 +199,6 @@ def make_experience(
     def unpadded(x_BT: Tensor) -> list[Tensor]:
         return [x_BT[i, :n] for i, n in enumerate(lengths)]
 
-    metrics = losses.kl_metrics(logp_BT, ref_logp_BT, mask_BT)
-    metrics["explained_variance"] = losses.explained_variance(value_BT[mask_BT], return_BT[mask_BT])
     return Experience(
         rollouts,
         minibatches,
@@ -210,5 +207,20 @@ def make_experience(
         values=unpadded(value_BT),
         advantages=unpadded(advantage_BT),
         returns=unpadded(return_BT),
-        metrics=metrics,
+        ref_logps=unpadded(ref_logp_BT),
     )
+
+
+def experience_metrics(experience: Experience) -> dict[str, float | None]:
+    """KL from the reference policy, and how much of the returns the critic explained.
+
+    `kl` and `kl_k3` are sums over a response's tokens, means over responses: nats a response.
+    """
+    logp_BT, ref_logp_BT = padded(experience.logps), padded(experience.ref_logps)
+    lengths_B = torch.tensor([len(logp_T) for logp_T in experience.logps], device=logp_BT.device)
+    mask_BT = torch.arange(logp_BT.shape[1], device=logp_BT.device) < lengths_B[:, None]
+    value_N, return_N = torch.cat(experience.values), torch.cat(experience.returns)
+    return {
+        **losses.kl_metrics(logp_BT, ref_logp_BT, mask_BT),
+        "explained_variance": losses.explained_variance(value_N, return_N),
+    }

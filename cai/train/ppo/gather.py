@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cai.modeling.tokenization import Renderer
 from cai.records import Prompt
-from cai.train.distributed import all_gather_rows, rank, shard, world_size
+from cai.train.distributed import all_gather_rows, local_share, rank, world_size
 from cai.train.ppo.config import RolloutConfig
 from cai.train.ppo.rollout import RewardTable, Rollout
 
@@ -34,7 +34,8 @@ def gather_rollouts(
         return local, table
     per_prompt = config.responses_per_prompt
     order = [
-        rollout_indices(shard(range(len(prompts)), r), per_prompt) for r in range(world_size())
+        rollout_indices(local_share(range(len(prompts)), r), per_prompt)
+        for r in range(world_size())
     ]
     encoded = torch.zeros(len(local), config.max_new_tokens + 2, dtype=torch.int64)
     for row, rollout in zip(encoded, local, strict=True):
@@ -57,13 +58,13 @@ def rollout_indices(prompt_indices: Sequence[int], per_prompt: int) -> list[int]
 
 
 def _gather_table(table: RewardTable, count: int, order: Sequence[Sequence[int]]) -> RewardTable:
-    """NaN stands for unknown on the wire alone."""
+    """B rollouts, K parts of the reward. NaN encodes None during the collective only."""
     parts = torch.tensor(
         [[math.nan if value is None else value for value in part] for part in table.values()],
         dtype=torch.float64,
     )
-    local_BP = parts.reshape(len(table), count).T.contiguous()
-    gathered = all_gather_rows(local_BP, order).T.tolist()
+    local_BK = parts.reshape(len(table), count).T.contiguous()
+    gathered = all_gather_rows(local_BK, order).T.tolist()
     return {
         name: [None if math.isnan(value) else value for value in part]
         for name, part in zip(table, gathered, strict=True)
@@ -87,4 +88,4 @@ def gather_padded(
 
 
 def _shares(minibatches: Sequence[Sequence[int]], process: int) -> list[int]:
-    return [i for minibatch in minibatches for i in shard(minibatch, process)]
+    return [i for minibatch in minibatches for i in local_share(minibatch, process)]

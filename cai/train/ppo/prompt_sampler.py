@@ -26,7 +26,7 @@ def sample_prompts(
     update: int,
     shares: Mapping[str, float] | None = None,
 ) -> list[Prompt]:
-    """An update's `count` prompts: the next of an endless row of shuffled passes over all of them.
+    """The next `count` prompts of an endless sequence of shuffled epochs over all of them.
 
     With `shares`, each named group has a row of its own and gets its part of `count`.
 

@@ -9,18 +9,18 @@ from torch import Tensor
 from cai.modeling.frozen_cache import FrozenCache
 from cai.records import Prompt, chat_of
 from cai.seeds import rng
-from cai.train.distributed import micro_batches, shard
+from cai.train.distributed import local_micro_batches, local_share
 from cai.train.ppo.actor import ForwardModel
 from cai.train.ppo.config import PtxConfig
 from cai.train.ppo.rollout import Rollout, response_hidden, response_tokens, token_logprobs
 
-Text = tuple[list[int], list[int]]
+PtxText = tuple[list[int], list[int]]
 """Tokens of a prompt, and of the reply to it."""
 NO_PROMPT = Prompt(chat=chat_of(("user", "-")))
 
 
 def sample_texts(
-    texts: Sequence[Text], config: PtxConfig, seed: int, update: int, step: int
+    texts: Sequence[PtxText], config: PtxConfig, seed: int, update: int, step: int
 ) -> list[Rollout]:
     """The texts of one optimizer step, drawn by (seed, update, step); none where the mix is off."""
     if not config.coef or not texts:
@@ -41,8 +41,8 @@ def ptx_losses(
     """
     lengths = [len(text.ids) for text in texts]
     num_tokens = sum(len(text.response_ids) for text in texts)
-    local = set(shard(range(len(texts))))
-    for indices in micro_batches(range(len(texts)), micro_batch_size, lengths):
+    local = set(local_share(range(len(texts))))
+    for indices in local_micro_batches(range(len(texts)), micro_batch_size, lengths):
         batch = [texts[i] for i in indices]
         hidden_NE = response_hidden(policy, batch, FrozenCache([]))
         logp_N = token_logprobs(

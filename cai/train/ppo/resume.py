@@ -1,6 +1,4 @@
-"""What a resumed run continues from: the digest that its state must match, and the metrics before
-it.
-"""
+"""Resuming: the digest that a run's state must match, and its metrics so far."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ from cai.records import Prompt
 from cai.store import atomic_write, digest, truncate_torn_line
 from cai.train.distributed import barrier, rank
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.ptx import Text
+from cai.train.ppo.ptx import PtxText
 
 
 def state_digest(
-    config: PPOConfig, prompts: Sequence[Prompt], texts: Sequence[Text], seed: int
+    config: PPOConfig, prompts: Sequence[Prompt], texts: Sequence[PtxText], seed: int
 ) -> str:
     """Digest of what a run's state depends on besides its weights. More updates, or other times to
     save, continue the same state.

@@ -21,14 +21,14 @@ class ScoredRollouts:
 
     rollouts: list[Rollout]
     table: RewardTable
-    known: list[int]
+    known_indices: list[int]
     """Indices of the rollouts whose every part is known: the ones that are learnt from."""
     totals: list[float]
     """Their summed rewards; the KL penalty is not in them."""
 
     @property
     def known_rollouts(self) -> list[Rollout]:
-        return [self.rollouts[i] for i in self.known]
+        return [self.rollouts[i] for i in self.known_indices]
 
 
 def compute_rewards(reward_fn: RewardFn, rollouts: list[Rollout]) -> RewardTable:
@@ -95,7 +95,7 @@ def reward_metrics(scored: ScoredRollouts) -> dict[str, Any]:
     `reward`, its parts and `reward_by_kind.*` are means over the rollouts whose reward is known;
     `length` (tokens) and `eos_rate` over all of them; `unscored` counts the others.
     """
-    rollouts, known, totals = scored.rollouts, scored.known, scored.totals
+    rollouts, known, totals = scored.rollouts, scored.known_indices, scored.totals
     metrics: dict[str, Any] = {}
     for name, part in scored.table.items():
         metrics[f"reward.{name}"] = fmean(part[i] or 0.0 for i in known)

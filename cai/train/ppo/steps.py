@@ -32,11 +32,13 @@ def micro_batch_gradients(
         torch.cat([rows[i] for i in micro.indices])
         for rows in (experience.logps, experience.values, experience.advantages, experience.returns)
     )
-    policy_loss = micro.weight * losses.policy_loss(logp_N, old_logp_N, advantage_N, clip_range)
+    policy_loss = micro.loss_weight * losses.policy_loss(
+        logp_N, old_logp_N, advantage_N, clip_range
+    )
     state_NE = torch.cat([experience.states[i] for i in micro.indices])
     kind_N = token_kinds([experience.rollouts[i] for i in micro.indices], state_NE.device)
     value_N = actor.critic(state_NE, kind_N)
-    value_loss = micro.weight * losses.value_loss(value_N, old_value_N, return_N, clip_range)
+    value_loss = micro.loss_weight * losses.value_loss(value_N, old_value_N, return_N, clip_range)
     # policy and critic share no parameter: no coefficient stands between the two losses
     value_loss.backward()  # type: ignore[no-untyped-call]
     if logp_N.requires_grad:
@@ -46,9 +48,9 @@ def micro_batch_gradients(
         metrics = {
             "policy_loss": float(policy_loss),
             "value_loss": float(value_loss),
-            "clip_fraction": micro.weight * float((error_N > clip_range).float().mean()),
-            "approx_kl": micro.weight * float(0.5 * ((logp_N - old_logp_N) ** 2).mean()),
-            "neg_logp": micro.weight * float(-logp_N.mean()),
+            "clip_fraction": micro.loss_weight * float((error_N > clip_range).float().mean()),
+            "approx_kl": micro.loss_weight * float(0.5 * ((logp_N - old_logp_N) ** 2).mean()),
+            "neg_logp": micro.loss_weight * float(-logp_N.mean()),
         }
     return metrics, float(error_N.max())
 
@@ -59,7 +61,7 @@ def backward(actor: Actor, loss: Tensor) -> None:
     (loss * scale).backward()  # type: ignore[no-untyped-call]
 
 
-def clipped_step(actor: Actor, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
+def clip_and_step(actor: Actor, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
     """Sum gradients over processes, clip those of policy and critic each by itself, and step.
 
     Returns:
@@ -73,19 +75,19 @@ def clipped_step(actor: Actor, optimizer: torch.optim.Optimizer, max_grad_norm: 
     all_reduce_sum([p.grad for p in replicated if p.grad is not None])
     norm = float(full_tensor(nn.utils.clip_grad_norm_(policy, max_grad_norm)))
     critic_norm = float(nn.utils.clip_grad_norm_(critic, max_grad_norm))
-    refuse_broken({"grad_norm": norm, "the critic's grad_norm": critic_norm})
+    check_finite({"grad_norm": norm, "the critic's grad_norm": critic_norm})
     optimizer.step()
     return norm
 
 
 @torch.no_grad()
-def update_average(average: Sequence[Tensor], parameters: Sequence[Tensor], decay: float) -> None:
+def update_ema(average: Sequence[Tensor], parameters: Sequence[Tensor], decay: float) -> None:
     """average <- decay * average + (1 - decay) * parameter, in place."""
     for mean, parameter in zip(average, parameters, strict=True):
         mean.lerp_(parameter, 1 - decay)
 
 
-def lr_warmup(step: int, warmup_steps: int) -> float:
+def lr_warmup_factor(step: int, warmup_steps: int) -> float:
     """The policy's learning rate at a step, as a share: from a tenth to all of it (arXiv:2203.02155
     appendix C.4).
     """
@@ -94,7 +96,7 @@ def lr_warmup(step: int, warmup_steps: int) -> float:
     return 0.1 + 0.9 * max(0, step) / warmup_steps
 
 
-def refuse_broken(metrics: Mapping[str, float | None]) -> None:
+def check_finite(metrics: Mapping[str, float | None]) -> None:
     """Nothing, if every known value is finite.
 
     Raises:

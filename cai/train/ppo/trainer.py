@@ -1,8 +1,9 @@
-"""Proximal policy optimization with KL control (arXiv:2203.02155 section 3.5; arXiv:1909.08593;
-arXiv:1707.06347).
+"""Proximal policy optimization with KL control.
 
+The papers: arXiv:2203.02155 section 3.5, arXiv:1506.02438, arXiv:1707.06347, arXiv:1909.08593.
 The formulas are in `cai.train.losses`; this file is the order in which they happen. With several
-processes each samples and learns on its share, and all of them know the whole batch. Every draw is
+processes each samples and learns on its share, and holds the whole batch's
+rollouts, rewards and advantages. Every draw is
 addressed by (seed, update, prompt, draw), so a resumed run equals an uninterrupted one.
 """
 
@@ -30,8 +31,8 @@ from cai.train import checkpoint, losses
 from cai.train.distributed import (
     all_reduce_max,
     all_reduce_sum,
+    local_share,
     rank,
-    shard,
 )
 from cai.train.ppo import steps
 from cai.train.ppo.actor import Actor
@@ -40,14 +41,15 @@ from cai.train.ppo.experience import (
     Experience,
     MicroBatch,
     Minibatch,
+    experience_metrics,
+    forward_models,
     make_experience,
-    partition,
-    run_models,
+    random_partition,
     split_minibatches,
 )
 from cai.train.ppo.gather import gather_rollouts, rollout_indices
 from cai.train.ppo.prompt_sampler import sample_prompts
-from cai.train.ppo.ptx import Text, ptx_losses, sample_texts
+from cai.train.ppo.ptx import PtxText, ptx_losses, sample_texts
 from cai.train.ppo.resume import read_history, state_digest
 from cai.train.ppo.reward_table import (
     ScoredRollouts,
@@ -71,7 +73,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class PPOTrainer:
-    """Policy, reward and everything that changes during training.
+    """The PPO training loop and its state.
 
     Args:
         actor: policy, reference policy and critic.
@@ -104,7 +106,7 @@ class PPOTrainer:
             ],
             eps=1e-5,
             weight_decay=0.0,
-            # the moments of all weights at once are copies that full fine-tuning has no room for
+            # foreach=True copies all moments at once, which full fine-tuning has no memory for
             foreach=False,
         )
         self.kl_controller = losses.KLController(
@@ -118,7 +120,7 @@ class PPOTrainer:
         self,
         prompts: Sequence[Prompt],
         folder: Path,
-        texts: Sequence[Text] = (),
+        texts: Sequence[PtxText] = (),
         on_update: Track = no_tracker,
     ) -> list[Metrics]:
         """Run all updates; metrics go to `folder/metrics.jsonl`, exact state to
@@ -128,7 +130,7 @@ class PPOTrainer:
         holds the averaged weights in the end.
 
         Args:
-            prompts: to sample from.
+            prompts: training prompts; each update samples from them.
             texts: (prompt, reply) tokens, mixed in where `config.ptx` asks for it.
             on_update: called with (update, its metrics).
 
@@ -136,7 +138,7 @@ class PPOTrainer:
             The metrics of all updates, those before a kill included.
 
         Raises:
-            KeyboardInterrupt: a signal asked to stop.
+            KeyboardInterrupt: SIGINT or SIGTERM arrived.
             StoreError: the folder's checkpoint is torn, or from other settings, another seed or
                 other prompts.
             TrainError: every reward of an update is unknown, a number is not finite, or
@@ -161,44 +163,46 @@ class PPOTrainer:
                     )
                 on_update(update, metrics)
                 stopping = bool(all_reduce_max(float(signal.number is not None)))
-                if stopping or self._is_save_time(update):
+                if stopping or self._should_save(update):
                     self._save_checkpoint(folder, update + 1, digest)
                 if stopping:
                     signal.reraise()
-        self._load_ema_weights()
+        self._use_ema_weights()
         return history
 
     # ---- an update ----
 
     def train_step(
-        self, prompts: Sequence[Prompt], update: int, texts: Sequence[Text] = ()
+        self, prompts: Sequence[Prompt], update: int, texts: Sequence[PtxText] = ()
     ) -> Metrics:
         """One update; its metrics."""
-        rollout = self.config.rollout
-        batch = sample_prompts(
-            prompts, rollout.prompts_per_update, self.seed, update, rollout.shares
-        )
-        rollouts = self.act(batch, update)
-        scored = self.judge(rollouts, batch)
-        metrics = self.optimize(*self.assign_credit(scored, update), texts)
-        metrics |= reward_metrics(scored) | {"kl_coef": self.kl_controller.beta, "update": update}
-        steps.refuse_broken(metrics)
-        self.kl_controller = self.kl_controller.after(metrics["kl"], len(scored.known))
+        config = self.config.rollout
+        batch = sample_prompts(prompts, config.prompts_per_update, self.seed, update, config.shares)
+        rollouts = self.sample_rollouts(batch, update)  # 1 act
+        scored = self.score_rollouts(rollouts, batch)  # 2 judge
+        experience, first_logp_N = self.make_experience(scored, update)  # 3 credit
+        metrics = self.optimize(experience, first_logp_N, texts)  # 4 learn
+        metrics |= experience_metrics(experience) | reward_metrics(scored)
+        metrics |= {"kl_coef": self.kl_controller.beta, "update": update}
+        steps.check_finite(metrics)
+        episodes = len(scored.known_indices)
+        self.kl_controller = self.kl_controller.updated(metrics["kl"], episodes)
         return metrics
 
-    def act(self, prompts: Sequence[Prompt], update: int) -> list[Rollout]:
+    def sample_rollouts(self, prompts: Sequence[Prompt], update: int) -> list[Rollout]:
         """Sample this process's share of an update's responses from the policy."""
         per_prompt = self.config.rollout.responses_per_prompt
         requests = rollout_requests(prompts, per_prompt, self.seed, update)
-        local = [requests[i] for i in rollout_indices(shard(range(len(prompts))), per_prompt)]
+        local = [requests[i] for i in rollout_indices(local_share(range(len(prompts))), per_prompt)]
         with self.actor.rollout_model() as model:
             return sample_rollouts(model, self.renderer, local, self.config.rollout)
 
-    def judge(self, rollouts: list[Rollout], prompts: Sequence[Prompt]) -> ScoredRollouts:
+    def score_rollouts(self, rollouts: list[Rollout], prompts: Sequence[Prompt]) -> ScoredRollouts:
         """Reward this process's rollouts, and gather those of all processes.
 
         Raises:
-            TrainError: no rollout has a known reward, or a part of the table is not as it must be.
+            TrainError: no rollout has a known reward, or a part of the table has the
+                wrong length or a value that is not finite.
         """
         config = self.config.rollout
         table = compute_rewards(self.reward_fn, rollouts)
@@ -206,16 +210,16 @@ class PPOTrainer:
         rollouts, table = gather_rollouts(rollouts, table, prompts, self.renderer, config)
         return ScoredRollouts(rollouts, table, *sum_rewards(table))
 
-    def assign_credit(self, scored: ScoredRollouts, update: int) -> tuple[Experience, Tensor]:
+    def make_experience(self, scored: ScoredRollouts, update: int) -> tuple[Experience, Tensor]:
         """Experience of the rollouts with known rewards, and the first micro-batch's
         log-probabilities with their graph.
         """
         rollouts, config = scored.known_rollouts, self.config
         stream = rng(self.seed, "ppo", "minibatch", update)
-        parts = partition(len(rollouts), config.optimization.num_minibatches, stream)
+        parts = random_partition(len(rollouts), config.optimization.num_minibatches, stream)
         minibatches = split_minibatches(rollouts, parts, self.actor, config)
         train_policy = self._trains_policy(update)
-        outputs = run_models(
+        outputs = forward_models(
             self.actor,
             rollouts,
             minibatches,
@@ -224,18 +228,18 @@ class PPOTrainer:
         )
         kl_coef = self.kl_controller.beta
         experience = make_experience(scored, minibatches, outputs, config.advantage, kl_coef)
-        return replace(experience, update=update), outputs.first_forward
+        return replace(experience, update=update), outputs.first_logp_N
 
     def optimize(
         self,
         experience: Experience,
-        first_forward: Tensor | None = None,
-        texts: Sequence[Text] = (),
+        first_logp_N: Tensor | None = None,
+        texts: Sequence[PtxText] = (),
     ) -> Metrics:
         """Clipped policy and value steps; metrics are means over minibatches.
 
         Args:
-            first_forward: the first micro-batch's log-probabilities with their graph; None: they
+            first_logp_N: the first micro-batch's log-probabilities with their graph; None: they
                 are computed again.
         """
         config, update = self.config.optimization, experience.update
@@ -246,8 +250,8 @@ class PPOTrainer:
             policy_group["lr"] = config.learning_rate * self._lr_warmup(update, step)
             minibatch = experience.minibatches[step % len(experience.minibatches)]
             batch = sample_texts(texts, self.config.ptx, self.seed, update, step)
-            taken.append(self._minibatch(experience, minibatch, first_forward, batch))
-            first_forward = None
+            taken.append(self._train_minibatch(experience, minibatch, first_logp_N, batch))
+            first_logp_N = None
             stop = self.config.kl.stop
             if stop is not None and taken[-1]["approx_kl"] > stop:
                 break
@@ -256,15 +260,15 @@ class PPOTrainer:
             "first_ratio_error": taken[0]["ratio_error"],
             "steps_fraction": len(taken) / planned,
         }
-        return experience.metrics | means | fractions
+        return means | fractions
 
     # ---- an optimizer step ----
 
-    def _minibatch(
+    def _train_minibatch(
         self,
         experience: Experience,
         minibatch: Minibatch,
-        first_forward: Tensor | None,
+        first_logp_N: Tensor | None,
         texts: list[Rollout],
     ) -> Metrics:
         """Gradients of a minibatch, accumulated over its micro-batches, and the step along them."""
@@ -272,7 +276,7 @@ class PPOTrainer:
         sums: defaultdict[str, float] = defaultdict(float)
         ratio_error = 0.0
         for micro in minibatch.micro_batches:
-            logp_N = first_forward
+            logp_N = first_logp_N
             if logp_N is None:
                 logp_N = self._logprobs(experience, micro)
             metrics, error = steps.micro_batch_gradients(
@@ -281,7 +285,7 @@ class PPOTrainer:
             for name, value in metrics.items():
                 sums[name] += value
             ratio_error = max(ratio_error, error)
-            first_forward = None
+            first_logp_N = None
         if texts and self._trains_policy(experience.update):
             size = self.config.optimization.micro_batch_size
             for loss in ptx_losses(self.actor.policy, texts, size):
@@ -293,22 +297,22 @@ class PPOTrainer:
             "ratio_error": all_reduce_max(ratio_error)
         }
         # before the step: weights that are not finite would be saved over the last good ones
-        steps.refuse_broken(means)
-        return means | {"grad_norm": self._step()}
+        steps.check_finite(means)
+        return means | {"grad_norm": self._optimizer_step()}
 
     def _logprobs(self, experience: Experience, micro: MicroBatch) -> Tensor:
         rollouts = [experience.rollouts[i] for i in micro.indices]
         with torch.set_grad_enabled(self._trains_policy(experience.update)):
             return response_logprobs(
-                self.actor.policy, rollouts, micro.frozen, self.config.rollout.temperature
+                self.actor.policy, rollouts, micro.frozen_cache, self.config.rollout.temperature
             )
 
-    def _step(self) -> float:
+    def _optimizer_step(self) -> float:
         """Step along clipped gradients, and update the average; the norm before clipping."""
         config = self.config.optimization
-        norm = steps.clipped_step(self.actor, self.optimizer, config.max_grad_norm)
+        norm = steps.clip_and_step(self.actor, self.optimizer, config.max_grad_norm)
         if (decay := config.ema_decay) is not None:
-            steps.update_average(self.ema_weights, self.actor.trainable_parameters(), decay)
+            steps.update_ema(self.ema_weights, self.actor.trainable_parameters(), decay)
         return norm
 
     def _trains_policy(self, update: int) -> bool:
@@ -318,7 +322,7 @@ class PPOTrainer:
         config = self.config.optimization
         steps_per_update = config.num_ppo_epochs * config.num_minibatches
         policy_steps = (update - config.critic_warmup_updates) * steps_per_update + step
-        return steps.lr_warmup(policy_steps, config.lr_warmup_steps)
+        return steps.lr_warmup_factor(policy_steps, config.lr_warmup_steps)
 
     # ---- state ----
 
@@ -330,7 +334,7 @@ class PPOTrainer:
             *self.ema_weights,
         ]
 
-    def _is_save_time(self, update: int) -> bool:
+    def _should_save(self, update: int) -> bool:
         return (update + 1) % self.config.save_every == 0 or update + 1 == self.config.num_updates
 
     def _load_checkpoint(self, folder: Path, digest: str) -> int:
@@ -345,7 +349,7 @@ class PPOTrainer:
         state = {"beta": self.kl_controller.beta, "made": digest}
         checkpoint.save(folder / CHECKPOINTS, done, self.state_tensors(), self.optimizer, state)
 
-    def _load_ema_weights(self) -> None:
+    def _use_ema_weights(self) -> None:
         if self.ema_weights:
             for parameter, mean in zip(
                 self.actor.trainable_parameters(), self.ema_weights, strict=True

@@ -102,7 +102,7 @@ def test_value_loss_is_pessimistic() -> None:
 
 def test_fixed_controller_stays() -> None:
     fixed = KLController(0.1)
-    assert fixed.after(1e9, 10_000) is fixed
+    assert fixed.updated(1e9, 10_000) is fixed
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_adaptive_controller(kl: float, beta: float) -> None:
     """beta = .1, target 5, 100 of 1000 episodes: .1 * (1 + .1 * error); the error of 5.5 is .1;
     further off it is cut to .2.
     """
-    after = KLController(0.1, 5.0, 1000).after(kl, 100)
+    after = KLController(0.1, 5.0, 1000).updated(kl, 100)
     assert after.beta == pytest.approx(beta, abs=1e-15)
     assert (after.target, after.horizon) == (5.0, 1000)
 

@@ -34,7 +34,7 @@ from cai.seeds import rng
 from cai.train.losses import KLController
 from cai.train.ppo.actor import POLICY, LoraActor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.experience import partition
+from cai.train.ppo.experience import random_partition
 from cai.train.ppo.prompt_sampler import allocate, sample_prompts
 from cai.train.ppo.reward_table import add_missing_eos_penalty, sum_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
@@ -291,7 +291,7 @@ def test_stopping_is_learnt(tiny_model: Path) -> None:
 
     before = stop_logp()
     for update in range(5):
-        batches = partition(8, 1, rng(0, update))
+        batches = random_partition(8, 1, rng(0, update))
         trainer.optimize(
             *experience_of(
                 actor, ends + goes_on, [1.0] * 4 + [0.0] * 4, config, minibatches=batches
@@ -363,7 +363,7 @@ def test_the_controller_follows_the_measured_kl(whole: Any) -> None:
     controller = KLController(0.1, 0.05, 20)
     for row in history:
         assert row["kl_coef"] == controller.beta
-        controller = controller.after(row["kl"], 8)
+        controller = controller.updated(row["kl"], 8)
     assert trainer.kl_controller == controller
     assert controller.beta != 0.1
 
@@ -499,11 +499,11 @@ def test_minibatches_are_a_partition(count: int, sizes: list[int]) -> None:
     """Four are asked for; every rollout that is left is in one of them, in an order that follows
     from the address alone.
     """
-    parts = partition(count, 4, rng(0, "here"))
+    parts = random_partition(count, 4, rng(0, "here"))
     assert [len(part) for part in parts] == sizes
     assert sorted(place for part in parts for place in part) == list(range(count))
-    assert parts == partition(count, 4, rng(0, "here"))
-    assert count < 5 or parts != partition(count, 4, rng(0, "there"))
+    assert parts == random_partition(count, 4, rng(0, "here"))
+    assert count < 5 or parts != random_partition(count, 4, rng(0, "there"))
 
 
 # ---- does it learn? ----
