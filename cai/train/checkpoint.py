@@ -21,12 +21,12 @@ from cai.train.distributed import copy_to_sharded, full_tensor, rank
 
 TENSORS_FILE = "state.safetensors"
 STATE_FILE = "state.json"
-OPTIMIZER_PREFIX = "optimiser."
+OPTIMIZER_PREFIX = "optimizer."
 """Of the optimizer's tensors in the file."""
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments and step counts as `optimiser.INDEX.KEY`, in parameter order."""
+    """The optimizer's moments and step counts as `optimizer.INDEX.KEY`, in parameter order."""
     tensors = {}
     for index, parameter in enumerate(_parameters_of(optimizer)):
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -96,7 +96,7 @@ def load(
     """Restore the newest checkpoint's tensors and return its JSON state; None without a checkpoint.
 
     Args:
-        state_digest: digest of the run's settings; it must equal the saved `state["made"]`.
+        state_digest: digest of the run's settings; it must equal the saved `state["state_digest"]`.
 
     Raises:
         StoreError: the checkpoint is torn, or of other parameters or other settings.
@@ -110,7 +110,7 @@ def load(
         tensors = load_file(folder / TENSORS_FILE)
         state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         int(state["step"])
-        if state.get("made") != state_digest:
+        if state.get("state_digest") != state_digest:
             raise ValueError("it was made with other settings, another seed or other prompts")
         if f"parameter.{len(parameters)}" in tensors:
             raise ValueError("it holds more parameters than this run has")

@@ -346,7 +346,7 @@ class PPOTrainer:
         return int(state["step"])
 
     def _save_checkpoint(self, folder: Path, done: int, digest: str) -> None:
-        state = {"beta": self.kl_controller.beta, "made": digest}
+        state = {"beta": self.kl_controller.beta, "state_digest": digest}
         checkpoint.save(folder / CHECKPOINTS, done, self.state_tensors(), self.optimizer, state)
 
     def _use_ema_weights(self) -> None:
