@@ -94,6 +94,7 @@ def _revise_file(
     from cai.generate.revise import ReviseConfig, reviser
     from cai.records import PromptDraw
     from cai.rubric import compile_rubric, gate_of
+    from cai.store import digest
 
     config = ReviseConfig(rounds=rounds, direct=direct, max_tokens=max_reply, stop_when_kept=False)
     gate: Gate = not_degenerate
@@ -101,12 +102,13 @@ def _revise_file(
         gate = all_of(not_degenerate, gate_of(compile_rubric(tool.constitution.rubric)))
     step = reviser(tool.constitution, tool.lm, config, gate, seed)
 
+    fields = {"initial", "rounds", "final", "chosen_round", "dropped"}
+
     async def revision_fields(line: Line) -> dict[str, Any]:
         row = await step(PromptDraw(prompt=line.prompt))
-        fields = {"initial", "rounds", "final", "chosen_round", "dropped"}
         return row.model_dump(mode="json", include=fields)
 
-    tool.run(revision_fields)
+    tool.run(revision_fields, fields, {"config": digest(config), "seed": str(seed)})
 
 
 @app.command(
@@ -164,6 +166,7 @@ def _label_file(
 
     from cai.generate.label import LabelConfig, labeller
     from cai.records import Pair
+    from cai.store import digest
 
     given = {"preset": preset, "principles": principles}
     given = {name: value for name, value in given.items() if value is not None}
@@ -171,6 +174,8 @@ def _label_file(
         config = LabelConfig.model_validate(given)
     except ValidationError as error:
         raise UsageError(f"label: {error.errors(include_url=False)[0]['msg']}") from None
+
+    fields = {"p_first", "votes", "unscored"}
 
     async def label_fields(line: Line) -> dict[str, Any]:
         prompt = line.prompt
@@ -183,9 +188,10 @@ def _label_file(
             second=line.data["second"],
         )
         row = await step(pair)
-        return row.model_dump(mode="json", include={"p_first", "votes", "unscored"})
+        return row.model_dump(mode="json", include=fields)
 
-    tool.run(label_fields, required=("first", "second"))
+    provenance = {"config": digest(config), "seed": str(seed)}
+    tool.run(label_fields, fields, provenance, required=("first", "second"))
 
 
 @app.command(
@@ -245,6 +251,7 @@ def _evaluate_refusal(
 ) -> None:
     from cai import store
     from cai.async_map import map_rows
+    from cai.cli.output_files import owned_output, refuse_input_as_output
     from cai.data.readers import prompt_rows
     from cai.evals.refusal import refusal_scores
     from cai.evals.replies import item_id, prompt_draws, reply_step
@@ -266,7 +273,7 @@ def _evaluate_refusal(
         "data": store.digest(*(prompt.line() for prompt in prompts)),
         "rubric": store.digest(rubric),
     }
-    store.begin_artifact(replies_file, "eval", provenance)
+    refuse_input_as_output(output, options.path("data"))
     step = reply_step(model, lm, compile_rubric(rubric), config, seed)
 
     async def reply_to_all() -> None:
@@ -283,7 +290,7 @@ def _evaluate_refusal(
         finally:
             await lm.aclose()
 
-    with progress_bars() as progress:
+    with owned_output(replies_file, "eval", provenance), progress_bars() as progress:
         bar = progress("eval")
         asyncio.run(reply_to_all())
     scores = refusal_scores(list(store.read_rows(replies_file, EvalReply)), seed=seed)

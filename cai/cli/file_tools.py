@@ -6,12 +6,12 @@ prompts or pairs when it is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cai.cli.jsonl import STREAM, LineStep, append_fields, concurrently, read_lines
+from cai.cli.jsonl import STREAM, FieldsTarget, LineStep, append_fields, concurrently, read_lines
 from cai.cli.runs import SpendingLimits, execute_run
 from cai.cli.silence import quiet
 from cai.errors import UsageError
@@ -95,25 +95,45 @@ class FileToolOptions:
 class FileTool:
     """A constitution, a model, and the files to read and to write."""
 
-    label: str
+    command: str
     constitution: Constitution
     lm: LM
     source: Path
     output: Path
 
-    def run(self, step: LineStep, required: Sequence[str] = ()) -> None:
+    def run(
+        self,
+        step: LineStep,
+        fields: Collection[str],
+        provenance: Mapping[str, str],
+        required: Sequence[str] = (),
+    ) -> None:
         """Write each line of the source, with the fields that `step` adds, to the output.
 
         Args:
             step: the fields to add to a line.
+            fields: their names.
+            provenance: what decides them besides constitution, templates and model.
             required: names of text fields that each line must have.
         """
+        from cai.cli.output_files import refuse_input_as_output
+        from cai.store import digest
+        from cai.templates import templates_digest
+
+        refuse_input_as_output(self.output, self.source)
+        about_tool = {
+            "constitution": digest(self.constitution),
+            "model": self.lm.fingerprint,
+            "templates": templates_digest(),
+        }
+        target = FieldsTarget(
+            self.output, self.command, frozenset(fields), about_tool | dict(provenance)
+        )
         append_fields(
             read_lines(self.source, required),
-            self.output,
+            target,
             concurrently(step, self.lm),
             batch_size=self.lm.max_concurrency,
-            label=self.label,
         )
 
 

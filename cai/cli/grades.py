@@ -13,6 +13,7 @@ import typer
 from cai.cli.file_tools import open_logged
 from cai.cli.jsonl import (
     STREAM,
+    FieldsTarget,
     Input,
     Line,
     Output,
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from cai.rubric import CompiledRubric
 
 app = typer.Typer()
+GRADE_FIELDS = frozenset(
+    {"propositions", "class", "style", "degree", "correct", "score", "unscored"}
+)
+"""Fields that a grade adds to a line."""
 LINES_PER_WRITE = 256
 """Lines graded between two writes where no model is called."""
 
@@ -52,8 +57,10 @@ def grade_replies(
     ] = False,
 ) -> None:
     """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
+    from cai.cli.output_files import refuse_input_as_output
     from cai.rubric import compile_rubric, grade
     from cai.rubric.llm_grader import grade_with_model
+    from cai.store import digest
 
     quiet()
     loaded, rubric = load_with_rubric(constitution)
@@ -71,11 +78,23 @@ def grade_replies(
         return _grade_fields(line, result, compiled if explain else None)
 
     rows = read_lines(source, ("response",))
+    refuse_input_as_output(output, source)
+    target = FieldsTarget(
+        output,
+        "grade",
+        GRADE_FIELDS | {"explanation"} if explain else GRADE_FIELDS,
+        {
+            "constitution": digest(loaded),
+            "model": lm.fingerprint if lm else "patterns",
+            "ask_all": str(ask_all),
+            "explain": str(explain),
+        },
+        show_progress=lm is not None,
+    )
     if lm is None:
         batch_size = 1 if source == STREAM else LINES_PER_WRITE
-        append_fields(
-            rows, output, lambda lines: [by_patterns(line) for line in lines], batch_size=batch_size
-        )
+        by_all = lambda lines: [by_patterns(line) for line in lines]  # noqa: E731
+        append_fields(rows, target, by_all, batch_size=batch_size)
         return
 
     async def by_model(line: Line) -> dict[str, Any]:
@@ -91,7 +110,7 @@ def grade_replies(
         return _grade_fields(line, result, compiled if explain else None)
 
     step = concurrently(by_model, lm)
-    append_fields(rows, output, step, batch_size=lm.max_concurrency, label="grade")
+    append_fields(rows, target, step, batch_size=lm.max_concurrency)
 
 
 def _grade_fields(line: Line, result: Grade, explained_by: CompiledRubric | None) -> dict[str, Any]:

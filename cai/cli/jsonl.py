@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -84,44 +86,80 @@ def concurrently(step: LineStep, lm: LM) -> BatchStep:
     return lambda lines: asyncio.run(run_batch(lines))
 
 
-def append_fields(
-    rows: Iterator[Line], output: Path, step: BatchStep, *, batch_size: int, label: str = ""
-) -> None:
-    """Append each line, with the fields that `step` adds, to `output`.
+@dataclass(frozen=True)
+class FieldsTarget:
+    """The output of a file tool that adds fields to lines."""
 
-    Lines that `output` has already are skipped.
+    path: Path
+    """JSONL; `-` is standard output."""
+    command: str
+    fields: frozenset[str]
+    """Names of the fields that it adds; no input line may have one of them."""
+    provenance: Mapping[str, str]
+    """What decides them: digests of constitution and settings, model fingerprint, seed."""
+    show_progress: bool = True
+
+
+def append_fields(
+    rows: Iterator[Line], target: FieldsTarget, step: BatchStep, *, batch_size: int
+) -> None:
+    """Write each line of the input, with the fields that `step` adds, to the target.
+
+    Lines that the target has already are skipped, if they are those of the input.
 
     Args:
         rows: lines of the input.
-        output: JSONL; `-` is standard output.
         step: the fields to add.
         batch_size: lines processed and written together.
-        label: of the progress bar; no bar without one.
+
+    Raises:
+        UsageError, StoreError: the target is another's, or of another input; an input line has a
+            field that would be overwritten.
     """
-    from cai import store
+    from cai.cli.output_files import count_finished, is_stream, owned_output
+    from cai.store import append_bytes
+
+    if is_stream(target.path):
+        _write_batches(rows, target, step, batch_size, _stream_writer(target.path))
+        return
+    with owned_output(target.path, target.command, target.provenance):
+        done = count_finished(target.path, rows)
+        write = partial(append_bytes, target.path)
+        _write_batches(rows, target, step, batch_size, write, done)
+
+
+def _stream_writer(path: Path) -> Callable[[bytes], None]:
+    def write(data: bytes) -> None:
+        if path == STREAM:
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+        else:
+            with path.open("ab") as stream:
+                stream.write(data)
+
+    return write
+
+
+def _write_batches(
+    rows: Iterator[Line],
+    target: FieldsTarget,
+    step: BatchStep,
+    batch_size: int,
+    write: Callable[[bytes], None],
+    done: int = 0,
+) -> None:
+    from cai.cli.output_files import refuse_collision
     from cai.progress import progress_bars
 
-    streaming = output == STREAM
-    done = 0
-    if not streaming and output.exists():
-        store.truncate_torn_line(output)
-        done = sum(1 for _ in store.json_lines(output))
-
-    remaining = islice(rows, done, None)
     with progress_bars() as progress:
-        bar = progress(label) if label else lambda done, total: None
-        while lines := list(islice(remaining, batch_size)):
-            data = _with_fields(lines, step(lines)).encode()
-            if streaming:
-                sys.stdout.buffer.write(data)
-                sys.stdout.flush()
-            else:
-                store.append_bytes(output, data)
+        bar = progress(target.command) if target.show_progress else lambda done, total: None
+        while lines := list(islice(rows, batch_size)):
+            for line in lines:
+                refuse_collision(line, target.fields)
+            write(_with_fields(lines, step(lines)).encode())
             done += len(lines)
             is_last = len(lines) < batch_size
             bar(done, done if is_last else done + 1)  # how many lines are left is unknown
-    if not streaming and not output.exists():
-        store.atomic_write(output, "")
 
 
 def _with_fields(lines: Sequence[Line], added: Sequence[dict[str, Any]]) -> str:

@@ -61,6 +61,7 @@ def redteam(
     """
     quiet()
     from cai import store
+    from cai.cli.output_files import owned_output, refuse_input_as_output
     from cai.constitution import find_constitution, load_constitution
     from cai.data.readers import prompt_rows
     from cai.generate.redteam import RedteamConfig, write_messages
@@ -79,8 +80,9 @@ def redteam(
     if not categories:
         raise UsageError(f"redteam: no principle in {constitution} is about {kind} prompts")
     attempts = output.with_suffix(".attempts.jsonl")
-    _begin(attempts, seed_prompts, author, config, seed)
-    with progress_bars() as progress:
+    refuse_input_as_output(output, *seeds)
+    provenance = _provenance(seed_prompts, author, config, seed)
+    with owned_output(attempts, "redteam", provenance), progress_bars() as progress:
         work = write_messages(
             attempts,
             categories,
@@ -99,18 +101,17 @@ def redteam(
         raise typer.Exit(1)
 
 
-def _begin(
-    attempts: Path, seeds: Sequence[Prompt], author: LM, config: RedteamConfig, seed: int
-) -> None:
+def _provenance(
+    seeds: Sequence[Prompt], author: LM, config: RedteamConfig, seed: int
+) -> dict[str, str]:
     from cai import store
 
-    provenance = {
+    return {
         "model": author.fingerprint,
         "seed": str(seed),
         "config": store.digest(config),
         "seeds": store.digest(*(prompt.line() for prompt in seeds)),
     }
-    store.begin_artifact(attempts, "redteam", provenance)
 
 
 def _gate(rubric: Rubric | None) -> Gate:
