@@ -22,7 +22,8 @@ from torch import Tensor
 from cai.artifacts import METRICS
 from cai.errors import TrainError
 from cai.modeling import memory
-from cai.modeling.tokenization import Renderer
+from cai.modeling.model_files import training_weights
+from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt
 from cai.seeds import rng
 from cai.store import append_bytes
@@ -33,7 +34,7 @@ from cai.train.distributed import (
     rank,
     shard,
 )
-from cai.train.ppo.actor import Actor
+from cai.train.ppo.actor import Actor, build_actor
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.experience import (
     Experience,
@@ -88,7 +89,7 @@ class PPOTrainer:
         seed: all draws follow from it.
 
     Example:
-        >>> trainer = PPOTrainer(actor, renderer, reward_fn, PPOConfig(num_updates=2))
+        >>> trainer = PPOTrainer.from_pretrained("smollm2", reward_fn, PPOConfig(num_updates=2))
         >>> history = trainer.train(prompts, Path("policy"))
         >>> history[-1]["reward"], history[-1]["kl"]
     """
@@ -120,6 +121,25 @@ class PPOTrainer:
         self.ema_weights = (
             [p.detach().clone() for p in policy] if config.optimization.ema_decay else []
         )
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str, reward_fn: RewardFn, config: PPOConfig, seed: int = 0
+    ) -> PPOTrainer:
+        """A trainer whose policy and reference policy begin as `model`.
+
+        Args:
+            model: `smollm2` or `local:FOLDER_OR_HUB_ID`.
+            reward_fn, config: see the class.
+            seed: of the adapter's first weights, and of all draws.
+
+        Raises:
+            UsageError: an endpoint or a fake, which has no weights to train; or no such folder.
+        """
+        weights = training_weights(model)
+        torch.manual_seed(seed)
+        actor, _ = build_actor(config, weights, None)
+        return cls(actor, load_renderer(weights), reward_fn, config, seed)
 
     def train(
         self,
