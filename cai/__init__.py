@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cai.evals.replies import EvalConfig
     from cai.generate.label import LabelConfig
     from cai.generate.revise import ReviseConfig
-    from cai.lm import LM, open_lm
+    from cai.lm import open_lm
     from cai.records import (
         Grade,
         Message,
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "LM",
     "BackendError",
     "BudgetError",
     "CaiError",
@@ -88,7 +87,7 @@ _MODULE_NAMES = {
     "cai.evals.replies": ("EvalConfig",),
     "cai.generate.label": ("LabelConfig",),
     "cai.generate.revise": ("ReviseConfig",),
-    "cai.lm": ("LM", "open_lm"),
+    "cai.lm": ("open_lm",),
     "cai.records": (
         "Grade",
         "Message",

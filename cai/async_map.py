@@ -147,7 +147,8 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
         try:
             return future.result()
         except KeyboardInterrupt:
-            loop.call_soon_threadsafe(task.cancel)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the work has ended
+                loop.call_soon_threadsafe(task.cancel)
             raise
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cai.artifacts import METRICS
-from cai.errors import TrainError
+from cai.errors import TrainError, UsageError
 from cai.modeling import memory
 from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import Renderer, load_renderer
@@ -134,8 +134,14 @@ class PPOTrainer:
             seed: of the adapter's first weights, and of all draws.
 
         Raises:
-            UsageError: an endpoint or a fake, which has no weights to train; or no such folder.
+            UsageError: an endpoint or a fake, which has no weights to train; no such folder; or
+                the critic is to start as a preference model, which there is none of.
         """
+        if config.critic == "reward":
+            raise UsageError(
+                "ppo.critic: reward starts the critic as a preference model, and there is none: "
+                "give critic='reference'"
+            )
         weights = training_weights(model)
         torch.manual_seed(seed)
         actor, _ = build_actor(config, weights, None)
