@@ -12,8 +12,7 @@ from pathlib import Path
 import cai
 
 model = sys.argv[1] if len(sys.argv) > 1 else "smollm2"
-folder = Path(tempfile.mkdtemp()) / "policy"
-folder.mkdir()
+folder = Path(tempfile.mkdtemp())
 
 
 def brevity(rollouts):
@@ -35,9 +34,10 @@ config = cai.PPOConfig(
 )
 trainer = cai.PPOTrainer.from_pretrained(model, brevity, config)
 history = trainer.train(prompts, folder)
+trainer.save_policy(folder / "policy")
 
 # `kl` is the distance from the model at the start, in nats per response.
 for metrics in history:
     print(f"update {metrics['update']}: reward {metrics['reward']:.3f}, kl {metrics['kl']:.3f}")
 change = history[-1]["reward"] - history[0]["reward"]
-print(f"change of the reward: {change:+.3f}")
+print(f"change of the reward: {change:+.3f}; policy in {folder / 'policy'}")

@@ -162,13 +162,12 @@ def ppo(ctx: RunContext) -> None:
     """
     import torch
 
-    from cai.modeling.loading import load_model
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_reward
     from cai.train.distributed import broadcast_flag, rank
     from cai.train.ppo.actor import build_actor
     from cai.train.ppo.rollout import RewardTable, Rollout
-    from cai.train.ppo.trainer import PPOTrainer
+    from cai.train.ppo.trainer import PPOTrainer, save_policy
 
     run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
     finished = rank() == 0 and store.begin_artifact(out, "ppo", _ppo_provenance(ctx)) is not None
@@ -199,12 +198,8 @@ def ppo(ctx: RunContext) -> None:
     folder = store.partial_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     history = trainer.train(load_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
-    policy = load_model(weights)
-    actor.copy_weights_to(policy)
+    save_policy(actor, renderer, weights, out)
     if rank() == 0:
-        with store.atomic_directory(out) as folder:
-            policy.save_pretrained(folder)
-            renderer.tokenizer.save_pretrained(folder)
         store.finish_artifact(
             out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history)
         )

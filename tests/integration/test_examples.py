@@ -18,7 +18,7 @@ RESULTS = {
     "03_label.py": r"3 of 3 pairs are labelled",
     "04_grade.py": r"refusal\.incorrect_rate\.benign: [01]\.\d\d of 4 replies",
     "05_preference_model.py": r"written to .+preference-model",
-    "06_ppo.py": r"change of the reward: [+-]\d\.\d{3}",
+    "06_ppo.py": r"change of the reward: [+-]\d\.\d{3}; policy in .+policy",
 }
 """Name -> the last line that it prints."""
 

@@ -22,11 +22,12 @@ from torch import Tensor
 from cai.artifacts import METRICS
 from cai.errors import TrainError, UsageError
 from cai.modeling import memory
+from cai.modeling.loading import load_model
 from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt
 from cai.seeds import rng
-from cai.store import append_bytes
+from cai.store import append_bytes, atomic_directory
 from cai.train import checkpoint, losses
 from cai.train.distributed import (
     all_reduce_max,
@@ -92,7 +93,11 @@ class PPOTrainer:
         >>> trainer = PPOTrainer.from_pretrained("smollm2", reward_fn, PPOConfig(num_updates=2))
         >>> history = trainer.train(prompts, Path("policy"))
         >>> history[-1]["reward"], history[-1]["kl"]
+        >>> trainer.save_policy("policy/model")
     """
+
+    weights: str | None = None
+    """Folder or hub id of the model that the policy began as; `from_pretrained` sets it."""
 
     def __init__(
         self,
@@ -145,7 +150,9 @@ class PPOTrainer:
         weights = training_weights(model)
         torch.manual_seed(seed)
         actor, _ = build_actor(config, weights, None)
-        return cls(actor, load_renderer(weights), reward_fn, config, seed)
+        trainer = cls(actor, load_renderer(weights), reward_fn, config, seed)
+        trainer.weights = weights
+        return trainer
 
     def train(
         self,
@@ -162,6 +169,7 @@ class PPOTrainer:
 
         Args:
             prompts: to sample from.
+            folder: made if there is none; training resumes from a checkpoint in it.
             texts: (prompt, reply) tokens, mixed in where `config.ptx` asks for it.
             on_update: called with (update, its metrics).
 
@@ -179,6 +187,7 @@ class PPOTrainer:
             raise TrainError(
                 "ppo.ptx: there is no fine-tuning text to mix in; leave ptx out, or give it some"
             )
+        folder.mkdir(parents=True, exist_ok=True)
         digest = state_digest(self.config, prompts, texts, self.seed)
         start = self._load_checkpoint(folder, digest)
         history = read_history(folder / METRICS, start)
@@ -200,6 +209,19 @@ class PPOTrainer:
                     signal.reraise()
         self._load_ema_weights()
         return history
+
+    def save_policy(self, folder: str | Path) -> None:
+        """Write the policy as a plain model with its tokenizer. All processes call it.
+
+        Raises:
+            UsageError: the trainer is not of `from_pretrained`, so the base is unknown.
+        """
+        if self.weights is None:
+            raise UsageError(
+                "save_policy: only a trainer of from_pretrained knows its base: "
+                "call cai.train.ppo.trainer.save_policy"
+            )
+        save_policy(self.actor, self.renderer, self.weights, Path(folder))
 
     # ---- an update ----
 
@@ -389,3 +411,19 @@ class PPOTrainer:
                 self.actor.trainable_parameters(), self.ema_weights, strict=True
             ):
                 parameter.data.copy_(mean)
+
+
+def save_policy(actor: Actor, renderer: Renderer, weights: str, folder: Path) -> None:
+    """Write an actor's policy as a plain model with its tokenizer, complete or not at all.
+
+    All processes of a sharded policy call it; the first one writes.
+
+    Args:
+        weights: folder or hub id of the model that the policy began as.
+    """
+    policy = load_model(weights)
+    actor.copy_weights_to(policy)
+    if rank() == 0:
+        with atomic_directory(folder) as partial:
+            policy.save_pretrained(partial)
+            renderer.tokenizer.save_pretrained(partial)
