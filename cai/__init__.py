@@ -1,8 +1,7 @@
 """Constitutional AI end to end: from a constitution in YAML to a measurably safer model.
 
 The names below are what other programs may rely on; each is imported when it is first asked for, so
-`import cai` costs nothing. Training, rewards and evaluations are in their own packages, each a
-plain function with a docstring.
+`import cai` costs nothing. The functions are those of `cai.api`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cai.api import evaluate, fit_preference_model, grade, label, revise
     from cai.constitution import Constitution, load_constitution
     from cai.errors import (
         BackendError,
@@ -24,8 +24,24 @@ if TYPE_CHECKING:
         UnansweredError,
         UsageError,
     )
+    from cai.evals.replies import EvalConfig
+    from cai.generate.label import LabelConfig
+    from cai.generate.revise import ReviseConfig
     from cai.lm import open_lm
-    from cai.records import Grade, Pair, Preference, Prompt, Revision, Score
+    from cai.records import (
+        Grade,
+        Message,
+        Pair,
+        Preference,
+        Prompt,
+        Revision,
+        Round,
+        Score,
+        Vote,
+    )
+    from cai.train.ppo.config import PPOConfig
+    from cai.train.ppo.trainer import PPOTrainer
+    from cai.train.preference import RewardConfig
 
     __version__: str
 
@@ -35,23 +51,60 @@ __all__ = [
     "CaiError",
     "ConfigError",
     "Constitution",
+    "EvalConfig",
     "Grade",
     "JobError",
+    "LabelConfig",
+    "Message",
+    "PPOConfig",
+    "PPOTrainer",
     "Pair",
     "Preference",
     "Prompt",
+    "ReviseConfig",
     "Revision",
+    "RewardConfig",
+    "Round",
     "Score",
     "StoreError",
     "TrainError",
     "TransientError",
     "UnansweredError",
     "UsageError",
+    "Vote",
     "__version__",
+    "evaluate",
+    "fit_preference_model",
+    "grade",
+    "label",
     "load_constitution",
     "open_lm",
+    "revise",
 ]
-_ROWS = {"Grade", "Pair", "Preference", "Prompt", "Revision", "Score"}
+_MODULE_NAMES = {
+    "cai.api": ("evaluate", "fit_preference_model", "grade", "label", "revise"),
+    "cai.constitution": ("Constitution", "load_constitution"),
+    "cai.evals.replies": ("EvalConfig",),
+    "cai.generate.label": ("LabelConfig",),
+    "cai.generate.revise": ("ReviseConfig",),
+    "cai.lm": ("open_lm",),
+    "cai.records": (
+        "Grade",
+        "Message",
+        "Pair",
+        "Preference",
+        "Prompt",
+        "Revision",
+        "Round",
+        "Score",
+        "Vote",
+    ),
+    "cai.train.ppo.config": ("PPOConfig",),
+    "cai.train.ppo.trainer": ("PPOTrainer",),
+    "cai.train.preference": ("RewardConfig",),
+}
+_MODULE_OF = {name: module for module, names in _MODULE_NAMES.items() for name in names}
+"""Public name -> the module that defines it. The errors are all in `cai.errors`."""
 
 
 def __getattr__(name: str) -> Any:
@@ -61,13 +114,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("cai")
-    if name in ("Constitution", "load_constitution"):
-        home = "cai.constitution"
-    elif name == "open_lm":
-        home = "cai.lm"
-    else:
-        home = "cai.records" if name in _ROWS else "cai.errors"
-    return getattr(import_module(home), name)
+    return getattr(import_module(_MODULE_OF.get(name, "cai.errors")), name)
 
 
 def __dir__() -> list[str]:

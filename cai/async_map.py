@@ -1,4 +1,4 @@
-"""The resumable, bounded map over rows.
+"""The resumable, bounded map over rows, and the same map in memory.
 
 Kill a run and run it again: rows that are done stay done. Rows are written in the order of the
 input.
@@ -9,7 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -85,6 +94,64 @@ async def map_rows(
         atomic_write(out, "")
 
 
+async def map_in_memory(
+    rows: Sequence[InT],
+    step: Callable[[InT], Awaitable[OutT]],
+    *,
+    max_concurrency: int = 64,
+    sliding: bool = False,
+) -> list[OutT]:
+    """`step(row)` of every row, in order; rows with equal ids are processed once.
+
+    The calls in flight together are those of `map_rows`, so a back end whose answers depend on the
+    batch they share gives the same answers as there.
+
+    Args:
+        max_concurrency, sliding: as in `map_rows`.
+    """
+    ids = [row.id for row in rows]
+    if sliding:
+        chunks = bounded_map(dict(zip(ids, rows, strict=True)), step, max_concurrency)
+    else:
+        chunks = _map_windows(ids, rows, step, (), max_concurrency)
+    results: dict[str, OutT] = {}
+    async with contextlib.aclosing(chunks):
+        async for chunk_ids, chunk_results in chunks:
+            results.update(zip(chunk_ids, chunk_results, strict=True))
+    return [results[row_id] for row_id in ids]
+
+
+def run_sync(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, whether or not an event loop is running in this thread.
+
+    Where one is running (in a notebook), the coroutine runs in a thread with a loop of its own,
+    and is cancelled if the wait for it is interrupted.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        loop_is_running = False
+    else:
+        loop_is_running = True
+    if not loop_is_running:
+        return asyncio.run(work)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+
+    def run_in_thread() -> T:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            return runner.run(as_coroutine(task))
+
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(run_in_thread)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the work has ended
+                loop.call_soon_threadsafe(task.cancel)
+            raise
+
+
 async def gather(jobs: Sequence[Awaitable[T]]) -> list[T]:
     """Results in order. The first failure cancels the rest and is raised itself, not in a group."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
@@ -140,7 +207,7 @@ async def bounded_map(
     try:
         while True:
             for row_id, row in islice(remaining, max(0, max_concurrency - len(started))):
-                task = asyncio.ensure_future(_as_coroutine(step(row)))
+                task = asyncio.ensure_future(as_coroutine(step(row)))
                 task.add_done_callback(on_done)
                 started.append((row_id, task))
             if not started:
@@ -166,5 +233,6 @@ async def bounded_map(
             failure.exception()  # asyncio logs an exception that is never retrieved
 
 
-async def _as_coroutine(work: Awaitable[OutT]) -> OutT:
+async def as_coroutine(work: Awaitable[OutT]) -> OutT:
+    """A coroutine that awaits `work`."""
     return await work

@@ -26,12 +26,12 @@ def check(
     constitutions: Annotated[list[str], typer.Argument(metavar="CONSTITUTION...")],
 ) -> None:
     """Compile constitutions and report their defects. Exit 0 clean, 1 findings, 2 unreadable."""
-    from cai.constitution import find_constitution, lint, load_constitution
+    from cai.constitution import lint, load_constitution
     from cai.rubric import check_rubric
 
     has_findings = False
     for name in constitutions:
-        constitution = load_constitution(find_constitution(name))
+        constitution = load_constitution(name)
         lines = [f"{finding.location}: {finding.message}" for finding in lint(constitution)]
         if constitution.rubric:
             lines += [f"rubric: {line}" for line in check_rubric(constitution.rubric)]
@@ -59,9 +59,9 @@ def show(
     ] = "smollm2",
 ) -> None:
     """Print the contents of a constitution, with those of the constitutions that it extends."""
-    from cai.constitution import find_constitution, load_constitution, overview
+    from cai.constitution import load_constitution, overview
 
-    loaded = load_constitution(find_constitution(constitution))
+    loaded = load_constitution(constitution)
     if not render:
         print(overview(loaded))
         return
@@ -112,10 +112,10 @@ def diff(
     ] = False,
 ) -> None:
     """Print the differences between two constitutions, part by part. Exit 0 equal, 1 different."""
-    from cai.constitution import diff, find_constitution, load_constitution
+    from cai.constitution import diff, load_constitution
 
-    new = load_constitution(find_constitution(after))
-    changes = diff(load_constitution(find_constitution(before)), new)
+    new = load_constitution(after)
+    changes = diff(load_constitution(before), new)
     for change in changes:
         fields = f": {', '.join(change.fields)}" if change.fields else ""
         print(f"{change.what} {change.key}{fields}")

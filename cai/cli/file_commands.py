@@ -90,16 +90,14 @@ def _revise_file(
     options: FileToolOptions, rounds: int, direct: bool, max_reply: int, seed: int
 ) -> None:
     tool = open_file_tool(options)
-    from cai.generate.filters import Gate, all_of, not_degenerate
     from cai.generate.revise import ReviseConfig, reviser
     from cai.records import PromptDraw
-    from cai.rubric import compile_rubric, gate_of
+    from cai.rubric import compile_rubric, training_gate
     from cai.store import digest
 
     config = ReviseConfig(rounds=rounds, direct=direct, max_tokens=max_reply, stop_when_kept=False)
-    gate: Gate = not_degenerate
-    if tool.constitution.rubric:
-        gate = all_of(not_degenerate, gate_of(compile_rubric(tool.constitution.rubric)))
+    rubric = tool.constitution.rubric
+    gate = training_gate(compile_rubric(rubric) if rubric else None)
     step = reviser(tool.constitution, tool.lm, config, gate, seed)
 
     fields = {"initial", "rounds", "final", "chosen_round", "dropped"}

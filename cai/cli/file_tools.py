@@ -146,13 +146,13 @@ def open_file_tool(options: FileToolOptions) -> FileTool:
     """
     options.check()
     quiet()
-    from cai.constitution import find_constitution, load_constitution
+    from cai.constitution import load_constitution
 
     budget = options.budget()
     output = options.path("output")
     return FileTool(
         options.command,
-        load_constitution(find_constitution(options.text("constitution"))),
+        load_constitution(options.text("constitution")),
         open_logged(options.text("model"), output, options.connections, budget),
         options.path("input"),
         output,

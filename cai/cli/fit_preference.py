@@ -63,11 +63,12 @@ def fit_reward(
     With --folds, first estimate its agreement with judges whose labels it was not trained on.
     """
     quiet()
+    from cai.modeling.model_files import training_weights
     from cai.pipeline.preference_model import CardFacts, fit_preference_model, fresh_model
     from cai.progress import progress_bars
     from cai.train.cross_validation import cross_validate
 
-    base = _locate_weights(model)
+    base = training_weights(model)
     if output.exists():
         raise UsageError(f"{output}: is there already: give another --output, or remove it")
     config = _config(settings or [])
@@ -97,17 +98,6 @@ def fit_reward(
         print(f"held-out {score.metric}: {estimate_text(score)}")
 
 
-def _locate_weights(model: str) -> str:
-    from cai.modeling.model_files import local_model_name, resolve_model_path
-
-    weights = local_model_name(model)
-    if weights is None:
-        raise UsageError(
-            f"--model {model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
-        )
-    return resolve_model_path(weights)
-
-
 def _comparisons(model: PreferenceModel, source: Path) -> list[Comparison]:
     """All labelled pairs of a file; the number of rows that are skipped goes to standard error.
 
@@ -135,20 +125,15 @@ def _grouped_comparisons(
         skipped: reason -> rows skipped, counted up.
     """
     from cai.data.preferences import labelled_pairs
-    from cai.records import Prompt
-    from cai.train.preference import Comparison
+    from cai.pipeline.preference_model import make_comparison
 
-    comparisons = []
-    for pair in labelled_pairs(source, by, skipped):
-        chat = pair.prompt.chat
-        comparison = Comparison(
-            Prompt(chat=chat).id,
-            model.rows(chat, pair.first),
-            model.rows(chat, pair.second),
-            pair.p_first,
+    return [
+        (
+            pair.group or "",
+            make_comparison(model, pair.prompt.chat, (pair.first, pair.second), pair.p_first),
         )
-        comparisons.append((pair.group or "", comparison))
-    return comparisons
+        for pair in labelled_pairs(source, by, skipped)
+    ]
 
 
 def _config(settings: list[str]) -> Any:

@@ -62,13 +62,13 @@ def redteam(
     quiet()
     from cai import store
     from cai.cli.output_files import owned_output, refuse_input_as_output
-    from cai.constitution import find_constitution, load_constitution
+    from cai.constitution import load_constitution
     from cai.data.readers import prompt_rows
     from cai.generate.redteam import RedteamConfig, write_messages
     from cai.lm import open_lm
     from cai.progress import progress_bars
 
-    loaded, author = load_constitution(find_constitution(constitution)), open_lm(model)
+    loaded, author = load_constitution(constitution), open_lm(model)
     config = RedteamConfig(
         per_category=per_category, tries=tries, near=near, temperature=temperature, kind=kind
     )

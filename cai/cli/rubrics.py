@@ -19,9 +19,9 @@ def load_with_rubric(name: str) -> tuple[Constitution, Rubric]:
     Raises:
         ConfigError: it has no rubric, or cannot be read.
     """
-    from cai.constitution import find_constitution, load_constitution
+    from cai.constitution import load_constitution
 
-    constitution = load_constitution(find_constitution(name))
+    constitution = load_constitution(name)
     if constitution.rubric is None:
         raise ConfigError(f"{name}: no rubric in it")
     return constitution, constitution.rubric

@@ -45,14 +45,25 @@ class _LoadState(NamedTuple):
     mistakes: list[str]
 
 
-def load_constitution(path: Path) -> Constitution:
-    """The constitution in `path`, merged with everything it extends.
+def load_constitution(name_or_path: str | Path) -> Constitution:
+    """A constitution, merged with everything it extends.
+
+    Args:
+        name_or_path: a YAML file, or the name of a shipped constitution (see `find_constitution`).
 
     Raises:
-        ConfigError: one line per mistake, each with file and line.
+        ConfigError: there is no such file or name; or one line per mistake, each with file and
+            line.
+
+    Example:
+
+        >>> import cai
+        >>> constitution = cai.load_constitution("harmless")
+        >>> constitution.principles[0].id
+        'no-serious-harm'
     """
     state = _LoadState({}, [])
-    top = _read(path, (), state)
+    top = _read(find_constitution(name_or_path), (), state)
     if top is None or state.mistakes:
         raise ConfigError("\n".join(dict.fromkeys(state.mistakes)))
     files = _merge_order(top, {})

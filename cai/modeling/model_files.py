@@ -32,6 +32,21 @@ def local_model_name(spec: str) -> str | None:
     return name if kind == "local" and name else None
 
 
+def training_weights(spec: str) -> str:
+    """The argument for `from_pretrained` of a model to train.
+
+    Args:
+        spec: `smollm2` or `local:FOLDER_OR_HUB_ID`.
+
+    Raises:
+        UsageError: an endpoint or a fake, which has no weights to train; or no such folder.
+    """
+    name = local_model_name(spec)
+    if name is None:
+        raise UsageError(f"model {spec}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID")
+    return resolve_model_path(name)
+
+
 def resolve_model_path(name: str) -> str:
     """The argument for `from_pretrained`, from `smollm2`, a folder or a hub id.
 

@@ -7,7 +7,6 @@ from cai.artifacts import HELD_OUT, PAIRS, PREFERENCES, PROMPTS, REVISIONS, SFT
 from cai.data.split import subsample
 from cai.errors import StoreError
 from cai.generate.diversity import diversity_metrics
-from cai.generate.filters import all_of, not_degenerate
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
@@ -20,7 +19,7 @@ from cai.pipeline.staleness import (
     revision_is_current,
 )
 from cai.records import Pair, Preference, Prompt, Revision
-from cai.rubric import gate_of
+from cai.rubric import training_gate
 
 
 def prompts(ctx: RunContext) -> None:
@@ -64,8 +63,7 @@ def revise(ctx: RunContext) -> None:
     )
     if ctx.begin_or_reuse(out, "revise", provenance, Revision, revision_is_current(ctx)):
         return
-    gate = all_of(not_degenerate, gate_of(ctx.rubric))
-    step = reviser(ctx.constitution, author, config, gate, ctx.seed)
+    step = reviser(ctx.constitution, author, config, training_gate(ctx.rubric), ctx.seed)
     train = load_rows(ctx.path(PROMPTS), Prompt)
     rows = revise_items(subsample(train, config.prompts, ctx.seed, "revise"), config)
     ctx.map_rows(author, out, rows, step, Revision, "revise", source=revised_item)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cai import store
-from cai.errors import TrainError
+from cai.errors import StoreError, TrainError
 from cai.evals.stats import estimate
 from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.progress import Progress
-from cai.records import Score
+from cai.records import Chat, Pair, Preference, Prompt, Score
 from cai.report.cards import preference_card
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.store import Manifest
@@ -48,6 +48,46 @@ def fresh_model(weights: str, config: RewardConfig, seed: int) -> PreferenceMode
     torch.manual_seed(seed)
     base = with_adapter(load_model(weights), ADAPTER, config.lora_rank, config.num_trainable_layers)
     return PreferenceModel(base, load_renderer(weights))
+
+
+def make_comparison(
+    model: PreferenceModel, chat: Chat, replies: tuple[str, str], p_first: float, source: str = ""
+) -> Comparison:
+    """The token rows of two replies to `chat`, with their label.
+
+    Args:
+        replies: first and second.
+        source: where the label comes from.
+    """
+    first, second = replies
+    prompt = Prompt(chat=chat).id
+    return Comparison(prompt, model.rows(chat, first), model.rows(chat, second), p_first, source)
+
+
+def labelled_comparisons(
+    model: PreferenceModel,
+    pairs: Sequence[Pair],
+    preferences: Sequence[Preference],
+    source: str = "",
+) -> list[Comparison]:
+    """The pairs that have a label, in the order of the labels; unscored ones are left out.
+
+    Raises:
+        StoreError: a label is about none of the pairs.
+    """
+    pair_by_id = {pair.id: pair for pair in pairs}
+    comparisons = []
+    for preference in preferences:
+        if preference.p_first is None:
+            continue
+        pair = pair_by_id.get(preference.source)
+        if pair is None:
+            raise StoreError(
+                f"preferences: a label for pair {preference.source}, which is not among the pairs"
+            )
+        replies = (pair.first, pair.second)
+        comparisons.append(make_comparison(model, pair.chat, replies, preference.p_first, source))
+    return comparisons
 
 
 def fit_preference_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cai import store, templates
 from cai.artifacts import (
@@ -24,11 +24,14 @@ from cai.data.split import clean_training
 from cai.errors import ConfigError, StoreError
 from cai.modeling.model_files import local_model_name, resolve_model_path
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
-from cai.records import Chat, Message, Pair, Preference, Prompt, Revision
+from cai.records import Message, Pair, Preference, Prompt, Revision
 from cai.seeds import rng
 from cai.store import digest
 
-C = TypeVar("C")
+if TYPE_CHECKING:
+    from cai.reward.preference_model import PreferenceModel
+    from cai.train.preference import Comparison
+
 RUN_LABELS = "this run"
 """Source of a comparison that the run itself labelled; others are named by their file of
 `preferences`.
@@ -73,9 +76,13 @@ def sft(ctx: RunContext) -> None:
 
 def reward(ctx: RunContext) -> None:
     """50-reward/: the preference model, normalized over the fine-tuned model's replies."""
-    from cai.pipeline.preference_model import CardFacts, fit_preference_model, fresh_model
+    from cai.pipeline.preference_model import (
+        CardFacts,
+        fit_preference_model,
+        fresh_model,
+        labelled_comparisons,
+    )
     from cai.train.cross_validation import mix_pairs
-    from cai.train.preference import Comparison
 
     run, out, config = ctx.run, ctx.path(REWARD), ctx.run.reward
     files = dict(zip(run.preferences, ctx.resolved.preferences, strict=True))
@@ -87,15 +94,13 @@ def reward(ctx: RunContext) -> None:
     if store.begin_artifact(out, "reward", ctx.provenance(config, inputs, **provenance)):
         return
     model = fresh_model(str(ctx.path(SFT)), config, ctx.seed)
-
-    def compare(chat: Chat, first: str, second: str, p_first: float, source: str) -> Comparison:
-        prompt = Prompt(chat=chat).id
-        return Comparison(
-            prompt, model.rows(chat, first), model.rows(chat, second), p_first, source
-        )
-
-    run_comparisons = _run_comparisons(ctx, compare)
-    others, dropped = _other_comparisons(ctx, compare)
+    run_comparisons = labelled_comparisons(
+        model,
+        load_rows(ctx.path(PAIRS), Pair),
+        load_rows(ctx.path(PREFERENCES), Preference),
+        RUN_LABELS,
+    )
+    others, dropped = _other_comparisons(ctx, model)
     comparisons = mix_pairs(
         run_comparisons,
         others,
@@ -123,39 +128,26 @@ def reward(ctx: RunContext) -> None:
     store.finish_artifact(out, **counts)
 
 
-def _run_comparisons(
-    ctx: RunContext, compare: Callable[[Chat, str, str, float, str], C]
-) -> list[C]:
-    """The pairs that the run labelled, unknown labels left out."""
-    pairs: dict[str, Pair] = {pair.id: pair for pair in load_rows(ctx.path(PAIRS), Pair)}
-    comparisons = []
-    preference: Preference
-    for preference in load_rows(ctx.path(PREFERENCES), Preference):
-        if preference.p_first is not None:
-            pair = pairs[preference.source]
-            comparisons.append(
-                compare(pair.chat, pair.first, pair.second, preference.p_first, RUN_LABELS)
-            )
-    return comparisons
-
-
 def _other_comparisons(
-    ctx: RunContext, compare: Callable[[Chat, str, str, float, str], C]
-) -> tuple[list[C], Counter[str]]:
+    ctx: RunContext, model: PreferenceModel
+) -> tuple[list[Comparison], Counter[str]]:
     """The pairs of the run's `preferences` files that hygiene lets through, and what it dropped, by
     reason.
 
     Raises:
         StoreError: files are given, and none of their pairs is left.
     """
+    from cai.pipeline.preference_model import make_comparison
+
     run = ctx.run
     against = [ctx.path(HELD_OUT), *ctx.resolved.against]
-    comparisons: list[C] = []
+    comparisons: list[Comparison] = []
     dropped: Counter[str] = Counter()
     for name, path in zip(run.preferences, ctx.resolved.preferences, strict=True):
         rows, reasons = clean_labelled_pairs(labelled_pairs(path), run.hygiene, against)
         comparisons += [
-            compare(row.prompt.chat, row.first, row.second, row.p_first, name) for row in rows
+            make_comparison(model, row.prompt.chat, (row.first, row.second), row.p_first, name)
+            for row in rows
         ]
         dropped += reasons
     if run.preferences and not comparisons:
@@ -170,13 +162,12 @@ def ppo(ctx: RunContext) -> None:
     """
     import torch
 
-    from cai.modeling.loading import load_model
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_reward
     from cai.train.distributed import broadcast_flag, rank
     from cai.train.ppo.actor import build_actor
     from cai.train.ppo.rollout import RewardTable, Rollout
-    from cai.train.ppo.trainer import PPOTrainer
+    from cai.train.ppo.trainer import PPOTrainer, save_policy
 
     run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
     finished = rank() == 0 and store.begin_artifact(out, "ppo", _ppo_provenance(ctx)) is not None
@@ -207,12 +198,8 @@ def ppo(ctx: RunContext) -> None:
     folder = store.partial_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     history = trainer.train(load_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
-    policy = load_model(weights)
-    actor.copy_weights_to(policy)
+    save_policy(actor, renderer, weights, out)
     if rank() == 0:
-        with store.atomic_directory(out) as folder:
-            policy.save_pretrained(folder)
-            renderer.tokenizer.save_pretrained(folder)
         store.finish_artifact(
             out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history)
         )

@@ -5,12 +5,11 @@ Source: arXiv:2309.00267.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Sequence
 
 from cai import templates
-from cai.async_map import gather
+from cai.async_map import gather, run_sync
 from cai.errors import UnansweredError
 from cai.lm.base import LM
 from cai.records import Chat, Prompt
@@ -47,7 +46,7 @@ async def rate(judge: LM, chat: Chat, reply: str) -> float | None:
 
 
 def batch_rater(judge: LM) -> Rate:
-    """`rate` over many replies concurrently. The function must be called outside an event loop."""
+    """`rate` over many replies concurrently."""
 
     def rate_batch(prompts: Sequence[Prompt], replies: Sequence[str]) -> list[float | None]:
         async def rate_all() -> list[float | None]:
@@ -58,6 +57,6 @@ def batch_rater(judge: LM) -> Rate:
             finally:
                 await judge.aclose()
 
-        return asyncio.run(rate_all())
+        return run_sync(rate_all())
 
     return rate_batch

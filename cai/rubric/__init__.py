@@ -6,6 +6,7 @@ from cai.rubric.grade import (
     gate_of,
     grade,
     grade_propositions,
+    training_gate,
     unscored_grade,
 )
 
@@ -16,5 +17,6 @@ __all__ = [
     "gate_of",
     "grade",
     "grade_propositions",
+    "training_gate",
     "unscored_grade",
 ]

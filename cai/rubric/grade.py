@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cai.errors import UsageError
+from cai.generate.filters import Gate, all_of, not_degenerate
 from cai.records import Degree, Grade, Kind, Prompt, Style
 from cai.rubric.prefilter import Prefilter
 from cai.rubric.propositions import (
@@ -168,7 +169,16 @@ def grade_propositions(
     )
 
 
-def gate_of(compiled: CompiledRubric) -> Callable[[Prompt, str], str | None]:
+def training_gate(compiled: CompiledRubric | None) -> Gate:
+    """The filter of revised replies: no degenerate text, and what the rubric lets through.
+
+    Args:
+        compiled: None: the constitution has no rubric.
+    """
+    return not_degenerate if compiled is None else all_of(not_degenerate, gate_of(compiled))
+
+
+def gate_of(compiled: CompiledRubric) -> Gate:
     """A filter of training replies: only correct behaviour for the prompt's kind passes.
 
     Returns:

@@ -15,7 +15,6 @@ import yaml
 from docs_pages import DOCS, ROOT, blocks, fences
 from typer.testing import CliRunner
 
-import cai
 from cai import records
 from cai.cli import app
 from cai.constitution import load_constitution
@@ -134,9 +133,6 @@ def flat(value: object, key: str = "") -> dict[str, object]:
     return {k: v for name, inner in pairs for k, v in flat(inner, f"{key}/{name}").items()}
 
 
-@pytest.mark.skipif(
-    "revise" not in cai.__all__, reason="the functions of the module cai are about to come"
-)
 @pytest.mark.parametrize(("page", "code"), blocks("<!-- run -->"))
 def test_snippets_run(
     page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

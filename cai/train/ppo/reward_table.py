@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from cai.async_map import as_coroutine, run_sync
 from cai.errors import TrainError, blame
 from cai.train.ppo.rollout import RewardFn, RewardTable, Rollout
 
@@ -39,7 +38,7 @@ def compute_rewards(reward_fn: RewardFn, rollouts: list[Rollout]) -> RewardTable
     """
     with blame(TrainError, "ppo: the reward"):
         result = reward_fn(rollouts)
-        table = _run_coroutine(result) if inspect.isawaitable(result) else result
+        table = run_sync(as_coroutine(result)) if inspect.isawaitable(result) else result
     for name, part in table.items():
         if len(part) != len(rollouts):
             raise TrainError(
@@ -51,18 +50,6 @@ def compute_rewards(reward_fn: RewardFn, rollouts: list[Rollout]) -> RewardTable
                 "None stands for an unknown value"
             )
     return table
-
-
-def _run_coroutine(result: Awaitable[RewardTable]) -> RewardTable:
-    """Await in a thread with a loop of its own, because a notebook's loop may be running in this
-    one.
-    """
-
-    async def wait() -> RewardTable:
-        return await result
-
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(asyncio.run, wait()).result()
 
 
 def add_missing_eos_penalty(

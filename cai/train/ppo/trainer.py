@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from cai.artifacts import METRICS
-from cai.errors import TrainError
+from cai.errors import TrainError, UsageError
 from cai.modeling import memory
-from cai.modeling.tokenization import Renderer
+from cai.modeling.loading import load_model
+from cai.modeling.model_files import training_weights
+from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt
 from cai.seeds import rng
-from cai.store import append_bytes
+from cai.store import append_bytes, atomic_directory
 from cai.train import checkpoint, losses
 from cai.train.distributed import (
     all_reduce_max,
@@ -35,7 +37,7 @@ from cai.train.distributed import (
     rank,
 )
 from cai.train.ppo import steps
-from cai.train.ppo.actor import Actor
+from cai.train.ppo.actor import Actor, build_actor
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.experience import (
     Experience,
@@ -83,10 +85,14 @@ class PPOTrainer:
         seed: all draws follow from it.
 
     Example:
-        >>> trainer = PPOTrainer(actor, renderer, reward_fn, PPOConfig(num_updates=2))
+        >>> trainer = PPOTrainer.from_pretrained("smollm2", reward_fn, PPOConfig(num_updates=2))
         >>> history = trainer.train(prompts, Path("policy"))
         >>> history[-1]["reward"], history[-1]["kl"]
+        >>> trainer.save_policy("policy/model")
     """
+
+    weights: str | None = None
+    """Folder or hub id of the model that the policy began as; `from_pretrained` sets it."""
 
     def __init__(
         self,
@@ -116,6 +122,33 @@ class PPOTrainer:
             [p.detach().clone() for p in policy] if config.optimization.ema_decay else []
         )
 
+    @classmethod
+    def from_pretrained(
+        cls, model: str, reward_fn: RewardFn, config: PPOConfig, seed: int = 0
+    ) -> PPOTrainer:
+        """A trainer whose policy and reference policy begin as `model`.
+
+        Args:
+            model: `smollm2` or `local:FOLDER_OR_HUB_ID`.
+            reward_fn, config: see the class.
+            seed: of the adapter's first weights, and of all draws.
+
+        Raises:
+            UsageError: an endpoint or a fake, which has no weights to train; no such folder; or
+                the critic is to start as a preference model, which there is none of.
+        """
+        if config.critic == "reward":
+            raise UsageError(
+                "ppo.critic: reward starts the critic as a preference model, and there is none: "
+                "give critic='reference'"
+            )
+        weights = training_weights(model)
+        torch.manual_seed(seed)
+        actor, _ = build_actor(config, weights, None)
+        trainer = cls(actor, load_renderer(weights), reward_fn, config, seed)
+        trainer.weights = weights
+        return trainer
+
     def train(
         self,
         prompts: Sequence[Prompt],
@@ -131,6 +164,7 @@ class PPOTrainer:
 
         Args:
             prompts: training prompts; each update samples from them.
+            folder: made if there is none; training resumes from a checkpoint in it.
             texts: (prompt, reply) tokens, mixed in where `config.ptx` asks for it.
             on_update: called with (update, its metrics).
 
@@ -148,6 +182,7 @@ class PPOTrainer:
             raise TrainError(
                 "ppo.ptx: there is no fine-tuning text to mix in; leave ptx out, or give it some"
             )
+        folder.mkdir(parents=True, exist_ok=True)
         digest = state_digest(self.config, prompts, texts, self.seed)
         start = self._load_checkpoint(folder, digest)
         history = read_history(folder / METRICS, start)
@@ -169,6 +204,19 @@ class PPOTrainer:
                     signal.reraise()
         self._use_ema_weights()
         return history
+
+    def save_policy(self, folder: str | Path) -> None:
+        """Write the policy as a plain model with its tokenizer. All processes call it.
+
+        Raises:
+            UsageError: the trainer is not of `from_pretrained`, so the base is unknown.
+        """
+        if self.weights is None:
+            raise UsageError(
+                "save_policy: only a trainer of from_pretrained knows its base: "
+                "call cai.train.ppo.trainer.save_policy"
+            )
+        save_policy(self.actor, self.renderer, self.weights, Path(folder))
 
     # ---- an update ----
 
@@ -355,3 +403,19 @@ class PPOTrainer:
                 self.actor.trainable_parameters(), self.ema_weights, strict=True
             ):
                 parameter.data.copy_(mean)
+
+
+def save_policy(actor: Actor, renderer: Renderer, weights: str, folder: Path) -> None:
+    """Write an actor's policy as a plain model with its tokenizer, complete or not at all.
+
+    All processes of a sharded policy call it; the first one writes.
+
+    Args:
+        weights: folder or hub id of the model that the policy began as.
+    """
+    policy = load_model(weights)
+    actor.copy_weights_to(policy)
+    if rank() == 0:
+        with atomic_directory(folder) as partial:
+            policy.save_pretrained(partial)
+            renderer.tokenizer.save_pretrained(partial)
