@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cai.records import EvalReply, Grade, Kind, Score, Vote, chat_of
+from cai.probability import sigmoid
+from cai.records import EvalReply, Grade, Kind, Preference, Score, Vote, chat_of
 
 STEPS = [
     {
@@ -73,3 +74,18 @@ def vote(
     logprobs: tuple[float, float] | None, swapped: tuple[float, float] | None, p: float | None
 ) -> Vote:
     return Vote(principle="p", logprobs=logprobs, logprobs_swapped=swapped, p_first=p)
+
+
+def preference(number: int, *votes: tuple[str, float, float]) -> Preference:
+    """Votes as (principle, log-odds of A, log-odds of A with the replies swapped)."""
+    rows = tuple(
+        Vote(
+            principle=name,
+            logprobs=(margin, 0.0),
+            logprobs_swapped=(swapped, 0.0),
+            p_first=sigmoid((margin - swapped) / 2),
+        )
+        for name, margin, swapped in votes
+    )
+    mean = sum(row.p_first or 0 for row in rows) / len(rows)
+    return Preference(source=str(number), p_first=mean, votes=rows)
