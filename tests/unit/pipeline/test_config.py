@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from cai.constitution.load import SHIPPED
 from cai.errors import ConfigError, StoreError
-from cai.pipeline.config import load_run, save_run
+from cai.pipeline.config import Run, load_run, save_run
+from cai.reward.composite import RewardWeights
 
 GOOD = """\
 name: small
@@ -148,6 +150,20 @@ def test_a_missing_evaluation_file_is_named(tmp_path: Path) -> None:
         f"{tmp_path}/run.yaml:9: hygiene.against: no such file: none.jsonl "
         f"(looked for {tmp_path}/none.jsonl)"
     )
+
+
+def test_a_reward_without_a_weighted_part_is_refused() -> None:
+    with pytest.raises(ValidationError, match="every weight is 0"):
+        RewardWeights(pm=0, rubric=0)
+    run = {
+        "name": "x",
+        "constitution": "c.yaml",
+        "prompts": ["p.jsonl"],
+        "ppo": {"critic": "reward"},
+    }
+    assert Run.model_validate(run).ppo.critic == "reward"
+    with pytest.raises(ValidationError, match="which reward_weights\\.pm: 0 leaves out"):
+        Run.model_validate(run | {"reward_weights": {"pm": 0}})
 
 
 # ---- overrides ----

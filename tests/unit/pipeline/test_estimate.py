@@ -119,7 +119,7 @@ def test_the_forecast_of_a_run(tmp_path: Path) -> None:
 
 
 def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
-    """Direct RLAIF calls the judge once a rollout: 5 updates of 4 prompts and 2 replies, 40 calls."""
+    """Direct RLAIF calls the judge once a rollout: 5 updates of 4 prompts x 2 replies."""
     with endpoint(tmp_path / "server") as server:
         more = (
             "\nreward_weights: {pm: 0, direct: 1}\n"
