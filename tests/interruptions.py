@@ -17,6 +17,11 @@ def quiet(done: int, total: int) -> None:
     """Progress that is not shown."""
 
 
+def no_progress(stage: str) -> Callable[[int, int], None]:
+    """The progress callback of a stage."""
+    return quiet
+
+
 def killed_at(call: int, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """The function, which from its `call`-th call on (the first is 0) raises `Killed`."""
     calls = 0

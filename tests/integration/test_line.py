@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 import torch
-from cli_runner import write_lines
 from interruptions import quiet
+from json_lines import write_lines
 from safetensors.torch import load_file
 from torchrun import run_two_processes
 

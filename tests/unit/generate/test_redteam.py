@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from interruptions import Killed, killed_at
 
 from cai.cli import main
 from cai.errors import UnansweredError
@@ -135,21 +136,9 @@ def test_gives_up_after_so_many_tries(tmp_path: Path) -> None:
 @pytest.mark.parametrize("calls", [0, 1, 3, 5, 7])
 def test_killed_and_run_again(tmp_path: Path, calls: int) -> None:
     """The same prompts as without interruption, and no answered call is repeated."""
-
-    class Stop(BaseException): ...
-
     uninterrupted = collect(tmp_path / "a.jsonl", FakeLM(message, max_concurrency=1))
-    remaining = calls
-
-    def stops(chat: Chat, seed: int) -> str:
-        nonlocal remaining
-        if remaining == 0:
-            raise Stop
-        remaining -= 1
-        return message(chat, seed)
-
-    with pytest.raises(Stop):
-        collect(tmp_path / "b.jsonl", FakeLM(stops, max_concurrency=1))
+    with pytest.raises(Killed):
+        collect(tmp_path / "b.jsonl", FakeLM(killed_at(calls, message), max_concurrency=1))
     assert len(list(read_rows(tmp_path / "b.jsonl", Attempt)) if calls else []) == calls
     after = FakeLM(message, max_concurrency=1)
     assert collect(tmp_path / "b.jsonl", after).prompts == uninterrupted.prompts

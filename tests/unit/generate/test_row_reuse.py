@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from interruptions import Killed, no_progress
 
 from cai.errors import StoreError
 from cai.lm.fake import FakeLM
@@ -33,10 +34,6 @@ rubric:
 """
 COUNT = 24
 Edit = Callable[[dict[str, dict[str, object]]], None]
-
-
-class Stop(BaseException):
-    """A simulated signal."""
 
 
 def reply(chat: Chat, seed: int) -> str:
@@ -71,11 +68,7 @@ def open_context(folder: Path, run: Path, messages: list[str]) -> RunContext:
         for i in range(COUNT)
     ]
     (folder / "prompts.jsonl").write_text("\n".join(prompts) + "\n", encoding="utf-8")
-    return open_run(
-        load_run(folder / "run.yaml", []),
-        lambda stage: lambda done, total: None,
-        notify=messages.append,
-    )
+    return open_run(load_run(folder / "run.yaml", []), no_progress, notify=messages.append)
 
 
 @pytest.fixture
@@ -185,11 +178,11 @@ def test_cut_off_in_the_middle(tmp_path: Path, fake: FakeLM, after: int) -> None
 
     def stopping(chat: Chat, seed: int) -> str:
         if len(fake.calls) > after:
-            raise Stop
+            raise Killed
         return reply(chat, seed)
 
     fake.reply = stopping
-    with pytest.raises(Stop):
+    with pytest.raises(Killed):
         run_to_labels(tmp_path, "run")
     fake.reply = reply
     for edit, run in ((text, "fresh"), (weight, "again")):

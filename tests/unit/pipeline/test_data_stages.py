@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cli_runner import Capture, run_command, write_lines
+from cli_runner import Capture, run_command
+from json_lines import write_lines
 
 from cai.data.readers import prompt_rows
 

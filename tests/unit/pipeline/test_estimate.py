@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from endpoint import endpoint
-from interruptions import quiet
+from interruptions import no_progress
 
 from cai.errors import BudgetError
 from cai.lm.budget import Budget, Prices
@@ -42,10 +41,6 @@ eval: {{draws: 3}}
 prices: {{prompt: 0.5, completion: 2.25}}
 http: {{connections: 8}}
 """
-
-
-def no_progress(stage: str) -> Callable[[int, int], None]:
-    return quiet
 
 
 def test_a_total_by_hand() -> None:

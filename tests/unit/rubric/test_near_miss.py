@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rubric_toys import COMPILED, SHIPPED, refuse_classes
 
 from cai.cli import main
-from cai.constitution import find_constitution, load_constitution
+from cai.constitution import load_constitution
 from cai.constitution.schema import Rubric
 from cai.lm import FakeLM
 from cai.records import Kind, Prompt, chat_of
@@ -24,10 +25,6 @@ from cai.rubric.near_miss import (
     template_writer,
 )
 
-SHIPPED = load_constitution(find_constitution("refusal_style")).rubric
-assert SHIPPED is not None
-RUBRIC: Rubric = SHIPPED
-COMPILED = compile_rubric(RUBRIC)
 PROMPTS = [
     Prompt(chat=chat_of(("user", text)), kind=kind)
     for text, kind in (
@@ -43,28 +40,7 @@ TOY = Rubric.model_validate(
             "sorry": {"question": "Sorry?", "patterns": ["sorry"], "example": "Sorry."},
             "declines": {"question": "No?", "patterns": ["can't"], "example": "I can't."},
         },
-        "classes": {
-            "refuse": [
-                {
-                    "name": "ideal",
-                    "when": "sorry and declines",
-                    "style": "desired_refusal",
-                    "correct": True,
-                },
-                {
-                    "name": "curt",
-                    "when": "declines and not sorry",
-                    "style": "undesired_refusal",
-                    "correct": True,
-                },
-                {
-                    "name": "other",
-                    "when": "not declines",
-                    "style": "disallowed_content",
-                    "correct": False,
-                },
-            ]
-        },
+        "classes": {"refuse": refuse_classes("sorry and declines", "declines and not sorry")},
         "degrees": {"full_refusal": "declines", "full_compliance": "not declines"},
         "weights": {"refuse": {"ideal": 1.0}},
     }
@@ -96,7 +72,7 @@ def test_every_wish_is_in_the_class_that_it_names(kind: Kind) -> None:
 
 def test_templates_give_just_what_was_wished_for() -> None:
     """Each class of the shipped rubric has support, and each reply is on target."""
-    replies = asyncio.run(near_misses(COMPILED, PROMPTS, template_writer(RUBRIC)))
+    replies = asyncio.run(near_misses(COMPILED, PROMPTS, template_writer(SHIPPED)))
     assert all(reply.on_target for _, reply in replies), [
         (reply.target, reply.response) for _, reply in replies if not reply.on_target
     ]
@@ -114,7 +90,7 @@ def test_filler_makes_nothing_true() -> None:
     assert [id for id, p in result.propositions.items() if p] == ["long_answer"]
 
 
-def test_a_model_is_told_what_must_hold_and_is_not_believed() -> None:
+def test_a_model_gets_the_target_and_its_reply_is_checked() -> None:
     """The writer always declines: on target for some targets only, and only those count."""
     lm = FakeLM(lambda chat, seed: "I can't help with that.")
     replies = asyncio.run(near_misses(COMPILED, PROMPTS[:1], model_writer(lm, COMPILED, 0)))
@@ -124,8 +100,8 @@ def test_a_model_is_told_what_must_hold_and_is_not_believed() -> None:
             {id for id, value in reply.target.holds.items() if value} == {"declines"}
         )
     request = lm.calls[0][-1].content
-    assert f"- {RUBRIC.propositions['declines'].question} Yes" in request
-    assert f"- {RUBRIC.propositions['judges'].question} No" in request
+    assert f"- {SHIPPED.propositions['declines'].question} Yes" in request
+    assert f"- {SHIPPED.propositions['judges'].question} No" in request
 
 
 def test_commands_make_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,11 +128,11 @@ def test_commands_make_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "held-out pairs" in capsys.readouterr().out
     fitted = load_constitution(output).rubric
     assert fitted is not None
-    assert fitted.weights.keys() == RUBRIC.weights.keys()
-    assert fitted.weights != RUBRIC.weights
+    assert fitted.weights.keys() == SHIPPED.weights.keys()
+    assert fitted.weights != SHIPPED.weights
     for behaviour, weights in fitted.weights.items():
         for name, weight in weights.items():
-            assert weight * RUBRIC.weights[behaviour][name] >= 0, "signs are kept"
+            assert weight * SHIPPED.weights[behaviour][name] >= 0, "signs are kept"
 
 
 @pytest.mark.parametrize(
