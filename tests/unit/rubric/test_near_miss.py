@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from pathlib import Path
 
 import pytest
 from rubric_toys import COMPILED, SHIPPED, refuse_classes
 
-from cai.cli import main
-from cai.constitution import load_constitution
 from cai.constitution.schema import Rubric
 from cai.lm import FakeLM
 from cai.records import Kind, Prompt, chat_of
@@ -102,53 +98,3 @@ def test_a_model_gets_the_target_and_its_reply_is_checked() -> None:
     request = lm.calls[0][-1].content
     assert f"- {SHIPPED.propositions['declines'].question} Yes" in request
     assert f"- {SHIPPED.propositions['judges'].question} No" in request
-
-
-def test_commands_make_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Near misses, then weights fitted on them, then a constitution that has these weights."""
-    prompts = tmp_path / "prompts.jsonl"
-    ordered = tmp_path / "ordered.jsonl"
-    output = tmp_path / "weights.yaml"
-    prompt_rows = [
-        Prompt(chat=chat_of(("user", f"{kind} {i}")), kind=kind)
-        for kind in ("disallowed", "sensitive", "benign")
-        for i in range(5)
-    ]
-    prompts.write_text("".join(prompt.line() + "\n" for prompt in prompt_rows))
-    constitution = ["--constitution", "refusal_style"]
-    with pytest.raises(SystemExit) as ended:
-        main(["near-miss", *constitution, "--prompts", str(prompts), "--output", str(ordered)])
-    assert ended.value.code == 0
-    rows = [json.loads(line) for line in ordered.read_text().splitlines()]
-    assert {row["rank"] for row in rows} >= {0, 1, 2}
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main(["fit", *constitution, "--input", str(ordered), "--output", str(output)])
-    assert ended.value.code == 0
-    assert "held-out pairs" in capsys.readouterr().out
-    fitted = load_constitution(output).rubric
-    assert fitted is not None
-    assert fitted.weights.keys() == SHIPPED.weights.keys()
-    assert fitted.weights != SHIPPED.weights
-    for behaviour, weights in fitted.weights.items():
-        for name, weight in weights.items():
-            assert weight * SHIPPED.weights[behaviour][name] >= 0, "signs are kept"
-
-
-@pytest.mark.parametrize(
-    ("row", "why"),
-    [
-        ({"prompt": "a", "response": "b", "rank": 1}, "needs `kind`"),
-        ({"prompt": "a", "kind": "benign", "response": "b"}, "`rank`"),
-        ({"prompt": "a", "kind": "benign", "response": "b", "rank": 0, "reward": "x"}, "`reward`"),
-    ],
-)
-def test_wrong_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, object], why: str
-) -> None:
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    files = ["--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "w.yaml")]
-    with pytest.raises(SystemExit) as ended:
-        main(["fit", "--constitution", "refusal_style", *files])
-    assert ended.value.code == 2
-    assert why in capsys.readouterr().err
