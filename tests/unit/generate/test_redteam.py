@@ -1,4 +1,4 @@
-"""Red-team messages: their addresses, their selection, resuming after a kill, the command."""
+"""Red-team messages: their addresses, their selection, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from interruptions import Killed, killed_at
 
-from cai.cli import main
 from cai.errors import UnansweredError
 from cai.generate.redteam import (
     MessageSelection,
@@ -178,38 +177,3 @@ def test_template() -> None:
     chat = redteam_chat([("fraud", "one")], "theft")
     assert [m.role for m in chat] == ["system", "user", "assistant", "user"]
     assert "theft" in chat[-1].content
-
-
-# ---- the command ----
-
-
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seeds = tmp_path / "seeds.jsonl"
-    seeds.write_text("".join(p.line() + "\n" for p in SEEDS))
-    out = tmp_path / "out.jsonl"
-    command = [
-        "redteam",
-        "--constitution",
-        "harmless",
-        "--seeds",
-        str(seeds),
-        "--output",
-        str(out),
-        "--category",
-        "fraud",
-    ]
-    for model, code, expected in (
-        ("fake:echo", 1, "nearly repeated"),
-        ("fake:polite", 2, "made with another model"),
-    ):
-        with pytest.raises(SystemExit) as stop:
-            main([*command, "--model", model, "--per-category", "3", "--tries", "2"])
-        captured = capsys.readouterr()
-        assert stop.value.code == code
-        assert expected in captured.out + captured.err
-    assert len(list(read_rows(out, Prompt))) == 1
-    (tmp_path / "declines").mkdir()
-    command[6] = str(tmp_path / "declines" / "out.jsonl")
-    with pytest.raises(SystemExit):
-        main([*command, "--model", "fake:polite", "--per-category", "2"])
-    assert "10 declined" in capsys.readouterr().out
