@@ -103,8 +103,12 @@ MANIFESTS = {
 }
 KINDS = ("disallowed", "sensitive", "benign")
 
-# the trainer and its data library warn about each other
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    # complete runs with training, some of them killed or in two processes
+    pytest.mark.slow,
+    # the trainer and its data library warn about each other
+    pytest.mark.filterwarnings("ignore"),
+]
 
 
 def cai_run(home: Path, folder: Path, *options: str) -> int:

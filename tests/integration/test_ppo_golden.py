@@ -94,6 +94,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results
 
 
+# three trainings in another process, with portable and so slow kernels
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_rewrite_moves_no_number(results: dict[str, Any], name: str) -> None:
     """Equal to the last printed digit on the machine that computed them; other math libraries may

@@ -105,6 +105,8 @@ def train(
     return policy, history
 
 
+# 32 updates of 160 replies for each of three coefficients
+@pytest.mark.slow
 def test_the_policy_is_the_closed_form(words: Path, tmp_path: Path) -> None:
     """Total variation below 0.02 at three KL coefficients, and the KL falls as the coefficient
     grows.

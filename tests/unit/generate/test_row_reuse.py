@@ -11,6 +11,7 @@ from interruptions import Killed, no_progress
 
 from cai.errors import StoreError
 from cai.lm.fake import FakeLM
+from cai.modeling import memory
 from cai.pipeline import context
 from cai.pipeline.config import load_run
 from cai.pipeline.context import RunContext, open_run
@@ -73,7 +74,11 @@ def open_context(folder: Path, run: Path, messages: list[str]) -> RunContext:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLM:
-    """The model of all runs in this file; it records its calls."""
+    """The model of all runs in this file; it records its calls.
+
+    No weights are loaded, so the garbage collection after each stage, most of the time, is skipped.
+    """
+    monkeypatch.setattr(memory, "release_memory", lambda: None)
     lm = FakeLM(reply, lambda chat, choices: [0.1 * (len(chat[-1].content) % 7), 0.0])
     monkeypatch.setattr(context, "open_lm", lambda spec, http: lm)
     return lm
@@ -127,7 +132,7 @@ def added(principles: dict[str, dict[str, object]]) -> None:
 NAMES = ("10-revisions.jsonl", "40-preferences.jsonl")
 
 
-def test_an_edited_text_costs_the_calls_of_its_own_rows(tmp_path: Path, fake: FakeLM) -> None:
+def test_an_edited_text_costs_the_calls_of_its_rows(tmp_path: Path, fake: FakeLM) -> None:
     """A revision takes 5 calls (reply, two rounds of two), a label 4 (two principles, twice)."""
     write(tmp_path)
     run_to_labels(tmp_path, "run")

@@ -174,6 +174,8 @@ def two_processes(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+# torchrun: two processes import torch and train in each mode
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(ranks.MODES))
 def test_two_processes_compute_the_update_of_one(
     two_processes: Path, tiny_model: Path, tmp_path: Path, mode: str
