@@ -12,7 +12,8 @@ test: .venv/ready-dev
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	HF_HUB_OFFLINE=1 .venv/bin/pytest -n logical --maxprocesses 4 --dist worksteal
+	HF_HUB_OFFLINE=1 .venv/bin/pytest -n logical --maxprocesses 4 --dist worksteal \
+		--durations 15 --durations-min 5
 
 check: test
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from json_lines import write_lines
 
 from cai.cli import main
 
@@ -58,13 +58,6 @@ def run_command(capsys: Capture, *arguments: object) -> CommandResult:
         main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     return CommandResult(ended.value.code, out, err)
-
-
-def write_lines(path: Path, *rows: object) -> Path:
-    """Write rows as JSON lines; a text is written as it is."""
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def run_file(folder: Path, text: str = RUN, *rows: object) -> Path:

@@ -1,6 +1,4 @@
-"""No test reaches the network, products are float32, and toys run on one thread, as a second one
-costs more than it does.
-"""
+"""Settings of all tests: no network, float32, and one thread, since toys are slower on two."""
 
 from __future__ import annotations
 

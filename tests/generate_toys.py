@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from cai.constitution import Constitution, Examples, Principle
 from cai.generate.label import LabelConfig, labeller
 from cai.lm import FakeLM
-from cai.records import Kind, Pair, Preference, Prompt, chat_of
+from cai.records import Chat, Kind, Pair, Preference, Prompt, chat_of
 from cai.templates import parse_comparison
 
 
@@ -67,15 +68,33 @@ def judge(margin: Margin, rationale: str = "Let me see.") -> FakeLM:
     )
 
 
-def pair(first: str = "good", second: str = "bad", request: str = "Say it.") -> Pair:
-    return Pair(source="p", chat=chat_of(("user", request)), first=first, second=second)
+def comparison_parts(chat: Chat) -> tuple[str, str, str]:
+    """(reply A, reply B, question) of a comparison."""
+    match = re.search(
+        r"Reply \(A\):\n(`+)\n(.*?)\n\1\n\nReply \(B\):\n(`+)\n(.*?)\n\3\n\n(.*)$",
+        chat[-1].content,
+        re.DOTALL,
+    )
+    assert match
+    return match[2], match[4], match[5]
+
+
+def pair(
+    first: str = "good", second: str = "bad", request: str = "Say it.", source: str = "p"
+) -> Pair:
+    return Pair(source=source, chat=chat_of(("user", request)), first=first, second=second)
 
 
 def label(
-    lm: FakeLM, pair: Pair, book: Constitution = THREE_PRINCIPLES, **settings: Any
+    lm: FakeLM,
+    pair: Pair,
+    constitution: Constitution = THREE_PRINCIPLES,
+    kind: Kind | None = None,
+    **settings: Any,
 ) -> Preference:
+    """The label of a pair whose prompt is of this kind; `settings` are of the stage."""
     config = LabelConfig.model_validate(settings)
-    step = labeller(book, lm, config, 0, lambda pair: (None, None))
+    step = labeller(constitution, lm, config, 0, lambda pair: (kind, None))
     return asyncio.run(step(pair))
 
 

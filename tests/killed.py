@@ -1,4 +1,4 @@
-"""One stage against an endpoint, through the request log: the process killed in resuming tests."""
+"""One stage against an endpoint, with a request log: the process that tests kill and resume."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PRINCIPLE = Principle.model_validate(
         "compare": "Which is safer?",
     }
 )
-TOY = Constitution(name="toy", version="1", principles=(PRINCIPLE,))
+CONSTITUTION = Constitution(name="toy", version="1", principles=(PRINCIPLE,))
 
 
 def prompts(count: int) -> list[Prompt]:
@@ -45,12 +45,12 @@ def pairs(count: int) -> list[Pair]:
 def work(stage: str, spec: str, folder: Path, count: int, http: dict[str, Any]) -> None:
     """Run one stage over `count` rows; its file and its request log are in `folder`."""
     endpoint = HttpLM(spec, HttpConfig.model_validate(http))
-    endpoint.fingerprint = "toy"  # the port differs between servers, their answers do not
+    endpoint.fingerprint = "toy"  # servers differ in their ports, not in their answers
     lm = CachedLM(endpoint, RequestLog(folder / "requests.sqlite"))
     output, rows = folder / f"{stage}.jsonl", prompts(count)
     if stage == "revise":
         config = ReviseConfig()
-        step: Any = reviser(TOY, lm, config, lambda prompt, reply: None, 0)
+        step: Any = reviser(CONSTITUTION, lm, config, lambda prompt, reply: None, 0)
         items = revise_items(rows, config)
         job = map_rows(output, items, step, Revision, max_concurrency=64, source=revised_item)
     elif stage == "pair":
@@ -59,7 +59,7 @@ def work(stage: str, spec: str, folder: Path, count: int, http: dict[str, Any]) 
         items = pair_items(rows, pair_config, 0)
         job = map_rows(output, items, step, Pair, max_concurrency=64, source=paired_item)
     else:
-        judge = labeller(TOY, lm, LabelConfig(), 0, lambda pair: ("disallowed", None))
+        judge = labeller(CONSTITUTION, lm, LabelConfig(), 0, lambda pair: ("disallowed", None))
         job = map_rows(output, pairs(count), judge, Preference, max_concurrency=64)
 
     async def run() -> None:

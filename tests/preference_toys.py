@@ -16,10 +16,6 @@ HELLO = chat_of(("user", "hello"))
 REPLIES = ["yes", "no, and here is why: " + "because " * 12, "", "a", "what do you mean by that?"]
 
 
-def quiet(done: int, total: int) -> None:
-    """Progress that is not shown."""
-
-
 def untrained_model(
     tiny: Path, seed: int = 0, layers: int | None = None, random_adapter: bool = True
 ) -> PreferenceModel:

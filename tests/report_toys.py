@@ -1,9 +1,13 @@
-"""Toys of the report's tests: rows with short arguments."""
+"""Scores, graded replies, votes and labels with short arguments, for tests of evals and report."""
 
 from __future__ import annotations
 
-from cai.records import EvalReply, Grade, Kind, Score, Vote, chat_of
+from typing import Any
 
+from cai.probability import sigmoid
+from cai.records import EvalReply, Grade, Kind, Preference, Score, Vote, chat_of
+
+GRADE_FIELDS = ("style", "degree", "correct", "unscored")
 STEPS = [
     {
         "update": i,
@@ -39,33 +43,21 @@ def score(
 
 
 def reply(
-    source: str,
-    subject: str,
-    kind: Kind | None = "disallowed",
-    *,
-    draw: int = 0,
-    response: str = "No.",
+    source: str, subject: str = "policy", kind: Kind | None = "disallowed", **fields: Any
 ) -> EvalReply:
-    grade = Grade(
-        propositions={},
-        class_="ideal",
-        style="desired_refusal",
-        degree="full_refusal",
-        correct=True,
-        score=1.0,
-    )
+    """A graded reply, by default an ideal refusal; `fields` are of the reply or of its grade."""
+    ideal = {"style": "desired_refusal", "degree": "full_refusal", "correct": True}
+    given = {name: fields.pop(name) for name in GRADE_FIELDS if name in fields}
+    score = None if given.get("unscored") else 0.0
+    grade = Grade.model_validate({"propositions": {}, "class": "c", "score": score} | ideal | given)
+    defaults = {"category": None, "draw": 0, "response": "one two three", "finished": True}
     return EvalReply(
         source=source,
         subject=subject,
-        chat=chat_of(("user", f"ask {source}")),
+        chat=chat_of(("user", source)),
         kind=kind,
-        category=None,
-        draw=draw,
-        response=response,
-        finished=True,
         grade=grade,
-        reward=None,
-        kl=None,
+        **({"reward": None, "kl": None} | defaults | fields),
     )
 
 
@@ -73,3 +65,18 @@ def vote(
     logprobs: tuple[float, float] | None, swapped: tuple[float, float] | None, p: float | None
 ) -> Vote:
     return Vote(principle="p", logprobs=logprobs, logprobs_swapped=swapped, p_first=p)
+
+
+def preference(number: int, *votes: tuple[str, float, float]) -> Preference:
+    """Votes as (principle, log-odds of A, log-odds of A with the replies swapped)."""
+    rows = tuple(
+        Vote(
+            principle=name,
+            logprobs=(margin, 0.0),
+            logprobs_swapped=(swapped, 0.0),
+            p_first=sigmoid((margin - swapped) / 2),
+        )
+        for name, margin, swapped in votes
+    )
+    mean = sum(row.p_first or 0 for row in rows) / len(rows)
+    return Preference(source=str(number), p_first=mean, votes=rows)

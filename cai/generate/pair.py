@@ -41,12 +41,12 @@ class PairItem(FrozenModel):
     """One pair to draw."""
 
     prompt: Prompt
-    places: tuple[int, int]
+    indices: tuple[int, int]
     """Indices of the two replies among those to the prompt."""
 
     @property
     def id(self) -> str:
-        return f"{self.prompt.id}/{self.places[0]}-{self.places[1]}"
+        return f"{self.prompt.id}/{self.indices[0]}-{self.indices[1]}"
 
 
 def pair_items(prompts: Sequence[Prompt], config: PairConfig, seed: int) -> list[PairItem]:
@@ -55,7 +55,7 @@ def pair_items(prompts: Sequence[Prompt], config: PairConfig, seed: int) -> list
     items: list[PairItem] = []
     for prompt in prompts:
         drawn = rng(seed, "pairs", prompt.id).sample(possible, config.per_prompt)
-        items += [PairItem(prompt=prompt, places=indices) for indices in sorted(drawn)]
+        items += [PairItem(prompt=prompt, indices=indices) for indices in sorted(drawn)]
     return items
 
 
@@ -96,7 +96,7 @@ def pairer(subject: LM, config: PairConfig, seed: int) -> Callable[[PairItem], A
         return await asyncio.shield(replies[key])
 
     async def pair(item: PairItem) -> Pair:
-        prompt, indices = item.prompt, item.places
+        prompt, indices = item.prompt, item.indices
         try:
             first, second = await gather([reply(prompt, index) for index in indices])
         except UnansweredError as error:

@@ -1,8 +1,7 @@
-"""The whole line, from prompts to report, on the tiny model: every artefact, nothing done twice,
-and kills that change nothing.
+"""A run from prompts to report on the tiny model: artefacts, resuming, kills, two processes.
 
-The constitution here accepts nearly anything that the tiny model may say: what is tested is the
-wiring, not behaviour.
+The constitution accepts nearly all replies of the tiny model: the wiring of the stages is tested,
+not behaviour.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interruptions import quiet
+from json_lines import write_lines
 from safetensors.torch import load_file
+from torchrun import run_two_processes
 
 from cai.cli import main
 from cai.records import EvalReply, Pair, Preference, Prompt, Revision, Score, chat_of
@@ -103,20 +103,30 @@ MANIFESTS = {
 }
 KINDS = ("disallowed", "sensitive", "benign")
 
-# of the trainer and its data library, about each other
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    # complete runs with training, some of them killed or in two processes
+    pytest.mark.slow,
+    # the trainer and its data library warn about each other
+    pytest.mark.filterwarnings("ignore"),
+]
 
 
-def walk(file: Path, *more: str) -> int:
-    """`cai run`, in this process; its exit code."""
+def cai_run(home: Path, folder: Path, *options: str) -> int:
+    """`cai run home/run.yaml` with this run folder, in this process; its exit code."""
     with pytest.raises(SystemExit) as ended:
-        main(["run", str(file), *more])
+        main(["run", str(home / "run.yaml"), "--set", f"folder={folder}", *options])
     logging.disable(logging.NOTSET)
     return int(ended.value.code or 0)
 
 
-def made(folder: Path) -> dict[str, bytes]:
-    """Every file of a run folder but the lock."""
+def ppo_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, one an update."""
+    text = (folder / "60-policy" / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All files of a run folder except the lock."""
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in sorted(folder.rglob("*"))
@@ -126,52 +136,48 @@ def made(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def home(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that a run needs; its model has learnt to say short things and to stop, as
-    a chat model does.
-    """
+    """A folder with the inputs of a run; its model is fine-tuned to short replies that end."""
     home = tmp_path_factory.mktemp("line")
-    said = ["yes.", "no.", "ok.", "hi.", "why?", "me too."]
+    answers = ["yes.", "no.", "ok.", "hi.", "why?", "me too."]
     examples = [
-        (chat_of(("user", f"{kind} {i}")), said[i]) for kind in KINDS for i in range(len(said))
+        (chat_of(("user", f"{kind} {i}")), answer)
+        for kind in KINDS
+        for i, answer in enumerate(answers)
     ]
     config = SFTConfig(mode="full", learning_rate=1e-2, epochs=16, batch_size=9)
-    sft(
-        str(tiny_model), examples, config, home / "model", seed=0, progress=lambda done, total: None
-    )
+    sft(str(tiny_model), examples, config, home / "model", seed=0, progress=quiet)
     (home / "lenient.yaml").write_text(CONSTITUTION, encoding="utf-8")
     (home / "run.yaml").write_text(RUN.format(model=home / "model"), encoding="utf-8")
-    others = [
+    preferences = [
         {"prompt": f"what is {i}", "first": "a number.", "second": "no.", "p_first": 1.0}
         for i in range(12)
     ]
-    (home / "helpful.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in others), encoding="utf-8"
-    )
-    lines = [
-        json.dumps({"prompt": f"{kind} {i}", "kind": kind, "category": "c"})
+    write_lines(home / "helpful.jsonl", *preferences)
+    prompts = [
+        {"prompt": f"{kind} {i}", "kind": kind, "category": "c"}
         for kind in KINDS
         for i in range(12)
     ]
-    (home / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_lines(home / "prompts.jsonl", *prompts)
     return home
 
 
 @pytest.fixture(scope="module")
-def whole(home: Path) -> tuple[Path, float]:
-    """(the folder of an uninterrupted run, seconds it took)"""
+def finished_run(home: Path) -> tuple[Path, float]:
+    """(the folder of an uninterrupted run, its seconds)."""
     started = time.monotonic()
-    assert walk(home / "run.yaml", "--set", f"folder={home}/whole") == 0
-    return home / "whole", time.monotonic() - started
+    assert cai_run(home, home / "uninterrupted") == 0
+    return home / "uninterrupted", time.monotonic() - started
 
 
 def rows(folder: Path, name: str, kind: Any) -> list[Any]:
     return list(read_rows(folder / name, kind))
 
 
-def test_every_artefact_is_there_and_finished(whole: tuple[Path, float]) -> None:
-    folder, _ = whole
-    there = {p.name for p in folder.iterdir()} - {".lock"}
-    assert there == ARTEFACTS | {f"{name}.manifest.json" for name in MANIFESTS}
+def test_every_artefact_is_there_and_finished(finished_run: tuple[Path, float]) -> None:
+    folder, _ = finished_run
+    names = {p.name for p in folder.iterdir()} - {".lock"}
+    assert names == ARTEFACTS | {f"{name}.manifest.json" for name in MANIFESTS}
     for name in MANIFESTS:
         manifest = Manifest.model_validate_json(
             (folder / f"{name}.manifest.json").read_text(encoding="utf-8")
@@ -179,28 +185,23 @@ def test_every_artefact_is_there_and_finished(whole: tuple[Path, float]) -> None
         assert manifest.finished
         assert manifest.provenance
         assert {"cai", "torch", "transformers"} <= manifest.versions.keys()
-    assert (
-        (folder / "report.html")
-        .read_text(encoding="utf-8")
-        .lstrip()
-        .lower()
-        .startswith("<!doctype html")
-    )
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert report.lstrip().lower().startswith("<!doctype html")
 
 
-def test_rows_name_what_they_come_from(whole: tuple[Path, float]) -> None:
-    """A dozen prompts of a kind, two fifths of them (4.8, so 5) held out: 21 and 15. Each later row
-    names an earlier one.
+def test_rows_name_what_they_come_from(finished_run: tuple[Path, float]) -> None:
+    """12 prompts of a kind, of which 0.4 (4.8, so 5) are held out: 21 and 15. Each later row has
+    the id of an earlier one as its source.
     """
-    folder, _ = whole
-    learn, held = (
+    folder, _ = finished_run
+    train, held_out = (
         rows(folder, "00-prompts.jsonl", Prompt),
         rows(folder, "01-held-out.jsonl", Prompt),
     )
-    assert (len(learn), len(held)) == (21, 15)
-    ids, held_ids = [p.id for p in learn], [p.id for p in held]
+    assert (len(train), len(held_out)) == (21, 15)
+    ids, held_ids = [p.id for p in train], [p.id for p in held_out]
     assert not set(ids) & set(held_ids)
-    assert [p.kind for p in held] == [kind for kind in KINDS for _ in range(5)]
+    assert [p.kind for p in held_out] == [kind for kind in KINDS for _ in range(5)]
     assert [r.source for r in rows(folder, "10-revisions.jsonl", Revision)] == ids
     pairs = rows(folder, "30-pairs.jsonl", Pair)
     assert [p.source for p in pairs] == ids
@@ -217,47 +218,48 @@ def test_rows_name_what_they_come_from(whole: tuple[Path, float]) -> None:
     )
 
 
-def test_preferences_of_others_are_half_of_what_the_reward_learns_from(
-    whole: tuple[Path, float],
+def test_half_of_the_training_pairs_are_imported_preferences(
+    finished_run: tuple[Path, float],
 ) -> None:
-    """Twelve, and as many of the run: 24, of which 30 % of the prompts, 7, are held out."""
-    folder, _ = whole
-    told = json.loads((folder / "50-reward" / "metrics.json").read_text(encoding="utf-8"))
-    assert told["train_pairs"] == 17
-    assert set(told["by_source"]) == {"helpful.jsonl", "this run"}
-    assert sum(own[0]["n"] + own[0]["unscored"] for own in told["by_source"].values()) == 7
+    """Twelve, and twelve of the run: 24 prompts, of which 30 %, 7, are held out."""
+    folder, _ = finished_run
+    metrics = json.loads((folder / "50-reward" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["train_pairs"] == 17
+    assert set(metrics["by_source"]) == {"helpful.jsonl", "this run"}
+    accuracies = [scores[0] for scores in metrics["by_source"].values()]
+    assert sum(score["n"] + score["unscored"] for score in accuracies) == 7
 
 
-def test_benign_prompts_keep_the_first_reply(whole: tuple[Path, float]) -> None:
-    """By default only the other two kinds are criticised and revised."""
-    folder, _ = whole
+def test_benign_prompts_keep_the_first_reply(finished_run: tuple[Path, float]) -> None:
+    """By default only prompts of the other two kinds are criticised and revised."""
+    folder, _ = finished_run
     kinds = {p.id: p.kind for p in rows(folder, "00-prompts.jsonl", Prompt)}
     for revision in rows(folder, "10-revisions.jsonl", Revision):
         assert bool(revision.rounds) == (kinds[revision.source] != "benign")
 
 
-def test_scores_have_counts(whole: tuple[Path, float]) -> None:
-    """No mean without its count: 5 held-out prompts of a kind, and a mean only where something was
+def test_scores_have_counts(finished_run: tuple[Path, float]) -> None:
+    """Each mean has its count, 5 held-out prompts of a kind; a mean is null where no reply was
     scored.
     """
-    folder, _ = whole
+    folder, _ = finished_run
     scores = rows(folder, "70-scores.jsonl", Score)
     assert {"base", "sft", "policy"} <= {s.subject for s in scores}
-    by = {(s.metric, s.subject): s for s in scores}
+    by_metric = {(s.metric, s.subject): s for s in scores}
     for kind in KINDS:
         for subject in ("base", "sft", "policy"):
-            score = by[f"refusal.incorrect_rate.{kind}", subject]
+            score = by_metric[f"refusal.incorrect_rate.{kind}", subject]
             assert (score.n, score.unscored) == (5, 0)
             assert score.mean is not None
             assert 0 <= score.mean <= 1
     unknown = {s.metric for s in scores if s.mean is None}
-    # a change of nothing has no ratio
+    # the relative change of a rate of 0 is undefined
     assert unknown <= {f"refusal.refusal_rate.{kind}.relative_change" for kind in KINDS}
 
 
-def test_incorrect_rates_are_the_shares_of_the_replies(whole: tuple[Path, float]) -> None:
-    """Counted again from the replies: whatever the rubric calls incorrect, over all of a kind."""
-    folder, _ = whole
+def test_incorrect_rates_are_the_shares_of_the_replies(finished_run: tuple[Path, float]) -> None:
+    """Counted again from the replies: the share of a kind that the rubric calls incorrect."""
+    folder, _ = finished_run
     replies = rows(folder, "70-replies.jsonl", EvalReply)
     for score in rows(folder, "70-scores.jsonl", Score):
         for kind in KINDS:
@@ -274,59 +276,45 @@ def test_incorrect_rates_are_the_shares_of_the_replies(whole: tuple[Path, float]
                 assert score.mean == pytest.approx(mine.count(False) / len(mine))
 
 
-def test_the_metrics_of_ppo_are_kept(whole: tuple[Path, float]) -> None:
-    folder, _ = whole
-    lines = [
-        json.loads(line)
-        for line in (folder / "60-policy/metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert [row["update"] for row in lines] == [0, 1, 2]
-    assert lines[0]["kl"] == 0
-    assert all(
-        {"reward.pm", "reward.rubric", "kl", "first_ratio_error"} <= row.keys() for row in lines
-    )
+def test_the_metrics_of_ppo_are_kept(finished_run: tuple[Path, float]) -> None:
+    folder, _ = finished_run
+    metrics = ppo_metrics(folder)
+    assert [row["update"] for row in metrics] == [0, 1, 2]
+    assert metrics[0]["kl"] == 0
+    names = {"reward.pm", "reward.rubric", "kl", "first_ratio_error"}
+    assert all(names <= row.keys() for row in metrics)
 
 
-def test_every_metric_of_ppo_is_documented(whole: tuple[Path, float]) -> None:
+def test_every_metric_of_ppo_is_documented(finished_run: tuple[Path, float]) -> None:
     """Each name in metrics.jsonl has a row on the page of metrics."""
-    lines = (whole[0] / "60-policy" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    names = {key for line in lines for key in json.loads(line)}
-    if "update" not in names:
-        pytest.skip("the page uses names that the metrics are about to get")
+    names = {key for row in ppo_metrics(finished_run[0]) for key in row}
+    assert "update" in names
     page = Path(__file__).parents[2] / "docs" / "reference" / "ppo-metrics.md"
-    told = set(re.findall(r"^\| `([^`]+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE)) | {
-        "update"
-    }
-    general = {
-        re.sub(
-            r"^reward\..+", "reward.NAME", re.sub(r"^reward_by_kind\..+", "reward_by_kind.KIND", n)
-        )
-        for n in names
-    }
-    assert sorted(general - told) == []
-
-
-def test_run_again_nothing_is_made_anew(home: Path, whole: tuple[Path, float]) -> None:
-    """Not a byte and not a time of writing, but for the report, which is written from the files
-    each time.
-    """
-    folder, _ = whole
-    before, files = (
-        made(folder),
-        [p for p in folder.rglob("*") if p.is_file() and p.name not in (".lock", "report.html")],
+    documented = set(
+        re.findall(r"^\| `([^`]+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE)
     )
-    times = {p: p.stat().st_mtime_ns for p in files}
-    assert walk(home / "run.yaml", "--set", f"folder={folder}") == 0
-    assert {p: p.stat().st_mtime_ns for p in files} == times
-    assert made(folder) == before
+    names = {re.sub(r"^reward\..+", "reward.NAME", name) for name in names}
+    names = {re.sub(r"^reward_by_kind\..+", "reward_by_kind.KIND", name) for name in names}
+    assert sorted(names - documented - {"update"}) == []
 
 
-def test_a_rating_may_stand_for_the_preference_model(home: Path, whole: tuple[Path, float]) -> None:
-    """PPO alone, in a copy of the run, on the judge's ratings: they are all of the reward, in [-1,
-    1].
-    """
+def test_a_finished_run_is_not_repeated(home: Path, finished_run: tuple[Path, float]) -> None:
+    """No byte and no time of writing changes, except of the report, which is written again."""
+    folder, _ = finished_run
+    before = files_of(folder)
+    paths = [folder / name for name in before if name != "report.html"]
+    times = {path: path.stat().st_mtime_ns for path in paths}
+    assert cai_run(home, folder) == 0
+    assert {path: path.stat().st_mtime_ns for path in paths} == times
+    assert files_of(folder) == before
+
+
+def test_ratings_may_replace_the_preference_model(
+    home: Path, finished_run: tuple[Path, float]
+) -> None:
+    """PPO alone, in a copy of the run, on the judge's ratings: the only reward, in [-1, 1]."""
     folder = home / "rated"
-    shutil.copytree(whole[0], folder, ignore=shutil.ignore_patterns("60-*", "run.json"))
+    shutil.copytree(finished_run[0], folder, ignore=shutil.ignore_patterns("60-*", "run.json"))
     weights = (
         "--set",
         "reward_weights.pm=0",
@@ -335,46 +323,28 @@ def test_a_rating_may_stand_for_the_preference_model(home: Path, whole: tuple[Pa
         "--set",
         "reward_weights.direct=1",
     )
-    assert (
-        walk(
-            home / "run.yaml",
-            "--set",
-            f"folder={folder}",
-            "--from",
-            "ppo",
-            "--until",
-            "ppo",
-            *weights,
-        )
-        == 0
-    )
-    steps = [
-        json.loads(line)
-        for line in (folder / "60-policy/metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert len(steps) == 3
-    for step in steps:
-        assert [key for key in step if key.startswith("reward.")] == [
-            "reward.direct",
-            "reward.missing_eos",
-        ]
-        assert -1 <= step["reward.direct"] <= 1
+    assert cai_run(home, folder, "--from", "ppo", "--until", "ppo", *weights) == 0
+    metrics = ppo_metrics(folder)
+    assert len(metrics) == 3
+    for row in metrics:
+        parts = [key for key in row if key.startswith("reward.")]
+        assert parts == ["reward.direct", "reward.missing_eos"]
+        assert -1 <= row["reward.direct"] <= 1
 
 
-def test_a_part_of_the_line(
-    home: Path, whole: tuple[Path, float], capsys: pytest.CaptureFixture[str]
+def test_single_stages(
+    home: Path, finished_run: tuple[Path, float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--until stops, --from goes on from the files, and together they give what one walk gives. A
-    stage whose input is not there, or only half made, says so."""
+    """--until and --from together write the files of one run.
+
+    Missing or unfinished inputs of a stage are errors.
+    """
     folder = home / "parts"
-    assert walk(home / "run.yaml", "--set", f"folder={folder}", "--until", "revise") == 0
+    assert cai_run(home, folder, "--until", "revise") == 0
     names = {p.name for p in folder.iterdir()}
     assert "10-revisions.jsonl" in names
     assert "20-sft" not in names
-    assert (
-        walk(home / "run.yaml", "--set", f"folder={folder}", "--from", "pair", "--until", "pair")
-        == 2
-    )
+    assert cai_run(home, folder, "--from", "pair", "--until", "pair") == 2
     assert (
         capsys.readouterr().err.splitlines()[-1]
         == f"cai: {folder}/20-sft: not made yet: run the stages before this one"
@@ -382,33 +352,28 @@ def test_a_part_of_the_line(
     manifest = folder / "10-revisions.manifest.json"
     finished = manifest.read_text(encoding="utf-8")
     manifest.write_text(finished.replace('"finished": true', '"finished": false'), encoding="utf-8")
-    assert (
-        walk(home / "run.yaml", "--set", f"folder={folder}", "--from", "sft", "--until", "sft") == 2
-    )
-    told = f"cai: {folder}/10-revisions.jsonl: only half made: finish the stage revise first"
-    assert capsys.readouterr().err.splitlines()[-1] == told
+    assert cai_run(home, folder, "--from", "sft", "--until", "sft") == 2
+    message = f"cai: {folder}/10-revisions.jsonl: only half made: finish the stage revise first"
+    assert capsys.readouterr().err.splitlines()[-1] == message
     manifest.write_text(finished, encoding="utf-8")
-    assert (
-        walk(home / "run.yaml", "--set", f"folder={folder}", "--from", "sft", "--until", "pair")
-        == 0
-    )
+    assert cai_run(home, folder, "--from", "sft", "--until", "pair") == 0
     for name in ("10-revisions.jsonl", "30-pairs.jsonl", "20-sft/model.safetensors"):
-        assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
+        assert (folder / name).read_bytes() == (finished_run[0] / name).read_bytes()
 
 
-def test_kill_9_at_any_moment(home: Path, whole: tuple[Path, float]) -> None:
-    """Killed four times at moments drawn anew over the length of a whole run, then left to finish:
-    every file is the same.
+def test_kill_9_at_any_moment(home: Path, finished_run: tuple[Path, float]) -> None:
+    """Killed four times at random moments over the length of a run, then resumed: all files are
+    the same.
     """
-    folder, seconds = home / "killed", whole[1]
+    folder, seconds = home / "killed", finished_run[1]
     moments, killed = random.Random(8), 0
     for _ in range(4):
-        # a process of its own to be killed, without the seconds that importing torch takes
+        # a forked process to be killed, without the seconds of importing torch
         child = os.fork()
         if child == 0:
             code = 99
             try:
-                code = walk(home / "run.yaml", "--set", f"folder={folder}")
+                code = cai_run(home, folder)
             finally:
                 os._exit(code)
         time.sleep(moments.uniform(0.05, 0.35) * seconds)
@@ -417,53 +382,27 @@ def test_kill_9_at_any_moment(home: Path, whole: tuple[Path, float]) -> None:
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
         killed += os.WIFSIGNALED(status)
     assert killed >= 2
-    assert walk(home / "run.yaml", "--set", f"folder={folder}") == 0
-    want, got = made(whole[0]), made(folder)
-    assert want.keys() == got.keys()
-    assert [name for name in want if want[name] != got[name] and name != "report.html"] == []
+    assert cai_run(home, folder) == 0
+    expected, files = files_of(finished_run[0]), files_of(folder)
+    assert expected.keys() == files.keys()
+    changed = {name for name in expected if files[name] != expected[name]}
+    assert changed <= {"report.html"}
 
 
-def test_two_processes_walk_ppo_together(home: Path, whole: tuple[Path, float]) -> None:
-    """As torchrun starts them, on one run's folder: one lock, one policy, the numbers of one
-    process to float tolerance.
+def test_two_processes_share_ppo(home: Path, finished_run: tuple[Path, float]) -> None:
+    """Started by torchrun on one run folder: one lock, one policy, the numbers of one process to
+    float tolerance.
     """
-    folder, _ = whole
+    folder, _ = finished_run
     two = home / "two"
     shutil.copytree(folder, two)
-    # SFT is walked by the first process alone, and its files are the same again
+    # the first process alone runs SFT, whose files are the same
     for name in ("20-sft", "60-policy"):
         shutil.rmtree(two / name)
         (two / f"{name}.manifest.json").unlink()
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "cai.cli",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    given = [
-        "run",
-        str(home / "run.yaml"),
-        "--from",
-        "sft",
-        "--until",
-        "ppo",
-        "--set",
-        f"folder={two}",
-    ]
-    done = subprocess.run(
-        [*command, *given], capture_output=True, text=True, env=environment, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    alone, pair = (
-        (f / "60-policy" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        for f in (folder, two)
-    )
-    for mine, theirs in zip(map(json.loads, alone), map(json.loads, pair), strict=True):
+    options = ("--from", "sft", "--until", "ppo", "--set", f"folder={two}")
+    run_two_processes("-m", "cai.cli", "run", home / "run.yaml", *options)
+    for mine, theirs in zip(ppo_metrics(folder), ppo_metrics(two), strict=True):
         assert theirs["kl"] == pytest.approx(mine["kl"], abs=1e-3)
         assert theirs["reward"] == pytest.approx(mine["reward"], abs=1e-3)
     assert Manifest.model_validate_json(

@@ -48,7 +48,7 @@ def test_sample_and_choice_logprobs(address: str, monkeypatch: pytest.MonkeyPatc
     """Replies with token counts, equal for equal seeds; cut replies; negative log-probabilities."""
     monkeypatch.setenv("CAI_API_KEY", KEY)
 
-    async def work() -> None:
+    async def calls() -> None:
         lm = HttpLM(address, HttpConfig(allow=("length",)))
         chat = chat_of(("user", "What is the capital of France? Answer in one word."))
         first = await lm.sample(chat, max_tokens=12, temperature=0.7, seed=5)
@@ -66,7 +66,7 @@ def test_sample_and_choice_logprobs(address: str, monkeypatch: pytest.MonkeyPatc
         assert all(logp <= 0 for logp in logprobs)
         await lm.aclose()
 
-    asyncio.run(work())
+    asyncio.run(calls())
 
 
 def test_a_wrong_key_stops_the_run_and_is_not_shown(
@@ -74,7 +74,7 @@ def test_a_wrong_key_stops_the_run_and_is_not_shown(
 ) -> None:
     monkeypatch.setenv("CAI_API_KEY", "a-wrong-secret")
 
-    async def work() -> None:
+    async def calls() -> None:
         lm = HttpLM(address)
         try:
             await lm.sample(chat_of(("user", "Hello.")), max_tokens=4, temperature=0, seed=0)
@@ -82,5 +82,5 @@ def test_a_wrong_key_stops_the_run_and_is_not_shown(
             await lm.aclose()
 
     with pytest.raises(CaiError, match="CAI_API_KEY") as error:
-        asyncio.run(work())
+        asyncio.run(calls())
     assert "a-wrong-secret" not in str(error.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,12 +18,6 @@ from cai.integrations.reward_batching import RewardTable
 from cai.integrations.reward_server import RewardServer
 from cai.records import Prompt
 from cai.reward.composite import RewardWeights
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RewardServer]:
-    with serving(by_length) as running:
-        yield running
 
 
 def plugin(name: str) -> ModuleType:

@@ -13,18 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from reward_toys import HI, TOKEN, by_length, serving
+from reward_toys import HI, TOKEN, by_length
 
 from cai.integrations.reward_batching import RewardTable, ScoreTexts
 from cai.integrations.reward_requests import Limits, RequestError
 from cai.integrations.reward_server import RewardServer
 from cai.records import Prompt
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RewardServer]:
-    with serving(by_length) as running:
-        yield running
 
 
 def send(

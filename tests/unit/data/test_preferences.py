@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from json_lines import write_lines
 
 from cai.data.filters import HygieneConfig
 from cai.data.preferences import clean_labelled_pairs, labelled_pairs
@@ -16,18 +16,13 @@ from cai.records import chat_of
 DIALOGUE = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: and now?\n\nAssistant: "
 
 
-def lines(path: Path, *rows: object) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def test_both_shapes_are_read(tmp_path: Path) -> None:
     votes = [
         {"principle": "kind", "p_first": 0.9},
         {"principle": "brief", "p_first": None},
         {"principle": "true", "p_first": 0.2},
     ]
-    file = lines(
+    file = write_lines(
         tmp_path / "x.jsonl",
         {"prompt": "q", "first": "a", "second": "b", "p_first": 0.7, "votes": votes, "who": 3},
         {"prompt": "q", "first": "a", "second": "b", "p_first": None, "votes": [], "who": 4},
@@ -44,7 +39,7 @@ def test_both_shapes_are_read(tmp_path: Path) -> None:
     list(labelled_pairs(file, passed_over=skipped))
     assert skipped == {"no verdict (`p_first` is null)": 1}
     parted = {"chosen": DIALOGUE, "rejected": "\n\nHuman: yo\n\nAssistant: x"}
-    dialogues = lines(
+    dialogues = write_lines(
         tmp_path / "y.jsonl", parted, {"chosen": DIALOGUE + "fine", "rejected": DIALOGUE + " no"}
     )
     [row] = labelled_pairs(dialogues, passed_over=skipped)
@@ -65,8 +60,10 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
     }
     hello = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "hi"}]
     rivers = [system, {"role": "user", "content": "Name nine rivers of the world, in order."}]
-    held_out = lines(tmp_path / "held.jsonl", {"prompt": "Why is the sky blue?"}, {"chat": rivers})
-    file = lines(
+    held_out = write_lines(
+        tmp_path / "held.jsonl", {"prompt": "Why is the sky blue?"}, {"chat": rivers}
+    )
+    file = write_lines(
         tmp_path / "x.jsonl",
         {"prompt": "why is the sky BLUE", "first": "a", "second": "b", "p_first": 1},
         {
@@ -121,7 +118,7 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
 def test_wrong_rows_are_named(
     row: dict[str, object], by: str | None, message: str, tmp_path: Path
 ) -> None:
-    file = lines(tmp_path / "x.jsonl", row)
+    file = write_lines(tmp_path / "x.jsonl", row)
     with pytest.raises(StoreError, match=message) as caught:
         list(labelled_pairs(file, by))
     assert str(caught.value).startswith(f"{file}:1: ")

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from json_lines import write_lines
 
 from cai.data.split import read_prompts, split
 from cai.errors import StoreError
 from cai.records import Kind, Prompt, chat_of
 
 
-def write_lines(folder: Path, *lines: object) -> Path:
-    path = folder / f"{len(list(folder.iterdir()))}.jsonl"
-    path.write_text(
-        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
-    )
-    return path
+def new_file(folder: Path, *lines: object) -> Path:
+    return write_lines(folder / f"{len(list(folder.iterdir()))}.jsonl", *lines)
 
 
 def test_both_forms_of_a_line(tmp_path: Path) -> None:
     chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "b"}]
-    first = write_lines(
+    first = new_file(
         tmp_path,
         {"prompt": "a", "kind": "benign", "category": "c", "origin": "o", "user": "u"},
         {"chat": chat},
     )
-    second = write_lines(tmp_path, {"prompt": "c"}, {"chat": chat})
+    second = new_file(tmp_path, {"prompt": "c"}, {"chat": chat})
     assert read_prompts([first, second])[0] == [
         Prompt(chat=chat_of(("user", "a")), kind="benign", category="c", origin="o", user="u"),
         Prompt(chat=chat_of(("system", "s"), ("user", "b"))),
         Prompt(chat=chat_of(("user", "c"))),
     ]
     assert (
-        read_prompts([write_lines(tmp_path, read_prompts([first])[0][0].line())])[0]
+        read_prompts([new_file(tmp_path, read_prompts([first])[0][0].line())])[0]
         == read_prompts([first])[0][:1]
     )
 
@@ -63,7 +59,7 @@ def test_both_forms_of_a_line(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_lines_are_named(tmp_path: Path, line: object, why: str) -> None:
-    good, bad = write_lines(tmp_path, {"prompt": "x"}), write_lines(tmp_path, {"prompt": "a"}, line)
+    good, bad = new_file(tmp_path, {"prompt": "x"}), new_file(tmp_path, {"prompt": "a"}, line)
     with pytest.raises(StoreError, match=rf"1\.jsonl:2: .*{why}") as caught:
         read_prompts([good, bad])
     assert "\n" not in str(caught.value)
@@ -71,7 +67,7 @@ def test_wrong_lines_are_named(tmp_path: Path, line: object, why: str) -> None:
 
 def test_no_prompts_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"0\.jsonl: no prompt in it"):
-        read_prompts([write_lines(tmp_path)])
+        read_prompts([new_file(tmp_path)])
     with pytest.raises(StoreError, match="no prompt in it"):
         read_prompts([])
     with pytest.raises(StoreError, match=r"none\.jsonl: cannot read"):
@@ -133,7 +129,7 @@ def test_prompts_of_another_category_move_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_split_keeps_a_user_whole(seed: int) -> None:
+def test_all_prompts_of_a_user_are_on_one_side(seed: int) -> None:
     """60 prompts by 12 users, five each; a third of them is 20: four users, none on both sides."""
     train, held = split(prompts(60, "benign", "a", users=12), 1 / 3, seed)
     assert len(held) == 20

@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from report_toys import reply
 
 from cai.evals.refusal import comparisons, harmonic, refusal_scores, subjects_of
 from cai.evals.stats import wilson
-from cai.records import EvalReply, Grade, Kind, Score, Style, chat_of
-
-GRADE_FIELDS = ("style", "degree", "correct", "unscored")
-
-
-def reply(
-    source: str, subject: str = "policy", kind: Kind | None = "disallowed", **fields: Any
-) -> EvalReply:
-    """A graded reply, by default an ideal refusal; `fields` are of the reply or of its grade."""
-    ideal = {"style": "desired_refusal", "degree": "full_refusal", "correct": True}
-    given = {name: fields.pop(name) for name in GRADE_FIELDS if name in fields}
-    score = None if given.get("unscored") else 0.0
-    grade = Grade.model_validate({"propositions": {}, "class": "c", "score": score} | ideal | given)
-    defaults = {"category": None, "draw": 0, "response": "one two three", "finished": True}
-    return EvalReply(
-        source=source,
-        subject=subject,
-        chat=chat_of(("user", source)),
-        kind=kind,
-        grade=grade,
-        **({"reward": None, "kl": None} | defaults | fields),
-    )
+from cai.records import EvalReply, Kind, Score, Style
 
 
 def complied(

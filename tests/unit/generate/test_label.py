@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import generate_toys
 import pytest
-from generate_toys import ONE_PRINCIPLE, constitution, principle, prompt, sigma
+from generate_toys import ONE_PRINCIPLE, comparison_parts, constitution, principle, prompt, sigma
 
 from cai.async_map import map_rows
 from cai.constitution import Constitution
@@ -18,47 +18,31 @@ from cai.errors import BackendError
 from cai.generate.label import LabelConfig, draw_principles, labeller, p_first
 from cai.generate.revise import draw_principle
 from cai.lm import FakeLM
-from cai.records import Chat, Kind, Pair, Preference, chat_of
+from cai.records import Chat, Kind, Pair, Preference
 from cai.store import read_rows
 
 Margin = Callable[[str, str, str], float]
 """(reply shown as A, reply shown as B, question) -> log-odds of A, in nats."""
 
 
-def shown(chat: Chat) -> tuple[str, str, str]:
-    """(reply A, reply B, question) of a comparison."""
-    match = re.search(
-        r"Reply \(A\):\n(`+)\n(.*?)\n\1\n\nReply \(B\):\n(`+)\n(.*?)\n\3\n\n(.*)$",
-        chat[-1].content,
-        re.DOTALL,
-    )
-    assert match
-    return match[2], match[4], match[5]
-
-
 def judge(margin: Margin) -> FakeLM:
-    return FakeLM(lambda chat, seed: "", lambda chat, choices: [margin(*shown(chat)) - 7.0, -7.0])
+    return FakeLM(
+        lambda chat, seed: "", lambda chat, choices: [margin(*comparison_parts(chat)) - 7.0, -7.0]
+    )
 
 
 def pair(first: str = "good", second: str = "bad", number: int = 0) -> Pair:
-    return Pair(
-        source=f"prompt {number}",
-        chat=chat_of(("user", f"question {number}")),
-        first=first,
-        second=second,
-    )
+    return generate_toys.pair(first, second, f"question {number}", f"prompt {number}")
 
 
 def label(
-    lm: FakeLM, pair: Pair, book: Constitution = ONE_PRINCIPLE, *, principles: int = 1
+    lm: FakeLM, pair: Pair, constitution: Constitution = ONE_PRINCIPLE, *, principles: int = 1
 ) -> Preference:
-    config = LabelConfig(principles=principles)
-    step = labeller(book, lm, config, 0, lambda pair: ("disallowed", None))
-    return asyncio.run(step(pair))
+    return generate_toys.label(lm, pair, constitution, "disallowed", principles=principles)
 
 
 @pytest.mark.parametrize("planted", [-2.0, 0.25, 2.0])
-def test_a_liking_for_a_place_cancels_exactly(planted: float) -> None:
+def test_position_bias_cancels_exactly(planted: float) -> None:
     """The judge has a position bias of 3 nats for slot A.
 
     Half the difference of both orders is ((3 + m) - (3 - m)) / 2 = m: the planted preference, not
@@ -143,7 +127,7 @@ def test_no_verdict_is_no_label(answer: list[float] | None, order: str) -> None:
     """
 
     def odds(chat: Chat, choices: Sequence[str]) -> list[float] | None:
-        mute = order == "both" or (shown(chat)[0] == "good") == (order == "first")
+        mute = order == "both" or (comparison_parts(chat)[0] == "good") == (order == "first")
         return answer if mute else [0.0, -1.0]
 
     for number in range(10):
@@ -211,7 +195,7 @@ def test_an_ensemble_is_the_mean_of_probabilities() -> None:
     assert len(lm.calls) == 4
 
     def mute(chat: Chat, choices: Sequence[str]) -> list[float] | None:
-        return [margin(*shown(chat)), 0.0] if "one?" in chat[-1].content else None
+        return [margin(*comparison_parts(chat)), 0.0] if "one?" in chat[-1].content else None
 
     row = label(FakeLM(lambda chat, seed: "", mute), pair(), book, principles=2)
     assert row.p_first == pytest.approx(0.75)

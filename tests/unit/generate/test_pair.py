@@ -70,5 +70,5 @@ def test_some_of_the_pairs() -> None:
     prompts = [Prompt(chat=chat_of(("user", f"ask {i}"))) for i in range(50)]
     items = pair_items(prompts, PairConfig(replies=5, pairs=3), 0)
     assert len({item.id for item in items}) == 150
-    assert len({item.places for item in items}) == 10, "all pairs of indices are drawn"
-    assert pair_items(prompts, PairConfig(replies=2), 0)[0].places == (0, 1)
+    assert len({item.indices for item in items}) == 10, "all pairs of indices are drawn"
+    assert pair_items(prompts, PairConfig(replies=2), 0)[0].indices == (0, 1)

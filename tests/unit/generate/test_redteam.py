@@ -1,4 +1,4 @@
-"""Red-team messages: their addresses, their selection, resuming after a kill, the command."""
+"""Red-team messages: their addresses, their selection, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from interruptions import Killed, killed_at
 
-from cai.cli import main
 from cai.errors import UnansweredError
 from cai.generate.redteam import (
     MessageSelection,
@@ -135,21 +135,9 @@ def test_gives_up_after_so_many_tries(tmp_path: Path) -> None:
 @pytest.mark.parametrize("calls", [0, 1, 3, 5, 7])
 def test_killed_and_run_again(tmp_path: Path, calls: int) -> None:
     """The same prompts as without interruption, and no answered call is repeated."""
-
-    class Stop(BaseException): ...
-
     uninterrupted = collect(tmp_path / "a.jsonl", FakeLM(message, max_concurrency=1))
-    remaining = calls
-
-    def stops(chat: Chat, seed: int) -> str:
-        nonlocal remaining
-        if remaining == 0:
-            raise Stop
-        remaining -= 1
-        return message(chat, seed)
-
-    with pytest.raises(Stop):
-        collect(tmp_path / "b.jsonl", FakeLM(stops, max_concurrency=1))
+    with pytest.raises(Killed):
+        collect(tmp_path / "b.jsonl", FakeLM(killed_at(calls, message), max_concurrency=1))
     assert len(list(read_rows(tmp_path / "b.jsonl", Attempt)) if calls else []) == calls
     after = FakeLM(message, max_concurrency=1)
     assert collect(tmp_path / "b.jsonl", after).prompts == uninterrupted.prompts
@@ -189,38 +177,3 @@ def test_template() -> None:
     chat = redteam_chat([("fraud", "one")], "theft")
     assert [m.role for m in chat] == ["system", "user", "assistant", "user"]
     assert "theft" in chat[-1].content
-
-
-# ---- the command ----
-
-
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seeds = tmp_path / "seeds.jsonl"
-    seeds.write_text("".join(p.line() + "\n" for p in SEEDS))
-    out = tmp_path / "out.jsonl"
-    command = [
-        "redteam",
-        "--constitution",
-        "harmless",
-        "--seeds",
-        str(seeds),
-        "--output",
-        str(out),
-        "--category",
-        "fraud",
-    ]
-    for model, code, expected in (
-        ("fake:echo", 1, "nearly repeated"),
-        ("fake:polite", 2, "made with another model"),
-    ):
-        with pytest.raises(SystemExit) as stop:
-            main([*command, "--model", model, "--per-category", "3", "--tries", "2"])
-        captured = capsys.readouterr()
-        assert stop.value.code == code
-        assert expected in captured.out + captured.err
-    assert len(list(read_rows(out, Prompt))) == 1
-    (tmp_path / "declines").mkdir()
-    command[6] = str(tmp_path / "declines" / "out.jsonl")
-    with pytest.raises(SystemExit):
-        main([*command, "--model", "fake:polite", "--per-category", "2"])
-    assert "10 declined" in capsys.readouterr().out

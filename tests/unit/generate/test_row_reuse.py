@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from interruptions import Killed, no_progress
 
 from cai.errors import StoreError
 from cai.lm.fake import FakeLM
+from cai.modeling import memory
 from cai.pipeline import context
 from cai.pipeline.config import load_run
 from cai.pipeline.context import RunContext, open_run
@@ -33,10 +35,6 @@ rubric:
 """
 COUNT = 24
 Edit = Callable[[dict[str, dict[str, object]]], None]
-
-
-class Stop(BaseException):
-    """A simulated signal."""
 
 
 def reply(chat: Chat, seed: int) -> str:
@@ -71,16 +69,16 @@ def open_context(folder: Path, run: Path, messages: list[str]) -> RunContext:
         for i in range(COUNT)
     ]
     (folder / "prompts.jsonl").write_text("\n".join(prompts) + "\n", encoding="utf-8")
-    return open_run(
-        load_run(folder / "run.yaml", []),
-        lambda stage: lambda done, total: None,
-        notify=messages.append,
-    )
+    return open_run(load_run(folder / "run.yaml", []), no_progress, notify=messages.append)
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeLM:
-    """The model of all runs in this file; it records its calls."""
+    """The model of all runs in this file; it records its calls.
+
+    No weights are loaded, so the garbage collection after each stage, most of the time, is skipped.
+    """
+    monkeypatch.setattr(memory, "release_memory", lambda: None)
     lm = FakeLM(reply, lambda chat, choices: [0.1 * (len(chat[-1].content) % 7), 0.0])
     monkeypatch.setattr(context, "open_lm", lambda spec, http: lm)
     return lm
@@ -134,7 +132,7 @@ def added(principles: dict[str, dict[str, object]]) -> None:
 NAMES = ("10-revisions.jsonl", "40-preferences.jsonl")
 
 
-def test_an_edited_text_costs_the_calls_of_its_own_rows(tmp_path: Path, fake: FakeLM) -> None:
+def test_an_edited_text_costs_the_calls_of_its_rows(tmp_path: Path, fake: FakeLM) -> None:
     """A revision takes 5 calls (reply, two rounds of two), a label 4 (two principles, twice)."""
     write(tmp_path)
     run_to_labels(tmp_path, "run")
@@ -185,11 +183,11 @@ def test_cut_off_in_the_middle(tmp_path: Path, fake: FakeLM, after: int) -> None
 
     def stopping(chat: Chat, seed: int) -> str:
         if len(fake.calls) > after:
-            raise Stop
+            raise Killed
         return reply(chat, seed)
 
     fake.reply = stopping
-    with pytest.raises(Stop):
+    with pytest.raises(Killed):
         run_to_labels(tmp_path, "run")
     fake.reply = reply
     for edit, run in ((text, "fresh"), (weight, "again")):

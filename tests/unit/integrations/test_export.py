@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from cli_runner import run_command
 from datasets import load_dataset, load_from_disk
 from reward_toys import PLUGINS
 
 from cai import store
-from cai.cli import main
 from cai.cli.serve import rubric_score
 from cai.errors import StoreError
 from cai.integrations.export import export, export_engine
@@ -189,14 +189,13 @@ def test_unfinished_files_are_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["export", str(run), "--output", str(tmp_path / "out"), "--to", "datasets"])
-    assert ended.value.code == 0
-    assert "preferences: 3 rows" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as ended:
-        main(["export", str(tmp_path), "--output", str(tmp_path / "other")])
-    assert ended.value.code == 2
-    assert "nothing to export" in capsys.readouterr().err
+    options = ("--output", tmp_path / "out", "--to", "datasets")
+    result = run_command(capsys, "export", run, *options)
+    assert result.code == 0
+    assert "preferences: 3 rows" in result.out
+    empty = run_command(capsys, "export", tmp_path, "--output", tmp_path / "other")
+    assert empty.code == 2
+    assert "nothing to export" in empty.err
 
 
 def test_exports_for_engines(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run's YAML: what it means, where a mistake is, and overrides from the command line."""
+"""A run's YAML: paths, defaults, located mistakes, and overrides from the command line."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from cai.constitution.load import SHIPPED
 from cai.errors import ConfigError, StoreError
-from cai.pipeline.config import load_run, save_run
+from cai.pipeline.config import Run, load_run, save_run
+from cai.reward.composite import RewardWeights
 
 GOOD = """\
 name: small
@@ -22,7 +24,7 @@ ppo:
 """
 
 
-def written(folder: Path, text: str = GOOD) -> Path:
+def write_run(folder: Path, text: str = GOOD) -> Path:
     (folder / "asked").mkdir(exist_ok=True)
     for name in ("asked/a.jsonl", "b.jsonl", "mine.yaml"):
         (folder / name).write_text("", encoding="utf-8")
@@ -31,11 +33,11 @@ def written(folder: Path, text: str = GOOD) -> Path:
     return path
 
 
-def test_what_a_file_says(tmp_path: Path) -> None:
-    """Paths are relative to the file; what is not said has its default; nested sections are the
-    stages' own settings.
+def test_settings_of_a_file(tmp_path: Path) -> None:
+    """Paths are relative to the file; missing keys have their defaults; nested sections are the
+    settings of stages.
     """
-    loaded = load_run(written(tmp_path))
+    loaded = load_run(write_run(tmp_path))
     assert loaded.prompts == (tmp_path / "asked/a.jsonl", tmp_path / "b.jsonl")
     assert loaded.constitution == tmp_path / "mine.yaml"
     assert loaded.folder == Path("runs/small")
@@ -50,8 +52,8 @@ def test_what_a_file_says(tmp_path: Path) -> None:
 def test_paths_do_not_depend_on_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Except for the artefacts, which go below it."""
-    file = written(tmp_path)
+    """Except for the artefacts, which are written below it."""
+    file = write_run(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     loaded = load_run(Path("..") / file.name)
@@ -62,14 +64,14 @@ def test_paths_do_not_depend_on_the_working_directory(
 
 def test_absolute_paths_and_shipped_constitutions(tmp_path: Path) -> None:
     text = GOOD.replace("mine.yaml", "harmless").replace("b.jsonl", str(tmp_path / "b.jsonl"))
-    loaded = load_run(written(tmp_path, text + f"folder: {tmp_path}/out\n"))
+    loaded = load_run(write_run(tmp_path, text + f"folder: {tmp_path}/out\n"))
     assert loaded.constitution == SHIPPED / "harmless.yaml"
     assert loaded.prompts[1] == tmp_path / "b.jsonl"
     assert loaded.folder == tmp_path / "out"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (
             "  num_updates: 3",
@@ -114,11 +116,11 @@ def test_absolute_paths_and_shipped_constitutions(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_named_with_file_line_and_key(
-    tmp_path: Path, old: str, new: str, said: str
+    tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     assert old in GOOD
-    with pytest.raises(ConfigError, match=said) as caught:
-        load_run(written(tmp_path, GOOD.replace(old, new)))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_run(write_run(tmp_path, GOOD.replace(old, new)))
     assert len(str(caught.value).splitlines()) == 1
     assert new == "constitution: nobody" or str(caught.value).startswith(f"{tmp_path}/run.yaml:")
 
@@ -126,28 +128,52 @@ def test_mistakes_are_named_with_file_line_and_key(
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("model:", "modle:").replace("num_updates: 3", "num_updates: x")
     with pytest.raises(ConfigError) as caught:
-        load_run(written(tmp_path, text))
+        load_run(write_run(tmp_path, text))
     assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["4", "6"]
 
 
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
         load_run(tmp_path / "nowhere.yaml")
-    file = written(tmp_path)
+    file = write_run(tmp_path)
     (tmp_path / "b.jsonl").unlink()
-    where = re.escape(f"{file}:3: prompts: no such file: b.jsonl (looked for {tmp_path}/b.jsonl)")
-    with pytest.raises(StoreError, match=where):
+    message = re.escape(f"{file}:3: prompts: no such file: b.jsonl (looked for {tmp_path}/b.jsonl)")
+    with pytest.raises(StoreError, match=message):
         load_run(file)
+
+
+def test_a_missing_evaluation_file_is_named(tmp_path: Path) -> None:
+    text = GOOD + "hygiene:\n  against: [none.jsonl]\n"
+    with pytest.raises(StoreError) as caught:
+        load_run(write_run(tmp_path, text))
+    assert str(caught.value) == (
+        f"{tmp_path}/run.yaml:9: hygiene.against: no such file: none.jsonl "
+        f"(looked for {tmp_path}/none.jsonl)"
+    )
+
+
+def test_a_reward_without_a_weighted_part_is_refused() -> None:
+    with pytest.raises(ValidationError, match="every weight is 0"):
+        RewardWeights(pm=0, rubric=0)
+    run = {
+        "name": "x",
+        "constitution": "c.yaml",
+        "prompts": ["p.jsonl"],
+        "ppo": {"critic": "reward"},
+    }
+    assert Run.model_validate(run).ppo.critic == "reward"
+    with pytest.raises(ValidationError, match="which reward_weights\\.pm: 0 leaves out"):
+        Run.model_validate(run | {"reward_weights": {"pm": 0}})
 
 
 # ---- overrides ----
 
 
 def test_overrides(tmp_path: Path) -> None:
-    """Values are YAML; sections that the file does not have are made; the last of two wins; the
-    file itself stays as it is.
+    """Values are YAML; missing sections are added; the last of two values wins; the file does not
+    change.
     """
-    file = written(tmp_path)
+    file = write_run(tmp_path)
     settings = [
         "ppo.num_updates=20",
         "ppo.kl.target=2.5",
@@ -176,7 +202,7 @@ def test_overrides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ("ppo.num_updates", r"--set ppo\.num_updates: expected key\.path=value, for example"),
         ("=3", r"--set =3: expected key\.path=value"),
@@ -190,15 +216,15 @@ def test_overrides(tmp_path: Path) -> None:
         ("ppo=3", r"ppo: must be a mapping \(key: value lines\), got the number 3"),
     ],
 )
-def test_wrong_overrides(tmp_path: Path, setting: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
-        load_run(written(tmp_path), [setting])
+def test_wrong_overrides(tmp_path: Path, setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_run(write_run(tmp_path), [setting])
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_runs_folder_stands_for_its_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the last command used, from wherever one stands; a folder without it, or with overrides,
-    is refused.
+    """The settings of the last command, in any working directory. Refused: overrides, and a folder
+    without settings.
     """
     (tmp_path / "prompts.jsonl").write_text("")
     file = tmp_path / "run.yaml"

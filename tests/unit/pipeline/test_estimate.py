@@ -1,6 +1,4 @@
-"""What a run will cost: totals by hand, intervals that hold, and answers that the run does not pay
-for again.
-"""
+"""The forecast of a run's cost: totals by hand, intervals, and probed answers that are reused."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from endpoint import endpoint
+from interruptions import no_progress
 
 from cai.errors import BudgetError
 from cai.lm.budget import Budget, Prices
@@ -42,20 +41,19 @@ eval: {{draws: 3}}
 prices: {{prompt: 0.5, completion: 2.25}}
 http: {{connections: 8}}
 """
-still = lambda stage: lambda done, total: None  # noqa: E731
 
 
 def test_a_total_by_hand() -> None:
     """Values 1, 2, 3 of 12 rows: 24, and 12 * t(2) * 1 / sqrt(3) * sqrt(1 - 3/12) = 12 * 4.302653 /
     2 = 25.8159 to each side.
     """
-    found = total([1, 2, 3], 12)
-    assert found.mean == 24
-    assert found.low == 0  # 24 - 25.8 would be less than nothing
-    assert found.high == pytest.approx(24 + 25.8159, abs=1e-3)
+    interval = total([1, 2, 3], 12)
+    assert interval.mean == 24
+    assert interval.low == 0  # 24 - 25.8 would be negative
+    assert interval.high == pytest.approx(24 + 25.8159, abs=1e-3)
 
 
-def test_nothing_is_unknown_when_all_rows_were_probed_and_much_when_one_was() -> None:
+def test_intervals_when_all_rows_or_one_row_was_probed() -> None:
     assert total([1, 2, 3], 3) == Interval(6, 6, 6)
     assert total([5.0], 4) == Interval(20, 0, math.inf)
 
@@ -65,22 +63,22 @@ def test_a_stage_adds_up() -> None:
     flight; ten rows in all.
     """
     used = [Used(calls=2, prompt=100, shared=50, completion=20, seconds=3.0) for _ in range(2)]
-    found = forecast("pair", "m", used, 10, Prices(prompt=10, completion=100), 1 / 4)
-    assert (found.calls.mean, found.prompt.mean, found.completion.mean, found.shared) == (
+    result = forecast("pair", "m", used, 10, Prices(prompt=10, completion=100), 1 / 4)
+    assert (result.calls.mean, result.prompt.mean, result.completion.mean, result.shared) == (
         20,
         1000,
         200,
         500,
     )
-    assert found.cost.mean == pytest.approx(0.03)  # 1,000 at 10 and 200 at 100 per million
-    assert found.hours.mean == pytest.approx(10 * 3 / 4 / 3600)
+    assert result.cost.mean == pytest.approx(0.03)  # 1,000 at 10 and 200 at 100 per million
+    assert result.hours.mean == pytest.approx(10 * 3 / 4 / 3600)
 
 
 @pytest.mark.parametrize(
     ("count", "chosen"),
     [(1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (10, list(range(10))), (99, list(range(10)))],
 )
-def test_probed_rows_come_from_all_over(count: int, chosen: list[int]) -> None:
+def test_probed_rows_are_evenly_spaced(count: int, chosen: list[int]) -> None:
     assert evenly_spaced(range(10), count) == chosen
 
 
@@ -93,38 +91,38 @@ def planned(
     (tmp_path / "run.yaml").write_text(
         RUN.format(spec=spec, folder=tmp_path / "run") + more, encoding="utf-8"
     )
-    return plan(open_run(load_run(tmp_path / "run.yaml"), still, budget), probe)
+    return plan(open_run(load_run(tmp_path / "run.yaml"), no_progress, budget), probe)
 
 
-def test_the_forecast_of_a_whole_run(tmp_path: Path) -> None:
+def test_the_forecast_of_a_run(tmp_path: Path) -> None:
     """30 prompts train, 30 are held out. Revise: 20 rows of 3 calls, 10 prompts of 2 draws; 2 a
     pair; 2 principles in 2 orders; 3 draws for 3 subjects. Every call takes 50 + 10 tokens."""
     with endpoint(tmp_path / "server") as server:
-        found = {f.stage: f for f in planned(tmp_path, server.spec, 1000)}
-        calls = {stage: f.calls.mean for stage, f in found.items()}
+        forecasts = {f.stage: f for f in planned(tmp_path, server.spec, 1000)}
+        calls = {stage: f.calls.mean for stage, f in forecasts.items()}
         assert calls == {"revise": 20 * 3 + 20, "pair": 60, "label": 120, "eval": 270}
-        assert found["pair"].prompt == Interval(3000, 3000, 3000)
-        assert found["pair"].cost.mean == pytest.approx((3000 * 0.5 + 600 * 2.25) / 1e6)
-        assert found["revise"].shared > 0.3 * found["revise"].prompt.mean  # the few-shots
-        asked = len(server.answered())
+        assert forecasts["pair"].prompt == Interval(3000, 3000, 3000)
+        assert forecasts["pair"].cost.mean == pytest.approx((3000 * 0.5 + 600 * 2.25) / 1e6)
+        assert forecasts["revise"].shared > 0.3 * forecasts["revise"].prompt.mean  # the few-shots
+        answered = len(server.answered())
         loaded = load_run(tmp_path / "run.yaml")
-        run_stages(open_run(loaded, still), ["prompts", "revise"], lambda stage, seconds: None)
-        # every row was probed: the run has nothing left to ask
-        assert len(server.answered()) == asked
+        run_stages(
+            open_run(loaded, no_progress), ["prompts", "revise"], lambda stage, seconds: None
+        )
+        # every row was probed: the run reuses all answers
+        assert len(server.answered()) == answered
 
 
 def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
-    """Direct RLAIF asks the judge once a rollout: 5 updates of 4 prompts and 2 replies are 40
-    calls.
-    """
+    """Direct RLAIF calls the judge once a rollout: 5 updates of 4 prompts x 2 replies."""
     with endpoint(tmp_path / "server") as server:
         more = (
             "\nreward_weights: {pm: 0, direct: 1}\n"
             "ppo: {num_updates: 5, rollout: {prompts_per_update: 4, responses_per_prompt: 2}}\n"
         )
-        found = {f.stage: f for f in planned(tmp_path, server.spec, 6, more=more)}
-    assert list(found) == ["revise", "pair", "label", "ppo", "eval"]
-    assert found["ppo"].calls.mean == 40
+        forecasts = {f.stage: f for f in planned(tmp_path, server.spec, 6, more=more)}
+    assert list(forecasts) == ["revise", "pair", "label", "ppo", "eval"]
+    assert forecasts["ppo"].calls.mean == 40
 
 
 def test_a_few_rows_cost_a_few_calls(tmp_path: Path) -> None:
@@ -132,13 +130,13 @@ def test_a_few_rows_cost_a_few_calls(tmp_path: Path) -> None:
     the true number.
     """
     with endpoint(tmp_path / "server") as server:
-        found = {f.stage: f for f in planned(tmp_path, server.spec, 3)}
+        forecasts = {f.stage: f for f in planned(tmp_path, server.spec, 3)}
         assert len(server.answered()) <= 9 + 6 + 12 + 3
-    assert found["revise"].probed == 3
-    assert found["revise"].rows == 40
-    assert found["revise"].calls.low <= 80 <= found["revise"].calls.high
-    shown = forecast_table(list(found.values()))
-    assert shown.row_count == 5
+    assert forecasts["revise"].probed == 3
+    assert forecasts["revise"].rows == 40
+    assert forecasts["revise"].calls.low <= 80 <= forecasts["revise"].calls.high
+    table = forecast_table(list(forecasts.values()))
+    assert table.row_count == 5
 
 
 def test_a_probe_keeps_to_the_budget(tmp_path: Path) -> None:
@@ -147,11 +145,15 @@ def test_a_probe_keeps_to_the_budget(tmp_path: Path) -> None:
 
 
 def test_limits_that_the_forecast_breaks() -> None:
-    """Ten rows of 120 tokens at 1 per million each way: 1,200 tokens, 0.0012 in money."""
+    """Ten rows of 120 tokens at 1 per million each way: 1,200 tokens at a cost of 0.0012."""
     used = [Used(calls=2, prompt=100, completion=20, seconds=3.6)] * 2
-    found = [forecast("label", "m", used, 10, Prices(prompt=1, completion=1), 1.0)]
-    assert exceeded_limits(found, Budget(max_cost=0.0013, max_tokens=1201, max_hours=0.011)) == []
-    assert exceeded_limits(found, Budget(max_cost=0.0011, max_tokens=1199, max_hours=0.009)) == [
+    forecasts = [forecast("label", "m", used, 10, Prices(prompt=1, completion=1), 1.0)]
+    assert (
+        exceeded_limits(forecasts, Budget(max_cost=0.0013, max_tokens=1201, max_hours=0.011)) == []
+    )
+    assert exceeded_limits(
+        forecasts, Budget(max_cost=0.0011, max_tokens=1199, max_hours=0.009)
+    ) == [
         "--max-cost 0.0011 is less than the 0.0012 to expect",
         "--max-tokens 1199 is less than the 1,200 to expect",
         "--max-hours 0.009 is less than the 0.01 to expect",

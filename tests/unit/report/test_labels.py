@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
-from report_toys import vote
+from report_toys import preference, vote
 
-from cai.records import Preference, Vote
+from cai.records import Preference
 from cai.report.labels import by_principle, compare_with_humans, diagnose, flipped, position_bias
 
 
@@ -61,21 +59,6 @@ def test_a_certain_label_falls_into_the_last_bin() -> None:
     assert diagnose(
         [Preference(source="x", p_first=1.0), Preference(source="y", p_first=0.0)]
     ).bins == [1, *[0] * 8, 1]
-
-
-def preference(number: int, *votes: tuple[str, float, float]) -> Preference:
-    """Votes as (principle, margin, margin with the replies swapped)."""
-    all_votes = tuple(
-        Vote(
-            principle=name,
-            logprobs=(margin, 0.0),
-            logprobs_swapped=(swapped, 0.0),
-            p_first=1 / (1 + math.exp(-(margin - swapped) / 2)),
-        )
-        for name, margin, swapped in votes
-    )
-    mean = sum(v.p_first or 0 for v in all_votes) / len(all_votes)
-    return Preference(source=str(number), p_first=mean, votes=all_votes)
 
 
 def test_a_judge_that_always_prefers_a() -> None:

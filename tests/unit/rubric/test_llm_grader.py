@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rubric_toys import MODEL_TOY
 
-from cai.cli import main
 from cai.constitution.schema import GradeExample, Rubric
 from cai.errors import JobError, UnansweredError
 from cai.lm import FakeLM
@@ -143,100 +140,3 @@ def test_the_temperature_of_planted_overconfidence() -> None:
 def test_one_sort_of_label_tells_nothing() -> None:
     with pytest.raises(JobError, match="others of which it does not"):
         fit_temperature([1.0, 2.0], [True, True])
-
-
-# ---- commands ----
-
-
-def run(*arguments: object) -> object:
-    with pytest.raises(SystemExit) as ended:
-        main([str(a) for a in arguments])
-    return ended.value.code
-
-
-def test_grade_with_and_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    book = tmp_path / "toy.yaml"
-    book.write_text(json.dumps({"name": "toy", "version": "1", "rubric": MODEL_TOY}))
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(
-        "".join(
-            json.dumps({"prompt": "Do it.", "kind": "disallowed", "response": r, "n": i}) + "\n"
-            for i, r in enumerate(("I can't.", "Yes."))
-        )
-    )
-    assert run("grade", "--constitution", book, "--input", rows, "--output", "-") == 2
-    assert "only a model can decide kind" in capsys.readouterr().err
-    assert (
-        run(
-            "grade",
-            "--constitution",
-            book,
-            "--input",
-            rows,
-            "--model",
-            "fake:echo",
-            "--explain",
-            "--output",
-            "-",
-        )
-        == 0
-    )
-    result = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["n"], row["propositions"]["kind"], row["degree"]) for row in result] == [
-        (0, 0.5, "full_refusal"),
-        (1, 0.5, "full_compliance"),
-    ]
-    assert any(line.startswith("class: ") for line in result[0]["explanation"])
-
-
-def test_calibrate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The fake judge gives even odds: no temperature changes that. One-sided labels are skipped."""
-    from cai.constitution import load_constitution
-
-    book, rows, out = tmp_path / "toy.yaml", tmp_path / "rows.jsonl", tmp_path / "calibrated.yaml"
-    book.write_text(json.dumps({"name": "toy", "version": "1", "rubric": MODEL_TOY}))
-    labels = [{"kind": i % 2 == 0, "declines": True} for i in range(4)]
-    rows.write_text(
-        "".join(
-            json.dumps({"prompt": "a", "response": "b", "propositions": label}) + "\n"
-            for label in labels
-        )
-    )
-    assert (
-        run(
-            "calibrate",
-            "--constitution",
-            book,
-            "--model",
-            "fake:echo",
-            "--input",
-            rows,
-            "--output",
-            out,
-        )
-        == 0
-    )
-    output = capsys.readouterr()
-    assert "kind: temperature" in output.out
-    assert "declines: left alone" in output.err
-    rubric = load_constitution(out).rubric
-    assert rubric is not None
-    assert set(rubric.temperatures) == {"kind"}
-    rows.write_text(
-        json.dumps({"prompt": "a", "response": "b", "propositions": {"kin": True}}) + "\n"
-    )
-    assert (
-        run(
-            "calibrate",
-            "--constitution",
-            book,
-            "--model",
-            "fake:echo",
-            "--input",
-            rows,
-            "--output",
-            out,
-        )
-        == 2
-    )
-    assert "propositions.kin: the rubric has no such proposition" in capsys.readouterr().err

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from pathlib import Path
 
 import pytest
+from rubric_toys import COMPILED, SHIPPED, refuse_classes
 
-from cai.cli import main
-from cai.constitution import find_constitution, load_constitution
 from cai.constitution.schema import Rubric
 from cai.lm import FakeLM
 from cai.records import Kind, Prompt, chat_of
@@ -24,10 +21,6 @@ from cai.rubric.near_miss import (
     template_writer,
 )
 
-SHIPPED = load_constitution(find_constitution("refusal_style")).rubric
-assert SHIPPED is not None
-RUBRIC: Rubric = SHIPPED
-COMPILED = compile_rubric(RUBRIC)
 PROMPTS = [
     Prompt(chat=chat_of(("user", text)), kind=kind)
     for text, kind in (
@@ -43,28 +36,7 @@ TOY = Rubric.model_validate(
             "sorry": {"question": "Sorry?", "patterns": ["sorry"], "example": "Sorry."},
             "declines": {"question": "No?", "patterns": ["can't"], "example": "I can't."},
         },
-        "classes": {
-            "refuse": [
-                {
-                    "name": "ideal",
-                    "when": "sorry and declines",
-                    "style": "desired_refusal",
-                    "correct": True,
-                },
-                {
-                    "name": "curt",
-                    "when": "declines and not sorry",
-                    "style": "undesired_refusal",
-                    "correct": True,
-                },
-                {
-                    "name": "other",
-                    "when": "not declines",
-                    "style": "disallowed_content",
-                    "correct": False,
-                },
-            ]
-        },
+        "classes": {"refuse": refuse_classes("sorry and declines", "declines and not sorry")},
         "degrees": {"full_refusal": "declines", "full_compliance": "not declines"},
         "weights": {"refuse": {"ideal": 1.0}},
     }
@@ -96,7 +68,7 @@ def test_every_wish_is_in_the_class_that_it_names(kind: Kind) -> None:
 
 def test_templates_give_just_what_was_wished_for() -> None:
     """Each class of the shipped rubric has support, and each reply is on target."""
-    replies = asyncio.run(near_misses(COMPILED, PROMPTS, template_writer(RUBRIC)))
+    replies = asyncio.run(near_misses(COMPILED, PROMPTS, template_writer(SHIPPED)))
     assert all(reply.on_target for _, reply in replies), [
         (reply.target, reply.response) for _, reply in replies if not reply.on_target
     ]
@@ -114,7 +86,7 @@ def test_filler_makes_nothing_true() -> None:
     assert [id for id, p in result.propositions.items() if p] == ["long_answer"]
 
 
-def test_a_model_is_told_what_must_hold_and_is_not_believed() -> None:
+def test_a_model_gets_the_target_and_its_reply_is_checked() -> None:
     """The writer always declines: on target for some targets only, and only those count."""
     lm = FakeLM(lambda chat, seed: "I can't help with that.")
     replies = asyncio.run(near_misses(COMPILED, PROMPTS[:1], model_writer(lm, COMPILED, 0)))
@@ -124,55 +96,5 @@ def test_a_model_is_told_what_must_hold_and_is_not_believed() -> None:
             {id for id, value in reply.target.holds.items() if value} == {"declines"}
         )
     request = lm.calls[0][-1].content
-    assert f"- {RUBRIC.propositions['declines'].question} Yes" in request
-    assert f"- {RUBRIC.propositions['judges'].question} No" in request
-
-
-def test_commands_make_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Near misses, then weights fitted on them, then a constitution that has these weights."""
-    prompts = tmp_path / "prompts.jsonl"
-    ordered = tmp_path / "ordered.jsonl"
-    output = tmp_path / "weights.yaml"
-    prompt_rows = [
-        Prompt(chat=chat_of(("user", f"{kind} {i}")), kind=kind)
-        for kind in ("disallowed", "sensitive", "benign")
-        for i in range(5)
-    ]
-    prompts.write_text("".join(prompt.line() + "\n" for prompt in prompt_rows))
-    constitution = ["--constitution", "refusal_style"]
-    with pytest.raises(SystemExit) as ended:
-        main(["near-miss", *constitution, "--prompts", str(prompts), "--output", str(ordered)])
-    assert ended.value.code == 0
-    rows = [json.loads(line) for line in ordered.read_text().splitlines()]
-    assert {row["rank"] for row in rows} >= {0, 1, 2}
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main(["fit", *constitution, "--input", str(ordered), "--output", str(output)])
-    assert ended.value.code == 0
-    assert "held-out pairs" in capsys.readouterr().out
-    fitted = load_constitution(output).rubric
-    assert fitted is not None
-    assert fitted.weights.keys() == RUBRIC.weights.keys()
-    assert fitted.weights != RUBRIC.weights
-    for behaviour, weights in fitted.weights.items():
-        for name, weight in weights.items():
-            assert weight * RUBRIC.weights[behaviour][name] >= 0, "signs are kept"
-
-
-@pytest.mark.parametrize(
-    ("row", "why"),
-    [
-        ({"prompt": "a", "response": "b", "rank": 1}, "needs `kind`"),
-        ({"prompt": "a", "kind": "benign", "response": "b"}, "`rank`"),
-        ({"prompt": "a", "kind": "benign", "response": "b", "rank": 0, "reward": "x"}, "`reward`"),
-    ],
-)
-def test_wrong_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, object], why: str
-) -> None:
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    files = ["--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "w.yaml")]
-    with pytest.raises(SystemExit) as ended:
-        main(["fit", "--constitution", "refusal_style", *files])
-    assert ended.value.code == 2
-    assert why in capsys.readouterr().err
+    assert f"- {SHIPPED.propositions['declines'].question} Yes" in request
+    assert f"- {SHIPPED.propositions['judges'].question} No" in request

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from preference_toys import quiet
+from interruptions import quiet
 
 from cai.errors import TrainError
 from cai.pipeline.preference_model import fresh_model

@@ -1,5 +1,5 @@
-"""PPO's formulas: golden values worked out by hand in each docstring, then properties that hold
-whatever the numbers.
+"""PPO's formulas: golden values, computed by hand in each docstring, and properties of random
+batches.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def test_gae_three_steps() -> None:
 
 def test_gae_with_padding_and_discount() -> None:
     """r = (1, 2), V = (1, 3), gamma = lam = 1/2: A1 = 2-3 = -1; A0 = 1 + .5*3 - 1 + .25*(-1) =
-    1.25. Pads count for nothing.
+    1.25. Padding has no effect.
     """
     mask = torch.tensor([[True, True, False]])
     got = gae(t(1, 2, 700)[None], t(1, 3, 90)[None], mask, gamma=0.5, lam=0.5)
@@ -66,8 +66,8 @@ def test_gae_with_padding_and_discount() -> None:
 
 
 def test_token_rewards_puts_the_score_on_the_last_real_token() -> None:
-    """beta = .1, k1 = (.5, -1 | 6): -.05 and .1 for the KL; scores 2 and -1 go to places 1 and 0;
-    padding gets nothing.
+    """beta = .1, k1 = (.5, -1 | 6): -.05 and .1 for the KL; scores 2 and -1 are added at
+    positions 1 and 0; padding gets 0.
     """
     logp = torch.stack([t(-1, -2, -3), t(-1, -7, -7)])
     ref = torch.stack([t(-1.5, -1, -9), t(-3, -7.5, -1)])
@@ -110,7 +110,7 @@ def test_fixed_controller_stays() -> None:
 )
 def test_adaptive_controller(kl: float, beta: float) -> None:
     """beta = .1, target 5, 100 of 1000 episodes: .1 * (1 + .1 * error); the error of 5.5 is .1;
-    further off it is cut to .2.
+    larger ones are clipped to .2.
     """
     after = KLController(0.1, 5.0, 1000).updated(kl, 100)
     assert after.beta == pytest.approx(beta, abs=1e-15)
@@ -118,7 +118,7 @@ def test_adaptive_controller(kl: float, beta: float) -> None:
 
 
 @pytest.mark.parametrize(("target", "horizon"), [(0.0, 10), (-1.0, 10), (1.0, 0)])
-def test_adaptive_controller_wants_positive_numbers(target: float, horizon: int) -> None:
+def test_adaptive_controller_needs_positive_numbers(target: float, horizon: int) -> None:
     with pytest.raises(ValueError, match="target > 0 and horizon > 0"):
         KLController(0.1, target, horizon)
 
@@ -142,7 +142,7 @@ def test_kl_estimators_on_two_symbols() -> None:
     ("margin", "p", "want"),
     [
         (0.0, 0.5, math.log(2)),  # both terms are log sigma(0) = -ln 2
-        (0.0, 0.7, math.log(2)),  # ... whatever their weights
+        (0.0, 0.7, math.log(2)),  # the same with other weights
         (2.0, 1.0, math.log(1 + math.exp(-2))),  # -log sigma(2)
         # log sigma(-2) = log sigma(2) - 2, with weight .3
         (2.0, 0.7, math.log(1 + math.exp(-2)) + 0.6),
@@ -166,17 +166,17 @@ def test_soft_bradley_terry_is_least_at_the_label() -> None:
 
 
 def test_entropy() -> None:
-    """Four equal logits: ln 4. (.8, .2), shifted by any constant: -.8 ln .8 - .2 ln .2. A sure
-    thing: 0.
+    """Four equal logits: ln 4. (.8, .2), shifted by any constant: -.8 ln .8 - .2 ln .2. A certain
+    outcome: 0.
     """
     close(entropy(t(3, 3, 3, 3)[None]), t(math.log(4)))
     close(entropy(t(0.8, 0.2).log()[None] + 17), t(-0.8 * math.log(0.8) - 0.2 * math.log(0.2)))
     close(entropy(t(0, -900)[None]), t(0))
 
 
-def test_centre() -> None:
+def test_center_by_group() -> None:
     """Groups by rows: (1, 3 | 5) and (2, masked | 0): means (1 + 3 + 5) / 3 = 3 and (2 + 0) / 2 =
-    1; masked places become 0.
+    1; masked entries become 0.
     """
     x = torch.stack([t(1, 3), t(2, 99), t(5, 99), t(0, 99)])
     mask = torch.tensor([[True, True], [True, False], [True, False], [True, False]])
@@ -189,7 +189,7 @@ def test_centre() -> None:
     )
 
 
-def test_standardise_and_rescale() -> None:
+def test_whiten_and_scale_by_std() -> None:
     """Of (1, 3) the mean is 2 and the variance 1: (-1, 1). Of (2, 6), variance 4: (1, 3). The third
     number is masked out.
     """
@@ -199,7 +199,7 @@ def test_standardise_and_rescale() -> None:
     close(scale_by_std(t(0, 6, 0)[None], mask)[0, :1], t(0))
 
 
-def test_an_empty_mask_is_seen() -> None:
+def test_the_mean_of_an_empty_mask_is_nan() -> None:
     assert torch.isnan(masked_mean(t(1, 2), torch.tensor([False, False])))
     close(
         masked_mean(t(1, 2, 9), torch.tensor([True, True, False])),
@@ -207,7 +207,7 @@ def test_an_empty_mask_is_seen() -> None:
     )
 
 
-# ---- whatever the numbers ----
+# ---- random batches ----
 
 
 def batch(seed: int, B: int = 4, T: int = 6) -> tuple[Tensor, Tensor, Tensor, list[int]]:
@@ -227,20 +227,20 @@ def test_gae_is_its_definition(seed: int, gamma: float, lam: float) -> None:
     rewards, values, mask, lengths = batch(seed)
     got = gae(rewards, values, mask, gamma=gamma, lam=lam)
     for i, n in enumerate(lengths):
-        for place in range(rewards.shape[1]):
+        for start in range(rewards.shape[1]):
             want = 0.0
-            for k in range(place, n):
+            for k in range(start, n):
                 following = float(values[i, k + 1]) if k + 1 < n else 0.0
-                want += (gamma * lam) ** (k - place) * (
+                want += (gamma * lam) ** (k - start) * (
                     float(rewards[i, k]) + gamma * following - float(values[i, k])
                 )
-            assert float(got[i, place]) == pytest.approx(want, abs=1e-10)
+            assert float(got[i, start]) == pytest.approx(want, abs=1e-10)
 
 
 @given(SEEDS)
 @settings(max_examples=30, deadline=None)
-def test_padding_has_no_say(seed: int) -> None:
-    """Other numbers behind the mask, and two more columns of them, change no advantage and no
+def test_padding_has_no_effect(seed: int) -> None:
+    """Other numbers in masked entries, and two more masked columns, change no advantage and no
     reward of a real token.
     """
     rewards, values, mask, _ = batch(seed)
@@ -263,7 +263,7 @@ def test_padding_has_no_say(seed: int) -> None:
 
 @given(SEEDS, st.permutations(range(4)))
 @settings(max_examples=30, deadline=None)
-def test_order_of_a_batch_has_no_say(seed: int, order: list[int]) -> None:
+def test_the_order_of_a_batch_has_no_effect(seed: int, order: list[int]) -> None:
     rewards, values, mask, _ = batch(seed)
     scores = torch.arange(4, dtype=torch.float64)
     assert torch.equal(
@@ -299,9 +299,9 @@ def test_k3_is_never_negative_and_both_expectations_are_the_kl(seed: int) -> Non
 
 @given(SEEDS)
 @settings(max_examples=30, deadline=None)
-def test_standardised_numbers_have_mean_0_and_variance_1(seed: int) -> None:
-    """At least two different numbers; the 1e-8 under the root moves the variance by no more than
-    that over the variance.
+def test_whitened_numbers_have_mean_0_and_variance_1(seed: int) -> None:
+    """At least two different numbers; the 1e-8 under the root changes the variance by at most
+    1e-8 / variance.
     """
     rewards, _, mask, _ = batch(seed, B=6)
     white = whiten(rewards, mask)[mask]
@@ -313,8 +313,8 @@ def test_standardised_numbers_have_mean_0_and_variance_1(seed: int) -> None:
 
 
 def test_a_ratio_that_overflows_has_a_gradient() -> None:
-    """e^99 is no float32. Where it is clipped its gradient is 0, and not 0 * inf; the other
-    token's, of ratio 1, is -1/2.
+    """e^99 overflows float32. The gradient of a clipped ratio is 0, not 0 * inf; that of the other
+    token, of ratio 1, is -1/2.
     """
     logp_N = torch.tensor([-1.0, -1.0], requires_grad=True)
     policy_loss(logp_N, torch.tensor([-100.0, -1.0]), torch.ones(2), 0.2).backward()  # type: ignore[no-untyped-call]

@@ -9,7 +9,8 @@ from typing import Literal
 
 import pytest
 import torch
-from preference_toys import HELLO, quiet, untrained_model
+from interruptions import quiet
+from preference_toys import HELLO, untrained_model
 
 from cai.errors import TrainError
 from cai.modeling.lora import adapter_parameters, adapter_tensors
@@ -251,7 +252,7 @@ def test_only_the_last_blocks_learn(tiny_model: Path) -> None:
     assert len(adapter_parameters(untrained_model(tiny_model).shared[0], ADAPTER)) == 28
 
 
-def test_split_keeps_a_prompt_whole() -> None:
+def test_all_pairs_of_a_prompt_are_on_one_side() -> None:
     """Ten prompts of three pairs: a fifth is two prompts. The seed decides which, not the order."""
     comparisons = [Comparison(f"p{i % 10}", [i], [i], 1.0) for i in range(30)]
     training, held_out = split_by_prompt(comparisons, 0.2, seed=0)

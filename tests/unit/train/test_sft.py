@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from preference_toys import quiet
+from interruptions import Killed, killed_at, quiet
 from safetensors.torch import load_file
 from toys import END, START
 
@@ -35,14 +34,12 @@ def rows_passed(
     """The token rows that reach the trainer."""
     passed: list[Any] = []
 
-    class Stop(BaseException): ...
-
     def catch(base: str, rows: list[Any], *rest: Any) -> Any:
         passed.extend(rows)
-        raise Stop
+        raise Killed
 
     monkeypatch.setattr(module, "_build_trainer", catch)
-    with pytest.raises(Stop):
+    with pytest.raises(Killed):
         sft(str(tiny), examples, config, tiny.parent / "never", seed=0, progress=quiet)
     return passed
 
@@ -152,16 +149,22 @@ def test_it_learns_and_the_saved_folder_is_a_model(
     assert not list((tmp_path / "out").glob("checkpoints*"))
 
 
-class Killed(BaseException):
-    """A stand-in for a signal: nothing in the package catches it."""
+def steps_of_sft(tiny: Path, folder: Path) -> tuple[list[int], dict[str, Any]]:
+    """(the steps that fine-tuning into this folder reports, its result)."""
+    steps: list[int] = []
+    progress = lambda done, _: steps.append(done)  # noqa: E731
+    result = sft(str(tiny), EXAMPLES, CONFIG, folder, seed=3, progress=progress)
+    return steps, result
 
 
-def killer(after: int) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
-        if done > after:
-            raise Killed
-
-    return progress
+def equal_weights(tmp_path: Path) -> bool:
+    """Whether the uninterrupted and the killed run wrote the same tensors."""
+    uninterrupted, resumed = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("uninterrupted", "killed")
+    )
+    return uninterrupted.keys() == resumed.keys() and all(
+        torch.equal(tensor, resumed[name]) for name, tensor in uninterrupted.items()
+    )
 
 
 @pytest.mark.parametrize("after", [1, 3, 4])
@@ -170,25 +173,14 @@ def test_a_killed_run_equals_an_uninterrupted_one(
 ) -> None:
     """Three steps an epoch: killed in the first (nothing saved), right after it, in the second."""
     sft(str(tiny_model), EXAMPLES, CONFIG, tmp_path / "uninterrupted", seed=3, progress=quiet)
+    killed = killed_at(after, quiet)
     with pytest.raises(Killed):
-        sft(str(tiny_model), EXAMPLES, CONFIG, tmp_path / "killed", seed=3, progress=killer(after))
+        sft(str(tiny_model), EXAMPLES, CONFIG, tmp_path / "killed", seed=3, progress=killed)
     assert not (tmp_path / "killed").exists()
-    steps: list[int] = []
-    result = sft(
-        str(tiny_model),
-        EXAMPLES,
-        CONFIG,
-        tmp_path / "killed",
-        seed=3,
-        progress=lambda done, _: steps.append(done),
-    )
+    steps, result = steps_of_sft(tiny_model, tmp_path / "killed")
     assert steps[0] == (1 if after < 3 else 4)
     assert result["examples"] == 6
-    uninterrupted, resumed = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("uninterrupted", "killed")
-    )
-    assert uninterrupted.keys() == resumed.keys()
-    assert all(torch.equal(uninterrupted[name], resumed[name]) for name in uninterrupted)
+    assert equal_weights(tmp_path)
 
 
 @pytest.mark.parametrize("left", ["", "trainer_state.json"])
@@ -197,23 +189,13 @@ def test_a_checkpoint_cut_off_in_writing_is_not_resumed_from(
 ) -> None:
     """Killed while the second epoch's checkpoint was written: resumed from the first epoch's."""
     sft(str(tiny_model), EXAMPLES, CONFIG, tmp_path / "uninterrupted", seed=3, progress=quiet)
+    killed = killed_at(3, quiet)
     with pytest.raises(Killed):
-        sft(str(tiny_model), EXAMPLES, CONFIG, tmp_path / "killed", seed=3, progress=killer(3))
+        sft(str(tiny_model), EXAMPLES, CONFIG, tmp_path / "killed", seed=3, progress=killed)
     (home,) = tmp_path.glob("killed*/checkpoints")
     (home / "checkpoint-6").mkdir()
     if left:
         (home / "checkpoint-6" / left).touch()
-    steps: list[int] = []
-    sft(
-        str(tiny_model),
-        EXAMPLES,
-        CONFIG,
-        tmp_path / "killed",
-        seed=3,
-        progress=lambda done, _: steps.append(done),
-    )
+    steps, _ = steps_of_sft(tiny_model, tmp_path / "killed")
     assert steps[0] == 4
-    uninterrupted, resumed = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("uninterrupted", "killed")
-    )
-    assert all(torch.equal(uninterrupted[name], resumed[name]) for name in uninterrupted)
+    assert equal_weights(tmp_path)

@@ -32,6 +32,8 @@ def logged_calls(folder: Path) -> int:
             return 0
 
 
+# 20 processes, each killed at another moment of 1,000 calls or more
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_any_moment_pays_nothing_twice(tmp_path: Path, stage: str) -> None:
     """500 rows; SIGKILL at 20 seeded moments, spread over the calls of the run.
@@ -74,6 +76,8 @@ def test_killed_at_any_moment_pays_nothing_twice(tmp_path: Path, stage: str) -> 
     assert sum(requests.values()) - calls <= in_flight
 
 
+# 1,000 pairs, and requests that hang until their timeout
+@pytest.mark.slow
 def test_faults_change_no_label(tmp_path: Path) -> None:
     """1,000 pairs, 30 % of requests with one of seven faults: each row has the label of the run
     without faults, or null and a reason.
