@@ -70,9 +70,8 @@ def serve_reward(
         ended = server.server_close()
     code = 0 if received is None else 128 + received
     if not ended:  # a model is at work: the interpreter's shutdown would abort under it
-        from cai.train.distributed import exit_process
-
-        exit_process(code)
+        sys.stderr.flush()
+        os._exit(code)
     raise typer.Exit(code)
 
 

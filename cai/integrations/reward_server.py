@@ -36,6 +36,8 @@ TOKEN_VARIABLE = "CAI_REWARD_TOKEN"  # noqa: S105  # the name of an environment 
 BACKLOG = 256
 READ_BUFFER_BYTES = 1 << 16
 QUEUE_POLL_S = 0.01
+SETTLE_S = 0.1
+"""Seconds in which a stopping server still accepts connections and heads that have arrived."""
 BUSY_BODY = b'{"error": "too many connections: retry later"}'
 BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n"
@@ -118,7 +120,7 @@ class RewardServer:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._ended.wait(self.limits.drain_s + 5)
 
-    def server_close(self, timeout_s: float = 5.0) -> bool:
+    def server_close(self, timeout_s: float = 2.0) -> bool:
         """Close the socket and end the thread that scores.
 
         Returns:
@@ -148,6 +150,7 @@ class RewardServer:
         self.stopping = True
         for number in handled:
             self._loop.remove_signal_handler(number)
+        await asyncio.sleep(SETTLE_S)
         listener.close()
         await self._drain()
         return received[0] if received else None
