@@ -230,9 +230,9 @@ def started_process(script: str) -> tuple[subprocess.Popen[str], RewardServer]:
 def test_a_signal_ends_the_command_after_its_requests(number: signal.Signals, code: int) -> None:
     process, served = started_process(PROCESS)
     with process, ThreadPoolExecutor(4) as pool:
-        body = {"rows": [ROW | {"response": "0.3"}]}
+        body = {"rows": [ROW | {"response": "0.5"}]}
         answers = [pool.submit(send, served, "/score", body) for _ in range(4)]
-        time.sleep(0.2)
+        time.sleep(0.3)
         process.send_signal(number)
         assert [answer.result()[0] for answer in answers] == [200] * 4
         _, errors = process.communicate(timeout=20)
