@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cai.integrations.reward_batching import RewardTable, ScoreTexts
 from cai.integrations.reward_requests import Limits
@@ -14,6 +18,7 @@ from cai.records import Prompt, chat_of
 
 PLUGINS = Path(__file__).parents[1] / "cai" / "integrations" / "plugins"
 TOKEN = "secret"
+AUTHORIZATION = f"Authorization: Bearer {TOKEN}\r\n"
 LIMITS = Limits(
     max_body_bytes=20_000,
     max_rows=8,
@@ -45,11 +50,11 @@ def by_length(prompts: Sequence[Prompt], replies: Sequence[str]) -> RewardTable:
 
 
 @contextmanager
-def serving(score: ScoreTexts, end_texts: Sequence[str] = ()) -> Iterator[RewardServer]:
-    server = RewardServer(("127.0.0.1", 0), score, TOKEN, LIMITS, end_texts)
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-    )
+def serving(
+    score: ScoreTexts, end_texts: Sequence[str] = (), limits: Limits = LIMITS
+) -> Iterator[RewardServer]:
+    server = RewardServer(("127.0.0.1", 0), score, TOKEN, limits, end_texts)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
     server.shutdown()
@@ -58,6 +63,22 @@ def serving(score: ScoreTexts, end_texts: Sequence[str] = ()) -> Iterator[Reward
 
 def url_of(server: RewardServer) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def connected(server: RewardServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20)
+
+
+def send(
+    server: RewardServer, path: str, body: Any, token: str = TOKEN, method: str = "POST"
+) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request(method, path, data, {"authorization": f"Bearer {token}"})
+    answer = connection.getresponse()
+    payload = json.loads(answer.read())
+    connection.close()
+    return answer.status, payload
 
 
 def reward_run_file(folder: Path, model: str) -> Path:

@@ -45,12 +45,17 @@ def serve_reward(
     if (run is None) == (constitution is None):
         raise UsageError("serve-reward: give a run, or --constitution for its rubric alone")
     quiet()
-    from cai.integrations.reward_server import TOKEN_VARIABLE, RewardServer
+    from cai.integrations.reward_server import TOKEN_VARIABLE, RewardServer, is_header_token
 
-    score = rubric_score(constitution) if constitution else run_score(run or Path())
-    end_texts = () if constitution else run_end_texts(run or Path())
     configured = os.environ.get(TOKEN_VARIABLE)
     token = configured or secrets.token_urlsafe(24)
+    if not is_header_token(token):
+        raise UsageError(
+            f"{TOKEN_VARIABLE}: a character that a header does not carry (a line break, a space at "
+            "an end, or no ASCII): set it without"
+        )
+    score = rubric_score(constitution) if constitution else run_score(run or Path())
+    end_texts = () if constitution else run_end_texts(run or Path())
     try:
         server = RewardServer((host, port), score, token, end_texts=end_texts)
     except OSError as error:
@@ -58,10 +63,16 @@ def serve_reward(
     if not configured:
         print(f"{TOKEN_VARIABLE}={token}", file=sys.stderr)
     print(f"http://{host}:{server.server_address[1]}", flush=True)
+    received: int | None = None
     try:
-        server.serve_forever()
+        received = server.serve_forever()
     finally:
-        server.server_close()
+        ended = server.server_close()
+    code = 0 if received is None else 128 + received
+    if not ended:  # a model is at work: the interpreter's shutdown would abort under it
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
 
 
 def rubric_score(constitution: str) -> ScoreTexts:

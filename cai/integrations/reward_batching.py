@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import Empty, Queue
+from queue import Empty, Full, Queue
 
 from cai.records import Prompt
 
@@ -54,11 +55,25 @@ class BatchScorer(threading.Thread):
         self.score = score
         self.batch_size = batch_size
         self.batch_wait_s = batch_wait_s
-        self.jobs: Queue[Job] = Queue(maxsize=max_queued)
+        self.jobs: Queue[Job | None] = Queue(maxsize=max_queued)
+        """None wakes the thread up when it has to end."""
+        self._stopping = threading.Event()
 
     def run(self) -> None:
-        while True:
-            self._score_batch(self._next_batch())
+        while not self._stopping.is_set():
+            if batch := self._next_batch():
+                self._score_batch(batch)
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after its batch; return whether it has ended within the timeout.
+
+        The interpreter aborts where it shuts down while this thread is inside of a model.
+        """
+        self._stopping.set()
+        with suppress(Full):  # a full queue keeps the thread awake
+            self.jobs.put_nowait(None)
+        self.join(timeout_s)
+        return not self.is_alive()
 
     def _next_batch(self) -> list[Job]:
         """The next jobs in the queue.
@@ -73,6 +88,8 @@ class BatchScorer(threading.Thread):
             try:
                 job = self.jobs.get(timeout=timeout)
             except Empty:
+                break
+            if job is None:
                 break
             if not job.result.cancelled():
                 batch.append(job)

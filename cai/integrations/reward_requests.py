@@ -6,17 +6,43 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cai.data.readers import chat_from
 from cai.errors import StoreError
-from cai.integrations.reward_batching import RewardParts, sum_parts
+from cai.integrations.reward_batching import RewardParts, RewardTable
 from cai.probability import sigmoid
 from cai.records import Prompt
 from cai.store import parse_row
 
-ScoreRow = tuple[Prompt, str]
-"""A prompt, and the reply to score."""
+NO_KIND = "the row has no kind, which the rubric needs"
+NO_PROMPT = "the query does not begin with its prompt"
+REASONS = {
+    "pm": "prompt and reply do not fit the model's window, or the score is no finite number",
+    "rubric": "the rubric gives no score for this reply",
+    "direct": "the judge gave no rating",
+}
+"""Part of the reward -> the reason for which it is unknown."""
+REPLY_PARTS = frozenset({"pm", "direct"})
+"""Parts that score any reply, whatever the prompt's kind."""
+
+
+class ScoreRow(NamedTuple):
+    """A prompt, and the reply to score."""
+
+    prompt: Prompt
+    reply: str
+    kind_given: bool = True
+    """Whether the row says the prompt's kind, be it null: see `row_reward`."""
+
+
+@dataclass(frozen=True)
+class RowReward:
+    """A row's reward and its parts, or the reason for which it is unknown."""
+
+    reward: float | None
+    parts: RewardParts
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +62,17 @@ class Limits:
     """Seconds that the first row of a batch waits for others."""
     timeout_s: float = 120.0
     """Seconds until a request gets its rewards, or status 503."""
+    max_connections: int = 512
+    head_timeout_s: float = 10.0
+    """Seconds that a new connection has for its first request line and headers."""
+    idle_timeout_s: float = 60.0
+    """Seconds that a connection may wait before its next request."""
+    body_timeout_s: float = 30.0
+    """Seconds that the whole body of a request may take."""
+    write_timeout_s: float = 30.0
+    """Seconds in which a client has to take its answer."""
+    drain_s: float = 25.0
+    """Seconds that a server waits, when it stops, for the requests under way."""
 
 
 class RequestError(Exception):
@@ -74,11 +111,35 @@ def score_rows(data: dict[str, Any], limits: Limits) -> list[ScoreRow]:
     return [_score_row(row, limits, f"rows.{index}") for index, row in enumerate(rows)]
 
 
-def score_response(parts: Sequence[RewardParts]) -> dict[str, Any]:
-    """Rewards and their parts by name, one number or null per row."""
-    names = parts[0] if parts else ()
-    table = {name: [_finite_or_none(row[name]) for row in parts] for name in names}
-    return {"rewards": sum_parts(table), "parts": table}
+def row_reward(row: ScoreRow, parts: RewardParts) -> RowReward:
+    """The sum of a row's parts; unknown where a part is.
+
+    A row that leaves out its kind could be any: the rubric's part, and the reward, are unknown. A
+    row whose kind is null says that the rubric does not apply: the reward is the sum of the other
+    parts, if `pm` or `direct` is among them.
+    """
+    known = {name: _finite_or_none(value) for name, value in parts.items()}
+    missing = [f"{name}: {REASONS.get(name, 'no value')}" for name in known if known[name] is None]
+    if "rubric" in known and row.prompt.kind is None:
+        known["rubric"] = None
+        missing = [reason for reason in missing if not reason.startswith("rubric: ")]
+        if not row.kind_given or not REPLY_PARTS & known.keys():
+            missing.append(f"rubric: {NO_KIND}")
+    if not known:
+        missing.append("the reward has no part")
+    if missing:
+        return RowReward(None, known, "; ".join(missing))
+    return RowReward(sum(value for value in known.values() if value is not None), known, None)
+
+
+def score_response(rows: Sequence[ScoreRow], parts: Sequence[RewardParts]) -> dict[str, Any]:
+    """Rewards, their parts by name, and the reasons of unknown rewards."""
+    results = [row_reward(row, values) for row, values in zip(rows, parts, strict=True)]
+    return {
+        "rewards": [result.reward for result in results],
+        "parts": _parts_table(results),
+        "reasons": [result.reason for result in results],
+    }
 
 
 def openrlhf_rows(
@@ -111,36 +172,35 @@ def openrlhf_rows(
             continue
         label = _parse_label(labels[index] if index < len(labels) else None)
         row: dict[str, Any] = {"chat": label["chat"]} if label.get("chat") else {"prompt": prompt}
-        row["kind"] = label.get("kind")
+        row |= {"kind": label["kind"]} if "kind" in label else {}
         row["response"] = strip_end_texts(query[len(prompt) :], end_texts)
         rows.append(_score_row(row, limits, f"query.{index}"))
     return rows
 
 
-def openrlhf_response(parts: Sequence[RewardParts | None]) -> dict[str, Any]:
-    """Rewards, scores in [0, 1] and logs of each part, as OpenRLHF expects them.
-
-    The engine cannot leave a row out: an unknown reward is 0, and `cai_error` is 1 for its row.
+def openrlhf_response(
+    rows: Sequence[ScoreRow | None], parts: Sequence[RewardParts]
+) -> dict[str, Any]:
+    """Rewards, scores in [0, 1] and logs of each part; null where unknown, with the reason.
 
     Args:
-        parts: the parts of each row's reward; None for a row that could not be scored.
+        rows: as `openrlhf_rows` returns them.
+        parts: the parts of the reward of each row that is not None.
     """
-    indices = [index for index, row in enumerate(parts) if row is not None]
-    known = score_response([row for row in parts if row is not None])
-
-    def for_all_rows(values: list[float | None]) -> list[float | None]:
-        # not strict: a reward without any part has no values
-        by_index = dict(zip(indices, values, strict=False))
-        return [by_index.get(index) for index in range(len(parts))]
-
-    totals = for_all_rows(known["rewards"])
-    rewards = [reward or 0.0 for reward in totals]
-    logs = {}
-    for name, values in known["parts"].items():
-        logs[name] = [value or 0.0 for value in for_all_rows(values)]
-    logs["cai_error"] = [float(reward is None) for reward in totals]
-    scores = [sigmoid(reward) for reward in rewards]
-    return {"rewards": rewards, "scores": scores, "extra_logs": logs}
+    remaining = iter(parts)
+    results = [
+        RowReward(None, {}, NO_PROMPT) if row is None else row_reward(row, next(remaining))
+        for row in rows
+    ]
+    rewards = [result.reward for result in results]
+    logs = _parts_table(results)
+    logs["cai_error"] = [float(reward is None) for reward in rewards]
+    return {
+        "rewards": rewards,
+        "scores": [None if reward is None else sigmoid(reward) for reward in rewards],
+        "extra_logs": logs,
+        "reasons": [result.reason for result in results],
+    }
 
 
 def strip_end_texts(text: str, end_texts: Sequence[str]) -> str:
@@ -173,7 +233,8 @@ def _score_row(row: dict[str, Any], limits: Limits, location: str) -> ScoreRow:
     _check_unicode(reply, f"{location}: `response`")
     for turn in prompt.chat:
         _check_unicode(turn.content, f"{location}: `{next(iter(given))}`")
-    return prompt, reply.strip()  # PPO scores stripped replies too
+    # stripped, as PPO scores replies
+    return ScoreRow(prompt, reply.strip(), kind_given="kind" in row)
 
 
 def _check_unicode(text: str, location: str) -> None:
@@ -190,6 +251,11 @@ def _check_row_count(count: int, limits: Limits) -> None:
         raise RequestError(413, f"{count} rows: at most {limits.max_rows} in one request")
 
 
+def _parts_table(results: Sequence[RowReward]) -> RewardTable:
+    names = dict.fromkeys(name for result in results for name in result.parts)
+    return {name: [result.parts.get(name) for result in results] for name in names}
+
+
 def _finite_or_none(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
@@ -198,6 +264,6 @@ def _parse_label(label: Any) -> dict[str, Any]:
     """A label's fields; none where it is not a JSON object."""
     try:
         fields = json.loads(label) if isinstance(label, str) else label
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}

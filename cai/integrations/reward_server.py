@@ -1,62 +1,70 @@
 """The HTTP server of a run's reward, for trainers that run in other environments.
 
-    POST /score        {"rows": [{"prompt" or "chat", "response", "kind"?}]}
-                       -> {"rewards": [number or null], "parts": {name: [number or null]}}
+    POST /score        {"rows": [{"prompt" or "chat", "response", "kind"}]}
+                       -> {"rewards": [number or null], "parts": {name: [number or null]},
+                           "reasons": [null or text]}
     POST /get_reward   {"query": [...], "prompts": [...], "labels": [...]}    (OpenRLHF)
-                       -> {"rewards", "scores", "extra_logs"}
+                       -> {"rewards", "scores", "extra_logs", "reasons"}
     GET  /health       -> {"ok": true}
 
-Every POST needs the token. Bodies, rows and texts have limits. Requests that wait at the same time
-are scored together, by one thread that runs the model. No text of a request is ever logged.
+Every POST needs the token. Bodies, rows, texts, connections and waiting times have limits. Requests
+that wait at the same time are scored together, by one thread that runs the model. No text of a
+request is ever logged.
+
+The event loop of asyncio accepts connections: it sets TCP_NODELAY, and waits when descriptors run
+out. `cai.integrations.reward_connection` reads requests with h11.
 """
 
 from __future__ import annotations
 
-import hmac
-import json
-import time
+import asyncio
+import resource
+import signal
+import socket
+import sys
+import threading
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Full
 from typing import Any
 
-from cai.errors import CaiError
+from cai.errors import CaiError, TransientError
 from cai.integrations.reward_batching import BatchScorer, Job, RewardParts, ScoreTexts
-from cai.integrations.reward_requests import (
-    Limits,
-    RequestError,
-    ScoreRow,
-    openrlhf_response,
-    openrlhf_rows,
-    parse_body,
-    score_response,
-    score_rows,
-)
+from cai.integrations.reward_connection import Connection
+from cai.integrations.reward_requests import Limits, RequestError, ScoreRow
 
 TOKEN_VARIABLE = "CAI_REWARD_TOKEN"  # noqa: S105  # the name of an environment variable
-MAX_LENGTH_DIGITS = 18
-"""Digits of a content-length. A longer one is refused unparsed: `int` raises on thousands."""
-UNKNOWN_PATH = "POST to /score or /get_reward"
+BACKLOG = 256
+READ_BUFFER_BYTES = 1 << 16
+QUEUE_POLL_S = 0.01
+SETTLE_S = 0.1
+"""Seconds in which a stopping server still accepts connections and heads that have arrived."""
+BUSY_BODY = b'{"error": "too many connections: retry later"}'
+BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n"
+    b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+) % (len(BUSY_BODY), BUSY_BODY)
 
 
-class RewardServer(ThreadingHTTPServer):
-    """A server that runs until `shutdown`. Its port is `server_address[1]`.
+def is_header_token(token: str) -> bool:
+    """Whether a token arrives in a header as it is sent."""
+    return bool(token) and token.isascii() and token.isprintable() and token == token.strip()
+
+
+class RewardServer:
+    """A server that runs until `shutdown` or a signal. Its port is `server_address[1]`.
 
     Args:
         address: (host, port); port 0 lets the system choose one.
         score: the reward.
         token: the bearer token that every POST must send.
-        limits: of requests, batches and the queue.
+        limits: of requests, connections, batches and the queue.
         end_texts: texts of the special tokens that end or pad a reply; engines that send whole
             token rows leave them in.
 
     Raises:
-        ValueError: the token is empty.
+        ValueError: the token is empty, or cannot be sent in a header.
         OSError: the address cannot be bound.
     """
-
-    daemon_threads = True
-    request_queue_size = 1024
 
     def __init__(
         self,
@@ -66,8 +74,11 @@ class RewardServer(ThreadingHTTPServer):
         limits: Limits | None = None,
         end_texts: Sequence[str] = (),
     ) -> None:
-        if not token:
-            raise ValueError("a reward server needs a token")
+        if not is_header_token(token):
+            raise ValueError(
+                "a reward server needs a token of printable ASCII characters, without spaces or "
+                "line breaks at its ends"
+            )
         self.token = token
         self.limits = limits or Limits()
         self.end_texts = tuple(end_texts)
@@ -77,98 +88,145 @@ class RewardServer(ThreadingHTTPServer):
             batch_wait_s=self.limits.batch_wait_s,
             max_queued=self.limits.max_queued,
         )
-        super().__init__(address, _Handler)
+        self.socket = socket.create_server(address, backlog=BACKLOG)
+        self.server_address: tuple[str, int] = self.socket.getsockname()[:2]
+        self.stopping = False
         self.scorer.start()
+        self._connections: dict[asyncio.Task[Any], Connection] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._ended = threading.Event()
+        self._warned = False
 
-    def rewards(self, rows: Sequence[ScoreRow]) -> list[RewardParts]:
+    # ---- lifecycle ----
+
+    def serve_forever(self) -> int | None:
+        """Answer requests until `shutdown`, SIGTERM or SIGINT, then finish those under way.
+
+        Signals are handled where this runs in the main thread. A second one ends the process.
+
+        Returns:
+            The number of the signal that ended it, or None.
+        """
+        try:
+            return asyncio.run(self._serve())
+        finally:
+            self._ended.set()
+
+    def shutdown(self) -> None:
+        """End `serve_forever`, from another thread, and wait for it."""
+        self.stopping = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._ended.wait(self.limits.drain_s + 5)
+
+    def server_close(self, timeout_s: float = 2.0) -> bool:
+        """Close the socket and end the thread that scores.
+
+        Returns:
+            Whether the thread has ended; False while the model is at work on a batch.
+        """
+        self.socket.close()
+        return self.scorer.stop(timeout_s)
+
+    async def _serve(self) -> int | None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._warn)
+        received: list[int] = []
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        handled = [signal.SIGTERM, signal.SIGINT] if in_main_thread else []
+
+        def on_signal(number: int) -> None:
+            received.append(number)
+            self._stop.set()
+
+        for number in handled:
+            self._loop.add_signal_handler(number, on_signal, number)
+        listener = await asyncio.start_server(
+            self._connect, sock=self.socket, limit=READ_BUFFER_BYTES, backlog=BACKLOG
+        )
+        if not self.stopping:
+            await self._stop.wait()
+        self.stopping = True
+        for number in handled:
+            self._loop.remove_signal_handler(number)
+        await asyncio.sleep(SETTLE_S)
+        listener.close()
+        await self._drain()
+        return received[0] if received else None
+
+    async def _drain(self) -> None:
+        """Close idle connections, and let the others finish their request."""
+        idle = [task for task, connection in self._connections.items() if not connection.busy]
+        for task in idle:
+            task.cancel()
+        if self._connections:
+            _, late = await asyncio.wait(list(self._connections), timeout=self.limits.drain_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1.0)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None or len(self._connections) >= self._max_connections():
+            writer.write(BUSY)
+            writer.close()
+            return
+        connection = self._connections[task] = Connection(self, reader, writer)
+        try:
+            await connection.serve()
+        except asyncio.CancelledError:
+            pass  # the server stops
+        finally:
+            writer.transport.abort()
+            del self._connections[task]
+
+    def _max_connections(self) -> int:
+        """At most half of the process's descriptors: the model and its libraries need some."""
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if descriptors == resource.RLIM_INFINITY:
+            return self.limits.max_connections
+        return min(self.limits.max_connections, max(1, descriptors // 2))
+
+    def _warn(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """One line for the first trouble with connections, in place of asyncio's traceback each."""
+        if not self._warned:
+            self._warned = True
+            reason = context.get("exception") or context.get("message")
+            print(f"cai: serve-reward: a connection failed: {reason}", file=sys.stderr, flush=True)
+
+    # ---- rewards ----
+
+    async def rewards(self, rows: Sequence[ScoreRow]) -> list[RewardParts]:
         """The parts of each row's reward.
 
         Raises:
-            RequestError: (503) not computed in time; (500) the reward failed.
+            RequestError: (503) not computed in time, or a passing failure; (500) the reward failed.
         """
-        jobs = [Job(prompt, reply) for prompt, reply in rows]
-        deadline = time.monotonic() + self.limits.timeout_s
-
-        def seconds_left() -> float:
-            return max(0.0, deadline - time.monotonic())
-
+        jobs = [Job(row.prompt, row.reply) for row in rows]
         try:
-            for job in jobs:
-                self.scorer.jobs.put(job, timeout=seconds_left())
-            return [job.result.result(timeout=seconds_left()) for job in jobs]
-        except (TimeoutError, Full):
+            async with asyncio.timeout(self.limits.timeout_s):
+                for job in jobs:
+                    await self._enqueue(job)
+                return await asyncio.gather(*(asyncio.wrap_future(job.result) for job in jobs))
+        except TimeoutError:
             message = "no rewards in time: send fewer rows, or retry later"
             raise RequestError(503, message) from None
         except CaiError as error:
-            raise RequestError(500, str(error)) from None
+            status = 503 if isinstance(error, TransientError) else 500
+            raise RequestError(status, str(error)) from None
         except Exception as error:
             raise RequestError(500, f"the reward failed: {type(error).__name__}") from None
         finally:
             for job in jobs:  # of a failed request: its other rows need no reward
                 job.result.cancel()
 
-
-class _Handler(BaseHTTPRequestHandler):
-    server: RewardServer
-    protocol_version = "HTTP/1.1"
-    timeout = 60
-
-    def do_GET(self) -> None:
-        if self.path == "/health":
-            self._send(200, {"ok": True})
-        else:
-            self._send(404, {"error": UNKNOWN_PATH})
-
-    def do_POST(self) -> None:
-        try:
-            body = self._read_body()
-            self._authorize()
-            answer = {"/score": self._score, "/get_reward": self._get_reward}.get(self.path)
-            if answer is None:
-                raise RequestError(404, UNKNOWN_PATH)
-            self._send(200, answer(parse_body(body)))
-        except RequestError as error:
-            self._send(error.status, {"error": str(error)})
-
-    def _score(self, data: dict[str, Any]) -> dict[str, Any]:
-        return score_response(self.server.rewards(score_rows(data, self.server.limits)))
-
-    def _get_reward(self, data: dict[str, Any]) -> dict[str, Any]:
-        rows = openrlhf_rows(data, self.server.limits, self.server.end_texts)
-        parts = iter(self.server.rewards([row for row in rows if row is not None]))
-        return openrlhf_response([None if row is None else next(parts) for row in rows])
-
-    def _read_body(self) -> bytes:
-        """The whole body, before any answer: otherwise the connection breaks under the client."""
-        length = self.headers.get("content-length", "")
-        max_bytes = self.server.limits.max_body_bytes
-        if not (length.isascii() and length.isdecimal()):
-            self.close_connection = True
-            raise RequestError(411, "a request needs a content-length")
-        if len(length) > MAX_LENGTH_DIGITS or int(length) > max_bytes:
-            self.close_connection = True
-            raise RequestError(413, f"more than {max_bytes} bytes")
-        return self.rfile.read(int(length))
-
-    def _authorize(self) -> None:
-        given = self.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), self.server.token.encode()):
-            raise RequestError(
-                401,
-                "wrong token: send Authorization: Bearer TOKEN, "
-                f"the value of {TOKEN_VARIABLE} on the server",
-            )
-
-    def _send(self, status: int, payload: dict[str, Any]) -> None:
-        data = json.dumps(payload).encode()
-        try:
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-        except OSError:
-            self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: requests may be private."""
+    async def _enqueue(self, job: Job) -> None:
+        while True:
+            try:
+                self.scorer.jobs.put_nowait(job)
+            except Full:
+                await asyncio.sleep(QUEUE_POLL_S)
+            else:
+                return

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cai import store
 from cai.artifacts import EVAL, HELD_OUT, POLICY, REPLIES, REWARD, SCORES, SFT, SUBJECTS
 from cai.data.split import subsample
-from cai.evals.refusal import comparisons, refusal_scores
+from cai.evals.refusal import answered, comparisons, refusal_scores
 from cai.evals.replies import item_id, prompt_draws, reply_step
 from cai.pipeline.context import RunContext, load_rows
 from cai.records import EvalReply, Prompt, PromptDraw
 from cai.report.html import write_report
+
+if TYPE_CHECKING:
+    from cai.modeling.tokenization import Renderer
 
 
 def evaluate(ctx: RunContext) -> None:
@@ -53,18 +57,20 @@ def _subject_replies(ctx: RunContext, subject: str, draws: Sequence[PromptDraw])
 
 def _add_rewards(ctx: RunContext, replies: Sequence[EvalReply]) -> list[EvalReply]:
     """The replies with their preference-model reward, and those of the policy with their log-ratio
-    to the reference.
+    to the reference. Both stay None for a prompt without an answer, and for one that does not fit
+    the model's window with its reply.
     """
     from cai.modeling.loading import load_model
     from cai.modeling.lora import with_adapter
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_preference_model
-    from cai.reward.preference_model import ADAPTER
+    from cai.reward.preference_model import ADAPTER, window_of
     from cai.train.ppo.rollout import text_logprobs
 
     run, weights = ctx.run, str(ctx.path(SFT))
     renderer, reference = load_renderer(weights), load_model(weights)
-    of_policy = [(r.chat, r.response, r.finished) for r in replies if r.subject == "policy"]
+    scored = [r for r in replies if _can_be_scored(r, renderer, window_of(reference))]
+    of_policy = [(r.chat, r.response, r.finished) for r in scored if r.subject == "policy"]
     temperature = run.eval.temperature or 1.0
     progress = ctx.progress("eval reward and kl")
     policy_logps = text_logprobs(
@@ -76,14 +82,19 @@ def _add_rewards(ctx: RunContext, replies: Sequence[EvalReply]) -> list[EvalRepl
     progress(2, 3)
     base = with_adapter(reference, ADAPTER, run.reward.lora_rank, run.reward.num_trainable_layers)
     model = load_preference_model(ctx, base)
-    rewards = model.score([model.rows(r.chat, r.response) for r in replies])
+    rewards = model.score([model.rows(r.chat, r.response) for r in scored])
     progress(3, 3)
-    return [
-        r.model_copy(
-            update={"reward": reward, "kl": next(log_ratios) if r.subject == "policy" else None}
-        )
-        for r, reward in zip(replies, rewards, strict=True)
-    ]
+    updates = {
+        r.id: {"reward": reward, "kl": next(log_ratios) if r.subject == "policy" else None}
+        for r, reward in zip(scored, rewards, strict=True)
+    }
+    return [r.model_copy(update=updates.get(r.id)) for r in replies]
+
+
+def _can_be_scored(reply: EvalReply, renderer: Renderer, window: int) -> bool:
+    """Whether there is a reply, and a model takes it with its prompt."""
+    tokens = renderer.prompt_ids(reply.chat) + renderer.response_ids(reply.response)
+    return answered(reply) and len(tokens) <= window
 
 
 def report(ctx: RunContext) -> None:

@@ -64,7 +64,8 @@ def reward_parts(
         rows = [
             model.rows(prompt.chat, reply) for prompt, reply in zip(prompts, replies, strict=True)
         ]
-        table["pm"] = [mix.pm * score for score in model.score(rows)]
+        scores = model.score_within_window(rows)
+        table["pm"] = [None if score is None else mix.pm * score for score in scores]
     if mix.rubric and rubric is not None:
         table["rubric"] = [
             _rubric_score(prompt, reply, rubric, mix.rubric)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -32,6 +33,12 @@ ADAPTER = "reward"
 HEAD_FILE = "head.json"
 HEAD_PREFIX = "head."
 """Of the head's tensors in the adapter file."""
+UNBOUNDED = 1 << 30
+
+
+def window_of(model: Any) -> int:
+    """Tokens that a model takes; very many where its configuration does not say."""
+    return int(getattr(model.config, "max_position_embeddings", None) or UNBOUNDED)
 
 
 class PreferenceModel(nn.Module):
@@ -82,6 +89,17 @@ class PreferenceModel(nn.Module):
             for index, value in zip(indices, batch, strict=True):
                 scores[index] = self.gain * value + self.bias
         return scores
+
+    @property
+    def window(self) -> int:
+        """Tokens that the model takes; a longer row has no score."""
+        return window_of(self.shared[0])
+
+    def score_within_window(self, rows: Sequence[Sequence[int]]) -> list[float | None]:
+        """`score`, with None for a row that is longer than the model's window."""
+        window = self.window
+        scores = iter(self.score([row for row in rows if len(row) <= window]))
+        return [next(scores) if len(row) <= window else None for row in rows]
 
     def normalize(self, scores: Sequence[float]) -> None:
         """Set gain and bias so that `scores` get mean 0 and variance 1 (arXiv:1909.08593, 2.1).

@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import socket
+import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from reward_toys import HI, TOKEN, by_length
+from reward_toys import AUTHORIZATION, HI, TOKEN, by_length, connected, send, serving
 
-from cai.integrations.reward_batching import RewardTable, ScoreTexts
-from cai.integrations.reward_requests import Limits, RequestError
+from cai.integrations.reward_batching import RewardParts, RewardTable, ScoreTexts
+from cai.integrations.reward_requests import Limits, RequestError, ScoreRow
 from cai.integrations.reward_server import RewardServer
 from cai.records import Prompt
 
 
-def send(
-    server: RewardServer, path: str, body: Any, token: str = TOKEN, method: str = "POST"
-) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    connection.request(method, path, data, {"authorization": f"Bearer {token}"})
-    answer = connection.getresponse()
-    payload = json.loads(answer.read())
-    connection.close()
-    return answer.status, payload
+@pytest.fixture(scope="module")
+def server() -> Iterator[RewardServer]:
+    with serving(by_length) as running:
+        yield running
 
 
 def test_rewards_by_part(server: RewardServer) -> None:
     rows = [
         {"prompt": "Hi", "response": "one two", "kind": "benign"},
-        {"chat": [{"role": "user", "content": "Hi"}], "response": "who knows"},
+        {
+            "chat": [{"role": "user", "content": "Hi"}],
+            "response": "who knows",
+            "kind": "disallowed",
+        },
     ]
     parts = {"pm": [2.0, None], "rubric": [1.0, 0.0]}
-    expected = {"rewards": [3.0, None], "parts": parts}
-    assert send(server, "/score", {"rows": rows}) == (200, expected)
+    status, answer = send(server, "/score", {"rows": rows})
+    assert (status, answer["rewards"], answer["parts"]) == (200, [3.0, None], parts)
     surrogate_pair = b'{"rows": [{"prompt": "a", "response": "\\ud83d\\ude00"}]}'
     assert send(server, "/score", surrogate_pair)[0] == 200
-    assert send(server, "/score", {"rows": []}) == (200, {"rewards": [], "parts": {}})
+    assert send(server, "/score", {"rows": []}) == (
+        200,
+        {"rewards": [], "parts": {}, "reasons": []},
+    )
     assert send(server, "/health", b"", method="GET")[0] == 200
 
 
@@ -120,12 +119,13 @@ def test_a_thousand_requests_at_once(server: RewardServer) -> None:
 
 @pytest.mark.parametrize(
     ("length", "status"),
-    [("²", b"411"), ("-1", b"411"), ("", b"411"), ("1_0", b"411"), ("9" * 5000, b"413")],
+    [("²", 400), ("-1", 400), ("", 400), ("1_0", 400), ("9" * 5000, 400), ("9" * 20, 413)],
 )
-def test_a_wrong_length_gets_an_answer(server: RewardServer, length: str, status: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as raw:
-        raw.sendall(f"POST /score HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode("latin-1"))
-        assert raw.recv(100).startswith(b"HTTP/1.1 " + status)
+def test_a_wrong_length_gets_an_answer(server: RewardServer, length: str, status: int) -> None:
+    head = f"POST /score HTTP/1.1\r\nHost: a\r\n{AUTHORIZATION}Content-Length: {length}\r\n\r\n"
+    with connected(server) as raw:
+        raw.sendall(head.encode("latin-1"))
+        assert raw.recv(100).startswith(b"HTTP/1.1 %d" % status)
 
 
 class GatedScorer:
@@ -142,6 +142,7 @@ class GatedScorer:
         return by_length(prompts, replies)
 
 
+ServerOf = Callable[[ScoreTexts, Limits], RewardServer]
 SHORT = Limits(batch_size=1, timeout_s=0.05)
 PATIENT = Limits(batch_size=16, timeout_s=60.0)
 
@@ -153,48 +154,61 @@ def scorer() -> Iterator[GatedScorer]:
     gated.gate.set()
 
 
-def unbound_server(score: ScoreTexts, limits: Limits) -> RewardServer:
-    """A server without a port, for calls of `rewards`."""
-    server = RewardServer(("127.0.0.1", 0), score, TOKEN, limits)
-    server.server_close()
-    return server
+@pytest.fixture
+def server_of() -> Iterator[ServerOf]:
+    """Servers that do not listen, for calls of `rewards`."""
+    servers = []
+
+    def start(score: ScoreTexts, limits: Limits) -> RewardServer:
+        servers.append(RewardServer(("127.0.0.1", 0), score, TOKEN, limits))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.server_close(timeout_s=0)
 
 
-def test_rows_of_requests_that_timed_out_are_not_scored(scorer: GatedScorer) -> None:
+def rewards(server: RewardServer, *replies: str) -> list[RewardParts]:
+    return asyncio.run(server.rewards([ScoreRow(HI, reply) for reply in replies]))
+
+
+def test_rows_of_requests_that_timed_out_are_not_scored(
+    scorer: GatedScorer, server_of: ServerOf
+) -> None:
     """Three requests: one times out in the model, one in the queue, and the third is in time.
 
     The second one is never scored.
     """
-    server = unbound_server(scorer, SHORT)
+    server = server_of(scorer, SHORT)
     for reply in ("first", "second"):
         with pytest.raises(RequestError, match="no rewards in time"):
-            server.rewards([(HI, reply)])
+            rewards(server, reply)
         assert scorer.entered.wait(60)
     scorer.gate.set()
     server.limits = replace(SHORT, timeout_s=60.0)
-    assert server.rewards([(HI, "the third")])[0]["pm"] == 2.0
+    assert rewards(server, "the third")[0]["pm"] == 2.0
     assert scorer.batches == [["first"], ["the third"]]
 
 
-def test_a_full_queue_does_not_delay_a_timeout(scorer: GatedScorer) -> None:
-    server = unbound_server(scorer, replace(SHORT, max_queued=1))
+def test_a_full_queue_does_not_delay_a_timeout(scorer: GatedScorer, server_of: ServerOf) -> None:
+    server = server_of(scorer, replace(SHORT, max_queued=1))
     with ThreadPoolExecutor(1) as pool:
-        rewards = pool.submit(server.rewards, [(HI, f"reply {i}") for i in range(4)])
+        scored = pool.submit(rewards, server, *(f"reply {i}" for i in range(4)))
         try:
-            error = rewards.exception(timeout=20)
+            error = scored.exception(timeout=20)
         finally:
             scorer.gate.set()
     assert isinstance(error, RequestError)
     assert error.status == 503
 
 
-def test_only_the_faulty_row_of_a_batch_fails(scorer: GatedScorer) -> None:
+def test_only_the_faulty_row_of_a_batch_fails(scorer: GatedScorer, server_of: ServerOf) -> None:
     """Three requests that are scored together, one with a row that makes the model raise."""
-    server = unbound_server(scorer, PATIENT)
+    server = server_of(scorer, PATIENT)
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(server.rewards, [(HI, "first")])
+        first = pool.submit(rewards, server, "first")
         assert scorer.entered.wait(60)
-        others = [pool.submit(server.rewards, [(HI, reply)]) for reply in ("a b", "boom", "a b c")]
+        others = [pool.submit(rewards, server, reply) for reply in ("a b", "boom", "a b c")]
         deadline = time.monotonic() + 60
         while server.scorer.jobs.qsize() < 3 and time.monotonic() < deadline:
             time.sleep(0.001)

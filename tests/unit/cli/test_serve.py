@@ -62,3 +62,15 @@ def test_a_generated_token_is_shown(
     assert result.err == ("" if given else f"CAI_REWARD_TOKEN={tokens[0]}\n")
     assert tokens[0]
     assert given in (tokens[0], "", None)
+
+
+@pytest.mark.parametrize("odd", ["hush-hush\n", "hush-hush\r", " hush-hush", "hush-\u00fc", "\t"])
+def test_a_token_that_no_header_carries_is_refused_unquoted(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, odd: str
+) -> None:
+    monkeypatch.setenv("CAI_REWARD_TOKEN", odd)
+    result = run_command(capsys, "serve-reward", "--constitution", "harmless", "--port", 0)
+    assert result.code == 2
+    assert result.err.startswith("cai: CAI_REWARD_TOKEN: ")
+    assert "hush" not in result.err
+    assert result.err.count("\n") == 1

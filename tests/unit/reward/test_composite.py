@@ -67,3 +67,18 @@ def test_length_and_form_as_parts() -> None:
         [prompt] * 3, replies, None, None, RewardWeights(pm=0, rubric=0, length=0.5, format=0.25)
     )
     assert table == {"length": [-1.0, 0.0, 0.0], "format": [0.0, -0.5, 0.0]}
+
+
+def test_what_does_not_fit_the_model_has_no_score(tiny_model: Path) -> None:
+    """A prompt or a reply beyond the window: unknown; the other rows have their usual score."""
+    model = untrained_model(tiny_model)
+    long_prompt = Prompt(chat=chat_of(("user", "x" * model.window)))
+    prompts = [hello(None), long_prompt, hello(None), hello(None)]
+    replies = ["no", "no", "x" * model.window, "yes"]
+    weights = RewardWeights(rubric=0)
+    parts = reward_parts(prompts, replies, model, None, weights)["pm"]
+    short = reward_parts([hello(None)] * 2, ["no", "yes"], model, None, weights)["pm"]
+    assert parts == [short[0], None, None, short[1]]
+    fits = model.window - len(model.rows(HELLO, ""))
+    edge = reward_parts([hello(None)] * 2, ["x" * fits, "x" * (fits + 1)], model, None, weights)
+    assert [value is None for value in edge["pm"]] == [False, True]
