@@ -129,7 +129,7 @@ def draws_alike(draw: Callable[[FakeLM], Pair]) -> None:
 
 def test_candidates_of_different_temperatures() -> None:
     def ours(lm: FakeLM) -> Pair:
-        item = PairItem(prompt=Prompt(chat=CHAT), places=(0, 1))
+        item = PairItem(prompt=Prompt(chat=CHAT), indices=(0, 1))
         return asyncio.run(pairer(lm, PairConfig(), 0)(item))
 
     def theirs(lm: FakeLM) -> Pair:

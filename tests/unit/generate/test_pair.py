@@ -14,7 +14,7 @@ from cai.records import Pair, Prompt, chat_of
 def draw(lm: FakeLM, seed: int, config: PairConfig) -> Pair:
     """The pair of the first two replies to one prompt."""
     step = pairer(lm, config, seed)
-    return asyncio.run(step(PairItem(prompt=prompt(), places=(0, 1))))
+    return asyncio.run(step(PairItem(prompt=prompt(), indices=(0, 1))))
 
 
 def test_pairs_differ_only_in_the_draw() -> None:
