@@ -98,15 +98,20 @@ class ResolvedRun(BaseModel):
     preferences: tuple[Path, ...] = ()
 
 
-def save_run(resolved: ResolvedRun) -> None:
-    """Leave the settings in the run's folder, with absolute paths."""
+def settings_text(resolved: ResolvedRun) -> str:
+    """The settings as the run's folder keeps them, with absolute paths."""
     names = ("prompts", "against", "preferences")
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
     absolute = resolved.model_copy(
         update={"constitution": resolved.constitution.resolve(), **files}
     )
     settings = absolute.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}})
-    text = json.dumps(settings, indent=2) + "\n"
+    return json.dumps(settings, indent=2) + "\n"
+
+
+def save_run(resolved: ResolvedRun) -> None:
+    """Leave the settings in the run's folder."""
+    text = settings_text(resolved)
     file = resolved.folder / SETTINGS
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         atomic_write(file, text)

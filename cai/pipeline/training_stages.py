@@ -47,9 +47,7 @@ def sft(ctx: RunContext) -> None:
         )
     rules = hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
     fingerprint = ctx.lm(run.model).fingerprint
-    if store.begin_artifact(
-        out, "sft", ctx.provenance(run.sft, [REVISIONS], model=fingerprint, **rules)
-    ):
+    if ctx.begin(out, "sft", ctx.provenance(run.sft, [REVISIONS], model=fingerprint, **rules)):
         return
     revisions: list[Revision] = load_rows(ctx.path(REVISIONS), Revision)
     dialogues = [
@@ -84,7 +82,7 @@ def reward(ctx: RunContext) -> None:
     if files:
         provenance |= hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
         inputs.append(HELD_OUT)
-    if store.begin_artifact(out, "reward", ctx.provenance(config, inputs, **provenance)):
+    if ctx.begin(out, "reward", ctx.provenance(config, inputs, **provenance)):
         return
     model = fresh_model(str(ctx.path(SFT)), config, ctx.seed)
 
@@ -179,7 +177,7 @@ def ppo(ctx: RunContext) -> None:
     from cai.train.ppo.trainer import PPOTrainer
 
     run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
-    finished = rank() == 0 and store.begin_artifact(out, "ppo", _ppo_provenance(ctx)) is not None
+    finished = rank() == 0 and ctx.begin(out, "ppo", _ppo_provenance(ctx))
     if broadcast_flag(finished):
         return
     weights = str(ctx.path(SFT))
@@ -204,8 +202,7 @@ def ppo(ctx: RunContext) -> None:
             for r in revisions
             if r.final is not None
         ]
-    folder = store.partial_path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = store.open_partial(out)
     history = trainer.train(load_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
     policy = load_model(weights)
     actor.copy_weights_to(policy)
@@ -230,6 +227,7 @@ def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
     if run.reward_weights.direct:
         models["judge"] = ctx.lm(run.judge or run.model).fingerprint
         models["templates"] = templates.templates_digest()
+        models |= ctx.answer_settings(run.judge or run.model)
     weights = digest(run.reward_weights)
     return ctx.provenance(run.ppo, inputs, ("rubric",), reward_weights=weights, **models)
 

@@ -25,7 +25,8 @@ def state_digest(
     """
     prompt_keys = [f"{prompt.id} {prompt.kind} {prompt.category}" for prompt in prompts]
     settings = config.model_dump_json(exclude={"num_updates", "save_every"})
-    return digest(settings, str(seed), str(matmul_dtype()), str(len(texts)), *prompt_keys)
+    text_key = digest(json.dumps(texts)) if texts else "0"
+    return digest(settings, str(seed), str(matmul_dtype()), text_key, *prompt_keys)
 
 
 def read_history(file: Path, num_updates: int) -> list[dict[str, Any]]:
