@@ -94,7 +94,11 @@ def read_rows(path: Path, kind: type[RowT]) -> Iterator[RowT]:
 def parse_row(data: Mapping[str, Any], kind: type[RowT], location: str) -> RowT:
     """One row from a JSON object; `location` begins the error message."""
     try:
-        return kind.model_validate(data)
+        row = kind.model_validate(data)
+        row.id  # noqa: B018 - computed once, and only of text that can be encoded
+        return row
+    except UnicodeEncodeError:
+        raise StoreError(f"{location}: a text holds half a surrogate pair") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or kind.__name__

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cai.artifacts import SETTINGS
 from cai.constitution import find_constitution
-from cai.constitution.yaml_source import Source, parse, read_yaml
+from cai.constitution.yaml_source import Source, parse, parse_value, read_yaml
 from cai.data.filters import HygieneConfig
 from cai.errors import ConfigError, StoreError, blame
 from cai.evals.replies import EvalConfig
@@ -186,6 +185,7 @@ def override(source: Source, settings: Sequence[str]) -> Source:
         ConfigError: a setting is not of that form, or names a key below a value.
     """
     data: dict[str, Any] = copy.deepcopy(source.data)
+    lines = dict(source.lines)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not all(part.isidentifier() for part in key.split(".")):
@@ -193,9 +193,10 @@ def override(source: Source, settings: Sequence[str]) -> Source:
                 f"--set {setting}: expected key.path=value, for example --set ppo.num_updates=20"
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {setting}: the value is not YAML") from None
+            value = parse_value(text)
+        except ValueError as error:
+            shown = setting if len(setting) <= 100 else setting[:99] + "…"
+            raise ConfigError(f"--set {shown}: the value is not YAML: {error}") from None
         *parents, last = key.split(".")
         section = data
         for part in parents:
@@ -203,4 +204,7 @@ def override(source: Source, settings: Sequence[str]) -> Source:
             if not isinstance(section, dict):
                 raise ConfigError(f"--set {setting}: {part} is not a section")
         section[last] = value
-    return source._replace(data=data)
+        for depth in range(len(parents) + 1):  # so that messages name a key the file lacks
+            given = (*parents, last)[: depth + 1]
+            lines.setdefault(given, source.line(given))
+    return source._replace(data=data, lines=lines)

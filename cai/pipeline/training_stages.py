@@ -24,6 +24,7 @@ from cai.data.split import clean_training
 from cai.errors import ConfigError, StoreError
 from cai.modeling.model_files import local_model_name, resolve_model_path
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
+from cai.pipeline.staleness import source_of
 from cai.records import Chat, Message, Pair, Preference, Prompt, Revision
 from cai.seeds import rng
 from cai.store import digest
@@ -130,7 +131,7 @@ def _run_comparisons(
     preference: Preference
     for preference in load_rows(ctx.path(PREFERENCES), Preference):
         if preference.p_first is not None:
-            pair = pairs[preference.source]
+            pair = source_of(preference, pairs, ctx.path(PREFERENCES), PAIRS)
             comparisons.append(
                 compare(pair.chat, pair.first, pair.second, preference.p_first, RUN_LABELS)
             )

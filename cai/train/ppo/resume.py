@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cai.errors import StoreError, blame
 from cai.modeling.precision import matmul_dtype
 from cai.records import Prompt
 from cai.store import atomic_write, digest, truncate_torn_line
@@ -40,4 +41,5 @@ def read_history(file: Path, num_updates: int) -> list[dict[str, Any]]:
     barrier()
     if rank() == 0:
         atomic_write(file, "".join(line + "\n" for line in lines))
-    return [json.loads(line) for line in lines]
+    with blame(StoreError, f"{file}: not the metrics of this version, or edited"):
+        return [dict(json.loads(line)) for line in lines]
