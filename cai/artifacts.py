@@ -20,6 +20,23 @@ EVAL = "70-eval"
 REPLIES = "70-replies.jsonl"
 SCORES = "70-scores.jsonl"
 REPORT = "report.html"
+FILES = (
+    PROMPTS,
+    HELD_OUT,
+    REVISIONS,
+    SFT,
+    PAIRS,
+    PREFERENCES,
+    REWARD,
+    POLICY,
+    TENSORBOARD,
+    EVAL,
+    REPLIES,
+    SCORES,
+)
+"""The artefacts in the order of their stages: each may decide those after it."""
+FINISHED_WITH = {HELD_OUT: PROMPTS, REPLIES: SCORES}
+"""Artefact without a manifest of its own -> the one whose manifest records it too."""
 METRICS = "metrics.jsonl"
 """In the policy's folder: one line an update."""
 SETTINGS = "run.json"

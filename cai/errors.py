@@ -15,7 +15,12 @@ CaiError                 one line for the user: what, where, what to do
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
+
+PASSING = "no answer for now"
+"""Beginning of a row's reason where the endpoint failed in a way that passes by itself."""
+_PASSING_REASON = re.compile(rf"{PASSING}: |no answer: \S+: status (?:408|409|425|429|5\d\d)\b")
 
 
 class CaiError(Exception):
@@ -42,13 +47,23 @@ class TransientError(BackendError):
     """Seconds before the next try, if the server named them."""
 
 
-class UnansweredError(BackendError): ...
+class UnansweredError(BackendError):
+    @property
+    def reason(self) -> str:
+        """The reason that the row without an answer holds; see `is_passing`."""
+        passing = isinstance(self.__cause__, TransientError)
+        return f"{PASSING if passing else 'no answer'}: {self}"
 
 
 class BudgetError(BackendError): ...
 
 
 class TrainError(JobError): ...
+
+
+def is_passing(reason: str | None) -> bool:
+    """Whether a null row's reason is a failure that passes, so that it is worth asking again."""
+    return reason is not None and _PASSING_REASON.match(reason) is not None
 
 
 @contextlib.contextmanager

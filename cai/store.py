@@ -1,30 +1,35 @@
-"""Crash-safe files: rows in JSONL, manifests of artefacts, atomic writes, a lock per folder.
+"""Files of rows in JSONL, and the manifests of artefacts.
 
-Each line is appended complete; a line torn by a kill is truncated on the next start. The rest is
-written to a partial file or folder and renamed, so that existence means finished. Rows are in the
-order of the input, whatever the order in which the work was scheduled.
+Rows are in the order of the input, whatever the order in which the work was scheduled. How files
+are written so that a kill cannot tear them: see `cai.files`, whose functions are names of this
+module too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
-import os
-import re
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 
+from cai.artifacts import FILES
 from cai.errors import StoreError
+from cai.files import append_bytes as append_bytes
+from cai.files import atomic_directory as atomic_directory
+from cai.files import atomic_write as atomic_write
+from cai.files import locked as locked
+from cai.files import manifest_path as manifest_path
+from cai.files import open_partial as open_partial
+from cai.files import partial_path as partial_path
+from cai.files import remove_partial as remove_partial
+from cai.files import truncate_torn_line as truncate_torn_line
 from cai.records import FrozenModel, Row
 
 RowT = TypeVar("RowT", bound=Row)
@@ -89,7 +94,11 @@ def read_rows(path: Path, kind: type[RowT]) -> Iterator[RowT]:
 def parse_row(data: Mapping[str, Any], kind: type[RowT], location: str) -> RowT:
     """One row from a JSON object; `location` begins the error message."""
     try:
-        return kind.model_validate(data)
+        row = kind.model_validate(data)
+        row.id  # noqa: B018 - computed once, and only of text that can be encoded
+        return row
+    except UnicodeEncodeError:
+        raise StoreError(f"{location}: a text holds half a surrogate pair") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or kind.__name__
@@ -99,102 +108,9 @@ def parse_row(data: Mapping[str, Any], kind: type[RowT], location: str) -> RowT:
 # ---- writing ----
 
 
-@contextlib.contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _write_error(path, error.errno, error.strerror or str(error)) from None
-    except SafetensorError as error:  # holds the system's error number in its text only
-        match = re.search(r"os error (\d+)", str(error))
-        raise _write_error(path, int(match[1]) if match else None, str(error)) from None
-
-
-def _write_error(path: Path, code: int | None, reason: str) -> StoreError:
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(
-            f"{path}: the disk is full; nothing finished is lost: make room and run again"
-        )
-    return StoreError(f"{path}: cannot write: {reason}")
-
-
 def append_rows(path: Path, rows: Sequence[Row]) -> None:
     """Append the rows as complete lines, in one write; see `append_bytes`."""
     append_bytes(path, "".join(row.line() + "\n" for row in rows).encode())
-
-
-def append_bytes(path: Path, data: bytes) -> None:
-    """Append all of `data` or nothing: a partial write (a full disk, say) is undone."""
-    with _write_errors(path):
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            size_before = os.fstat(handle).st_size
-            try:
-                written = 0
-                while written < len(data):
-                    written += os.write(handle, data[written:])
-            except OSError:
-                os.ftruncate(handle, size_before)
-                raise
-        finally:
-            os.close(handle)
-
-
-def truncate_torn_line(path: Path) -> None:
-    """Remove everything after the last newline: a line torn by a kill mid-write."""
-    if not path.exists():
-        return
-    with _write_errors(path), path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        block = 1 << 16
-        while end > 0:
-            start = max(0, end - block)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        file.truncate(end)
-
-
-def atomic_write(path: Path, text: str) -> None:
-    """Write `path` completely or not at all, so that its existence means finished."""
-    partial = partial_path(path)
-    with _write_errors(path):
-        try:
-            with partial.open("w", encoding="utf-8") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-
-
-@contextlib.contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a partial folder to fill, which becomes `path` by one rename.
-
-    After a failure the partial folder remains, for the next try.
-    """
-    partial = partial_path(path)
-    with _write_errors(path):
-        partial.mkdir(parents=True, exist_ok=True)
-        yield partial
-        for file in partial.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(partial, path)
-
-
-def partial_path(path: Path) -> Path:
-    """The path under which `path` is written until it is complete."""
-    return path.with_name(path.name + ".partial")
 
 
 # ---- manifests ----
@@ -210,13 +126,13 @@ class Manifest(FrozenModel):
     """The provenance: digests of config, inputs, constitution parts and templates; models; seed."""
     versions: dict[str, str]
     finished: bool = False
+    content: dict[str, str] = {}
+    """Name -> digest of the artefact and of the files that were finished with it.
+
+    Empty in a manifest of an earlier version: then nothing is compared.
+    """
     counts: dict[str, float | int | str | None] = {}
     """Rows, tokens, seconds and the like: reported, not compared."""
-
-
-def manifest_path(artefact: Path) -> Path:
-    """`30-pairs.manifest.json` for `30-pairs.jsonl`, `20-sft.manifest.json` for `20-sft/`."""
-    return artefact.with_name(artefact.stem + ".manifest.json")
 
 
 def read_manifest(artefact: Path) -> Manifest | None:
@@ -230,9 +146,12 @@ def read_manifest(artefact: Path) -> Manifest | None:
         return None
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot read: {error.strerror}") from None
     except (ValidationError, UnicodeDecodeError):
         raise StoreError(
-            f"{path}: not a manifest of this version of cai; move the run folder away to start anew"
+            f"{path}: not a manifest of this version of cai: give another folder, or use the "
+            "version that wrote it"
         ) from None
 
 
@@ -243,20 +162,44 @@ def begin_artifact(artefact: Path, stage: str, provenance: Mapping[str, str]) ->
         The manifest of an artefact that is already finished; None when it is yet to be made.
 
     Raises:
-        StoreError: the artefact has another provenance; every key that differs is named.
+        StoreError: the artefact has another provenance (every key that differs is named), or its
+            content was changed since it was finished.
     """
     manifest = read_manifest(artefact)
     if manifest is not None:
         if keys := differing_keys(manifest, provenance):
             raise StoreError(
                 f"{artefact}: made with another {', '.join(keys)}: run into a new folder, or to "
-                f"make it anew delete {artefact.parent}/{artefact.name[:2]}* and everything "
-                "numbered after it"
+                f"make it anew delete, in {artefact.parent}: {', '.join(_files_of(artefact))}"
             )
-        if manifest.finished and artefact.exists():
+        if is_finished(artefact, manifest):
+            check_content(artefact, manifest)
             return manifest
     claim_artifact(artefact, stage, provenance)
     return None
+
+
+def is_finished(artefact: Path, manifest: Manifest) -> bool:
+    """Whether the stage ended, and left every file that there should be."""
+    names = manifest.content or (artefact.name,)
+    return manifest.finished and all(artefact.with_name(name).exists() for name in names)
+
+
+def _files_of(artefact: Path) -> list[str]:
+    """Names of the files there are of an artefact, and of those of a run that follow from it."""
+    first = FILES.index(artefact.name) if artefact.name in FILES else None
+    names = [artefact.name] if first is None else FILES[first:]
+    related = [
+        path
+        for name in names
+        for path in (
+            artefact.with_name(name),
+            manifest_path(artefact.with_name(name)),
+            partial_path(artefact.with_name(name)),
+            artefact.with_name(name).with_suffix(".kept.jsonl"),
+        )
+    ]
+    return list(dict.fromkeys(path.name for path in related if path.exists()))
 
 
 def differing_keys(manifest: Manifest, provenance: Mapping[str, str]) -> list[str]:
@@ -273,12 +216,55 @@ def claim_artifact(artefact: Path, stage: str, provenance: Mapping[str, str]) ->
     )
 
 
-def finish_artifact(artefact: Path, **counts: float | int | str | None) -> None:
-    """Mark the artefact as finished, and record its counts."""
+def finish_artifact(
+    artefact: Path, /, *companions: Path, **counts: float | int | str | None
+) -> None:
+    """Mark the artefact as finished, and record its counts and the digest of its content.
+
+    Args:
+        companions: files in the same folder that were made with it.
+    """
     manifest = read_manifest(artefact)
     if manifest is None:
         raise StoreError(f"{artefact}: no manifest: begin() comes before finish()")
-    _write_manifest(artefact, manifest.model_copy(update={"finished": True, "counts": counts}))
+    content = {path.name: content_digest(path) for path in (artefact, *companions)}
+    finished = {"finished": True, "content": content, "counts": counts}
+    _write_manifest(artefact, manifest.model_copy(update=finished))
+
+
+def check_content(artefact: Path, manifest: Manifest, only: str | None = None) -> None:
+    """Nothing, if the artefact and its companions are as its stage left them.
+
+    Args:
+        only: name of the one file to look at.
+
+    Raises:
+        StoreError: one of them was changed.
+    """
+    for name, recorded in manifest.content.items():
+        path = artefact.with_name(name)
+        if only not in (None, name):
+            continue
+        if path.exists() and content_digest(path) != recorded:
+            files = ", ".join(dict.fromkeys((*manifest.content, manifest_path(artefact).name)))
+            raise StoreError(
+                f"{path}: not as the stage {manifest.stage} left it: cut, damaged or edited; "
+                f"restore it, or accept it as it is with: cai run … --accept {name}, or delete "
+                f"{files} to make it anew"
+            )
+
+
+def accept_content(artefact: Path, name: str) -> None:
+    """Record the present content of `name`, an artefact or a companion, as the right one.
+
+    Raises:
+        StoreError: there is no such file, or no stage has finished it.
+    """
+    manifest, path = read_manifest(artefact), artefact.with_name(name)
+    if manifest is None or not manifest.finished or not path.exists():
+        raise StoreError(f"{path}: nothing to accept: no stage has finished it")
+    content = manifest.content | {name: content_digest(path)}
+    _write_manifest(artefact, manifest.model_copy(update={"content": content}))
 
 
 def _write_manifest(artefact: Path, manifest: Manifest) -> None:
@@ -303,9 +289,68 @@ def digest(*parts: str | bytes | BaseModel) -> str:
 
 def file_digest(path: Path) -> str:
     """The digest of a file's bytes, or of the names and bytes of a folder's files."""
+    with _read_errors(path):
+        return _digest_of_files(path, _files_below(path))
+
+
+def content_digest(path: Path) -> str:
+    """`file_digest`, without a folder's `checkpoints/`, which are removed when it is finished.
+
+    A process computes it again only if a file's size, times or number changed.
+    """
+    with _read_errors(path):
+        files = [file for file in _files_below(path) if file.relative_to(path).parts[:1] != WORKING]
+        return _cached_digest(path, tuple(_signature(file) for file in files))
+
+
+@contextlib.contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise StoreError(f"{where}: cannot read: {error.strerror or error}") from None
+
+
+WORKING = ("checkpoints",)
+"""Path of a finished folder's part that is of no more use."""
+
+
+class _Signature(NamedTuple):
+    """A file, and what changes when its content does."""
+
+    file: Path
+    device: int
+    number: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
+def _signature(file: Path) -> _Signature:
+    status = file.stat()
+    return _Signature(
+        file,
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+
+
+@lru_cache(maxsize=64)
+def _cached_digest(path: Path, signatures: tuple[_Signature, ...]) -> str:
+    return _digest_of_files(path, [signature.file for signature in signatures])
+
+
+def _files_below(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _digest_of_files(path: Path, files: Sequence[Path]) -> str:
     total = sha256()
     is_folder = path.is_dir()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if is_folder else [path]
     for file in files:
         name = str(file.relative_to(path)) if is_folder else ""
         total.update(f"{name}\0{file.stat().st_size}\0".encode())
@@ -313,32 +358,3 @@ def file_digest(path: Path) -> str:
             while block := data.read(1 << 20):
                 total.update(block)
     return total.hexdigest()[:16]
-
-
-# ---- the run folder ----
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process. The kernel releases the lock when the process ends.
-
-    Raises:
-        StoreError: another process holds the folder; its id is named.
-    """
-    with _write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a+", encoding="utf-8")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise StoreError(
-                f"{folder}: in use by process {holder}; wait for it, or give another run folder"
-            ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

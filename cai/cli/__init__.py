@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import typer
@@ -71,12 +71,15 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         with _sigterm_interrupts(received):
             code = app(arguments, standalone_mode=False)
+            sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except CaiError as error:
         _exit_with_error(str(error), 2 if isinstance(error, UsageError) else 1)
     except ClickException as error:
         _exit_with_error(error.format_message(), 2)  # type: ignore[attr-defined]
+    except OSError as error:
+        _exit_without_stdout(error)
     if code == EXIT_INTERRUPTED:
         signal_number = received[0] if received else signal.SIGINT
         _exit_with_error(INTERRUPTED, 128 + signal_number)
@@ -108,6 +111,21 @@ def _sigterm_interrupts(received: list[int]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _exit_without_stdout(error: OSError) -> NoReturn:
+    """End after an error of the system: most often, standard output takes nothing any more.
+
+    A reader that has seen enough (`| head`) is no error to speak of.
+    """
+    silent = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):  # what is left in the buffer must not be written at exit
+        os.dup2(silent, sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        sys.exit(1)  # as click does in the midst of a command
+    where = error.filename or "standard output, or a temporary file"
+    message = " ".join(str(error.strerror or error).split())
+    _exit_with_error(f"{where}: {message}: make room, or give another place", 1)
 
 
 def _exit_with_error(message: str, code: int) -> NoReturn:

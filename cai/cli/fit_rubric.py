@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from cai.cli.jsonl import Line, read_lines
 from cai.cli.output import print_table
 from cai.cli.rubrics import load_with_rubric, write_extension
 from cai.cli.silence import quiet
-from cai.errors import JobError, StoreError
+from cai.errors import JobError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from cai.records import Prompt
@@ -132,6 +133,11 @@ def fit(
     from cai.rubric import compile_rubric
     from cai.rubric.fit_weights import FitConfig
 
+    if not (0 < margin < math.inf and 0 <= held_out < 1):
+        raise UsageError(
+            f"--margin {margin} --held-out {held_out}: give a margin above 0, and a share from 0 "
+            "to 0.9"
+        )
     loaded, rubric = load_with_rubric(constitution)
     config = FitConfig(margin=margin, held_out=held_out, keep_signs=not free_signs)
     replies = _graded_replies(source, compile_rubric(rubric))
@@ -153,8 +159,8 @@ def _graded_replies(source: Path, compiled: CompiledRubric) -> dict[str, list[Gr
     replies: dict[str, list[GradedReply]] = defaultdict(list)
     for line in read_lines(source, ("response",)):
         kind, rank, reward = line.prompt.kind, line.data.get("rank"), line.data.get("reward")
-        wrong_type = not isinstance(rank, int | float) or not isinstance(reward, int | float | None)
-        if kind is None or wrong_type:
+        is_usable = _is_number(rank) and (reward is None or _is_number(reward))
+        if kind is None or not is_usable:
             raise StoreError(
                 f"{line.location}: a line needs `kind`, `rank` (a number, lower is better), "
                 "and `reward` as a number if at all"
@@ -163,6 +169,18 @@ def _graded_replies(source: Path, compiled: CompiledRubric) -> dict[str, list[Gr
         if behaviour is not None:
             replies[behaviour.name].append(_graded_reply(line, compiled, behaviour))
     return replies
+
+
+def _is_number(value: object) -> bool:
+    """A finite number; JSON's NaN and Infinity, true and false, and numbers beyond a double are
+    none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) -> GradedReply:

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,6 +69,14 @@ def run(
         str | None, typer.Option("--until", metavar="STAGE", help="Last stage.")
     ] = None,
     settings: Settings = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARTEFACT",
+            help="Take a finished artefact, such as 10-revisions.jsonl, as it is now, although it "
+            "was edited; repeatable.",
+        ),
+    ] = None,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
     max_hours: MaxHours = None,
@@ -81,15 +90,22 @@ def run(
     if stop < start:
         raise UsageError(f"--until {last} comes before --from {first}: nothing to do")
     limits = SpendingLimits(max_cost, max_tokens, max_hours)
-    execute_run(file, STAGES[start : stop + 1], settings, limits)
+    execute_run(file, STAGES[start : stop + 1], settings, limits, accept or ())
 
 
 def execute_run(
-    file: Path, stages: tuple[str, ...], settings: list[str] | None, limits: SpendingLimits
+    file: Path,
+    stages: tuple[str, ...],
+    settings: list[str] | None,
+    limits: SpendingLimits,
+    accept: Sequence[str] = (),
 ) -> None:
     """Execute stages of a run, and print times, spending and the scores.
 
     Under torchrun only the process of rank 0 prints.
+
+    Args:
+        accept: artefacts to take as they are, although they were edited.
     """
     quiet()
     from cai.lm.budget import Budget
@@ -106,7 +122,12 @@ def execute_run(
         budget = Budget(**asdict(limits.of_this_process()))
         ctx = open_run(resolved, bars, budget, lambda line: print(line, file=sys.stderr))
         try:
-            run_stages(ctx, stages, _print_stage_time)
+            run_stages(
+                ctx,
+                stages,
+                lambda stage, seconds: _print_stage(stage, seconds, ctx.nulls.get(stage, "")),
+                accept,
+            )
         finally:
             if ctx.budget.calls:
                 print(f"calls   {ctx.budget.summary()}", file=sys.stderr)
@@ -132,11 +153,12 @@ def _print_results(folder: Path, stages: tuple[str, ...], seconds: float) -> Non
         print(f"report: {folder / 'report.html'}   ({seconds:.0f} s)")
 
 
-def _print_stage_time(stage: str, seconds: float) -> None:
+def _print_stage(stage: str, seconds: float, nulls: str) -> None:
     """One line per finished stage; the memory is the process's highest so far."""
     units_per_gib = 1 << 30 if sys.platform == "darwin" else 1 << 20  # bytes, or KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_gib
-    print(f"{stage:>8}  {seconds:6.1f} s   peak memory {peak:.1f} GiB", file=sys.stderr)
+    line = f"{stage:>8}  {seconds:6.1f} s   peak memory {peak:.1f} GiB"
+    print(f"{line}   {nulls}" if nulls else line, file=sys.stderr)
 
 
 @app.command(epilog="Example: cai plan examples/endpoint.yaml --probe 20")

@@ -5,10 +5,11 @@ Left out: the rubric's classes, which `cai.rubric` proves exclusive and exhausti
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter
-from collections.abc import Iterator
-from itertools import combinations
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from cai.constitution.schema import Constitution, Principle
@@ -20,6 +21,10 @@ SHINGLE_WORDS = 3
 """Words per shingle."""
 MAX_CHARACTERS = 2000
 """Longer texts leave too little room for the reply in a small model's context."""
+MAX_DUPLICATES = 1000
+"""Pairs of near duplicates that are listed."""
+MAX_COMPARED = 200
+"""Later principles that one is compared with for each of its rare shingles."""
 CONTROL_MARKS = ("<|", "[INST]", "<<SYS>>", "<start_of_turn>", "</s>")
 """Parts of chat templates, which a model may take for the end of a turn."""
 
@@ -134,17 +139,49 @@ def _missing_texts(constitution: Constitution) -> Iterator[Finding]:
 
 
 def _near_duplicates(constitution: Constitution) -> Iterator[Finding]:
-    shingles_by_id = [(principle.id, _shingles(principle)) for principle in constitution.principles]
-    for (first_id, first), (second_id, second) in combinations(shingles_by_id, 2):
-        if not first or not second:
+    ids = [principle.id for principle in constitution.principles]
+    shingles = [_shingles(principle) for principle in constitution.principles]
+    findings = 0
+    for first, second in _candidates(shingles):
+        common = len(shingles[first] & shingles[second])
+        similarity = common / (len(shingles[first]) + len(shingles[second]) - common)
+        if similarity < NEAR_DUPLICATE:
             continue
-        similarity = len(first & second) / len(first | second)
-        if similarity >= NEAR_DUPLICATE:
+        if findings == MAX_DUPLICATES:
             yield Finding(
-                f"principle:{second_id}",
-                f"nearly the same as {first_id!r} (similarity {similarity:.2f}): "
-                "keep one of them, with a higher weight",
+                "principles", f"more than {MAX_DUPLICATES} pairs are nearly the same: see the first"
             )
+            return
+        findings += 1
+        yield Finding(
+            f"principle:{ids[second]}",
+            f"nearly the same as {ids[first]!r} (similarity {similarity:.2f}): "
+            "keep one of them, with a higher weight",
+        )
+
+
+def _candidates(shingles: Sequence[set[tuple[str, ...]]]) -> Iterator[tuple[int, int]]:
+    """Pairs that may be near duplicates, in order.
+
+    Two sets of a similarity t share one of the rarest `n - ceil(t n) + 1` members of each (prefix
+    filtering; Chaudhuri, Ganti, Kaushik 2006), so that most pairs are never looked at.
+    """
+    frequency = Counter(shingle for members in shingles for shingle in members)
+    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    prefixes = []
+    for index, members in enumerate(shingles):
+        rarest = sorted(members, key=lambda shingle: (frequency[shingle], shingle))
+        needed = math.ceil(NEAR_DUPLICATE * len(rarest) - 1e-9)
+        prefixes.append(rarest[: len(rarest) - needed + 1])
+        for shingle in prefixes[-1]:
+            holders[shingle].append(index)
+    for first, prefix in enumerate(prefixes):
+        seconds: set[int] = set()
+        for shingle in prefix:
+            after = bisect_right(holders[shingle], first)
+            seconds.update(holders[shingle][after : after + MAX_COMPARED])
+        for second in sorted(seconds):
+            yield first, second
 
 
 def _shingles(principle: Principle) -> set[tuple[str, ...]]:

@@ -275,7 +275,7 @@ def _merge_examples(files: list[_File]) -> Examples:
 
 
 def _distinct(examples: list[Any]) -> list[Any]:
-    return [example for i, example in enumerate(examples) if example not in examples[:i]]
+    return list(dict.fromkeys(examples))
 
 
 def _merge_rubrics(files: list[_File]) -> Rubric | None:

@@ -116,6 +116,28 @@ def read_yaml(path: Path) -> Source:
     return Source(path, data, builder.lines)
 
 
+def parse_value(text: str) -> Any:
+    """One value, read as in a file: `no`, `1:30` and `2024-01-31` are texts.
+
+    Raises:
+        ValueError: it is not YAML, or nothing that a file may hold; the message says why.
+    """
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        builder = _Builder(loader)
+        value = None if root is None else builder.value(root, ())
+    except yaml.reader.ReaderError:
+        raise ValueError("a character that YAML does not allow") from None
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(_syntax_error(error, text).partition(": ")[2]) from None
+    except (_YamlError, *_PYYAML_BUGS) as error:
+        raise ValueError(shorten(error)) from None
+    if builder.errors:
+        raise ValueError(str(builder.errors[0]))
+    return value
+
+
 def explain(error: ValidationError, source: Source, model: type[BaseModel]) -> list[str]:
     """One line per mistake, in the order of the file: `file:line: key.path: message`."""
     by_line = sorted(

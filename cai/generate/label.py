@@ -300,7 +300,7 @@ def labeller(
         try:  # all or none: a mean over fewer principles would be another label
             votes = await gather([compare(judge, shots, pair, p, config, seed) for p in principles])
         except UnansweredError as error:
-            return unscored(pair, f"no answer: {error}")
+            return unscored(pair, error.reason)
         probabilities = [vote.p_first for vote in votes if vote.p_first is not None]
         if not probabilities:
             return unscored(pair, "the judge named none of the options", votes)

@@ -106,7 +106,7 @@ def pairer(subject: LM, config: PairConfig, seed: int) -> Callable[[PairItem], A
                 places=indices,
                 first="",
                 second="",
-                unscored=f"no answer: {error}",
+                unscored=error.reason,
             )
         return Pair(
             source=prompt.id,

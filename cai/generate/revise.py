@@ -115,7 +115,7 @@ class _Reviser:
                 chat=item.prompt.chat,
                 initial="",
                 final=None,
-                dropped=f"no answer: {error}",
+                dropped=error.reason,
             )
 
     async def _revise(self, item: PromptDraw) -> Revision:

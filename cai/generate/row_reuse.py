@@ -91,11 +91,14 @@ def reusable_rows_path(artefact: Path) -> Path:
     return artefact.with_suffix(".kept.jsonl")
 
 
-def set_aside(artefact: Path, kind: type[RowT], stands: Callable[[RowT], bool]) -> tuple[int, int]:
+def set_aside(
+    artefact: Path, kind: type[RowT], stands: Callable[[RowT], bool], keep_stale: bool = True
+) -> tuple[int, int]:
     """Move the rows of `artefact` aside, so that the stage can be run again.
 
     Args:
         stands: whether a row can be reused.
+        keep_stale: False drops the others: rows without content.
 
     Returns:
         (rows kept, rows stale).
@@ -108,7 +111,7 @@ def set_aside(artefact: Path, kind: type[RowT], stands: Callable[[RowT], bool]) 
             rows |= {row.id: row for row in store.read_rows(path, kind)}
     reusable = {name: row for name, row in rows.items() if stands(row)}
     stale = [row for name, row in rows.items() if name not in reusable]
-    if stale:
+    if stale and keep_stale:
         store.append_rows(artefact.with_suffix(".stale.jsonl"), stale)
     store.atomic_write(kept, "".join(row.line() + "\n" for row in reusable.values()))
     artefact.unlink(missing_ok=True)

@@ -101,3 +101,12 @@ def token_counter(spec: str) -> Callable[[str], int]:
         return lambda text: -(-len(text) // 4)
     renderer = load_renderer(resolve_model_path(weights))
     return lambda text: len(renderer.text_ids(text))
+
+
+def tokenizer_digest(spec: str) -> str:
+    """What decides the counts of `token_counter`."""
+    weights = local_model_name(spec)
+    if weights is None:
+        return "4 characters a token"
+    tokenizer = load_renderer(resolve_model_path(weights)).tokenizer
+    return digest(tokenizer.backend_tokenizer.to_str())

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cai.artifacts import SETTINGS
 from cai.constitution import find_constitution
-from cai.constitution.yaml_source import Source, parse, read_yaml
+from cai.constitution.yaml_source import Source, parse, parse_value, read_yaml
 from cai.data.filters import HygieneConfig
 from cai.errors import ConfigError, StoreError, blame
 from cai.evals.replies import EvalConfig
@@ -98,15 +97,20 @@ class ResolvedRun(BaseModel):
     preferences: tuple[Path, ...] = ()
 
 
-def save_run(resolved: ResolvedRun) -> None:
-    """Leave the settings in the run's folder, with absolute paths."""
+def settings_text(resolved: ResolvedRun) -> str:
+    """The settings as the run's folder keeps them, with absolute paths."""
     names = ("prompts", "against", "preferences")
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
     absolute = resolved.model_copy(
         update={"constitution": resolved.constitution.resolve(), **files}
     )
     settings = absolute.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}})
-    text = json.dumps(settings, indent=2) + "\n"
+    return json.dumps(settings, indent=2) + "\n"
+
+
+def save_run(resolved: ResolvedRun) -> None:
+    """Leave the settings in the run's folder."""
+    text = settings_text(resolved)
     file = resolved.folder / SETTINGS
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         atomic_write(file, text)
@@ -181,6 +185,7 @@ def override(source: Source, settings: Sequence[str]) -> Source:
         ConfigError: a setting is not of that form, or names a key below a value.
     """
     data: dict[str, Any] = copy.deepcopy(source.data)
+    lines = dict(source.lines)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not all(part.isidentifier() for part in key.split(".")):
@@ -188,9 +193,10 @@ def override(source: Source, settings: Sequence[str]) -> Source:
                 f"--set {setting}: expected key.path=value, for example --set ppo.num_updates=20"
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {setting}: the value is not YAML") from None
+            value = parse_value(text)
+        except ValueError as error:
+            shown = setting if len(setting) <= 100 else setting[:99] + "…"
+            raise ConfigError(f"--set {shown}: the value is not YAML: {error}") from None
         *parents, last = key.split(".")
         section = data
         for part in parents:
@@ -198,4 +204,7 @@ def override(source: Source, settings: Sequence[str]) -> Source:
             if not isinstance(section, dict):
                 raise ConfigError(f"--set {setting}: {part} is not a section")
         section[last] = value
-    return source._replace(data=data)
+        for depth in range(len(parents) + 1):  # so that messages name a key the file lacks
+            given = (*parents, last)[: depth + 1]
+            lines.setdefault(given, source.line(given))
+    return source._replace(data=data, lines=lines)

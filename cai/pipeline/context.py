@@ -13,23 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from cai import store
+from cai.artifacts import FILES, FINISHED_WITH
 from cai.async_map import RowT, map_rows
 from cai.constitution import Constitution, digests, load_constitution
 from cai.data.filters import HygieneConfig, needs_token_counts
 from cai.data.split import read_prompts, split
-from cai.errors import ConfigError, StoreError
+from cai.errors import PASSING, ConfigError, StoreError, is_passing
 from cai.generate.row_reuse import only_principles, reusable_rows_path, set_aside
 from cai.lm import LM, open_lm
 from cai.lm.budget import Budget, MeteredLM
 from cai.lm.caching import CachedLM
-from cai.lm.http import HttpLM
+from cai.lm.http import HttpConfig, HttpLM
 from cai.lm.request_log import REQUEST_LOG_NAME, RequestLog
 from cai.modeling import memory
 from cai.pipeline.config import ResolvedRun, Run
 from cai.progress import ProgressFactory
 from cai.records import Prompt
 from cai.rubric import CompiledRubric, compile_rubric
-from cai.store import digest
+from cai.store import Manifest, digest
 
 
 @dataclass
@@ -43,6 +44,10 @@ class RunContext:
     budget: Budget = field(default_factory=Budget)
     notify: Callable[[str], None] = lambda line: None
     """Called with a line for the user."""
+    on_accept: Callable[[str], None] = lambda stage: None
+    """Called with a stage that has taken the settings, before it works."""
+    nulls: dict[str, str] = field(default_factory=dict)
+    """Stage -> how many of its rows are null, and why."""
     models: dict[str, LM] = field(default_factory=dict)
 
     @property
@@ -61,15 +66,44 @@ class RunContext:
         taken as it is.
 
         Raises:
-            StoreError: it is missing, or unfinished.
+            StoreError: it is missing, unfinished, or not as its stage left it.
         """
         path = self.path(name)
         if not path.exists():
             raise StoreError(f"{path}: not made yet: run the stages before this one")
-        manifest = store.read_manifest(path)
-        if manifest is not None and not manifest.finished:
-            raise StoreError(f"{path}: only half made: finish the stage {manifest.stage} first")
+        recorded = self.path(FINISHED_WITH.get(name, name))
+        manifest = store.read_manifest(recorded)
+        if manifest is not None:
+            if not manifest.finished:
+                raise StoreError(f"{path}: only half made: finish the stage {manifest.stage} first")
+            store.check_content(recorded, manifest, name)
         return path
+
+    def accept_content(self, name: str) -> None:
+        """Take an artefact as it is now, although it is not as its stage left it.
+
+        Raises:
+            StoreError: there is no such artefact, or no stage has finished it.
+        """
+        if name not in FILES:
+            raise StoreError(
+                f"--accept {name}: no artefact of that name; they are {', '.join(FILES)}"
+            )
+        store.accept_content(self.path(FINISHED_WITH.get(name, name)), name)
+
+    def begin(self, out: Path, stage: str, provenance: Mapping[str, str]) -> bool:
+        """`store.begin_artifact` for a stage: whether the artefact is finished already."""
+        recorded = store.read_manifest(out)
+        manifest = store.begin_artifact(out, stage, _comparable(recorded, provenance))
+        self.on_accept(stage)
+        if manifest is not None:
+            unanswered = {
+                name: int(count)
+                for name, count in manifest.counts.items()
+                if name.startswith("no answer") and isinstance(count, int | float)
+            }
+            self.nulls[stage] = _nulls_line(unanswered)
+        return manifest is not None
 
     def lm(self, spec: str) -> LM:
         """The model that `spec` names. Calls to an endpoint go through the run's request log and
@@ -129,11 +163,13 @@ class RunContext:
         provenance: Mapping[str, str],
         kind: type[RowT],
         is_current: Callable[[RowT, Collection[str]], bool],
+        made_from_it: str,
     ) -> bool:
-        """`store.begin` for rows that each drew some principles: if only principles were edited,
-        current rows are kept.
+        """`begin` for rows that each drew some principles: if only principles were edited, current
+        rows are kept. Rows that an endpoint left unanswered are asked again.
 
         Args:
+            made_from_it: the artefact of the next stage: once it is there, nothing is asked again.
             is_current: (row, ids of the edited principles) -> whether the row is what would be made
                 now.
 
@@ -141,7 +177,10 @@ class RunContext:
             Whether the artefact is finished, and nothing is to be done.
         """
         manifest = store.read_manifest(out)
+        provenance = _comparable(manifest, provenance)
         if manifest is not None and manifest.provenance != provenance:
+            if manifest.finished:
+                store.check_content(out, manifest)
             edited = only_principles(store.differing_keys(manifest, provenance))
             # another name is another constitution, not an edit of this one
             if edited is not None and _constitution_name(manifest.provenance) == _constitution_name(
@@ -153,7 +192,37 @@ class RunContext:
                     f"{stage}: principles were edited ({', '.join(sorted(edited)) or 'none'}):"
                     f" {kept} rows kept, {stale} to make anew"
                 )
-        return store.begin_artifact(out, stage, provenance) is not None
+        finished = self.begin(out, stage, provenance)
+        if not finished:
+            _set_unanswered_aside(out, kind)
+            return False
+        counts = manifest.counts if manifest is not None else {}
+        if not counts.get(PASSING):
+            return True
+        if store.manifest_path(self.path(made_from_it)).exists():
+            self.nulls[stage] += (
+                f" (to ask again, delete {made_from_it} and {out.name} with their manifests)"
+            )
+            return True
+        store.claim_artifact(out, stage, provenance)
+        self.notify(f"{stage}: {_set_unanswered_aside(out, kind)} unanswered rows are asked again")
+        return False
+
+    def record_nulls(self, stage: str, reasons: Sequence[str | None]) -> dict[str, int]:
+        """Note for the stage's line how many rows are null, and why.
+
+        Args:
+            reasons: of each row; None: the row is not null.
+
+        Returns:
+            Counts for the manifest: of rows without an answer.
+        """
+        counts = Counter(reason for reason in reasons if reason is not None)
+        self.nulls[stage] = _nulls_line(counts, len(reasons))
+        passing = sum(n for reason, n in counts.items() if is_passing(reason))
+        unanswered = sum(n for reason, n in counts.items() if reason.startswith("no answer"))
+        by_name = {PASSING: passing, "no answer": unanswered - passing}
+        return {name: n for name, n in by_name.items() if n}
 
     def close_models(self) -> None:
         """Drop the open models, and return their memory to the system."""
@@ -179,8 +248,68 @@ class RunContext:
                 key: value for key, value in part_digests if key.startswith(tuple(parts))
             }
         for name in inputs:
-            provenance[f"input {name}"] = store.file_digest(self.require(name))
+            provenance[f"input {name}"] = store.content_digest(self.require(name))
         return provenance | models
+
+    def answer_settings(self, *specs: str) -> dict[str, str]:
+        """Settings of endpoints that decide what a row holds, where one of `specs` is an endpoint.
+
+        Defaults are left out: artefacts of earlier versions have no record of them.
+        """
+        if not any(spec.startswith(("http:", "https:")) for spec in specs):
+            return {}
+        defaults = HttpConfig()
+        return {
+            f"http.{name}": str(getattr(self.run.http, name))
+            for name in ("prefill", "allow")
+            if getattr(self.run.http, name) != getattr(defaults, name)
+        }
+
+
+LATER_KEYS = ("tokenizer", "http.prefill", "http.allow")
+"""Keys of a provenance that manifests of earlier versions lack."""
+
+
+def _comparable(manifest: Manifest | None, provenance: Mapping[str, str]) -> dict[str, str]:
+    """The provenance to compare with a manifest: of an earlier version's, what that recorded."""
+    is_earlier = manifest is not None and manifest.finished and not manifest.content
+    if manifest is None or not is_earlier:
+        return dict(provenance)
+    return {
+        key: value
+        for key, value in provenance.items()
+        if key in manifest.provenance or key not in LATER_KEYS
+    }
+
+
+def _set_unanswered_aside(out: Path, kind: type[RowT]) -> int:
+    """Move the answered rows aside, if some are not, so that the stage makes only the others."""
+
+    def reason(row: RowT) -> str | None:
+        return getattr(row, "dropped", None) or getattr(row, "unscored", None)
+
+    store.truncate_torn_line(out)
+    if not out.exists() or not any(is_passing(reason(row)) for row in store.read_rows(out, kind)):
+        return 0
+    _, unanswered = set_aside(out, kind, lambda row: not is_passing(reason(row)), keep_stale=False)
+    return unanswered
+
+
+def _nulls_line(reasons: Mapping[str, int], rows: int | None = None) -> str:
+    """`3 of 40 rows null: 2 no answer …, 1 near copy`; nothing if none is."""
+    if not reasons:
+        return ""
+    most = sorted(reasons.items(), key=lambda item: -item[1])
+    listed = [f"{count} {_cut(reason)}" for reason, count in most[:3]]
+    if others := sum(count for _, count in most[3:]):
+        listed.append(f"{others} for other reasons")
+    total = "" if rows is None else f" of {rows}"
+    return f"{sum(reasons.values())}{total} rows null: {', '.join(listed)}"
+
+
+def _cut(reason: str) -> str:
+    text = " ".join(reason.split())
+    return text if len(text) <= 100 else text[:99] + "…"
 
 
 def request_log_name() -> str:

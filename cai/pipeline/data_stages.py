@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cai import store, templates
-from cai.artifacts import HELD_OUT, PAIRS, PREFERENCES, PROMPTS, REVISIONS, SFT
+from cai.artifacts import HELD_OUT, PAIRS, PREFERENCES, PROMPTS, REVISIONS, REWARD, SFT
+from cai.data.filters import needs_token_counts
 from cai.data.split import subsample
 from cai.errors import StoreError
 from cai.generate.diversity import diversity_metrics
@@ -32,6 +33,10 @@ def prompts(ctx: RunContext) -> None:
         **{f"input {name}": store.file_digest(path) for name, path in inputs},
         **hygiene_provenance(ctx.resolved, run.hygiene),
     }
+    if needs_token_counts(run.hygiene):
+        from cai.modeling.tokenization import tokenizer_digest
+
+        provenance["tokenizer"] = tokenizer_digest(run.model)
     train, held_out, counts = read_run_prompts(ctx.resolved)
     if not train or not held_out:
         grouped = any(getattr(prompt, run.split_by) for prompt in (*train, *held_out))
@@ -42,12 +47,13 @@ def prompts(ctx: RunContext) -> None:
         )
     out = ctx.path(PROMPTS)
     # only now: a file with a mistake in it must not lay claim to the folder
-    if store.begin_artifact(out, "prompts", provenance):
+    if ctx.begin(out, "prompts", provenance):
         return
     store.atomic_write(ctx.path(HELD_OUT), "".join(prompt.line() + "\n" for prompt in held_out))
     store.atomic_write(out, "".join(prompt.line() + "\n" for prompt in train))
     dropped = {reason: n for reason, n in counts.items() if reason != "kept"}
-    store.finish_artifact(out, train=len(train), held_out=len(held_out), **dropped)
+    counts_of_rows = {"train": len(train), "held_out": len(held_out), **dropped}
+    store.finish_artifact(out, ctx.path(HELD_OUT), **counts_of_rows)
 
 
 def revise(ctx: RunContext) -> None:
@@ -60,8 +66,9 @@ def revise(ctx: RunContext) -> None:
         revise_parts(config),
         model=author.fingerprint,
         templates=templates.templates_digest(),
+        **ctx.answer_settings(ctx.run.model),
     )
-    if ctx.begin_or_reuse(out, "revise", provenance, Revision, revision_is_current(ctx)):
+    if ctx.begin_or_reuse(out, "revise", provenance, Revision, revision_is_current(ctx), SFT):
         return
     step = reviser(ctx.constitution, author, config, training_gate(ctx.rubric), ctx.seed)
     train = load_rows(ctx.path(PROMPTS), Prompt)
@@ -76,13 +83,14 @@ def revise(ctx: RunContext) -> None:
     }
     for name, value in diversity_metrics(revised)._asdict().items():
         counts[f"revised {name}"] = value if value is None else round(value, 3)
+    counts |= ctx.record_nulls("revise", [r.dropped for r in revisions])
     store.finish_artifact(out, **counts)
 
 
 def pair(ctx: RunContext) -> None:
     """30-pairs.jsonl: pairs of the fine-tuned model's replies to one prompt."""
     config, out = ctx.run.pair, ctx.path(PAIRS)
-    if store.begin_artifact(out, "pair", ctx.provenance(config, [PROMPTS, SFT])):
+    if ctx.begin(out, "pair", ctx.provenance(config, [PROMPTS, SFT])):
         return
     subject = ctx.lm(f"local:{ctx.path(SFT)}")
     train = load_rows(ctx.path(PROMPTS), Prompt)
@@ -91,7 +99,8 @@ def pair(ctx: RunContext) -> None:
     window = (subject.max_concurrency // config.replies or 1) * config.per_prompt
     step = pairer(subject, config, ctx.seed)
     ctx.map_rows(subject, out, rows, step, Pair, "pair", max_concurrency=window, source=paired_item)
-    store.finish_artifact(out, rows=len(rows))
+    nulls = ctx.record_nulls("pair", [p.unscored for p in load_rows(out, Pair)])
+    store.finish_artifact(out, rows=len(rows), **nulls)
 
 
 def label(ctx: RunContext) -> None:
@@ -104,8 +113,9 @@ def label(ctx: RunContext) -> None:
         LABEL_PARTS,
         judge=judge.fingerprint,
         templates=templates.templates_digest(),
+        **ctx.answer_settings(run.judge or run.model),
     )
-    if ctx.begin_or_reuse(out, "label", provenance, Preference, preference_is_current(ctx)):
+    if ctx.begin_or_reuse(out, "label", provenance, Preference, preference_is_current(ctx), REWARD):
         return
     kinds = prompt_kinds(ctx)
     step = labeller(
@@ -117,4 +127,6 @@ def label(ctx: RunContext) -> None:
     )
     ctx.map_rows(judge, out, load_rows(ctx.path(PAIRS), Pair), step, Preference, "label")
     labels: list[Preference] = load_rows(out, Preference)
-    store.finish_artifact(out, rows=len(labels), unscored=sum(x.p_first is None for x in labels))
+    nulls = ctx.record_nulls("label", [x.unscored for x in labels])
+    unscored = sum(x.p_first is None for x in labels)
+    store.finish_artifact(out, rows=len(labels), unscored=unscored, **nulls)

@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cai import store
-from cai.artifacts import EVAL, HELD_OUT, POLICY, REPLIES, REWARD, SCORES, SFT, SUBJECTS
+from cai.artifacts import (
+    EVAL,
+    FINISHED_WITH,
+    HELD_OUT,
+    POLICY,
+    PREFERENCES,
+    PROMPTS,
+    REPLIES,
+    REVISIONS,
+    REWARD,
+    SCORES,
+    SFT,
+    SUBJECTS,
+)
 from cai.data.split import subsample
 from cai.evals.refusal import answered, comparisons, refusal_scores
 from cai.evals.replies import item_id, prompt_draws, reply_step
@@ -23,9 +36,9 @@ def evaluate(ctx: RunContext) -> None:
     run, out = ctx.run, ctx.path(SCORES)
     fingerprint = ctx.lm(run.model).fingerprint
     inputs = [HELD_OUT, SFT, REWARD, POLICY]
-    if store.begin_artifact(
-        out, "eval", ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint)
-    ):
+    answers = ctx.answer_settings(run.model)
+    provenance = ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint, **answers)
+    if ctx.begin(out, "eval", provenance):
         return
     held_out = load_rows(ctx.path(HELD_OUT), Prompt)
     draws = prompt_draws(subsample(held_out, run.eval.prompts, ctx.seed, "eval"), run.eval.draws)
@@ -41,7 +54,9 @@ def evaluate(ctx: RunContext) -> None:
     scores = refusal_scores(measured, seed=run.seed, rewarded=rewarded)
     scores += comparisons(measured, seed=run.seed)
     store.atomic_write(out, "".join(score.line() + "\n" for score in scores))
-    store.finish_artifact(out, replies=len(measured), scores=len(scores))
+    nulls = ctx.record_nulls("eval", [reply.grade.unscored for reply in measured])
+    counts = {"replies": len(measured), "scores": len(scores), **nulls}
+    store.finish_artifact(out, ctx.path(REPLIES), **counts)
 
 
 def _subject_replies(ctx: RunContext, subject: str, draws: Sequence[PromptDraw]) -> list[EvalReply]:
@@ -99,4 +114,9 @@ def _can_be_scored(reply: EvalReply, renderer: Renderer, window: int) -> bool:
 
 def report(ctx: RunContext) -> None:
     """report.html, from the files alone."""
+    for name in (PROMPTS, REVISIONS, PREFERENCES, REWARD, POLICY, REPLIES, SCORES):
+        recorded = ctx.path(FINISHED_WITH.get(name, name))
+        manifest = store.read_manifest(recorded)
+        if manifest is not None and manifest.finished:
+            store.check_content(recorded, manifest, name)
     write_report(ctx.resolved.folder)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from cai import store
 from cai.errors import JobError
-from cai.pipeline.config import save_run
 from cai.pipeline.context import RunContext
+from cai.pipeline.saved_settings import SettingsSaver
 from cai.pipeline.stages import RUN_STAGE
 from cai.train.tracking import require_tracker
 
@@ -29,7 +29,10 @@ class _Process:
 
 
 def run_stages(
-    ctx: RunContext, names: Sequence[str], on_stage: Callable[[str, float], None]
+    ctx: RunContext,
+    names: Sequence[str],
+    on_stage: Callable[[str, float], None],
+    accept: Sequence[str] = (),
 ) -> None:
     """Run stages in order under the folder's lock.
 
@@ -38,12 +41,13 @@ def run_stages(
 
     Args:
         on_stage: called with (stage, seconds) after each, by the first process.
+        accept: artefacts to take as they are now, although a stage left them otherwise.
 
     Raises:
         JobError: another process failed; that one says why.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        _run_stages(ctx, names, on_stage, _Process(True, lambda: None, nullcontext))
+        _run_stages(ctx, names, on_stage, _Process(True, lambda: None, nullcontext), accept)
         return
     from cai.train.distributed import (
         barrier,
@@ -55,7 +59,8 @@ def run_stages(
 
     with process_group():
         try:
-            _run_stages(ctx, names, on_stage, _Process(rank() == 0, barrier, single_process_env))
+            process = _Process(rank() == 0, barrier, single_process_env)
+            _run_stages(ctx, names, on_stage, process, accept)
         except RuntimeError as error:
             if not is_peer_failure(error):
                 raise
@@ -67,12 +72,17 @@ def _run_stages(
     names: Sequence[str],
     on_stage: Callable[[str, float], None],
     process: _Process,
+    accept: Sequence[str],
 ) -> None:
     if "ppo" in names:
         require_tracker(ctx.run.report_to)  # not only after hours
     with store.locked(ctx.resolved.folder) if process.first else nullcontext():
+        saver = None
         if process.first:
-            save_run(ctx.resolved)
+            for name in accept:
+                ctx.accept_content(name)
+            saver = SettingsSaver(ctx.resolved)
+            ctx.on_accept = saver.accept
         for name in names:
             started = time.monotonic()
             if name == "ppo":
@@ -84,3 +94,5 @@ def _run_stages(
             process.wait()
             if process.first:
                 on_stage(name, time.monotonic() - started)
+        if saver is not None:
+            saver.warn(ctx.notify)

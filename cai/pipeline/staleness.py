@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 from cai.artifacts import PAIRS, PREFERENCES, PROMPTS, REVISIONS
 from cai.constitution import Change
+from cai.errors import StoreError
 from cai.generate.revise import ReviseConfig
 from cai.generate.row_reuse import is_preference_current, is_revision_current, only_principles
 from cai.pipeline.context import RunContext, load_rows
 from cai.records import Kind, Pair, Preference, Prompt, Revision
+from cai.store import RowT
 
 LABEL_PARTS = ("principle:", "examples:compare")
 """Parts of the constitution that decide a run's labels."""
+
+
+def source_of(row: Revision | Preference, rows: Mapping[str, RowT], file: Path, name: str) -> RowT:
+    """The row that `row` was made from.
+
+    Raises:
+        StoreError: there is none: `file` is of another run, or was edited.
+    """
+    if row.source not in rows:
+        raise StoreError(
+            f"{file}: row {row.id}: its source {row.source!r} is no row of {name}: "
+            "the two files are not of one run"
+        )
+    return rows[row.source]
 
 
 def revise_parts(config: ReviseConfig) -> tuple[str, ...]:
@@ -27,7 +44,7 @@ def revision_is_current(ctx: RunContext) -> Callable[[Revision, Collection[str]]
     config = ctx.run.revise
 
     def is_current(row: Revision, edited: Collection[str]) -> bool:
-        prompt = prompts[row.source]
+        prompt = source_of(row, prompts, ctx.path(REVISIONS), PROMPTS)
         return is_revision_current(row, prompt, ctx.constitution, config, ctx.seed, edited)
 
     return is_current
@@ -39,7 +56,7 @@ def preference_is_current(ctx: RunContext) -> Callable[[Preference, Collection[s
     kinds, config = prompt_kinds(ctx), ctx.run.label
 
     def is_current(row: Preference, edited: Collection[str]) -> bool:
-        pair = pairs[row.source]
+        pair = source_of(row, pairs, ctx.path(PREFERENCES), PAIRS)
         kind = kinds.get(pair.source, (None, None))
         return is_preference_current(row, pair, kind, ctx.constitution, config, ctx.seed, edited)
 

@@ -24,6 +24,7 @@ from cai.data.split import clean_training
 from cai.errors import ConfigError, StoreError
 from cai.modeling.model_files import local_model_name, resolve_model_path
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
+from cai.pipeline.staleness import source_of
 from cai.records import Message, Pair, Preference, Prompt, Revision
 from cai.seeds import rng
 from cai.store import digest
@@ -50,9 +51,7 @@ def sft(ctx: RunContext) -> None:
         )
     rules = hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
     fingerprint = ctx.lm(run.model).fingerprint
-    if store.begin_artifact(
-        out, "sft", ctx.provenance(run.sft, [REVISIONS], model=fingerprint, **rules)
-    ):
+    if ctx.begin(out, "sft", ctx.provenance(run.sft, [REVISIONS], model=fingerprint, **rules)):
         return
     revisions: list[Revision] = load_rows(ctx.path(REVISIONS), Revision)
     dialogues = [
@@ -91,15 +90,14 @@ def reward(ctx: RunContext) -> None:
     if files:
         provenance |= hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
         inputs.append(HELD_OUT)
-    if store.begin_artifact(out, "reward", ctx.provenance(config, inputs, **provenance)):
+    if ctx.begin(out, "reward", ctx.provenance(config, inputs, **provenance)):
         return
     model = fresh_model(str(ctx.path(SFT)), config, ctx.seed)
-    run_comparisons = labelled_comparisons(
-        model,
-        load_rows(ctx.path(PAIRS), Pair),
-        load_rows(ctx.path(PREFERENCES), Preference),
-        RUN_LABELS,
-    )
+    pairs: dict[str, Pair] = {pair.id: pair for pair in load_rows(ctx.path(PAIRS), Pair)}
+    preferences: list[Preference] = load_rows(ctx.path(PREFERENCES), Preference)
+    for preference in preferences:
+        source_of(preference, pairs, ctx.path(PREFERENCES), PAIRS)
+    run_comparisons = labelled_comparisons(model, list(pairs.values()), preferences, RUN_LABELS)
     others, dropped = _other_comparisons(ctx, model)
     comparisons = mix_pairs(
         run_comparisons,
@@ -170,7 +168,7 @@ def ppo(ctx: RunContext) -> None:
     from cai.train.ppo.trainer import PPOTrainer, save_policy
 
     run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
-    finished = rank() == 0 and store.begin_artifact(out, "ppo", _ppo_provenance(ctx)) is not None
+    finished = rank() == 0 and ctx.begin(out, "ppo", _ppo_provenance(ctx))
     if broadcast_flag(finished):
         return
     weights = str(ctx.path(SFT))
@@ -195,8 +193,7 @@ def ppo(ctx: RunContext) -> None:
             for r in revisions
             if r.final is not None
         ]
-    folder = store.partial_path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = store.open_partial(out)
     history = trainer.train(load_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
     save_policy(actor, renderer, weights, out)
     if rank() == 0:
@@ -217,6 +214,7 @@ def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
     if run.reward_weights.direct:
         models["judge"] = ctx.lm(run.judge or run.model).fingerprint
         models["templates"] = templates.templates_digest()
+        models |= ctx.answer_settings(run.judge or run.model)
     weights = digest(run.reward_weights)
     return ctx.provenance(run.ppo, inputs, ("rubric",), reward_weights=weights, **models)
 

@@ -16,6 +16,7 @@ LAYERS = [
     "records",
     "progress",
     "artifacts",
+    "files",
     "store",
     "async_map",
     "constitution",

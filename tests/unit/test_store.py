@@ -26,8 +26,10 @@ from cai.store import (
     json_lines,
     locked,
     manifest_path,
+    open_partial,
     read_manifest,
     read_rows,
+    remove_partial,
     truncate_torn_line,
 )
 
@@ -236,6 +238,75 @@ def test_atomic_directory(tmp_path: Path) -> None:
     assert [(p.name, (p / "weights").read_text()) for p in tmp_path.iterdir()] == [("20-sft", "3")]
 
 
+@pytest.mark.parametrize("target", ["victim", "missing"])
+def test_a_planted_link_is_not_followed(tmp_path: Path, target: str) -> None:
+    """Under every name that is used on the way: the victim stays, and the write succeeds."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in ("out.json.partial", ".out.json.cai-partial"):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    atomic_write(tmp_path / "out.json", "ours")
+    assert (tmp_path / "out.json").read_text() == "ours"
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "missing").exists()
+    assert (tmp_path / "out.json.partial").is_symlink(), "not ours, so not removed"
+    (tmp_path / ".lock").symlink_to(victim)
+    with pytest.raises(StoreError, match="cannot write"), locked(tmp_path):
+        pass
+    assert victim.read_text() == "mine"
+
+
+def test_a_users_partial_folder_is_neither_filled_nor_removed(tmp_path: Path) -> None:
+    """Nor a link, nor a file of that name; an empty folder is taken."""
+    partial = tmp_path / "x.partial"
+
+    def refused() -> None:
+        with (
+            pytest.raises(StoreError, match=r"x\.partial: .* cai did not make: rename that, or"),
+            atomic_directory(tmp_path / "x"),
+        ):
+            pass
+        remove_partial(tmp_path / "x")
+
+    partial.mkdir()
+    (partial / "thesis").write_text("mine")
+    refused()
+    assert (partial / "thesis").read_text() == "mine"
+    (partial / "thesis").rename(tmp_path / "thesis")
+    partial.rmdir()
+    partial.write_text("mine")
+    refused()
+    assert partial.read_text() == "mine"
+    partial.unlink()
+    (tmp_path / "elsewhere").mkdir()
+    partial.symlink_to(tmp_path / "elsewhere")
+    refused()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    partial.unlink()
+    partial.mkdir()
+    with atomic_directory(tmp_path / "x") as folder:
+        (folder / "a").touch()
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["a"]
+
+
+def test_a_killed_commands_partial_folder_is_resumed_and_removed(tmp_path: Path) -> None:
+    """Also one that an earlier version left in a run's folder: its manifest says whose it is."""
+    open_partial(tmp_path / "x").joinpath("a").touch()
+    assert open_partial(tmp_path / "x").joinpath("a").exists()
+    remove_partial(tmp_path / "x")
+    assert not (tmp_path / "x.partial").exists()
+    begin_artifact(tmp_path / "60-policy", "ppo", {"seed": "0"})
+    (tmp_path / "60-policy.partial").mkdir()
+    (tmp_path / "60-policy.partial" / "checkpoints").mkdir()
+    assert (open_partial(tmp_path / "60-policy") / "checkpoints").exists()
+
+
+def test_half_a_surrogate_pair_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"a: cannot write: the text holds half a surrogate pair"):
+        atomic_write(tmp_path / "a", "\ud800")
+    assert list(tmp_path.iterdir()) == []
+
+
 # Manifests
 
 
@@ -270,6 +341,31 @@ def test_begin_names_every_key_that_differs(tmp_path: Path, done: bool) -> None:
     ):
         begin_artifact(artefact, "revise", {"config": "c", "seed": "1", "input": "i"})
     assert manifest_path(artefact).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("artefact", "named"),
+    [
+        ("mo.items.jsonl", "mo.items.jsonl, mo.items.manifest.json"),
+        (
+            "10-revisions.jsonl",
+            "10-revisions.jsonl, 10-revisions.manifest.json, 10-revisions.kept.jsonl, "
+            "30-pairs.jsonl, 60-policy.partial",
+        ),
+    ],
+)
+def test_advice_names_files_of_ours_only(tmp_path: Path, artefact: str, named: str) -> None:
+    """No pattern that other files match; of a run, whatever follows from the artefact."""
+    for name in ("models", "movies", "10-notes", "60-policy.partial"):
+        (tmp_path / name).mkdir()
+    for name in ("mo.txt", "10-revisions.txt", "00-prompts.jsonl", "30-pairs.jsonl", "99.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "10-revisions.kept.jsonl").touch()
+    begin_artifact(tmp_path / artefact, "s", {"seed": "0"})
+    (tmp_path / artefact).touch()
+    with pytest.raises(StoreError) as caught:
+        begin_artifact(tmp_path / artefact, "s", {"seed": "1"})
+    assert str(caught.value).endswith(f"to make it anew delete, in {tmp_path}: {named}")
 
 
 def test_foreign_manifest(tmp_path: Path) -> None:
@@ -327,4 +423,26 @@ def test_a_folder_has_one_holder(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=f"process {os.getpid()}"), locked(tmp_path / "run"):
             pass
     with locked(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "message"),
+    [
+        ("pwrite", errno.ENOSPC, r"\.lock: the disk is full"),
+        ("open", errno.ENOSPC, "the disk is full"),
+        ("open", errno.EACCES, "cannot write: Permission denied"),
+    ],
+)
+def test_a_lock_on_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str, code: int, message: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(StoreError, match=message), locked(tmp_path):
+            pass
+    with locked(tmp_path):
         pass

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cai.errors import StoreError, blame
 from cai.modeling.precision import matmul_dtype
 from cai.records import Prompt
 from cai.store import atomic_write, digest, truncate_torn_line
@@ -23,7 +24,8 @@ def state_digest(
     """
     prompt_keys = [f"{prompt.id} {prompt.kind} {prompt.category}" for prompt in prompts]
     settings = config.model_dump_json(exclude={"num_updates", "save_every"})
-    return digest(settings, str(seed), str(matmul_dtype()), str(len(texts)), *prompt_keys)
+    text_key = digest(json.dumps(texts)) if texts else "0"
+    return digest(settings, str(seed), str(matmul_dtype()), text_key, *prompt_keys)
 
 
 def read_history(file: Path, num_updates: int) -> list[dict[str, Any]]:
@@ -37,4 +39,5 @@ def read_history(file: Path, num_updates: int) -> list[dict[str, Any]]:
     barrier()
     if rank() == 0:
         atomic_write(file, "".join(line + "\n" for line in lines))
-    return [json.loads(line) for line in lines]
+    with blame(StoreError, f"{file}: not the metrics of this version, or edited"):
+        return [dict(json.loads(line)) for line in lines]

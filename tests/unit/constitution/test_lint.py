@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from constitution_texts import SMALL, constitution_of, write
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cai.constitution import Constitution, Finding, lint, load_constitution
+from cai.constitution import Constitution, Finding, Principle, lint, load_constitution
+from cai.constitution.lint import MAX_DUPLICATES, NEAR_DUPLICATE, _candidates
 
 
 def locations(constitution: Constitution) -> list[str]:
@@ -184,3 +189,39 @@ def test_control_tokens_and_long_texts() -> None:
         ("principle:b.critique", "2001 characters l"),
         ("examples:compare.0.chat.0.content", "contains '<|', wh"),
     ]
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_thousands_of_principles_are_compared_quickly(alike: bool) -> None:
+    """Of different ones nothing is found; of equal ones, as many pairs as one can read."""
+    principles = tuple(
+        Principle(
+            id=f"p{i}",
+            category="x",
+            critique=f"What is wrong with it, number {0 if alike else i}?",
+            revision=f"Rewrite it, number {0 if alike else i}.",
+            compare="Which is better?",
+        )
+        for i in range(4000)
+    )
+    constitution = Constitution(name="many", version="1", principles=principles)
+    started = time.process_time()
+    found = [finding for finding in lint(constitution) if "nearly the same" in finding.message]
+    assert time.process_time() - started < 5
+    assert len(found) == (MAX_DUPLICATES + 1 if alike else 0)
+
+
+@given(st.lists(st.sets(st.sampled_from("abcdefghijkl"), max_size=12), max_size=12))
+def test_candidates_hold_every_near_duplicate(letters: list[set[str]]) -> None:
+    shingles = [{(letter,) for letter in members} for members in letters]
+    near = [
+        (first, second)
+        for first, second in combinations(range(len(shingles)), 2)
+        if shingles[first]
+        and shingles[second]
+        and len(shingles[first] & shingles[second])
+        >= NEAR_DUPLICATE * len(shingles[first] | shingles[second])
+    ]
+    candidates = list(_candidates(shingles))
+    assert set(near) <= set(candidates)
+    assert candidates == sorted(set(candidates))

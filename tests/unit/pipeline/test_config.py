@@ -211,7 +211,10 @@ def test_overrides(tmp_path: Path) -> None:
         ("ppo.num_updates=[3", r"--set ppo\.num_updates=\[3: the value is not YAML"),
         ("seed=!!python/object/apply:os.getcwd []", r"the value is not YAML"),
         ("name.first=x", r"--set name\.first=x: name is not a section"),
-        ("ppo.num_updatse=3", r":5: ppo: unknown key 'num_updatse': did you mean 'num_updates'\?"),
+        (
+            "ppo.num_updatse=3",
+            r":5: ppo\.num_updatse: unknown key 'num_updatse': did you mean 'num_updates'\?",
+        ),
         ("ppo.num_updates=many", r"ppo\.num_updates: must be a whole number, got the text 'many'"),
         ("ppo=3", r"ppo: must be a mapping \(key: value lines\), got the number 3"),
     ],
@@ -247,3 +250,33 @@ def test_a_runs_folder_stands_for_its_yaml(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "out" / "run.json").write_text("{}")
     with pytest.raises(StoreError, match="not the settings of a run"):
         load_run(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("seed=1:30", "seed: must be a whole number, got the text '1:30'"),
+        ("seed=2024-01-01", "seed: must be a whole number, got the text '2024-01-01'"),
+        ("seed=2024-13-45", "seed: must be a whole number, got the text '2024-13-45'"),
+        ("seed=no", "seed: must be a whole number, got the text 'no'"),
+        ("seed=" + "9" * 5000, "the value is not YAML: "),
+        ("seed=1e999", "seed: "),
+        ("name=*x", "the value is not YAML: "),
+        ("name=\x00", "the value is not YAML: a character that YAML does not allow"),
+        ('name="\\uD800"', "the value is not YAML: the text holds half a surrogate pair"),
+        ("seed=" + "[" * 5000, "the value is not YAML: "),
+        ('seed="\\U00110000"', "the value is not YAML: "),
+    ],
+)
+def test_values_are_read_as_those_of_the_file(tmp_path: Path, setting: str, said: str) -> None:
+    """One line, whatever the value; the same as if it stood in the file."""
+    with pytest.raises(ConfigError) as caught:
+        load_run(written(tmp_path), [setting])
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["2024-01-31", "no"])
+def test_a_date_and_no_are_names(tmp_path: Path, name: str) -> None:
+    assert load_run(written(tmp_path), [f"name={name}"]).run.name == name
