@@ -8,14 +8,12 @@ module too.
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,55 +28,13 @@ from cai.files import open_partial as open_partial
 from cai.files import partial_path as partial_path
 from cai.files import remove_partial as remove_partial
 from cai.files import truncate_torn_line as truncate_torn_line
+from cai.json_input import json_lines as json_lines
 from cai.records import FrozenModel, Row
 
 RowT = TypeVar("RowT", bound=Row)
 
 
 # ---- reading ----
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) for every line of a JSONL file; `-` reads standard input.
-
-    Raises:
-        StoreError: the file is missing, or a line is not a JSON object, as `file:line`.
-    """
-    with contextlib.ExitStack() as stack:
-        if str(path) == "-":
-            lines: Iterable[bytes] = sys.stdin.buffer
-        else:
-            lines = stack.enter_context(_open(path))
-        for number, raw in enumerate(lines, 1):
-            yield number, _json_object(raw, f"{path}:{number}")
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot read: {error.strerror}") from None
-
-
-def _json_object(raw: bytes, location: str) -> dict[str, Any]:
-    try:
-        line = raw.decode()
-        data = json.loads(line)
-    except UnicodeDecodeError:
-        raise StoreError(f"{location}: not UTF-8 text") from None
-    except RecursionError:
-        raise StoreError(f"{location}: not JSON (nested too deeply): {_excerpt(line)}") from None
-    except ValueError as error:  # a syntax error (with a `msg`), or a number of thousands of digits
-        reason = getattr(error, "msg", "number too long")
-        raise StoreError(f"{location}: not JSON ({reason}): {_excerpt(line)}") from None
-    if not isinstance(data, dict):
-        raise StoreError(f"{location}: expected a JSON object, found {type(data).__name__}")
-    return data
-
-
-def _excerpt(line: str) -> str:
-    text = line.strip()
-    return repr(text if len(text) <= 40 else text[:40] + "…")
 
 
 def read_rows(path: Path, kind: type[RowT]) -> Iterator[RowT]:

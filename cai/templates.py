@@ -131,8 +131,11 @@ FENCED = re.compile(r"^(`{3,})[^\n`]*\n(.*?)(?:(?<=\n)\1|\Z)", re.DOTALL)
 FENCE_LINE = re.compile(r"^[ \t]*(?P<ticks>`{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
 """A line that opens or closes a fence."""
 LABEL = re.compile(r"^(?:assistant|ai|revision|reply|response|answer)\s*:\s*", re.IGNORECASE)
-SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)|[。！？]")
-LIST_NUMBER_END = re.compile(r"(?:^|\n)\s*\d+\.$")
+SENTENCE_END = re.compile(
+    r"[.!?][\"')\]]*(?=\s|$)"
+    r"|[。！？｡][」』”’）】》]*"  # Chinese and Japanese, with the marks that close a quotation
+    r"|[।॥؟۔։።။។༎᙮][\"'”’»)]*"  # Hindi, Arabic, Urdu, Armenian, Amharic, Burmese, Khmer, …
+)
 
 
 def parse_reply(text: str, *, finished: bool) -> str | None:
@@ -161,6 +164,23 @@ def parse_reply(text: str, *, finished: bool) -> str | None:
     return body or None
 
 
+def parse_first_reply(text: str, *, finished: bool) -> str | None:
+    """The reply in a model's answer to a user's own message, as the model wrote it.
+
+    No template asked for it, so there is no announcement, label or fence to remove: what looks
+    like one ("Here are three tips:", a block of code) is part of the reply.
+
+    Args:
+        text: what the model generated.
+        finished: False if it was cut at the token limit: its last, incomplete sentence is removed.
+
+    Returns:
+        The reply; None when nothing is left.
+    """
+    body = text.strip()
+    return (body if finished else complete_sentences(body)) or None
+
+
 def _stray_fence(text: str) -> int | None:
     """Index of a fence that is neither announced by a colon nor closed; None if there is none.
 
@@ -181,13 +201,25 @@ def _stray_fence(text: str) -> int | None:
 def complete_sentences(text: str) -> str:
     """`text` up to its last sentence end; empty when it has none.
 
-    The "1." that begins a list item ends no sentence.
+    The "1." that begins a list item ends no sentence. The time is linear in the text's length.
     """
-    end = 0
-    for match in SENTENCE_END.finditer(text):
-        if not LIST_NUMBER_END.search(text[: match.end()]):
-            end = match.end()
-    return text[:end].strip()
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    last = next((end for end in reversed(ends) if not _ends_list_number(text, end)), 0)
+    return text[:last].strip()
+
+
+def _ends_list_number(text: str, end: int) -> bool:
+    """Whether `text[:end]` ends with a line that is a number and a full stop."""
+    if text[end - 1] != ".":
+        return False
+    start = end - 1
+    while start > 0 and text[start - 1].isdecimal():
+        start -= 1
+    if start == end - 1:
+        return False
+    while start > 0 and text[start - 1].isspace() and text[start - 1] != "\n":
+        start -= 1
+    return start == 0 or text[start - 1] == "\n"
 
 
 # ---- comparison (arXiv:2212.08073, section 4.1) ----

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +16,7 @@ import typer
 
 from cai.cli.output import print_table
 from cai.cli.silence import quiet
-from cai.errors import UsageError
+from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from cai.data.dedupe import Cleaned
@@ -19,6 +24,9 @@ if TYPE_CHECKING:
     from cai.records import Prompt
 
 app = typer.Typer()
+STREAM = Path("-")
+SHOWN_ROWS = 5
+"""Wrong rows that are named; the others are counted."""
 
 
 @app.command(
@@ -30,12 +38,24 @@ def clean(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="JSONL, CSV, Parquet, a saved datasets folder, or hub:OWNER/NAME#SPLIT.",
+            help="JSON, JSONL, CSV, Parquet, a folder, hub:OWNER/NAME#SPLIT, or - (JSON).",
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", help="JSONL (or .parquet) of the prompts kept.")
+        Path | None,
+        typer.Option("--output", help="JSONL (or .parquet) of the prompts kept; - is stdout."),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="FIELD=KEY",
+            help="Read a field from another key or column, as prompt=Goal; repeatable.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at a wrong row instead of skipping it.")
+    ] = False,
     min_tokens: Annotated[int | None, typer.Option(min=1, help="Drop shorter prompts.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Drop longer prompts.")] = None,
     model: Annotated[str, typer.Option(help="The tokenizer that counts tokens.")] = "smollm2",
@@ -83,7 +103,84 @@ def clean(
         ngram=ngram,
         against=tuple(map(str, against or ())),
     )
-    _clean_files(files, config, model, output, explain)
+    if output is not None:
+        from cai.data.writers import check_suffix
+
+        check_suffix(output)
+    with _reusable(files) as inputs:
+        source = _Inputs(inputs, _column_names(columns or ()), strict)
+        _clean_inputs(source, config, model, output, explain)
+
+
+def _column_names(options: Sequence[str]) -> dict[str, str]:
+    """Field -> key or column, from `--column FIELD=KEY`."""
+    from cai.data.readers import KNOWN
+
+    columns: dict[str, str] = {}
+    for option in options:
+        name, separator, key = option.partition("=")
+        if not separator or name not in KNOWN or not key:
+            raise UsageError(
+                f"clean: --column {option}: write FIELD=KEY, where FIELD is one of "
+                f"{', '.join(sorted(KNOWN))}"
+            )
+        columns[name] = key
+    return columns
+
+
+@contextlib.contextmanager
+def _reusable(files: Sequence[Path]) -> Iterator[list[tuple[Path, str]]]:
+    """(path, name) of every file; pipes are copied to disk, since files are read twice."""
+    from cai.json_input import open_input
+
+    with tempfile.TemporaryDirectory(prefix="cai-") as folder:
+        inputs = []
+        for index, file in enumerate(files):
+            path = file
+            if file == STREAM or file.is_fifo() or file.is_char_device():
+                path = Path(folder) / str(index)
+                with open_input(file) as source, path.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+            inputs.append((path, str(file)))
+        yield inputs
+
+
+class _Inputs:
+    """The prompts of several files, which can be read several times."""
+
+    def __init__(
+        self, files: Sequence[tuple[Path, str]], columns: dict[str, str], strict: bool
+    ) -> None:
+        self.files = files
+        self.columns = columns
+        self.strict = strict
+        self.skipped: list[str] = []
+        """Messages of the wrong rows of the last reading."""
+
+    def read(self) -> Iterator[Prompt]:
+        from cai.data.readers import ReadOptions, prompt_rows
+
+        self.skipped.clear()
+        skip = None if self.strict else self._skip
+        for path, name in self.files:
+            yield from prompt_rows(path, ReadOptions(self.columns, skip, name))
+
+    def _skip(self, error: StoreError) -> None:
+        self.skipped.append(str(error))
+
+    def report(self, kept_rows: int) -> None:
+        """Name the first wrong rows on standard error.
+
+        Raises:
+            StoreError: no row could be read.
+        """
+        if not kept_rows:
+            names = ", ".join(name for _, name in self.files)
+            raise StoreError(self.skipped[0] if self.skipped else f"{names}: no prompt in it")
+        for message in self.skipped[:SHOWN_ROWS]:
+            print(f"skipped {message}", file=sys.stderr)
+        if len(self.skipped) > SHOWN_ROWS:
+            print(f"skipped {len(self.skipped) - SHOWN_ROWS:,} more rows", file=sys.stderr)
 
 
 def _hygiene_config(**options: object) -> HygieneConfig:
@@ -99,36 +196,40 @@ def _hygiene_config(**options: object) -> HygieneConfig:
         raise UsageError(f"clean: --{option}: {first['msg']}") from None
 
 
-def _clean_files(
-    files: list[Path], config: HygieneConfig, model: str, output: Path | None, explain: str | None
+def _clean_inputs(
+    inputs: _Inputs, config: HygieneConfig, model: str, output: Path | None, explain: str | None
 ) -> None:
     from cai.data.dedupe import clean, filtered_prompts
-    from cai.data.readers import prompt_rows
     from cai.data.writers import write_prompts
     from cai.progress import progress_bars
 
-    def read() -> Iterator[Prompt]:
-        for file in files:
-            yield from prompt_rows(file)
-
-    rules = _rules(config, model)
+    rules = _rules(config, model, inputs.columns)
     with progress_bars() as progress:
         bar = progress("clean")
-        result = clean(read, config, rules, lambda done: bar(done, done + 1))
+        result = clean(inputs.read, config, rules, lambda done: bar(done, done + 1))
+    inputs.report(len(result.codes))
     if explain is not None:
-        _print_explanation(explain, read, result)
+        _print_explanation(explain, inputs.read, result)
         return
-    if output is not None:
-        write_prompts(output, filtered_prompts(read, rules, result))
-    _print_counts(result)
+    kept = filtered_prompts(inputs.read, rules, result)
+    if output == STREAM:
+        for prompt in kept:
+            print(prompt.line())
+    elif output is not None:
+        write_prompts(output, kept)
+    if output != STREAM:
+        _print_counts(result, len(inputs.skipped))
 
 
-def _rules(config: HygieneConfig, model: str) -> PromptFilters:
-    from cai.data.filters import PromptFilters, conversation_text, needs_token_counts
-    from cai.data.readers import prompt_rows
+def _rules(config: HygieneConfig, model: str, columns: dict[str, str]) -> PromptFilters:
+    from cai.data.filters import PromptFilters, compared_text, needs_token_counts
+    from cai.data.readers import ReadOptions, prompt_rows
 
+    options = ReadOptions(columns)
     evaluation_texts = (
-        conversation_text(prompt) for file in config.against for prompt in prompt_rows(Path(file))
+        compared_text(prompt)
+        for file in config.against
+        for prompt in prompt_rows(Path(file), options)
     )
     count_tokens: Callable[[str], int] = len
     if needs_token_counts(config):
@@ -154,11 +255,11 @@ def _print_explanation(id: str, read: Callable[[], Iterator[Prompt]], result: Cl
     raise UsageError(f"--explain {id}: no prompt has this id")
 
 
-def _print_counts(result: Cleaned) -> None:
+def _print_counts(result: Cleaned, skipped: int) -> None:
     from rich.table import Table
 
-    total = len(result.codes)
+    total = len(result.codes) + skipped
     table = Table("result", "prompts", "share")
-    for reason, count in result.counts.most_common():
-        table.add_row(reason, f"{count:,}", f"{count / total:.1%}" if total else "–")
+    for reason, count in (result.counts + Counter({"wrong row": skipped})).most_common():
+        table.add_row(reason, f"{count:,}", f"{count / total:.1%}")
     print_table(table)

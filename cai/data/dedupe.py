@@ -23,6 +23,7 @@ from cai.data.filters import (
     ConversationT,
     HygieneConfig,
     PromptFilters,
+    compared_text,
     conversation_text,
     hash64,
     shingles,
@@ -146,8 +147,8 @@ class _Columns:
         self.blocks: dict[str, list[Any]] = {name: [] for name in self.names}
 
     def add(self, prompt: Prompt | TrainingChat) -> None:
-        text = conversation_text(prompt)
-        self.blocks["exact"].append(hash64(text))
+        self.blocks["exact"].append(hash64(conversation_text(prompt)))
+        text = compared_text(prompt)
         if self.config.prefix is not None:
             prefix = text[: self.config.prefix]
             complete = len(prefix) == self.config.prefix

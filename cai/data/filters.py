@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Literal, TypeVar
@@ -15,6 +16,16 @@ ConversationT = TypeVar("ConversationT", Prompt, TrainingChat)
 IN_EVALUATION = "in an evaluation"
 """The reason against a text that shares a run of words with an evaluation text."""
 SHINGLE_WORDS = 3
+_UNSPACED_RANGES = (
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Japanese
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+)
+_UNSPACED = re.compile(f"[{_UNSPACED_RANGES}]")
+"""A character of a script that puts no spaces between words."""
+_WORD = re.compile(rf"[{_UNSPACED_RANGES}]|[^\W{_UNSPACED_RANGES}]+")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+"""Soft hyphens, zero-width characters and marks of direction."""
 
 
 class HygieneConfig(FrozenModel):
@@ -63,6 +74,16 @@ def conversation_text(prompt: Prompt | TrainingChat) -> str:
     return "\n".join(message.content for message in prompt.chat)
 
 
+def compared_text(prompt: Prompt | TrainingChat) -> str:
+    """The text by which rows are compared with one another and with evaluation texts.
+
+    Of a prompt it is what the user said, of a training chat what both said: a system prompt that
+    many rows share does not make them alike.
+    """
+    roles = ("user",) if isinstance(prompt, Prompt) else ("user", "assistant")
+    return "\n".join(message.content for message in prompt.chat if message.role in roles)
+
+
 def needs_token_counts(config: HygieneConfig) -> bool:
     """Whether `config` needs a tokenizer."""
     return config.min_tokens is not None or config.max_tokens is not None
@@ -96,7 +117,8 @@ class PromptFilters:
             return prompt, reason
         if config.languages and (detected := detect_language(text)) not in config.languages:
             return prompt, f"language {detected}"
-        if self.overlaps_evaluation(text):
+        # Replies inside a prompt are looked at as well: they reach the model with it.
+        if self.overlaps_evaluation(_spoken_text(prompt)):
             return prompt, IN_EVALUATION
         return self._personal_data(prompt) if config.pii != "keep" else (prompt, None)
 
@@ -136,6 +158,10 @@ class PromptFilters:
         return {hash64(ngram) for ngram in word_ngrams(text, self.config.ngram) if ngram}
 
 
+def _spoken_text(prompt: Prompt | TrainingChat) -> str:
+    return "\n".join(message.content for message in prompt.chat if message.role != "system")
+
+
 def detect_language(text: str) -> str:
     """Two-letter code of the most probable language."""
     import py3langid  # imported late: loading its model takes a second
@@ -144,11 +170,31 @@ def detect_language(text: str) -> str:
     return code
 
 
+def normalized_text(text: str) -> str:
+    """Case-folded, with characters composed (NFC), and without invisible characters."""
+    folded = text.casefold()
+    if folded.isascii():
+        return folded
+    return _INVISIBLE.sub("", unicodedata.normalize("NFC", folded))
+
+
 def word_ngrams(text: str, n: int) -> list[str]:
-    """Runs of `n` words, case-folded; a shorter text is one run, a text without a word is [""]."""
-    words = re.findall(r"\w+", text.casefold())
+    """Runs of `n` words, case-folded; a shorter text is one run, a blank text is [""].
+
+    A character of a script without spaces counts as a word, and so does every character of a text
+    without a word, such as one of emoji.
+    """
+    normalized = normalized_text(text)
+    words = _WORD.findall(normalized) or list("".join(normalized.split()))
     count = max(1, len(words) - n + 1)
     return [" ".join(words[i : i + n]) for i in range(count)]
+
+
+def spaced_words(text: str) -> list[str]:
+    """The words between spaces; the characters of scripts without spaces one by one."""
+    if text.isascii() or not _UNSPACED.search(text):
+        return text.split()
+    return _UNSPACED.sub(r" \g<0> ", text).split()
 
 
 def shingles(text: str) -> Sequence[str]:

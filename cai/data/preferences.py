@@ -7,15 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cai.data.conversations import chat_of_field, normalized_turns
 from cai.data.filters import IN_EVALUATION, HygieneConfig, PromptFilters
-from cai.data.readers import FIELDS, chat_from, dialogue_turns, prompt_rows
+from cai.data.readers import FIELDS, chat_from, dialogue_turns, input_rows, prompt_rows
 from cai.errors import StoreError
 from cai.records import Message, Prompt, TrainingChat
-from cai.store import json_lines, parse_row
+from cai.store import parse_row
 
 BY_PRINCIPLE = "principle"
 _LAST_TURN = "\n\nAssistant:"
 DIFFERENT_PROMPTS = "`chosen` and `rejected` are about different conversations"
+EQUAL_REPLIES = "`chosen` and `rejected` are equal"
 NO_VERDICT = "no verdict (`p_first` is null)"
 
 
@@ -45,12 +47,13 @@ class _Comparison(NamedTuple):
 def labelled_pairs(
     path: Path, by: str | None = None, passed_over: Counter[str] | None = None
 ) -> Iterator[LabelledPair]:
-    """Verdicts of a JSONL file, in order.
+    """Verdicts of a file, in order.
 
-    A row has `prompt` or `chat`, `first`, `second` and `p_first`; or `chosen` and `rejected`,
-    dialogues of "Human:" and "Assistant:" turns that share all but the last turn. Two kinds of
-    rows are skipped: those without a verdict (`p_first` is null), and the few of hh-rlhf whose two
-    dialogues differ before the last turn.
+    A row has `prompt` or `chat`, `first`, `second` and `p_first`; or `chosen` and `rejected`:
+    dialogues of "Human:" and "Assistant:" turns that share all but the last turn, lists of turns
+    that do, or, beside `prompt`, replies. `p_chosen`, as `cai export` writes it, is 1 by default.
+    Three kinds of rows are skipped: those without a verdict (`p_first` is null), the few of
+    hh-rlhf whose two dialogues differ before the last turn, and those whose replies are equal.
 
     Args:
         by: field whose value is the group; `principle`: one verdict per vote of a row, grouped by
@@ -61,11 +64,14 @@ def labelled_pairs(
         StoreError: a row is wrong, or lacks the field `by`; the message begins with file:line.
     """
     skipped = Counter[str]() if passed_over is None else passed_over
-    for number, data in json_lines(path):
+    for number, data in input_rows(path):
         location = f"{path}:{number}"
-        row = _from_dialogues(data, location) if "chosen" in data else _from_fields(data, location)
+        row = _comparison(data, location)
         if row is None:
             skipped[DIFFERENT_PROMPTS] += 1
+            continue
+        if "chosen" in data and row.first == row.second:
+            skipped[EQUAL_REPLIES] += 1
             continue
         prompt, first, second, p_first = row
         if by == BY_PRINCIPLE:
@@ -133,6 +139,43 @@ def _from_fields(data: dict[str, Any], location: str) -> _Comparison:
     return _Comparison(prompt, data["first"], data["second"], p_first)
 
 
+def _comparison(data: dict[str, Any], location: str) -> _Comparison | None:
+    """None: `chosen` and `rejected` are about different conversations."""
+    if data.get("chosen") is None:
+        return _from_fields(data, location)
+    if data.get("prompt") is None and not isinstance(data["chosen"], list):
+        return _from_dialogues(data, location)
+    return _from_turns(data, location)
+
+
+def _from_turns(data: dict[str, Any], location: str) -> _Comparison | None:
+    """`chosen` and `rejected` as replies beside `prompt`, or as turns that end with them."""
+    before_chosen, chosen = _split_reply(data, "chosen", location)
+    before_rejected, rejected = _split_reply(data, "rejected", location)
+    if before_chosen != before_rejected:
+        return None
+    chat = before_chosen or chat_of_field("prompt", data.get("prompt"), location)
+    fields = {name: data[name] for name in FIELDS if data.get(name) is not None}
+    prompt = parse_row(fields | {"chat": chat}, Prompt, location)
+    p_chosen = _probability(data.get("p_chosen", 1.0), location, "p_chosen")
+    return _Comparison(prompt, chosen, rejected, p_chosen)
+
+
+def _split_reply(data: dict[str, Any], name: str, location: str) -> tuple[list[Any], str]:
+    """(the turns before the reply, if they are given; the reply)."""
+    value = data.get(name)
+    if isinstance(value, str):
+        return [], value
+    turns = normalized_turns(value, location) if isinstance(value, list) else []
+    last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
+    reply = last.get("content")
+    if last.get("role") != "assistant" or not isinstance(reply, str):
+        raise StoreError(
+            f"{location}: `{name}` must be a reply, or turns that end with one of the assistant"
+        )
+    return turns[:-1], reply
+
+
 def _from_dialogues(data: dict[str, Any], location: str) -> _Comparison | None:
     """None: the two dialogues differ before the last turn."""
     chosen_prompt, chosen = _split_last_turn(data, "chosen", location)
@@ -178,9 +221,9 @@ def _group(data: dict[str, Any], by: str, location: str) -> str:
     return str(value)
 
 
-def _probability(value: Any, location: str) -> float | None:
+def _probability(value: Any, location: str, key: str = "p_first") -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise StoreError(f"{location}: `p_first` must be a probability or null, found {value!r}")
+        raise StoreError(f"{location}: `{key}` must be a probability or null, found {value!r}")
     return float(value)

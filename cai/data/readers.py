@@ -2,148 +2,190 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cai.errors import StoreError, blame
-from cai.records import Message, Prompt
+from cai.data.conversations import (
+    CHAT_FIELDS,
+    chat_from,
+    chat_of_field,
+    dialogue_turns,
+    normalized_turns,
+    up_to_user,
+)
+from cai.data.tables import HUB, Rows, csv_rows, hub_rows, parquet_rows, saved_rows, shards
+from cai.errors import StoreError
+from cai.records import Prompt
 from cai.store import json_lines, parse_row
+
+__all__ = ["FIELDS", "ReadOptions", "chat_from", "dialogue_turns", "input_rows", "prompt_rows"]
 
 FIELDS = ("kind", "category", "origin", "user")
 """Optional fields of an input row."""
-CHAT_FIELDS = ("prompt", "chat", "messages", "chosen")
-"""Fields that hold the chat of an input row, of which a row has exactly one."""
-BATCH = 1024
-"""Rows of a Parquet file in memory at a time."""
-HUB = "hub:"
-"""Prefix of a data set that `datasets` downloads: hub:OWNER/NAME#SPLIT."""
-Rows = Iterator[tuple[int, dict[str, Any]]]
-"""(line or row number, row)."""
+TURN_FIELDS = ("messages", "conversations", "conversation")
+"""Fields with turns that a row may have beside `prompt`."""
+KNOWN = frozenset((*CHAT_FIELDS, *FIELDS))
+OWN_ID = re.compile(r"[0-9a-f]{16}")
+SIMILARITY = 0.87
+"""From which an unknown key of a JSONL row is taken to be a misspelled one."""
 
 
-def prompt_rows(path: Path) -> Iterator[Prompt]:
+@dataclass(frozen=True)
+class ReadOptions:
+    """Options of `prompt_rows`."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Field -> the key or column that holds it, in rows that have that key."""
+    skip: Callable[[StoreError], None] | None = None
+    """Called with the error of a wrong row, which is then left out; None: the error is raised."""
+    name: str | None = None
+    """Of the file in messages; its path by default."""
+
+
+def prompt_rows(path: Path, options: ReadOptions = ReadOptions()) -> Iterator[Prompt]:
     """Prompts of one file, folder or `hub:OWNER/NAME#SPLIT`, one at a time, in order.
 
-    A row has one of `prompt` (text), `chat` (role and content), `messages` (the same as `chat`)
-    and `chosen` (a dialogue of "Human:" and "Assistant:" turns, read up to the last human turn),
-    and optionally `kind`, `category`, `origin` and `user`. Other keys are an error in a JSONL file
-    and are ignored in a table.
+    A row has `prompt` (text or turns), or `chat`, `messages`, `conversations` or `conversation`
+    (turns of role and content, or of ShareGPT's `from` and `value`), or `chosen` or `transcript`
+    (a dialogue of "Human:" and "Assistant:" turns). It is read up to the last user turn. `kind`,
+    `category`, `origin` and `user` are optional; other keys are ignored, but a key of a JSONL row
+    that looks like a misspelled one is an error.
 
     Raises:
         StoreError: the file can't be read, or a row is wrong; the message begins with file:row.
     """
-    if str(path).startswith(HUB):
-        yield from _table_prompts(path, _hub_rows(str(path)))
-    elif path.suffix == ".csv":
-        yield from _table_prompts(path, _csv_rows(path))
-    elif path.suffix == ".parquet":
-        yield from _table_prompts(path, _parquet_rows(path))
-    elif path.is_dir():
-        yield from _table_prompts(path, _saved_rows(path))
-    else:
-        yield from _jsonl_prompts(path)
-
-
-def _jsonl_prompts(path: Path) -> Iterator[Prompt]:
-    replaced = ("prompt", "messages", "chosen", "rejected")  # by `chat`
-    for number, data in json_lines(path):
-        location = f"{path}:{number}"
-        fields = {key: value for key, value in data.items() if key not in replaced}
-        yield parse_row(fields | {"chat": chat_from(data, location)}, Prompt, location)
-
-
-def _table_prompts(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Prompt]:
+    if path.is_dir() and (files := shards(path)):
+        for file in files:
+            yield from prompt_rows(file, options)
+        return
+    name = options.name or str(path)
+    is_jsonl, rows = _rows(path, options)
     for number, row in rows:
-        location = f"{path}:{number}"
-        fields = {key: row[key] for key in FIELDS if row.get(key) not in (None, "")}
-        present = {key: value for key, value in row.items() if value is not None}
-        yield parse_row(fields | {"chat": chat_from(present, location)}, Prompt, location)
+        try:
+            prompt = _prompt(row, f"{name}:{number}", options.columns, is_jsonl)
+        except StoreError as error:
+            if options.skip is None:
+                raise
+            options.skip(error)
+            continue
+        yield prompt
 
 
-def chat_from(data: dict[str, Any], location: str) -> Any:
-    """The chat of an input row (see `prompt_rows`).
+def input_rows(path: Path) -> Rows:
+    """(line or row number, row) of a file of any of these formats."""
+    return _rows(path, ReadOptions())[1]
 
-    Args:
-        location: file:row, which begins the error message.
 
-    Raises:
-        StoreError: the row has none or several of `CHAT_FIELDS`, or one of the wrong type.
-    """
-    keys = [key for key in CHAT_FIELDS if key in data]
-    if len(keys) != 1:
+def _rows(path: Path, options: ReadOptions) -> tuple[bool, Rows]:
+    """(whether the rows are JSON, the rows)."""
+    if str(path).startswith(HUB):
+        return False, hub_rows(str(path))
+    file_name = path.name.lower()
+    for compression in (".gz", ".zst"):
+        file_name = file_name.removesuffix(compression)
+    if path.is_dir():
+        return False, saved_rows(path)
+    if file_name.endswith((".csv", ".tsv")):
+        known = KNOWN | frozenset(options.columns.values())
+        return False, csv_rows(path, known, options.skip)
+    if file_name.endswith(".parquet"):
+        return False, parquet_rows(path)
+    return True, json_lines(path, name=options.name, skip=options.skip)
+
+
+def _prompt(
+    row: dict[str, Any], location: str, columns: Mapping[str, str], is_jsonl: bool
+) -> Prompt:
+    if is_jsonl and _is_own(row):
+        return parse_row(row, Prompt, location)
+    row = _renamed(row, columns)
+    if is_jsonl:
+        _check_spelling(row, location)
+    return parse_row(_optional_fields(row) | {"chat": _chat(row, location)}, Prompt, location)
+
+
+def _is_own(row: Mapping[str, Any]) -> bool:
+    """Whether the row was written as a `Prompt`, whose `id` follows from its content."""
+    id = row.get("id")
+    is_id = isinstance(id, str) and OWN_ID.fullmatch(id) is not None
+    return is_id and "chat" in row and row.keys() <= {"id", "chat", *FIELDS}
+
+
+def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row with the columns that are named in `columns` under our names."""
+    present = {target: key for target, key in columns.items() if key in row}
+    if not present:
+        return row
+    replaced = set(present.values())
+    if not present.keys().isdisjoint(CHAT_FIELDS):
+        replaced.update(CHAT_FIELDS)
+    others = {key: value for key, value in row.items() if key not in replaced}
+    return others | {target: row[key] for target, key in present.items()}
+
+
+def _optional_fields(row: Mapping[str, Any]) -> dict[str, str]:
+    """The optional fields with a value; numbers as text, and values of other types left out."""
+    fields: dict[str, str] = {}
+    for name in FIELDS:
+        value = row.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "kind":
+            value = str(value)
+        if name == "kind" and value is not None and not isinstance(value, str):
+            value = repr(value)  # refused by the row's check, which names the kinds
+        if isinstance(value, str) and value.strip():
+            fields[name] = value.strip() if name == "kind" else value
+    return fields
+
+
+def _chat(row: Mapping[str, Any], location: str) -> Any:
+    """The chat of a row, up to its last user turn."""
+    present = [key for key in CHAT_FIELDS if row.get(key) is not None]
+    if not present or {"prompt", "chat"} <= set(present):
+        names = ", ".join(str(key) for key in row if row[key] is not None) or "empty"
         raise StoreError(
-            f"{location}: a row needs either `prompt` (text) or `chat` (a list of role and content)"
+            f"{location}: a row needs either `prompt` (text) or `chat` (a list of role and "
+            f"content); its keys are {names}: `cai clean --column prompt=KEY` reads another key"
         )
-    key = keys[0]
-    value = data[key]
-    if key in ("prompt", "chosen") and not isinstance(value, str):
-        raise StoreError(f"{location}: `{key}` must be text, found {type(value).__name__}")
-    if key == "prompt":
-        return (Message(role="user", content=value),)
-    return dialogue_turns(value, location) if key == "chosen" else value
+    if "prompt" in present:
+        _check_agreement(row, location)
+    key = present[0]
+    chat = chat_of_field(key, row[key], location)
+    if not chat:
+        raise StoreError(f"{location}: {key}: chat must end with a non-empty user turn")
+    return up_to_user(chat) if isinstance(chat, list) else chat
 
 
-def dialogue_turns(dialogue: str, location: str) -> tuple[Message, ...]:
-    """The turns of a "Human: ... Assistant: ..." dialogue, up to the last human turn."""
-    start, *labelled = re.split(r"(?:^|\n\n)(Human|Assistant):[ \t]*", dialogue)
-    roles = {"Human": "user", "Assistant": "assistant"}
-    chat = [
-        Message(role=roles[label], content=text.strip())
-        for label, text in zip(labelled[::2], labelled[1::2], strict=True)
-    ]
-    while chat and chat[-1].role != "user":
-        chat.pop()
-    if start.strip() or not chat:
-        raise StoreError(f"{location}: `chosen` must be a dialogue that begins with Human:")
-    return tuple(chat)
+def _check_agreement(row: Mapping[str, Any], location: str) -> None:
+    """Refuse a row whose `prompt` is not among what the user says in its turns."""
+    prompt = row["prompt"]
+    for key in TURN_FIELDS:
+        turns = row.get(key)
+        if not isinstance(prompt, str) or not isinstance(turns, list):
+            continue
+        texts = [
+            turn.get("content")
+            for turn in normalized_turns(turns, location)
+            if isinstance(turn, Mapping) and turn.get("role") == "user"
+        ]
+        if prompt.strip() not in [text.strip() for text in texts if isinstance(text, str)]:
+            raise StoreError(
+                f"{location}: `prompt` and `{key}` differ: say which one to read, as "
+                f"`cai clean --column messages={key}`"
+            )
 
 
-def _csv_rows(path: Path) -> Rows:
-    """(line, row). The first line names the columns; empty cells are left out."""
-    csv.field_size_limit(1 << 24)
-    with blame(StoreError, f"{path}"), path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            cells = {
-                name: value for name, value in row.items() if isinstance(name, str) and value != ""
-            }
-            yield reader.line_num, cells
+def _check_spelling(row: Mapping[str, Any], location: str) -> None:
+    for key in row:
+        if key not in KNOWN and (meant := _similar_field(key)) and meant not in row:
+            raise StoreError(f"{location}: unknown key `{key}`: did you mean `{meant}`?")
 
 
-def _parquet_rows(path: Path) -> Rows:
-    """(row number from 1, row), one batch in memory at a time."""
-    import pyarrow.parquet as pq
-
-    with blame(StoreError, f"{path}"):
-        number = 0
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=BATCH):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-
-
-def _saved_rows(path: Path) -> Rows:
-    """(row number from 1, row) of a folder written by `Dataset.save_to_disk`."""
-    import datasets
-
-    with blame(StoreError, f"{path}"):
-        dataset = datasets.load_from_disk(str(path))
-        if isinstance(dataset, datasets.DatasetDict):
-            splits = ", ".join(dataset)
-            example = f"{path}/{next(iter(dataset))}"
-            raise StoreError(f"{path}: holds several splits ({splits}): name one, as {example}")
-        yield from enumerate(dataset, 1)
-
-
-def _hub_rows(name: str) -> Rows:
-    """(row number from 1, row) of a data set, downloaded once and then read from the disk."""
-    import datasets
-
-    repository, _, split = name.removeprefix(HUB).partition("#")
-    if not repository or not split:
-        raise StoreError(f"{name}: name the data set and its split, as hub:OWNER/NAME#train")
-    with blame(StoreError, name):
-        yield from enumerate(datasets.load_dataset(repository, split=split), 1)
+@lru_cache(maxsize=1024)
+def _similar_field(key: str) -> str | None:
+    matches = get_close_matches(key.lower(), sorted(KNOWN), 1, SIMILARITY)
+    return matches[0] if matches else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from cai.data.dedupe import clean, filtered_prompts
-from cai.data.filters import HygieneConfig, PromptFilters, conversation_text
+from cai.data.filters import HygieneConfig, PromptFilters, compared_text, normalized_text
 from cai.data.readers import prompt_rows
 from cai.errors import StoreError
 from cai.records import Chat, Prompt, TrainingChat
@@ -58,7 +58,7 @@ def clean_training(
     """(training chats that pass the filters, masked if so configured; reason -> chats).
 
     Each chat ends with the reply to learn. Only the filters that concern replies apply (see
-    `HygieneConfig.of_training_rows`).
+    `HygieneConfig.for_training_rows`).
     """
     reply_config = config.for_training_rows
     rows = [TrainingChat(chat=chat) for chat in chats]
@@ -72,7 +72,7 @@ def clean_training(
 def _texts(files: Iterable[Path]) -> Iterator[str]:
     for file in files:
         for prompt in prompt_rows(file):
-            yield conversation_text(prompt)
+            yield compared_text(prompt)
 
 
 def split(
@@ -82,15 +82,16 @@ def split(
 
     Of every kind and category, `fraction` is held out, as nearly as the groups allow. Prompts of
     one `user` (or one `origin`) form a group, which is never divided; a prompt without one is a
-    group of its own. The order in which groups are drawn follows from the seed and the group's
+    group of its own. Groups that hold the same words of a user, except for case and white space,
+    are one. The order in which groups are drawn follows from the seed and the group's
     name (or the prompt's content) alone, so prompts of other categories do not change the side of
     a single prompt.
     """
     strata = Counter(map(_stratum, prompts))
     missing = {stratum: round(fraction * count) for stratum, count in strata.items()}
     groups: dict[str, list[Prompt]] = defaultdict(list)
-    for prompt in prompts:
-        groups[getattr(prompt, by) or prompt.id].append(prompt)
+    for prompt, name in zip(prompts, _group_names(prompts, by), strict=True):
+        groups[name].append(prompt)
     held_out: set[str] = set()
     for name in sorted(groups, key=lambda name: rng(seed, "split", name).random()):
         sizes = Counter(map(_stratum, groups[name]))
@@ -104,6 +105,29 @@ def split(
         [prompt for prompt in prompts if prompt.id not in held_out],
         [prompt for prompt in prompts if prompt.id in held_out],
     )
+
+
+def _group_names(prompts: Sequence[Prompt], by: Literal["user", "origin"]) -> list[str]:
+    """The group of every prompt: the first, in input order, of those that are one."""
+    parents: dict[str, str] = {}
+    first_with_text: dict[str, str] = {}
+
+    def first_of(name: str) -> str:
+        while parents[name] != name:
+            parents[name] = parents[parents[name]]
+            name = parents[name]
+        return name
+
+    order: dict[str, int] = {}
+    names = [getattr(prompt, by) or prompt.id for prompt in prompts]
+    for prompt, name in zip(prompts, names, strict=True):
+        parents.setdefault(name, name)
+        order.setdefault(name, len(order))
+        text = " ".join(normalized_text(compared_text(prompt)).split())
+        pair = first_of(first_with_text.setdefault(text, name)), first_of(name)
+        first, second = sorted(pair, key=order.__getitem__)
+        parents[second] = first
+    return [first_of(name) for name in names]
 
 
 def _stratum(prompt: Prompt) -> Stratum:

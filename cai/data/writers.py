@@ -18,6 +18,7 @@ BATCH = 4096
 Columns = dict[str, str | tuple[str, ...]]
 """Column -> type. All columns are nullable. The types: `text`, `number`, `chat` (a list of role and
 content), or the names of the text fields of a struct."""
+OTHER_FORMATS = (".csv", ".tsv", ".xlsx", ".arrow", ".feather", ".gz", ".zst", ".zip", ".db")
 PROMPT: Columns = {
     "chat": "chat",
     "id": "text",
@@ -33,8 +34,12 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> int:
 
     Returns:
         The number of rows.
+
+    Raises:
+        StoreError: the name promises another format, or the file cannot be written.
     """
-    if path.suffix == ".parquet":
+    check_suffix(path)
+    if path.suffix.lower() == ".parquet":
         return write_parquet(path, (json.loads(prompt.line()) for prompt in prompts), PROMPT)
     count = 0
     with _complete_file(path) as partial, partial.open("w", encoding="utf-8") as out:
@@ -42,6 +47,14 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> int:
             out.write(prompt.line() + "\n")
             count += 1
     return count
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name that promises a format which is not written, such as CSV."""
+    if path.suffix.lower() in OTHER_FORMATS:
+        raise StoreError(
+            f"{path}: written as JSONL or Parquet only: end the name with .jsonl or .parquet"
+        )
 
 
 def write_parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Columns) -> int:

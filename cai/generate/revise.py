@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pydantic import Field
 
@@ -16,6 +17,12 @@ from cai.generate.label import category_weight
 from cai.lm.base import LM
 from cai.records import Chat, FrozenModel, Kind, Prompt, PromptDraw, Revision, Round
 from cai.seeds import derive, rng
+
+
+class Parser(Protocol):
+    """A parser of what a model generated: the text that is used, or None."""
+
+    def __call__(self, text: str, *, finished: bool) -> str | None: ...
 
 
 class ReviseConfig(FrozenModel):
@@ -121,7 +128,12 @@ class _Reviser:
     async def _revise(self, item: PromptDraw) -> Revision:
         config, prompt = self.config, item.prompt
         initial = await self._sample(
-            prompt, f"reply {item.draw}", prompt.chat, config.max_tokens, config.temperature
+            prompt,
+            f"reply {item.draw}",
+            prompt.chat,
+            config.max_tokens,
+            config.temperature,
+            parse=templates.parse_first_reply,
         )
         rounds = await self._rounds(prompt, initial) if is_revised(prompt, config) else []
         matrix = None
@@ -175,7 +187,13 @@ class _Reviser:
         return Round(principle=principle.id, critique=critique, revision=revision)
 
     async def _sample(
-        self, prompt: Prompt, name: str, chat: Chat, max_tokens: int, temperature: float
+        self,
+        prompt: Prompt,
+        name: str,
+        chat: Chat,
+        max_tokens: int,
+        temperature: float,
+        parse: Parser = templates.parse_reply,
     ) -> str:
         """One text, empty if nothing is left of it; its seed follows from the prompt and `name`."""
         sample = await self.author.sample(
@@ -184,7 +202,7 @@ class _Reviser:
             temperature=temperature,
             seed=derive(self.seed, "revise", prompt.id, name),
         )
-        return templates.parse_reply(sample.text, finished=sample.finished) or ""
+        return parse(sample.text, finished=sample.finished) or ""
 
     def _principles(self) -> list[Principle]:
         return revision_principles(self.constitution, self.config)

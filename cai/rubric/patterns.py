@@ -17,7 +17,11 @@ from typing import Any
 from cai.errors import ConfigError
 
 MAX_WAYS = 1_000_000
-"""The limit on ways to match from one position. Times the text's length it bounds the work."""
+"""The limit on ways to match from one position."""
+TEXT_LENGTH = 10_000
+"""Characters of the text for which the work of a search is estimated."""
+MAX_WORK = 300_000_000
+"""The limit on ways to match from all positions of such a text: a few seconds at worst."""
 _UNBOUNDED_WAYS = 1_000
 """The count for `*`, `+` and `{n,}` on one character: one per pattern passes, two are refused."""
 _MAX_STRINGS = 400
@@ -64,6 +68,11 @@ def compile_pattern(text: str, key: str) -> Pattern:
             f"{key}: can match in over {MAX_WAYS:,} ways from one position: "
             f"bound its quantifiers lower: {text!r}"
         )
+    if _work_of_search(tree, ways) > MAX_WORK:
+        raise ConfigError(
+            f"{key}: can take over {MAX_WORK:,} steps in a text of {TEXT_LENGTH:,} characters: "
+            f"bound its quantifiers lower, or begin it with a word or ^: {text!r}"
+        )
     if regex.search("") is not None:
         raise ConfigError(
             f"{key}: matches the empty text, so it would hold for every reply: {text!r}"
@@ -72,6 +81,39 @@ def compile_pattern(text: str, key: str) -> Pattern:
 
 
 class _UnboundedCost(Exception): ...
+
+
+def _work_of_search(tree: Any, ways: int) -> int:
+    """An upper bound on the ways to match from all positions of a text of `TEXT_LENGTH`."""
+    if _has_unbounded(tree):
+        ways *= TEXT_LENGTH // _UNBOUNDED_WAYS
+    return ways * _start_positions(tree)
+
+
+def _start_positions(tree: Any) -> int:
+    """Positions of such a text at which a match may begin.
+
+    One for a pattern that begins with ^; else the text may repeat the fixed strings with which
+    the pattern begins.
+    """
+    starts = frozenset({""})
+    for kind, value in tree:
+        if kind is sre.AT and value in (sre.AT_BEGINNING, sre.AT_BEGINNING_STRING):
+            is_start = starts == {""} and not tree.state.flags & re.MULTILINE
+            return 1 if is_start else TEXT_LENGTH
+        strings = _fixed_strings(kind, value)
+        if strings is None or len(starts) * len(strings) > _MAX_STRINGS:
+            break
+        starts = frozenset("".join(pair) for pair in product(starts, strings))
+    return TEXT_LENGTH // max(1, min(map(_shift_to_repeat, starts)))
+
+
+def _shift_to_repeat(string: str) -> int:
+    """The least distance at which two occurrences of `string` can begin."""
+    return next(
+        (shift for shift in range(1, len(string)) if string.startswith(string[shift:])),
+        len(string),
+    )
 
 
 def _ways_of_sequence(sequence: Any) -> int:

@@ -10,6 +10,7 @@ import cai
 
 LAYERS = [
     "errors",
+    "json_input",
     "shipped",
     "seeds",
     "probability",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from time_limit import within
 
 from cai import templates
 from cai.constitution import CompareExample, CritiqueExample, Principle, load_constitution
@@ -21,6 +22,8 @@ from cai.templates import (
     critique_chat,
     fence,
     fill_in,
+    parse_first_reply,
+    parse_message,
     parse_reply,
     parse_verdict,
     revision_chat,
@@ -340,6 +343,65 @@ def test_parse_reply(text: str, expected: str | None) -> None:
 )
 def test_parse_unfinished_reply(text: str, expected: str | None) -> None:
     assert parse_reply(text, finished=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("complete", "rest"),
+    [
+        ("यह ठीक है।", " और"),
+        ("یہ ٹھیک ہے۔", " اور"),
+        ("هل هذا صحيح؟", " نعم"),
+        ("Սա ճիշտ է։", " Եվ"),
+        ("ይህ ትክክል ነው።", " እና"),
+        ("「はい。」", "それは"),
+        ("这样可以。", "还有"),
+        ("It is.", " And"),
+    ],
+    ids=["Hindi", "Urdu", "Arabic", "Armenian", "Amharic", "Japanese", "Chinese", "English"],
+)
+def test_sentence_ends_of_other_scripts(complete: str, rest: str) -> None:
+    assert complete_sentences(complete + rest) == complete
+    assert complete_sentences(complete) == complete
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python\nprint(1)\n```\nThis prints one, and it is the shortest way.",
+        "Here are three tips for you: sleep, eat, walk.",
+        "Answer: 42 is the number.",
+        "Sure, here is the recipe:\nFlour and water.",
+        '"Yes."',
+        "Use this:\n```\nls\n",
+    ],
+)
+def test_first_replies_stay_as_they_are(text: str) -> None:
+    """No template asked for them, so nothing in them is a frame around the reply."""
+    assert parse_first_reply(f"\n{text} \n", finished=True) == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Response: one. Two is", "Response: one."),
+        ("```\nls\n```\nIt lists. Then", "```\nls\n```\nIt lists."),
+        ("No end of a sent", None),
+        (" \n", None),
+    ],
+)
+def test_first_replies_lose_an_unfinished_sentence(text: str, expected: str | None) -> None:
+    assert parse_first_reply(text, finished=False) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 20_000 + "1. " * 20_000, "\n 1." * 20_000, "." + '"' * 50_000 + "x", "a\n```\n" * 9000],
+    ids=["list numbers", "lines", "quotes", "fences"],
+)
+def test_parsing_takes_linear_time(text: str) -> None:
+    with within(seconds=5):
+        for parse in (parse_reply, parse_message, parse_first_reply):
+            parse(text, finished=False)
 
 
 @given(st.text(alphabet=st.sampled_from("aB .!?:`\n\"'1。"), max_size=60))

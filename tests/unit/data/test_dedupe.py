@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cai.data.dedupe import clean, filtered_prompts, signature
-from cai.data.filters import HygieneConfig, PromptFilters, conversation_text, shingles
+from cai.data.filters import (
+    HygieneConfig,
+    PromptFilters,
+    compared_text,
+    conversation_text,
+    shingles,
+)
 from cai.records import Prompt, chat_of
 
 
@@ -106,3 +112,68 @@ def test_as_a_plain_loop_would(rows: list[tuple[int, str | None]]) -> None:
 
 def test_nothing_comes_out_of_nothing() -> None:
     assert outcome([], near=0.8, prefix=20, per_user=1) == []
+
+
+SYSTEM = ("system", "You are a kind and careful assistant who answers in a few plain words.")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"near": 0.6}, "nearly repeated"),
+        ({"prefix": 40}, "same beginning"),
+        ({"ngram": 8}, "kept"),
+    ],
+)
+def test_a_shared_system_prompt_makes_no_duplicates(options: dict[str, Any], reason: str) -> None:
+    questions = [
+        "What is rain, and why does it fall on some days but not on others?",
+        "Name three fish that live in the north of the Atlantic ocean, please.",
+        "How do I bake bread at home without an oven or a mixer?",
+    ]
+    prompts = [Prompt(chat=chat_of(SYSTEM, ("user", text))) for text in questions]
+    evaluation = [compared_text(Prompt(chat=chat_of(SYSTEM, ("user", "Who sings at night?"))))]
+    assert outcome(prompts, evaluation, **options) == ["kept"] * 3
+    repeated = Prompt(chat=chat_of(("system", "Be brief."), ("user", questions[0])))
+    assert outcome([prompts[0], repeated], evaluation, **options) == ["kept", reason]
+    assert outcome([repeated], [questions[0]], **options) == ["in an evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "training"),
+    [
+        (
+            "请问怎样才能在家里安全地存放清洁用品以免孩子误食",
+            "你好，请问怎样才能在家里安全地存放？",
+        ),
+        (
+            "家で洗剤を安全に保管するにはどうすればいいですか",
+            "家で洗剤を安全に保管するには何が",
+        ),
+        ("กรุณาบอกวิธีเก็บน้ำยาทำความสะอาดในบ้านอย่างปลอดภัย", "สวัสดี กรุณาบอกวิธีเก็บน้ำยาทำความสะอาดด้วย"),
+    ],
+    ids=["Chinese", "Japanese", "Thai"],
+)
+def test_scripts_without_spaces_are_compared_by_characters(evaluation: str, training: str) -> None:
+    other = evaluation[::-1]
+    prompts = [prompt(training), prompt(other)]
+    assert outcome(prompts, [evaluation]) == ["in an evaluation", "kept"]
+    near = [prompt(evaluation), prompt(evaluation + "?"), prompt(evaluation[:-1]), prompt(other)]
+    assert outcome(near, near=0.7) == ["kept", "nearly repeated", "nearly repeated", "kept"]
+
+
+def test_texts_without_a_word_differ() -> None:
+    texts = ["\U0001f600\U0001f600", "\U0001f525\U0001f525\U0001f525", "???", "!!!"]
+    assert outcome([prompt(text) for text in texts], near=0.8) == ["kept"] * 4
+
+
+def test_invisible_characters_do_not_hide_repetitions() -> None:
+    texts = ["How do I boil an egg?", "How do I bo\u200bil an egg?", "How\u00ad do I boil an egg?"]
+    texts += ["the caf\u00e9 menu please", "the cafe\u0301 menu please"]
+    assert outcome([prompt(text) for text in texts], near=0.9) == [
+        "kept",
+        "nearly repeated",
+        "nearly repeated",
+        "kept",
+        "nearly repeated",
+    ]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from json_lines import write_lines
 
 from cai.data.filters import HygieneConfig
-from cai.data.preferences import clean_labelled_pairs, labelled_pairs
+from cai.data.preferences import (
+    DIFFERENT_PROMPTS,
+    EQUAL_REPLIES,
+    clean_labelled_pairs,
+    labelled_pairs,
+)
 from cai.errors import StoreError
 from cai.records import chat_of
 
@@ -122,3 +129,85 @@ def test_wrong_rows_are_named(
     with pytest.raises(StoreError, match=message) as caught:
         list(labelled_pairs(file, by))
     assert str(caught.value).startswith(f"{file}:1: ")
+
+
+ASKED = [{"role": "user", "content": "Name a fish."}]
+
+
+def answered(text: str) -> list[dict[str, str]]:
+    return [*ASKED, {"role": "assistant", "content": text}]
+
+
+@pytest.mark.parametrize(
+    ("row", "p_first"),
+    [
+        ({"prompt": "Name a fish.", "chosen": "Cod.", "rejected": "No."}, 1.0),
+        ({"prompt": ASKED, "chosen": answered("Cod.")[1:], "rejected": answered("No.")[1:]}, 1.0),
+        ({"chosen": answered("Cod."), "rejected": answered("No.")}, 1.0),
+        (
+            {
+                "prompt": "Name a fish.",
+                "chosen": answered("Cod."),
+                "rejected": answered("No."),
+                "messages": answered("Cod."),
+                "score_chosen": 8.0,
+            },
+            1.0,
+        ),
+        (
+            {
+                "prompt": ASKED,
+                "chosen": answered("Cod.")[1:],
+                "rejected": answered("No.")[1:],
+                "p_chosen": 0.75,
+                "margin": 1.1,
+                "id": "0123456789abcdef",
+            },
+            0.75,
+        ),
+    ],
+    ids=["TRL text", "TRL turns", "TRL implicit prompt", "UltraFeedback", "own export"],
+)
+@pytest.mark.parametrize("form", ["jsonl", "json", "parquet"])
+def test_layouts_of_chosen_and_rejected(
+    tmp_path: Path, row: dict[str, Any], p_first: float, form: str
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / f"a.{form}"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    else:
+        path.write_text(json.dumps([row] if form == "json" else row), encoding="utf-8")
+    (pair,) = labelled_pairs(path)
+    assert pair.prompt.chat == chat_of(("user", "Name a fish."))
+    assert (pair.first, pair.second, pair.p_first) == ("Cod.", "No.", p_first)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, EQUAL_REPLIES),
+        ({"chosen": answered("b"), "rejected": answered("b")}, EQUAL_REPLIES),
+        (
+            {"chosen": answered("b"), "rejected": [*answered("x"), *answered("y")]},
+            DIFFERENT_PROMPTS,
+        ),
+    ],
+)
+def test_rows_without_a_comparison_are_counted(
+    tmp_path: Path, row: dict[str, Any], reason: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    skipped = Counter[str]()
+    assert not list(labelled_pairs(tmp_path / "a.jsonl", passed_over=skipped))
+    assert skipped == {reason: 1}
+
+
+@pytest.mark.parametrize("chosen", [ASKED, [], 3, [3]])
+def test_chosen_without_a_reply_is_an_error(tmp_path: Path, chosen: object) -> None:
+    row = {"prompt": "a", "chosen": chosen, "rejected": "b"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"a\.jsonl:1: `chosen` must be a reply"):
+        list(labelled_pairs(tmp_path / "a.jsonl"))

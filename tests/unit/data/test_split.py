@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from data_toys import prompt
 from json_lines import write_lines
 
 from cai.data.split import read_prompts, split
@@ -43,17 +44,17 @@ def test_both_forms_of_a_line(tmp_path: Path) -> None:
         ({}, "needs either `prompt`"),
         ({"prompt": "a", "chat": [{"role": "user", "content": "a"}]}, "needs either `prompt`"),
         ({"prompt": 3}, "`prompt` must be text, found int"),
-        ({"prompt": ["a"]}, "`prompt` must be text, found list"),
+        ({"prompt": ["a"]}, r"chat\.0: "),
         ({"prompt": " "}, "non-empty user turn"),
         (
             {"prompt": "a", "kind": "harmful"},
             "kind: Input should be 'disallowed', 'sensitive' or 'benign'",
         ),
-        ({"prompt": "a", "categry": "x"}, "categry: Extra inputs"),
-        ({"chat": "a"}, "chat: "),
+        ({"prompt": "a", "categry": "x"}, "unknown key `categry`: did you mean `category`"),
+        ({"chat": "a"}, "`chat` must be a list of turns"),
         ({"chat": []}, "chat: "),
         ({"chat": [{"role": "assistant", "content": "a"}]}, "non-empty user turn"),
-        ({"chat": [{"role": "tool", "content": "a"}]}, r"chat\.0\.role: "),
+        ({"chat": [{"role": "tool", "content": "a"}]}, "non-empty user turn"),
         ("{", "not JSON"),
         ([1], "found list"),
     ],
@@ -171,3 +172,17 @@ def test_split_by_origin() -> None:
     train, held = split(rows, 0.3, 0, "origin")
     assert len(held) == 30
     assert {p.origin for p in train}.isdisjoint(p.origin for p in held)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_prompts_that_differ_by_case_are_on_one_side(seed: int) -> None:
+    """Also through users: `ann` asks what `bob` asks, who has another question of his own."""
+    base = [prompt(f"Question {i}?", kind="benign") for i in range(20)]
+    twins = [prompt(f"QUESTION  {i}?", kind="benign") for i in range(20)]
+    users = [prompt("A b?", user="ann"), prompt("a B?", user="bob"), prompt("c", user="bob")]
+    training, held_out = split([*base, *twins, *users], 0.3, seed)
+    assert len(training) + len(held_out) == 43
+    texts = [{" ".join(p.chat[0].content.lower().split()) for p in s} for s in (training, held_out)]
+    assert texts[0].isdisjoint(texts[1])
+    sides = [row in held_out for row in users]
+    assert len(set(sides)) == 1

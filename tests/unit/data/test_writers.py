@@ -32,3 +32,10 @@ def test_a_failure_leaves_no_half_file(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="on the way"):
         write_prompts(tmp_path / "out.jsonl", broken())
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.TSV", "x.xlsx", "x.jsonl.gz"])
+def test_names_of_other_formats_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="JSONL or Parquet only"):
+        write_prompts(tmp_path / name, [])
+    assert not list(tmp_path.iterdir())

@@ -308,3 +308,13 @@ def test_prompts_reach_the_model_whole(tmp_path: Path) -> None:
     label(judge_lm, Pair(source=loaded.id, chat=loaded.chat, first="a", second="b"))
     for chat in judge_lm.calls:
         assert f"```\nUser: {indented}\n```" in chat[-1].content
+
+
+def test_first_replies_are_not_edited() -> None:
+    """A first reply keeps what a revision would lose: its introduction, and text after a block."""
+    text = "```\nls\n```\nHere are two tips: list, then look."
+    row = run(author(text), prompt(kind="benign"), kinds=("disallowed",))
+    assert row.initial == text
+    assert row.final is None or row.final == text
+    edited = run(author("Fine: go.", [f"Here is the revised reply: {text}"]))
+    assert edited.rounds[0].revision == "ls"

@@ -271,7 +271,7 @@ def test_a_runs_folder_stands_for_its_yaml(tmp_path: Path, monkeypatch: pytest.M
 def test_values_are_read_as_those_of_the_file(tmp_path: Path, setting: str, said: str) -> None:
     """One line, whatever the value; the same as if it stood in the file."""
     with pytest.raises(ConfigError) as caught:
-        load_run(written(tmp_path), [setting])
+        load_run(write_run(tmp_path), [setting])
     assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert len(str(caught.value)) < 400
@@ -279,4 +279,4 @@ def test_values_are_read_as_those_of_the_file(tmp_path: Path, setting: str, said
 
 @pytest.mark.parametrize("name", ["2024-01-31", "no"])
 def test_a_date_and_no_are_names(tmp_path: Path, name: str) -> None:
-    assert load_run(written(tmp_path), [f"name={name}"]).run.name == name
+    assert load_run(write_run(tmp_path), [f"name={name}"]).run.name == name

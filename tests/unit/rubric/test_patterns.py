@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from time_limit import within
 
 from cai.errors import ConfigError
 from cai.rubric.patterns import compile_pattern
@@ -36,3 +37,25 @@ def test_patterns_that_can_run_away_are_refused(text: str) -> None:
 def test_wrong_patterns_are_refused_with_their_key(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^key: .*{message}"):
         compile_pattern(text, "key")
+
+
+@pytest.mark.parametrize("text", [".*a[^x]{0,998}b", "a.{0,999}[^x]{0,999}b", "x.*y[a-z]{0,90}z"])
+def test_patterns_that_are_slow_in_a_long_text_are_refused(text: str) -> None:
+    """Few ways to match from one position, but from each of thousands of positions."""
+    with pytest.raises(ConfigError, match=r"^key: .*bound"):
+        compile_pattern(text, "key")
+
+
+@pytest.mark.parametrize(
+    ("text", "searched"),
+    [
+        (".*a", "b" * 10_000),
+        ("a.*b", "a" * 9_999 + "\nb"),
+        ("a[^x]{0,998}b", "a" * 10_000),
+        ("^.{0,998}[^x]{0,900}b", "a" * 10_000),
+        (r"why must (?:[\w ]{1,20} ){1,4}not", "why must a a a a a a a a " * 400),
+    ],
+)
+def test_accepted_patterns_are_quick_in_a_long_text(text: str, searched: str) -> None:
+    with within(seconds=5):
+        assert compile_pattern(text, "key").regex.search(searched) is None

@@ -1,0 +1,151 @@
+"""Rows of tables: CSV, Parquet, and data sets of the library `datasets`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cai.errors import StoreError, blame
+from cai.json_input import open_input
+
+BATCH = 1024
+"""Rows of a Parquet file in memory at a time."""
+HUB = "hub:"
+"""Prefix of a data set that `datasets` downloads: hub:OWNER/NAME#SPLIT."""
+DELIMITERS = ",;\t"
+SHARD = re.compile(r"(?P<split>.+)-\d+-of-\d+\.[a-z]+", re.IGNORECASE)
+Rows = Iterator[tuple[int, dict[str, Any]]]
+"""(line or row number, row)."""
+
+
+def csv_rows(
+    path: Path, known: frozenset[str], skip: Callable[[StoreError], None] | None = None
+) -> Rows:
+    """(line, row). The first line names the columns; empty cells are left out.
+
+    The cells are separated by commas, semicolons or tabs: whichever gives the first line a name
+    in `known`.
+
+    Args:
+        known: names of columns.
+        skip: called with the error of a row with too many or too few cells, which is left out.
+
+    Raises:
+        StoreError: a row has another number of cells than the header, or a quotation mark opens
+            a text that does not end; as file:line.
+    """
+    csv.field_size_limit(1 << 24)
+    with blame(StoreError, f"{path}"), open_input(path) as file:
+        lines = iter(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
+        header, delimiter, start = _header(lines, path, known)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        while True:
+            number = start + reader.line_num
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise StoreError(
+                    f"{path}:{number}: {error}: a quotation mark inside a quoted text must be "
+                    "doubled, and one that opens a text must be closed"
+                ) from None
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if reason := _wrong_count(cells, header):
+                wrong_row = StoreError(f"{path}:{number}: {reason}")
+                if skip is None:
+                    raise wrong_row
+                skip(wrong_row)
+                continue
+            named = zip(header, cells, strict=False)
+            yield number, {name: cell for name, cell in named if name and cell != ""}
+
+
+def _header(lines: Iterator[str], path: Path, known: frozenset[str]) -> tuple[list[str], str, int]:
+    """(names of the columns, delimiter, number of the line after the header)."""
+    first, number, delimiters = next(lines, ""), 2, DELIMITERS
+    if match := re.fullmatch(r"sep=(.)\s*", first):  # written by spreadsheets
+        first, number, delimiters = next(lines, ""), 3, match[1]
+    headers = {
+        delimiter: [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+        for delimiter in delimiters
+    }
+    delimiter = next((d for d in headers if not known.isdisjoint(headers[d])), delimiters[0])
+    names = headers[delimiter]
+    repeated = {name for name in names if name and names.count(name) > 1}
+    if repeated:
+        raise StoreError(f"{path}:{number - 1}: several columns are named {min(repeated)!r}")
+    return names, delimiter, number
+
+
+def _wrong_count(cells: list[str], header: list[str]) -> str | None:
+    """The reason why the cells do not fit the header; empty ones at the end do not count."""
+    if len(cells) >= len(header) and not any(cells[len(header) :]):
+        return None
+    return (
+        f"{len(cells)} cells, but the header names {len(header)}: "
+        "put a text that holds a comma into quotation marks"
+    )
+
+
+def parquet_rows(path: Path) -> Rows:
+    """(row number from 1, row), one batch in memory at a time."""
+    import pyarrow.parquet as pq
+
+    with blame(StoreError, f"{path}"):
+        number = 0
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+
+def shards(folder: Path) -> list[Path]:
+    """The data files in a folder, in the order of their names, of the first format there is one of.
+
+    Empty for a folder written by `Dataset.save_to_disk`.
+
+    Raises:
+        StoreError: the files are of several splits.
+    """
+    if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
+        return []
+    for pattern in ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.csv"):
+        files = sorted(folder.rglob(pattern))
+        matches = [SHARD.fullmatch(file.name) for file in files]
+        splits = {match["split"] for match in matches if match}
+        if len(splits) > 1:
+            names = ", ".join(sorted(splits))
+            raise StoreError(f"{folder}: holds several splits ({names}): name the files of one")
+        if files:
+            return files
+    return []
+
+
+def saved_rows(path: Path) -> Rows:
+    """(row number from 1, row) of a folder written by `Dataset.save_to_disk`."""
+    import datasets
+
+    with blame(StoreError, f"{path}"):
+        dataset = datasets.load_from_disk(str(path))
+        if isinstance(dataset, datasets.DatasetDict):
+            splits = ", ".join(dataset)
+            example = f"{path}/{next(iter(dataset))}"
+            raise StoreError(f"{path}: holds several splits ({splits}): name one, as {example}")
+        yield from enumerate(dataset, 1)
+
+
+def hub_rows(name: str) -> Rows:
+    """(row number from 1, row) of a data set, downloaded once and then read from the disk."""
+    import datasets
+
+    repository, _, split = name.removeprefix(HUB).partition("#")
+    if not repository or not split:
+        raise StoreError(f"{name}: name the data set and its split, as hub:OWNER/NAME#train")
+    with blame(StoreError, name):
+        yield from enumerate(datasets.load_dataset(repository, split=split), 1)
