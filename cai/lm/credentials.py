@@ -97,6 +97,7 @@ def read_proxy(scheme: str, host: str, ssl_context: ssl.SSLContext | bool = True
     )
     try:
         parts = urlsplit(address)
+        _ = parts.port  # a number up to 65535
         proxy = httpx.Proxy(address)
         transport = httpx.AsyncHTTPTransport(verify=_unchecked(), proxy=proxy)
         del transport  # only the check of the scheme and its packages

@@ -51,7 +51,7 @@ MALFORMED_ATTEMPTS = 3
 """Attempts that may end in an answer which is not in the format: each may have been paid for."""
 PATIENCE = 300.0
 """Seconds after which a call is given up, if it was tried `EARLY_ATTEMPTS` times."""
-FEW_WITHOUT_LOGPROBS = 5
+FEW_WITHOUT_LOGPROBS = 3
 MAX_WITHOUT_LOGPROBS = 8
 """Answers of a judge without log-probabilities, if none had any, that stop the run: the smaller
 number if no other call may still show that the judge has some."""
@@ -245,7 +245,7 @@ class HttpLM:
         if self._without_logprobs is not None:
             self._without_logprobs += 1
             limit = FEW_WITHOUT_LOGPROBS if self._is_last_call() else MAX_WITHOUT_LOGPROBS
-            if self._without_logprobs >= limit:
+            if self._without_logprobs >= limit and self._stopped is None:
                 self._stopped = BackendError(
                     f"{self.url}: {self._without_logprobs} answers, and none to judge by: "
                     f"{problem}; or set `judge` (--model) to another model"

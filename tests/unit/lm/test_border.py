@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import math
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from answer_fuzz import fuzz
 from canned import Canned, CannedLM, always, choice_answer, ok, reply_answer
-from lm_calls import choose_a_or_b, sample_hello
+from lm_calls import choose_a_or_b, run_calls, sample_hello, user_chat
 
 from cai.errors import BackendError, UnansweredError
 from cai.lm.base import RefusedAnswerError
@@ -194,15 +195,30 @@ def test_log_probabilities_out_of_range_are_none(top: Any) -> None:
     ],
 )
 def test_a_judge_without_numbers_is_stopped(answer: Any, reason: str) -> None:
-    """Four calls fail alone; the fifth stops the run, and the sixth does not leave."""
+    """Two calls fail alone; the third, after which no other is queued, stops the run."""
     lm = CannedLM(always(answer))
-    for _ in range(4):
+    for _ in range(2):
         with pytest.raises(RefusedAnswerError):
             choose_a_or_b(lm)
-    with pytest.raises(BackendError, match=f"5 answers, and none to judge by: .*{reason}") as error:
+    with pytest.raises(BackendError, match=f"3 answers, and none to judge by: .*{reason}") as error:
         choose_a_or_b(lm)
     assert not isinstance(error.value, UnansweredError)
-    assert lm.requests == 5
+    assert lm.requests == 3
+
+
+def test_a_judge_without_numbers_is_stopped_among_many_calls() -> None:
+    """Of 500 calls at once, with 2 connections, the eighth answer stops the run."""
+    lm = CannedLM(always(reply_answer()), HttpConfig(connections=2))
+
+    async def calls(lm: Any) -> list[Any]:
+        chats = [user_chat(str(number)) for number in range(500)]
+        jobs = [lm.choice_logprobs(chat, ("A", "B")) for chat in chats]
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    errors = run_calls(lm, calls)
+    assert sum(isinstance(error, RefusedAnswerError) for error in errors) == 7
+    assert "8 answers, and none to judge by" in str(errors[-1])
+    assert lm.requests <= 9
 
 
 # ---- bytes and seconds ----
