@@ -307,8 +307,8 @@ class HttpLM:
         is_odd = isinstance(error, (MalformedAnswerError, RefusedAnswerError))
         if self._stopped is None:
             if isinstance(error, TransientError) and self._seems_down(error):
-                through = " through the proxy" if self._proxy else ""
-                self._stopped = BackendError(f"{error}; is the server running{through}?")
+                through = " (through the proxy of the environment)" if self._proxy else ""
+                self._stopped = BackendError(f"{error}{through}; is the server running?")
             elif is_odd and self._is_known:
                 pass  # only odd answers may be left of an earlier run: stopping would be for ever
             elif self._consecutive_failures >= max(16, 2 * self.config.connections):
