@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -54,8 +55,8 @@ def answer_to(body: dict[str, Any]) -> dict[str, Any]:
     if body.get("logprobs"):
         log_odds = stream.gauss(0, 2)
         top = [
-            {"token": "A", "logprob": -1.0 + log_odds / 2},
-            {"token": " B", "logprob": -1.0 - log_odds / 2},
+            {"token": "A", "logprob": -math.log1p(math.exp(-log_odds))},
+            {"token": " B", "logprob": -math.log1p(math.exp(log_odds))},
         ]
         choice["message"] = {"role": "assistant", "content": "A"}
         choice["logprobs"] = {"content": [{"token": "A", "top_logprobs": top}]}

@@ -6,6 +6,7 @@ import difflib
 
 from cai.errors import UsageError
 from cai.lm.base import LM, Sample
+from cai.lm.credentials import refuse_user_info
 from cai.lm.fake import FAKES, FakeLM
 from cai.lm.http import HttpConfig, HttpLM
 from cai.modeling.model_files import local_model_name, resolve_model_path
@@ -27,6 +28,7 @@ def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
         UsageError: no such form or name.
         BackendError: the files exist but cannot be loaded.
     """
+    refuse_user_info(spec)
     kind, _, name = spec.partition(":")
     if kind == "fake":
         if name not in FAKES:

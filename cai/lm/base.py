@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from typing import Protocol
 
+from cai.errors import UnansweredError
 from cai.records import Chat, FrozenModel
+
+Usage = tuple[int, int]
+"""(prompt tokens, completion tokens)"""
+ANSWER_USAGE: ContextVar[Usage | None] = ContextVar("ANSWER_USAGE", default=None)
+"""Usage of the last answer that the current task received from an endpoint; None: unknown."""
 
 
 class Sample(FrozenModel):
@@ -15,6 +22,32 @@ class Sample(FrozenModel):
     finished: bool
     prompt_tokens: int
     completion_tokens: int
+
+
+class RefusedAnswerError(UnansweredError):
+    """An answer that was paid for and cannot be used: cut, filtered, without text or numbers.
+
+    Args:
+        usage: what it is charged with.
+        finish_reason: why the server ended the reply, if it is refused for that.
+        text: the reply, if it has one.
+        lasting: whether the same request would be refused again. The log answers it then.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        usage: Usage,
+        *,
+        finish_reason: str | None = None,
+        text: str | None = None,
+        lasting: bool = True,
+    ) -> None:
+        super().__init__(message)
+        self.usage = usage
+        self.finish_reason = finish_reason
+        self.text = text
+        self.lasting = lasting
 
 
 def truncate_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:

@@ -9,23 +9,43 @@ from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
-from cai.lm.base import LM, Sample, estimate_prompt_tokens
+from pydantic import ValidationError
+
+from cai.lm.base import (
+    ANSWER_USAGE,
+    LM,
+    RefusedAnswerError,
+    Sample,
+    Usage,
+    estimate_prompt_tokens,
+)
 from cai.lm.request_log import RequestLog
 from cai.records import Chat, message_dicts
 
-CallModel = Callable[[], Awaitable[tuple[Any, tuple[int, int]]]]
+CallModel = Callable[[], Awaitable[tuple[Any, Usage]]]
 """() -> (answer as JSON, (prompt tokens, completion tokens))"""
+MAX_LOGPROB = 1e6
+"""A log-probability beyond is none, whoever logged it."""
 
 
 class CachedLM:
-    """An LM that looks into the log before it calls `lm`. Equal calls in flight are made once."""
+    """An LM that looks into the log before it calls `lm`. Equal calls in flight are made once.
+
+    A call outlives the caller that is cancelled: its answer is paid for, and is logged. `aclose`
+    waits for it. An answer that cannot be used is logged as well, and refused again when it is
+    asked for again, at no cost.
+    """
 
     def __init__(self, lm: LM, log: RequestLog) -> None:
         self.lm = lm
         self.log = log
         self.fingerprint = lm.fingerprint
         self.max_concurrency = lm.max_concurrency
-        self._in_flight: dict[str, asyncio.Future[Any]] = {}
+        self._in_flight: dict[str, asyncio.Task[Any]] = {}
+        trust = getattr(lm, "trust", None)
+        kinds = log.answered_kinds(lm.fingerprint) if trust else set()
+        if trust and kinds:
+            trust(has_logprobs="choice" in kinds)
 
     async def sample(
         self,
@@ -43,7 +63,7 @@ class CachedLM:
             "stop": list(stop),
         }
 
-        async def call_model() -> tuple[Any, tuple[int, int]]:
+        async def call_model() -> tuple[Any, Usage]:
             sample = await self.lm.sample(
                 chat, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
             )
@@ -58,15 +78,20 @@ class CachedLM:
     ) -> list[float] | None:
         settings = {"choices": list(choices), "prefill": prefill}
 
-        async def call_model() -> tuple[Any, tuple[int, int]]:
+        async def call_model() -> tuple[Any, Usage]:
+            ANSWER_USAGE.set(None)
             logprobs = await self.lm.choice_logprobs(chat, choices, prefill=prefill)
-            return logprobs, (estimate_prompt_tokens(message.content for message in chat), 1)
+            counted = ANSWER_USAGE.get()
+            estimate = estimate_prompt_tokens(message.content for message in chat), 1
+            return logprobs, counted or estimate
 
         answer: list[float] | None = await self._cached("choice", chat, settings, call_model)
         return answer
 
     async def aclose(self) -> None:
+        """Wait until the calls under way are answered and logged, and close the connections."""
         await self.lm.aclose()
+        await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
 
     async def _cached(
         self, kind: str, chat: Chat, settings: dict[str, Any], call_model: CallModel
@@ -76,30 +101,87 @@ class CachedLM:
         identity = f"[{json.dumps(self.fingerprint)}, {json.dumps(kind)}, {request}]"
         key = sha256(identity.encode()).hexdigest()
         try:
-            return self.log.find(key)
+            return self._replay(key, kind, self.log.find(key))
         except KeyError:
             pass
-        if key in self._in_flight:
-            return await asyncio.shield(self._in_flight[key])
-        future = self._in_flight[key] = asyncio.get_running_loop().create_future()
+        task = self._in_flight.get(key)
+        if task is None:
+            task = asyncio.create_task(self._call_and_log(key, kind, request, call_model))
+            self._in_flight[key] = task
+            task.add_done_callback(lambda done: self._end(key, done))
+        # a cancelled caller does not cancel the call: it is paid for
+        return await asyncio.shield(task)
+
+    async def _call_and_log(self, key: str, kind: str, request: str, call_model: CallModel) -> Any:
         started = time.monotonic()
         try:
             answer, tokens = await call_model()
-            seconds = time.monotonic() - started
-            self.log.add(key, self.fingerprint, kind, request, answer, tokens, seconds)
-            future.set_result(answer)
-        except BaseException as error:
-            _fail(future, error)
+        except Exception as error:
+            refused = _refused_answer(error)
+            if refused is not None:
+                # one that may be answered another time is counted in the log, but not replayed
+                name = key if refused.lasting else f"{key} {time.time_ns()}"
+                seconds = time.monotonic() - started
+                logged = _logged_refusal(refused)
+                entry = (logged, refused.usage, seconds)
+                self.log.add(name, self.fingerprint, kind, request, *entry)
             raise
-        finally:
-            del self._in_flight[key]
+        seconds = time.monotonic() - started
+        self.log.add(key, self.fingerprint, kind, request, answer, tokens, seconds)
+        return answer
+
+    def _end(self, key: str, task: asyncio.Task[Any]) -> None:
+        del self._in_flight[key]
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved: asyncio would warn if no caller waits
+
+    def _replay(self, key: str, kind: str, answer: Any) -> Any:
+        """A logged answer.
+
+        Raises:
+            RefusedAnswerError: it could not be used, and cannot be now.
+            KeyError: it is not an answer, as older versions may have logged.
+        """
+        if isinstance(answer, dict) and "refused" in answer:
+            usage = int(answer["prompt_tokens"]), int(answer["completion_tokens"])
+            reason, text = answer["finish_reason"], answer["text"]
+            if text is not None and reason in getattr(self.lm, "allow", ()):
+                tokens = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+                return {"text": text, "finished": False, **tokens}
+            raise RefusedAnswerError(answer["refused"], usage, finish_reason=reason, text=text)
+        if not _is_answer(kind, answer):
+            self.log.remove(key)
+            raise KeyError(key)
         return answer
 
 
-def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    """Give the error to the callers that wait for the future, if there are any."""
-    if isinstance(error, Exception):
-        future.set_exception(error)
-        future.exception()  # marks it as retrieved: asyncio would warn if no caller waits
-    else:
-        future.cancel()
+def _is_answer(kind: str, answer: Any) -> bool:
+    if kind == "choice":
+        return answer is None or (
+            isinstance(answer, list)
+            and all(isinstance(logprob, float | int) for logprob in answer)
+            and all(abs(logprob) <= MAX_LOGPROB for logprob in answer)
+        )
+    try:
+        Sample.model_validate(answer)
+    except ValidationError:
+        return False
+    return True
+
+
+def _refused_answer(error: BaseException) -> RefusedAnswerError | None:
+    """The refusal that a call ended with, or that stopped the run."""
+    for candidate in (error, error.__cause__):
+        if isinstance(candidate, RefusedAnswerError):
+            return candidate
+    return None
+
+
+def _logged_refusal(refused: RefusedAnswerError) -> dict[str, Any]:
+    return {
+        "refused": str(refused),
+        "finish_reason": refused.finish_reason,
+        "text": refused.text,
+        "prompt_tokens": refused.usage[0],
+        "completion_tokens": refused.usage[1],
+    }

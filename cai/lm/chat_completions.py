@@ -1,100 +1,295 @@
-"""The OpenAI chat-completions format: validation and parsing of answers, token estimates."""
+"""The OpenAI chat-completions format: the one check of an answer at the border, and its parsing.
+
+`parse_answer` checks everything that is used later. Behind it no field has another type, no number
+is out of its range, and no text holds half a surrogate pair.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import httpx2 as httpx
-
-from cai.errors import TransientError, UnansweredError
-from cai.lm.base import Sample, estimate_prompt_tokens
+from cai.errors import TransientError
+from cai.lm.base import RefusedAnswerError, Sample, Usage, estimate_prompt_tokens
+from cai.lm.body import MalformedAnswerError
+from cai.lm.thoughts import cut_thoughts
 from cai.records import Chat
 
+FINISHED = frozenset({"stop", "eos", "eos_token"})
+"""Finish reasons of replies that the model ended itself."""
+LENGTH_REASONS = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+MISSING = "missing"
+"""The finish reason of an answer that names none."""
+MAX_USAGE = 10_000_000
+"""Tokens of one answer; a larger count is not one."""
+LOGPROB_ROUNDING = 0.1
+"""Nats above 0 that a server which computes in bfloat16 may report for a certain token."""
+IMPOSSIBLE_LOGPROB = -10_000.0
+"""Below this a log-probability stands for zero, as -inf does."""
+MIN_REST = 1e-6
+"""Least probability of what is not listed: sums of rounded numbers know no less."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACE_MARKS = str.maketrans({"\u0120": " ", "\u2581": " ", "\u010a": "\n", "\u0109": "\t"})
+"""Ġ, ▁, Ċ and ĉ: how tokenizers write a space, a line break and a tab."""
 
-def parse_answer(response: httpx.Response, url: str) -> dict[str, Any]:
-    """The answer's JSON, with at least one choice that holds a message.
+
+class Alternative(NamedTuple):
+    """A token that the model might have chosen."""
+
+    token: str
+    logprob: float
+    """Nats, at most 0."""
+
+
+class Answer(NamedTuple):
+    """A valid answer."""
+
+    text: str | None
+    finish_reason: str
+    """In lower case; one word for the token limit."""
+    refusal: str | None
+    alternatives: tuple[Alternative, ...] | None
+    """Of the first token; None: the answer has no usable log-probabilities."""
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+# ---- the border ----
+
+
+def parse_answer(data: bytes, url: str) -> Answer:
+    """The answer of a body.
 
     Raises:
-        TransientError: the answer is malformed.
+        MalformedAnswerError: it is not JSON, or holds no choice with a message.
+        TransientError: it is an error object for a busy server.
     """
     try:
-        answer = response.json()
+        answer = json.loads(data)
     except (ValueError, RecursionError):
-        raise TransientError(f"{url}: the answer is not JSON") from None
+        raise MalformedAnswerError(f"{url}: the answer is not JSON") from None
+    usage = _parse_usage(answer.get("usage")) if isinstance(answer, dict) else (None, None)
+    try:
+        choice = _first_choice(answer, url)
+    except MalformedAnswerError as error:
+        if usage[0] is not None:
+            error.usage = (usage[0], usage[1] or 0)
+        raise
+    message = choice["message"]
+    refusal = message.get("refusal")
+    return Answer(
+        text=_parse_content(message.get("content")),
+        finish_reason=_parse_finish_reason(choice.get("finish_reason")),
+        refusal=clean_text(refusal) if isinstance(refusal, str) and refusal else None,
+        alternatives=_parse_alternatives(choice.get("logprobs")),
+        prompt_tokens=usage[0],
+        completion_tokens=usage[1],
+    )
+
+
+def clean_text(text: str) -> str:
+    """`text` with halves of surrogate pairs replaced: no file can hold them."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def _first_choice(answer: Any, url: str) -> dict[str, Any]:
+    """The first choice, which has a message."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise TransientError(f"{url}: the answer holds no choice")
-    if not isinstance(choices[0].get("message"), dict):
-        raise TransientError(f"{url}: the answer holds no message")
-    valid: dict[str, Any] = answer
-    return valid
+        words = _error_words(answer)
+        if words is None:
+            raise MalformedAnswerError(f"{url}: the answer holds no choice")
+        code = answer["error"].get("code") if isinstance(answer["error"], dict) else None
+        kind = TransientError if code in (429, 500, 502, 503, 529) else MalformedAnswerError
+        raise kind(f"{url}: the answer is an error: {words}")
+    choice: dict[str, Any] = choices[0]
+    if not isinstance(choice.get("message"), dict):
+        raise MalformedAnswerError(f"{url}: the answer holds no message")
+    return choice
 
 
-def parse_sample(answer: dict[str, Any], chat: Chat, allow: Collection[str], url: str) -> Sample:
+def _parse_content(content: Any) -> str | None:
+    """The text, also when it is given in parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        if len(parts) < len(content) or not all(isinstance(part, str) for part in parts):
+            return None
+        content = "".join(map(str, parts)) if parts else None
+    return clean_text(content) if isinstance(content, str) else None
+
+
+def _parse_finish_reason(reason: Any) -> str:
+    if not isinstance(reason, str) or not reason:
+        return MISSING
+    reason = " ".join(clean_text(reason).lower().split())[:40]
+    return "length" if reason in LENGTH_REASONS else reason
+
+
+def _parse_usage(usage: Any) -> tuple[int | None, int | None]:
+    """(prompt tokens, completion tokens); None where the server gives no possible count."""
+    if not isinstance(usage, dict):
+        return None, None
+    return _parse_count(usage.get("prompt_tokens")), _parse_count(usage.get("completion_tokens"))
+
+
+def _parse_count(count: Any) -> int | None:
+    """A positive count; some servers say 0 for "not counted"."""
+    if isinstance(count, bool) or not isinstance(count, (int, float)):
+        return None
+    return int(count) if 1 <= count <= MAX_USAGE else None
+
+
+def _parse_alternatives(logprobs: Any) -> tuple[Alternative, ...] | None:
+    """The first token's alternatives with a probability above zero.
+
+    None as soon as one entry is not a token with a log-probability, or all of them together are
+    more than certain: then none can be relied on.
+    """
+    try:
+        entries = logprobs["content"][0]["top_logprobs"]
+    except (KeyError, TypeError, IndexError):
+        return None
+    if not isinstance(entries, list) or not entries:
+        return None
+    alternatives = []
+    for entry in entries:
+        alternative = _parse_alternative(entry)
+        if alternative is None:
+            return None
+        if alternative.logprob >= IMPOSSIBLE_LOGPROB:
+            alternatives.append(alternative)
+    if _total_probability(alternatives) > math.exp(LOGPROB_ROUNDING):
+        return None
+    return tuple(alternatives)
+
+
+def _parse_alternative(entry: Any) -> Alternative | None:
+    if not isinstance(entry, dict):
+        return None
+    token, logprob = entry.get("token"), entry.get("logprob")
+    if not isinstance(token, str) or isinstance(logprob, bool):
+        return None
+    if not isinstance(logprob, (int, float)) or not logprob <= LOGPROB_ROUNDING:  # also NaN
+        return None
+    return Alternative(_spelling(token), min(float(max(logprob, -1e300)), 0.0))
+
+
+def _spelling(token: str) -> str:
+    """A token as text: `ĠA`, `▁A` and `<0x41>` are " A", " A" and "A"."""
+    text = _BYTE_TOKEN.sub(lambda match: chr(int(match.group(1), 16)), token)
+    return clean_text(text.translate(_SPACE_MARKS))
+
+
+# ---- replies ----
+
+
+def parse_sample(answer: Answer, chat: Chat, allow: Collection[str], url: str) -> Sample:
     """The reply with its token counts, which are estimated where the server gives none.
 
     Args:
-        allow: finish reasons that are accepted although the reply is cut.
+        allow: finish reasons that are accepted although the reply is not whole.
 
     Raises:
-        UnansweredError: the reply is cut, or has no text.
+        RefusedAnswerError: the reply is not whole, or has no text but its thoughts.
     """
-    choice = answer["choices"][0]
-    reason, text = choice.get("finish_reason"), choice["message"].get("content")
-    is_cut = reason in ("length", "content_filter")
-    if is_cut and reason not in allow:
-        raise UnansweredError(f"{url}: the reply ended by {reason}, which http.allow does not list")
-    if not isinstance(text, str):
-        raise UnansweredError(f"{url}: the reply has no text (finish_reason {reason})")
-    usage = answer.get("usage") or {}
-    prompt_tokens = usage.get("prompt_tokens") or estimate_prompt_tokens(
-        message.content for message in chat
-    )
+    usage = usage_of(answer, chat)
+    reason = answer.finish_reason
+    text, is_closed = (None, True) if answer.text is None else cut_thoughts(answer.text)
+    if reason not in FINISHED and reason not in allow:
+        raise RefusedAnswerError(
+            f"{url}: {ended_by(reason)}, which http.allow does not list",
+            usage,
+            finish_reason=reason,
+            text=text,
+        )
+    if text is None:
+        problem = f"the reply has no text (finish_reason {reason})"
+        if answer.refusal:
+            problem = f"the server refused: {' '.join(answer.refusal.split())[:100]}"
+        raise RefusedAnswerError(f"{url}: {problem}", usage)
+    if not is_closed:
+        raise RefusedAnswerError(
+            f"{url}: the reply ends within its thoughts (<think> without an end): raise the token "
+            "limit, or turn the model's thinking off",
+            usage,
+        )
     return Sample(
         text=text,
-        finished=not is_cut,
-        prompt_tokens=int(prompt_tokens),
-        completion_tokens=int(usage.get("completion_tokens") or math.ceil(len(text) / 4)),
+        finished=reason in FINISHED,
+        prompt_tokens=usage[0],
+        completion_tokens=usage[1],
     )
 
 
-def estimate_tokens(body: dict[str, Any]) -> int:
-    """Tokens to charge before a call's usage is known: prompt, and a reply of maximal length."""
+def ended_by(reason: str) -> str:
+    """`the reply ended by length`."""
+    return "the reply has no finish_reason" if reason == MISSING else f"the reply ended by {reason}"
+
+
+def usage_of(answer: Answer, chat: Chat) -> Usage:
+    """What the server counted, estimated where it did not."""
+    prompt_tokens = answer.prompt_tokens
+    if prompt_tokens is None:
+        prompt_tokens = estimate_prompt_tokens(message.content for message in chat)
+    completion_tokens = answer.completion_tokens
+    if completion_tokens is None:
+        completion_tokens = max(1, math.ceil(len(answer.text or "") / 4))
+    return prompt_tokens, completion_tokens
+
+
+def estimate_tokens(body: dict[str, Any]) -> Usage:
+    """Tokens to reserve before a call's usage is known: prompt, and a reply of maximal length."""
     prompt_tokens = estimate_prompt_tokens(message["content"] for message in body["messages"])
-    return prompt_tokens + int(body.get("max_tokens", 0))
+    return prompt_tokens, int(body.get("max_tokens", 0))
 
 
-def option_logprobs(answer: dict[str, Any], choices: Sequence[str]) -> list[float] | None:
+# ---- options ----
+
+
+def option_logprobs(answer: Answer, choices: Sequence[str]) -> list[float] | None:
     """log P of each option among the first token's alternatives, in nats.
 
-    Spellings with spaces, quotes or brackets are summed. An option that is not listed gets the
-    log P of the least likely alternative, an upper bound: a label may come out less confident than
-    the model was, never more.
+    Spellings with spaces, quotes or brackets are summed. Options that are not listed share what
+    the listed alternatives leave: together they have at most log(1 - sum P). A label may come out
+    less confident than the model was, never more.
 
     Returns:
-        None when no option is listed.
+        None when no option is listed. Also when one is missing, and the best of the others has no
+        more than what is left, or less than a token that is no option: that says nothing about
+        which is better.
 
     Raises:
-        UnansweredError: the server gives no log-probabilities.
+        ValueError: the answer has no usable log-probabilities.
     """
-    try:
-        alternatives = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        logps = [
-            (str(entry["token"]).strip(" \t\n\"'()*"), float(entry["logprob"]))
-            for entry in alternatives
-        ]
-    except (KeyError, TypeError, IndexError, ValueError):
-        raise UnansweredError(
-            "the answer has no log-probabilities: the server must support logprobs and top_logprobs"
-        ) from None
-    scores = [_logsumexp([logp for token, logp in logps if token == choice]) for choice in choices]
-    if not any(map(math.isfinite, scores)):
+    if answer.alternatives is None:
+        raise ValueError("no usable log-probabilities")
+    listed = [(entry.token.strip(" \t\r\n\"'()*"), entry.logprob) for entry in answer.alternatives]
+    scores = [_logsumexp([logp for token, logp in listed if token == choice]) for choice in choices]
+    best = max(scores)
+    missing = sum(not math.isfinite(score) for score in scores)
+    if not math.isfinite(best):
         return None
-    least = min(logp for _, logp in logps)
-    return [score if math.isfinite(score) else least for score in scores]
+    if not missing:
+        return scores
+    rest = max(1.0 - _total_probability(answer.alternatives), MIN_REST)
+    if best <= math.log(rest) or best < max(logp for _, logp in listed):
+        return None
+    bound = math.log(rest / missing)
+    return [score if math.isfinite(score) else bound for score in scores]
+
+
+def begins_with_thought(answer: Answer) -> bool:
+    """Whether the most likely first token opens a <think> block."""
+    likely = max(answer.alternatives or (), key=lambda entry: entry.logprob, default=None)
+    return likely is not None and likely.token.strip().lower() in ("<think>", "<thinking>")
+
+
+def _total_probability(alternatives: Sequence[Alternative]) -> float:
+    return math.fsum(math.exp(entry.logprob) for entry in alternatives)
 
 
 def _logsumexp(logps: Sequence[float]) -> float:
@@ -104,12 +299,23 @@ def _logsumexp(logps: Sequence[float]) -> float:
     return top + math.log(sum(math.exp(logp - top) for logp in logps))
 
 
-def error_message(response: httpx.Response, key: str | None) -> str:
-    """The server's error message on one line, with the API key masked."""
-    text = response.text[:2000]
+# ---- errors ----
+
+
+def error_message(data: bytes) -> str:
+    """The server's error message on one line."""
+    text = clean_text(data.decode("utf-8", "replace"))
     try:
-        message = json.loads(text)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = text
-    line = " ".join(str(message).split())[:200]
-    return line.replace(key, "***") if key else line
+        words = _error_words(json.loads(text))
+    except (ValueError, RecursionError):
+        words = None
+    return words or " ".join(text[:2000].split())[:200]
+
+
+def _error_words(answer: Any) -> str | None:
+    """The message of an error object, on one line; None: it is none."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    if not isinstance(message, str) or not message:
+        return None
+    return " ".join(clean_text(message).split())[:200]

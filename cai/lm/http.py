@@ -2,42 +2,65 @@
 
 One call is one request. Only transient faults are retried: timeouts, dropped connections, status
 408, 409, 425, 429 and 5xx, and malformed answers. A call that stays without an answer fails alone
-(`UnansweredError`: its row becomes null with the reason). A rejected key, or many failures in a
-row, stop the run.
+(`UnansweredError`: its row becomes null with the reason). A rejected key, many failures in a row,
+or a judge without log-probabilities stop the run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx2 as httpx
 from pydantic import Field
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from cai.errors import BackendError, TransientError, UnansweredError, UsageError, blame
-from cai.lm.base import Sample
+from cai.lm import credentials
+from cai.lm.base import ANSWER_USAGE, RefusedAnswerError, Sample, Usage
+from cai.lm.body import MalformedAnswerError, read_body
 from cai.lm.chat_completions import (
+    Answer,
+    begins_with_thought,
     error_message,
     estimate_tokens,
     option_logprobs,
     parse_answer,
     parse_sample,
+    usage_of,
 )
-from cai.lm.rate_limit import RateLimiter, retry_after, retry_wait
+from cai.lm.credentials import API_KEY_VARIABLE
+from cai.lm.rate_limit import RateLimiter, requested_wait, retry_wait
 from cai.records import Chat, FrozenModel, message_dicts
 
-API_KEY_VARIABLE = "CAI_API_KEY"
+if TYPE_CHECKING:
+    from cai.lm.budget import Meter
+
+T = TypeVar("T")
 TRANSIENT_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 TOP_LOGPROBS = 20
 """Alternatives requested for a choice: the most that the API allows."""
 CALLS_PER_CONNECTION = 16
 """Rows in flight for each connection, so that connections never wait for a slow row."""
+EARLY_ATTEMPTS = 6
+"""Attempts at a server that has not answered yet, some 10 s: it may not be running."""
+MALFORMED_ATTEMPTS = 3
+"""Attempts that may end in an answer which is not in the format: each may have been paid for."""
+PATIENCE = 300.0
+"""Seconds after which a call is given up, if it was tried `EARLY_ATTEMPTS` times."""
+FEW_WITHOUT_LOGPROBS = 3
+MAX_WITHOUT_LOGPROBS = 8
+"""Answers of a judge without log-probabilities, if none had any, that stop the run: the smaller
+number if no other call may still show that the judge has some."""
+MAX_MALFORMED = 8
+"""Calls with malformed answers only that stop a run, if the endpoint has never answered."""
+MIN_LONG_SECRET = 8
+"""Characters of a secret that is masked in replies too, not only in messages."""
+DRAIN_SECONDS = 60.0
+"""Given to calls under way when a run stops: their answers are paid for, and are logged."""
 
 
 class HttpConfig(FrozenModel):
@@ -49,11 +72,11 @@ class HttpConfig(FrozenModel):
     tokens_per_minute: float | None = Field(None, gt=0)
     """Prompt and completion tokens: estimated when a call starts, corrected by its real usage."""
     timeout: float = Field(120.0, gt=0)
-    """Seconds without any data from the server."""
-    attempts: int = Field(6, ge=1)
-    """Attempts per call, the first included."""
-    allow: tuple[Literal["length", "content_filter"], ...] = ()
-    """Finish reasons of replies to accept: cut at the token limit, or by a filter.
+    """Seconds without any data from the server; an answer takes twice as long at most."""
+    attempts: int = Field(12, ge=1)
+    """Attempts per call, the first included. The waits between 12 last 90 s to 3 minutes."""
+    allow: tuple[Literal["length", "content_filter", "missing"], ...] = ()
+    """Finish reasons of replies to accept: cut at the token limit, by a filter, or not named.
 
     Other such replies are failures.
     """
@@ -68,7 +91,7 @@ class HttpLM:
     """`http://host:port/v1#model`, with the key from the environment (`CAI_API_KEY`) if needed.
 
     Raises:
-        UsageError: the spec names no model.
+        UsageError: the spec names no model, or the key or the proxy in the environment is unusable.
     """
 
     def __init__(self, spec: str, config: HttpConfig | None = None) -> None:
@@ -77,16 +100,33 @@ class HttpLM:
             # parsed once: that takes a tenth of a call's CPU time
             self._address = httpx.URL(f"{self.url}/chat/completions")
         self.config = config or HttpConfig()
+        self.meter: Meter | None = None
+        """Charges the calls, if they are limited."""
+        self.allow = self.config.allow
         self.fingerprint = f"{self.url}#{self.model}"
         self.max_concurrency = self.config.connections * CALLS_PER_CONNECTION
+        self._key = credentials.read_api_key()
+        self._proxy = credentials.read_proxy(self._address.scheme, self._address.host)
+        self._secrets = (*filter(None, (self._key,)), *(self._proxy.secrets if self._proxy else ()))
         self._request_limiter = RateLimiter(self.config.requests_per_minute)
         self._token_limiter = RateLimiter(self.config.tokens_per_minute)
         self._transports: list[httpx.AsyncHTTPTransport] = []
         self._idle: asyncio.LifoQueue[httpx.AsyncHTTPTransport] | None = None
         self._headers: dict[str, str] = {}
         self._extensions = {"timeout": httpx.Timeout(self.config.timeout).as_dict()}
+        self._queued: set[asyncio.Task[Any]] = set()
+        """Calls that are waiting for a connection, a limit or their next attempt."""
+        self._under_way: set[asyncio.Task[Any]] = set()
+        """Calls that the server is answering."""
+        self._stopped: BackendError | None = None
+        """The error that stopped the run: no further call leaves."""
+        self._is_known = False
+        """Whether the endpoint has answered an earlier run."""
+        self._answers = 0
         self._successes = 0
         self._consecutive_failures = 0
+        self._without_logprobs: int | None = 0
+        """Answers without log-probabilities; None: one had some."""
 
     async def sample(
         self,
@@ -105,8 +145,9 @@ class HttpLM:
         }
         if stop:
             body["stop"] = list(stop)
-        answer = await self._call(body)
-        return parse_sample(answer, chat, self.config.allow, self.url)
+        return await self._call(
+            body, chat, lambda answer: parse_sample(answer, chat, self.allow, self.url)
+        )
 
     async def choice_logprobs(
         self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
@@ -121,10 +162,28 @@ class HttpLM:
         if prefill and self.config.prefill:
             body["messages"].append({"role": "assistant", "content": prefill})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        return option_logprobs(await self._call(body), choices)
+        return await self._call(body, chat, lambda answer: self._choose(answer, choices, chat))
+
+    def trust(self, *, has_logprobs: bool) -> None:
+        """The endpoint has answered an earlier run: odd answers do not stop this one at once."""
+        self._is_known = True
+        if has_logprobs:
+            self._without_logprobs = None
 
     async def aclose(self) -> None:
-        """Close the connections; the next call opens new ones, also in another event loop."""
+        """Wait for the calls under way, and close the connections.
+
+        Queued calls are cancelled: they never leave. The next call opens new connections, also in
+        another event loop.
+        """
+        for task in self._queued:
+            task.cancel()
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=DRAIN_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self._stopped = None
         transports = self._transports
         self._transports = []
         self._idle = None
@@ -133,92 +192,212 @@ class HttpLM:
 
     # ---- one call ----
 
-    async def _call(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer's JSON, after as many attempts as the settings allow."""
-        idle = self._open()
-        transport = await idle.get()
+    async def _call(self, body: dict[str, Any], chat: Chat, parse: Callable[[Answer], T]) -> T:
+        """The parsed answer, after as many attempts as the settings allow."""
+        task = _current_task()
+        self._queued.add(task)
         try:
-            answer = await self._post_with_retries(transport, body | {"model": self.model})
+            idle = self._open()
+            transport = await idle.get()
+            try:
+                self._refuse_if_stopped()
+                call = _Call(self._request(body | {"model": self.model}), body, chat)
+                result = parse(await self._post_with_retries(transport, call))
+            finally:
+                idle.put_nowait(transport)
         except (TransientError, UnansweredError) as error:
             self._consecutive_failures += 1
+            if isinstance(error, RefusedAnswerError) and self.meter is not None:
+                self.meter.count_refused()
             self._stop_if_endpoint_is_down(error)
+            if isinstance(error, RefusedAnswerError):
+                raise
             raise UnansweredError(str(error)) from error
+        except BackendError as error:
+            self._stopped = self._stopped or error
+            raise
         finally:
-            idle.put_nowait(transport)
+            self._queued.discard(task)
         self._successes += 1
         self._consecutive_failures = 0
-        return answer
+        return result
 
-    async def _post_with_retries(
-        self, transport: httpx.AsyncHTTPTransport, body: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _choose(self, answer: Answer, choices: Sequence[str], chat: Chat) -> list[float] | None:
+        """The options' log-probabilities.
+
+        Raises:
+            BackendError: the judge never gives any.
+            RefusedAnswerError: this answer has none.
+        """
+        problem = (
+            "the answer has no log-probabilities: the server must support logprobs and top_logprobs"
+        )
         try:
-            return await self._post(transport, body)
+            logprobs = option_logprobs(answer, choices)
+        except ValueError:
+            logprobs = None
+        else:
+            if logprobs is not None or not begins_with_thought(answer):
+                self._without_logprobs = None
+                return logprobs
+            problem = "the judge begins with <think> instead of an option: turn its thinking off"
+        usage = usage_of(answer, chat)
+        if self._without_logprobs is not None:
+            self._without_logprobs += 1
+            limit = FEW_WITHOUT_LOGPROBS if self._is_last_call() else MAX_WITHOUT_LOGPROBS
+            if self._without_logprobs >= limit and self._stopped is None:
+                self._stopped = BackendError(
+                    f"{self.url}: {self._without_logprobs} answers, and none to judge by: "
+                    f"{problem}; or set `judge` (--model) to another model"
+                )
+        raise RefusedAnswerError(problem, usage, lasting=False)
+
+    async def _post_with_retries(self, transport: httpx.AsyncHTTPTransport, call: _Call) -> Answer:
+        try:
+            return await self._post(transport, call)
         except TransientError as error:
             errors = [error]
         # Few calls need a second attempt, and setting up the retry policy takes time: it starts
         # only here, with the first attempt's error.
+        malformed = 0
+
+        def stop(state: RetryCallState) -> bool:
+            nonlocal malformed
+            error = state.outcome.exception() if state.outcome else None
+            malformed += isinstance(error, MalformedAnswerError)
+            tried = state.attempt_number
+            if tried >= self.config.attempts or malformed >= MALFORMED_ATTEMPTS:
+                return True
+            is_early = not self._answers or (state.seconds_since_start or 0.0) > PATIENCE
+            return tried >= EARLY_ATTEMPTS and is_early
+
         policy = AsyncRetrying(
-            retry=retry_if_exception_type(TransientError),
-            stop=stop_after_attempt(self.config.attempts),
-            wait=retry_wait,
-            reraise=True,
+            retry=retry_if_exception_type(TransientError), stop=stop, wait=retry_wait, reraise=True
         )
 
-        async def attempt() -> dict[str, Any]:
+        async def attempt() -> Answer:
             if errors:
                 raise errors.pop()
-            return await self._post(transport, body)
+            self._refuse_if_stopped()
+            return await self._post(transport, call)
 
         return await policy(attempt)
 
-    def _stop_if_endpoint_is_down(self, error: BackendError) -> None:
-        if isinstance(error, TransientError) and not self._successes:
-            raise BackendError(f"{error}; is the server running?") from error
-        if self._consecutive_failures >= max(16, 2 * self.config.connections):
-            raise BackendError(
-                f"{self._consecutive_failures} calls in a row without an answer; "
-                f"the last one: {error}"
-            ) from error
+    def _is_last_call(self) -> bool:
+        """Whether no call but the current one is queued or under way."""
+        return len(self._queued | self._under_way) <= 1
 
-    async def _post(
-        self, transport: httpx.AsyncHTTPTransport, body: dict[str, Any]
-    ) -> dict[str, Any]:
-        estimate = estimate_tokens(body)
+    def _seems_down(self, error: TransientError) -> bool:
+        """Whether a call that failed says that there is no such endpoint.
+
+        One malformed answer does not, as long as other calls may be answered.
+        """
+        if self._successes or not isinstance(error, MalformedAnswerError):
+            return not self._successes
+        if self._is_known:
+            return False
+        return self._is_last_call() or self._consecutive_failures >= MAX_MALFORMED
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopped is not None:
+            raise type(self._stopped)(str(self._stopped))
+
+    def _stop_if_endpoint_is_down(self, error: BackendError) -> None:
+        """Raise what stops the run, if the last failure was one too many."""
+        is_odd = isinstance(error, (MalformedAnswerError, RefusedAnswerError))
+        if self._stopped is None:
+            if isinstance(error, TransientError) and self._seems_down(error):
+                through = " (through the proxy of the environment)" if self._proxy else ""
+                self._stopped = BackendError(f"{error}{through}; is the server running?")
+            elif is_odd and self._is_known:
+                pass  # only odd answers may be left of an earlier run: stopping would be for ever
+            elif self._consecutive_failures >= max(16, 2 * self.config.connections):
+                self._stopped = BackendError(
+                    f"{self._consecutive_failures} calls in a row without an answer; "
+                    f"the last one: {error}"
+                )
+        if self._stopped is not None:
+            raise type(self._stopped)(str(self._stopped)) from error
+
+    async def _post(self, transport: httpx.AsyncHTTPTransport, call: _Call) -> Answer:
+        """One attempt, charged with what it took."""
+        estimate = estimate_tokens(call.body)
         await self._request_limiter.acquire(1)
-        await self._token_limiter.acquire(estimate)
+        await self._token_limiter.acquire(sum(estimate))
+        reservation = None if self.meter is None else await self.meter.reserve(estimate)
+        task = _current_task()
+        self._queued.discard(task)
+        self._under_way.add(task)
+        # until the answer says otherwise: one that is lost on its way has been paid for as well
+        usage: Usage | None = estimate
         try:
-            response = await transport.handle_async_request(self._request(body))
-            await response.aread()
-        except httpx.TransportError as error:
-            # timeouts, refused and dropped connections, incomplete bodies
-            raise TransientError(f"{self.url}: {_describe(error)}") from error
-        self._check_status(response)
-        answer = parse_answer(response, self.url)
-        usage = answer.get("usage") or {}
-        total = usage.get("total_tokens")
-        if isinstance(total, int):
-            self._token_limiter.adjust(total - estimate)
+            answer = parse_answer(await self._exchange(transport, call.request), self.url)
+            usage = usage_of(answer, call.chat)
+            ANSWER_USAGE.set(usage)
+            self._answers += 1
+        except _UnpaidError as error:
+            usage = None
+            raise error.reason from error.__cause__
+        except MalformedAnswerError as error:
+            usage = error.usage or usage
+            raise
+        finally:
+            self._under_way.discard(task)
+            self._queued.add(task)
+            if self.meter is not None and reservation is not None:
+                self.meter.settle(reservation, usage)
+        if answer.prompt_tokens is not None:
+            self._token_limiter.adjust(sum(usage) - sum(estimate))
         return answer
 
-    def _check_status(self, response: httpx.Response) -> None:
+    async def _exchange(self, transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> bytes:
+        """The body of an answer with status 200, with secrets masked."""
+        deadline = 2 * self.config.timeout
+        try:
+            async with asyncio.timeout(deadline):
+                response = await transport.handle_async_request(request)
+                try:
+                    data = await read_body(response, self.url)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            raise TransientError(f"{self.url}: no whole answer within {deadline:g} s") from None
+        except httpx.TransportError as error:
+            # timeouts, refused and dropped connections, incomplete bodies
+            failure = TransientError(f"{self.url}: {self._masked(_describe(error))}")
+            if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
+                raise _UnpaidError(failure) from error
+            raise failure from error
+        if response.status_code != 200:
+            raise _UnpaidError(self._failure(response, credentials.mask_bytes(data, self._secrets)))
+        # a short password may be part of the format itself
+        long_secrets = [secret for secret in self._secrets if len(secret) >= MIN_LONG_SECRET]
+        return credentials.mask_bytes(data, long_secrets)
+
+    def _failure(self, response: httpx.Response, data: bytes) -> BackendError:
+        """The error of a status other than 200."""
         status = response.status_code
         if status in (401, 403):
-            has_key = bool(os.environ.get(API_KEY_VARIABLE))
-            problem = "the key in it was refused" if has_key else "it is not set"
-            raise BackendError(
+            problem = "the key in it was refused" if self._key else "it is not set"
+            return BackendError(
                 f"{self.url}: {status}: the server wants a key from the environment variable "
                 f"{API_KEY_VARIABLE}: {problem}"
             )
         if status == 404:
-            raise BackendError(f"{self.url}: 404: no such address or model: {self.model}")
+            return BackendError(f"{self.url}: 404: no such address or model: {self.model}")
+        if 300 <= status < 400:
+            return BackendError(
+                f"{self.url}: status {status}: the server redirects, and redirects are not "
+                "followed with a key: write the final address"
+            )
         if status in TRANSIENT_STATUSES:
             error = TransientError(f"{self.url}: status {status}")
-            error.wait = retry_after(response.headers.get("retry-after"))
-            raise error
-        if status != 200:
-            message = error_message(response, os.environ.get(API_KEY_VARIABLE))
-            raise UnansweredError(f"{self.url}: status {status}: {message}")
+            error.wait = requested_wait(response.headers)
+            return error
+        return UnansweredError(f"{self.url}: status {status}: {error_message(data)}")
+
+    def _masked(self, text: str) -> str:
+        return credentials.mask(text, self._secrets)
 
     def _request(self, body: dict[str, Any]) -> httpx.Request:
         # "replace": an unpaired surrogate cannot be encoded
@@ -239,18 +418,16 @@ class HttpLM:
         call's CPU time.
         """
         if self._idle is None:
-            key = os.environ.get(API_KEY_VARIABLE)
             self._headers = {
                 "Content-Type": "application/json",
                 "Accept": "application/json",
                 "User-Agent": "cai",
             }
-            if key:
-                self._headers["Authorization"] = f"Bearer {key}"
+            if self._key:
+                self._headers["Authorization"] = f"Bearer {self._key}"
             self._idle = asyncio.LifoQueue()
-            ssl_context = httpx.create_ssl_context()
-            host, scheme = self._address.host, self._address.scheme
-            proxy = None if proxy_bypass(host) else getproxies().get(scheme)
+            ssl_context = credentials.tls_context(self._address.scheme)
+            proxy = self._proxy.proxy if self._proxy else None
             limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
             for _ in range(self.config.connections):
                 transport = httpx.AsyncHTTPTransport(limits=limits, verify=ssl_context, proxy=proxy)
@@ -259,18 +436,36 @@ class HttpLM:
         return self._idle
 
 
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("an endpoint is called from a task of an event loop only")
+    return task
+
+
+class _Call(NamedTuple):
+    request: httpx.Request
+    body: dict[str, Any]
+    chat: Chat
+
+
+class _UnpaidError(Exception):
+    """A request that no server has charged anything for."""
+
+    def __init__(self, reason: BackendError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 def _parse_spec(spec: str) -> tuple[str, str]:
     """(URL, model name)."""
+    credentials.refuse_user_info(spec)
     url, _, model = spec.partition("#")
     with blame(UsageError, f"model {spec!r}: not an address"):
         parts = urlsplit(url)
+        _ = parts.port  # a number up to 65535
     if not model or not parts.hostname:
         raise UsageError(f"model {spec!r}: write it as http://HOST:PORT/v1#MODEL")
-    if parts.username or parts.query:
-        raise UsageError(
-            "model: keys don't belong into the address; "
-            f"put yours into the environment as {API_KEY_VARIABLE}"
-        )
     return url.rstrip("/"), model
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from cai.errors import BackendError, UnansweredError, blame
 from cai.lm.base import Sample, truncate_at_stop
+from cai.lm.thoughts import cut_thoughts
 from cai.modeling import generation
 from cai.modeling.attention import Prefix
 from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length
@@ -188,15 +189,19 @@ class LocalLM:
             prefix=self._shared_prefix(rows),
             stop_when=has_stop_text,
         )
-        return [
-            Sample(
-                text=truncate_at_stop(self.renderer.text(generated.ids), call.stop)[0],
-                finished=generated.finished,
-                prompt_tokens=len(call.ids),
-                completion_tokens=len(generated.ids),
+        samples = []
+        for call, generated in zip(calls, generations, strict=True):
+            text = truncate_at_stop(self.renderer.text(generated.ids), call.stop)[0]
+            text, is_closed = cut_thoughts(text)
+            samples.append(
+                Sample(
+                    text=text,
+                    finished=generated.finished and is_closed,
+                    prompt_tokens=len(call.ids),
+                    completion_tokens=len(generated.ids),
+                )
             )
-            for call, generated in zip(calls, generations, strict=True)
-        ]
+        return samples
 
     def _choice_batch(self, calls: list[_ChoiceCall]) -> list[list[float]]:
         rows = [call.ids for call in calls]

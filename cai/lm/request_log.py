@@ -8,6 +8,7 @@ processes may share a log, and a killed process loses nothing that it had writte
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 from cai.errors import StoreError
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 REQUEST_LOG_NAME = "requests.sqlite"
 _TABLE = (
     "\nCREATE TABLE IF NOT EXISTS calls (\n"
@@ -54,7 +56,21 @@ class RequestLog:
         row = self.db.execute("SELECT answer FROM calls WHERE key = ?", (key,)).fetchone()
         if row is None:
             raise KeyError(key)
-        return json.loads(row[0])
+        return _clean(json.loads(row[0]))
+
+    def answered_kinds(self, model: str) -> set[str]:
+        """The kinds of calls that a model has given a usable answer to."""
+        usable = {"sample": '{"text"%', "choice": "[%"}
+        query = "SELECT 1 FROM calls WHERE model = ? AND kind = ? AND answer LIKE ? LIMIT 1"
+        return {
+            kind
+            for kind, pattern in usable.items()
+            if self.db.execute(query, (model, kind, pattern)).fetchone()
+        }
+
+    def remove(self, key: str) -> None:
+        """Delete one answer."""
+        self.db.execute("DELETE FROM calls WHERE key = ?", (key,))
 
     def add(
         self,
@@ -90,7 +106,7 @@ class RequestLog:
         for values in cursor:
             row = dict(zip(columns, values, strict=True))
             request, answer = json.loads(row["request"]), json.loads(row["answer"])
-            yield row | {"request": request, "answer": answer}
+            yield row | {"request": _clean(request), "answer": _clean(answer)}
 
     def prune(self, *, before: float | None = None, model: str | None = None) -> int:
         """Delete calls answered before a time, or calls of one model, or those that are both.
@@ -114,3 +130,14 @@ class RequestLog:
 
     def close(self) -> None:
         self.db.close()
+
+
+def _clean(value: Any) -> Any:
+    """A JSON value without halves of surrogate pairs, which older versions logged."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _clean(item) for key, item in value.items()}
+    return value

@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cai.artifacts import SETTINGS
 from cai.constitution import find_constitution
 from cai.constitution.yaml_source import Source, parse, parse_value, read_yaml
 from cai.data.filters import HygieneConfig
-from cai.errors import ConfigError, StoreError, blame
+from cai.errors import ConfigError, StoreError, UsageError, blame
 from cai.evals.replies import EvalConfig
 from cai.generate.label import LabelConfig
 from cai.generate.pair import PairConfig
 from cai.generate.revise import ReviseConfig
 from cai.lm.budget import Prices
+from cai.lm.credentials import refuse_user_info
 from cai.lm.http import HttpConfig
 from cai.pipeline.renamed_keys import refuse_renamed
 from cai.records import FrozenModel
@@ -72,6 +73,16 @@ class Run(FrozenModel):
     """Where PPO's curves go besides `60-policy/metrics.jsonl`: `tensorboard` (files in
     `60-tensorboard/`) or `trackio`.
     """
+
+    @field_validator("model", "judge")
+    @classmethod
+    def _address_is_without_secrets(cls, spec: str | None) -> str | None:
+        """Settings are saved: a secret in an address would be saved with them."""
+        try:
+            refuse_user_info(spec or "")
+        except UsageError as error:
+            raise ValueError(str(error).removeprefix("model: ")) from None
+        return spec
 
     @model_validator(mode="after")
     def _critic_has_its_model(self) -> Run:

@@ -28,7 +28,7 @@ from cai.evals.replies import prompt_draws, reply_step
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
-from cai.lm.base import LM, Sample
+from cai.lm.base import LM, RefusedAnswerError, Sample
 from cai.lm.budget import Budget, Prices
 from cai.pipeline.context import RunContext, read_run_prompts
 from cai.records import Chat, Pair, Prompt
@@ -97,9 +97,13 @@ class Probe:
         stop: Sequence[str] = (),
     ) -> Sample:
         started = time.perf_counter()
-        answer = await self.lm.sample(
-            chat, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
-        )
+        try:
+            answer = await self.lm.sample(
+                chat, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
+            )
+        except RefusedAnswerError as error:
+            self._add("sample", chat, *error.usage, time.perf_counter() - started)
+            raise
         self.characters += len(_text(chat))
         self.tokens += answer.prompt_tokens
         self._add(
@@ -118,7 +122,11 @@ class Probe:
         self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
     ) -> list[float] | None:
         started = time.perf_counter()
-        logprobs = await self.lm.choice_logprobs(chat, choices, prefill=prefill)
+        try:
+            logprobs = await self.lm.choice_logprobs(chat, choices, prefill=prefill)
+        except RefusedAnswerError as error:
+            self._add("choice", chat, *error.usage, time.perf_counter() - started)
+            raise
         ratio = self.tokens / self.characters if self.characters else 1 / CHARACTERS_PER_TOKEN
         self._add("choice", chat, ratio * len(_text(chat)), 1, time.perf_counter() - started)
         return logprobs

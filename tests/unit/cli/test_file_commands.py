@@ -186,13 +186,17 @@ def test_wrong_lines(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_limits_hold_for_files_too(tmp_path: Path, capsys: Capture) -> None:
-    """A limit ends the tool after the batch in flight, of 16 lines; its calls are not repeated."""
+    """A call takes 60 tokens. What was answered under a limit is not asked for again."""
     pairs = [PAIRS[0] | {"first": f"first {i}"} for i in range(40)]
     source, out = write_lines(tmp_path / "in.jsonl", *pairs), tmp_path / "out.jsonl"
     with endpoint(tmp_path / "server") as server:
-        assert label(source, out, "--max-tokens", 1, "--connections", 1, model=server.spec) == 1
+        assert label(source, out, "--max-tokens", 1, model=server.spec) == 1
         assert "--max-tokens 1 is reached" in capsys.readouterr().err
-        assert len(loads(out)) == 16
+        assert len(server.answered()) == 0
+        limits = ("--max-tokens", 2000, "--connections", 4)
+        assert label(source, out, *limits, model=server.spec) == 1
+        assert "--max-tokens 2000 is reached" in capsys.readouterr().err
+        assert 2 <= len(server.answered()) <= 2000 // 60
         assert label(source, out, model=server.spec) == 0
         assert len(server.answered()) == 80
     assert label(source, out, "--max-cost", 1) == 2

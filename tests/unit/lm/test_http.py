@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def test_a_reply_and_a_choice(tmp_path: Path) -> None:
         assert got.text.startswith("I'm sorry, but I can't help with ")
         assert (got.finished, got.prompt_tokens, got.completion_tokens) == (True, 50, 10)
         a, b = choose_a_or_b(lm)
-        assert a + b == pytest.approx(-2.0)  # -1 + x and -1 - x
+        assert math.exp(a) + math.exp(b) == pytest.approx(1.0)
         assert sample_hello(lm) == got
 
 
@@ -118,9 +119,9 @@ def test_servers_words_are_told_without_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that echoes the key in an error message: stars replace it."""
-    monkeypatch.setenv("CAI_API_KEY", "said with status")
+    monkeypatch.setenv("CAI_API_KEY", "said")
     with (
         endpoint(tmp_path, always="400") as server,
-        pytest.raises(UnansweredError, match=r"status 400: \*\*\* 400"),
+        pytest.raises(UnansweredError, match=r"status 400: \*\*\* with status 400"),
     ):
         sample_hello(HttpLM(server.spec))

@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 from endpoint import endpoint
 from lm_calls import sample_hello
+from tenacity import RetryCallState
 
-from cai.errors import BackendError
+from cai.errors import BackendError, TransientError
 from cai.lm import http
 from cai.lm.http import HttpConfig, HttpLM
-from cai.lm.rate_limit import MAX_RETRY_AFTER, RateLimiter, retry_after
+from cai.lm.rate_limit import (
+    MAX_RETRY_AFTER,
+    RateLimiter,
+    requested_wait,
+    retry_after,
+    retry_wait,
+)
 
 
 def test_limiter_lets_so_much_through_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,3 +75,55 @@ def test_the_server_is_waited_for_as_it_asks(
         with endpoint(tmp_path / fault, always=fault) as server, pytest.raises(BackendError):
             sample_hello(HttpLM(server.spec, HttpConfig(attempts=2)))
     assert waits == [0.01, 0.01, None, None]
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7", "x-ratelimit-reset-requests": "1m"}, 7.0),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"x-ratelimit-reset-requests": "30s", "x-ratelimit-remaining-requests": "0"}, 30.0),
+        ({"x-ratelimit-reset-requests": "1m30.5s", "x-ratelimit-reset-tokens": "120ms"}, 0.12),
+        (
+            {
+                "x-ratelimit-reset-requests": "6m0s",
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-tokens": "120ms",
+                "x-ratelimit-remaining-tokens": "900",
+            },
+            360.0,
+        ),
+        ({"ratelimit-reset": "12"}, 12.0),
+        ({"x-ratelimit-reset": str(int(time.time()) - 5)}, 0.0),
+        ({"x-ratelimit-reset": str(1000 * (int(time.time()) + 9999))}, MAX_RETRY_AFTER),
+        ({"anthropic-ratelimit-tokens-reset": "2001-01-01T00:00:00Z"}, 0.0),
+        ({"x-ratelimit-reset": "soon"}, None),
+        ({"x-ratelimit-reset": "nan"}, None),
+        ({"x-ratelimit-reset": "9" * 400}, MAX_RETRY_AFTER),
+    ],
+)
+def test_when_limits_are_reset(headers: dict[str, str], seconds: float | None) -> None:
+    assert requested_wait(headers) == seconds
+
+
+def test_waits_outlast_a_minute_and_a_half() -> None:
+    """11 waits between 12 attempts: half of 0.5 + 1 + 2 + 4 + 8 + 16 + 5 · 30 = 181.5 s at least.
+
+    A server that asks for a second each time is not asked more often for that.
+    """
+
+    def total_wait(wait: float | None) -> float:
+        error = TransientError("busy")
+        error.wait = wait
+        total = 0.0
+        for attempt in range(1, HttpConfig().attempts):
+            state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
+            state.attempt_number = attempt
+            state.set_exception((TransientError, error, None))
+            total += retry_wait(state)
+        return total
+
+    for wait in (None, 1.0):
+        assert 181.5 / 2 <= total_wait(wait) <= 190
+    assert total_wait(60.0) >= 11 * 60

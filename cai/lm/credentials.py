@@ -1,0 +1,158 @@
+"""The secrets of an endpoint: the API key, and the proxy's password.
+
+They are checked once, before the first call, are never quoted in a message, and are masked in
+every text that a server sends.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx2 as httpx
+
+from cai.errors import UsageError
+
+API_KEY_VARIABLE = "CAI_API_KEY"
+MASK = "***"
+
+
+def read_api_key() -> str | None:
+    """The key in the environment; None when there is none.
+
+    Raises:
+        UsageError: it holds a character that no header may hold. The message does not quote it.
+    """
+    key = os.environ.get(API_KEY_VARIABLE)
+    if not key:
+        return None
+    if not all("!" <= char <= "~" for char in key):
+        raise UsageError(
+            f"environment variable {API_KEY_VARIABLE}: the key holds a line break, a space, or "
+            "another character that no key has: set it again without"
+        )
+    return key
+
+
+def has_user_info(spec: str) -> bool:
+    """Whether the address of a model names a user or a password, as in http://USER:SECRET@HOST.
+
+    True in doubt: an address that cannot be read may hold a secret before any "@".
+    """
+    scheme, separator, rest = spec.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return False
+    url = spec.partition("#")[0]
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return "@" in rest
+    return "@" in parts.netloc or ("@" in rest and not parts.hostname)
+
+
+def refuse_user_info(spec: str) -> None:
+    """Refuse a model's address with a user name, a password or a query, without quoting it.
+
+    Raises:
+        UsageError: the address may hold a secret.
+    """
+    url = spec.partition("#")[0]
+    is_address = url.lower().startswith(("http:", "https:"))
+    if has_user_info(spec) or (is_address and "?" in url):
+        raise UsageError(
+            "model: keys don't belong into the address; "
+            f"put yours into the environment as {API_KEY_VARIABLE}"
+        )
+
+
+class Proxy(NamedTuple):
+    """A proxy from the environment, and the texts of its address to be masked."""
+
+    proxy: httpx.Proxy
+    secrets: tuple[str, ...]
+
+
+def read_proxy(scheme: str, host: str, ssl_context: ssl.SSLContext | bool = True) -> Proxy | None:
+    """The proxy that the environment names for an address; None for the loopback.
+
+    Raises:
+        UsageError: it is not an address. The message does not quote it.
+    """
+    if _is_loopback(host) or proxy_bypass(host):
+        return None
+    address = getproxies().get(scheme)
+    if not address:
+        return None
+    if "://" not in address:
+        address = f"http://{address}"
+    problem = UsageError(
+        f"environment variable {scheme}_proxy: not a usable address of a proxy: "
+        "write it as http://HOST:PORT, or list the model's host in no_proxy"
+    )
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # a number up to 65535
+        proxy = httpx.Proxy(address)
+        transport = httpx.AsyncHTTPTransport(verify=_unchecked(), proxy=proxy)
+        del transport  # only the check of the scheme and its packages
+    except Exception:  # any of them may quote the password
+        raise problem from None
+    if not parts.hostname:
+        raise problem
+    return Proxy(proxy, _secret_texts(parts.netloc.rpartition("@")[0]))
+
+
+def _unchecked() -> ssl.SSLContext:
+    """A context that no connection is made with."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def tls_context(scheme: str) -> ssl.SSLContext:
+    """The certificates to trust; for plain http none are read.
+
+    Raises:
+        UsageError: SSL_CERT_FILE or SSL_CERT_DIR names something else.
+    """
+    if scheme != "https":
+        return _unchecked()
+    try:
+        return httpx.create_ssl_context()
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UsageError(
+            f"environment variable SSL_CERT_FILE or SSL_CERT_DIR: no certificates there ({reason})"
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _secret_texts(user_info: str) -> tuple[str, ...]:
+    """The password, as it is written and decoded."""
+    password = user_info.partition(":")[2]
+    return tuple(dict.fromkeys(text for text in (password, unquote(password)) if text))
+
+
+def mask(text: str, secrets: Sequence[str]) -> str:
+    """`text` with every secret replaced. Mask first, then cut: half a key is a secret too."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if secret in text:
+            text = text.replace(secret, MASK)
+    return text
+
+
+def mask_bytes(data: bytes, secrets: Sequence[str]) -> bytes:
+    """`mask` for a body in whatever encoding."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        data = data.replace(secret.encode(), MASK.encode())
+    return data
