@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2 as httpx
 from canned import Canned, CannedLM, choice_answer, ok
-from killed import TOY, pairs
+from killed import CONSTITUTION, pairs
 
 from cai.async_map import map_rows
 from cai.generate.label import LabelConfig, labeller
@@ -103,7 +103,7 @@ def fuzz(folder: Path, rows: int, seed: int, share: float = 0.7) -> Counter[str]
         lm = CachedLM(
             CannedLM(respond, HttpConfig(connections=64)), RequestLog(folder / "log.sqlite")
         )
-        step = labeller(TOY, lm, LabelConfig(), 0, lambda pair: ("disallowed", None))
+        step = labeller(CONSTITUTION, lm, LabelConfig(), 0, lambda pair: ("disallowed", None))
 
         async def work(lm: Any = lm, step: Any = step, output: Path = folder / name) -> None:
             try:

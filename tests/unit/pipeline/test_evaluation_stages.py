@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from preference_toys import quiet, untrained_model
+from interruptions import quiet
+from preference_toys import untrained_model
 
 from cai.artifacts import POLICY, SFT
 from cai.pipeline import reward
