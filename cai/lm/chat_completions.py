@@ -27,8 +27,9 @@ MAX_USAGE = 10_000_000
 """Tokens of one answer; a larger count is not one."""
 LOGPROB_ROUNDING = 0.1
 """Nats above 0 that a server which computes in bfloat16 may report for a certain token."""
-IMPOSSIBLE_LOGPROB = -10_000.0
-"""Below this a log-probability stands for zero, as -inf does."""
+IMPOSSIBLE_LOGPROB = -100.0
+"""Nats. Below this a log-probability stands for zero, as -inf and -9999 do: not for a number that
+could be compared with others. Such a token counts as not listed."""
 MIN_REST = 1e-6
 """Least probability of what is not listed: sums of rounded numbers know no less."""
 _SURROGATE = re.compile("[\ud800-\udfff]")

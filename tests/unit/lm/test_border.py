@@ -138,7 +138,7 @@ def test_thoughts_never_leave_the_border() -> None:
     [
         ([("\u0120A", -0.2), ("\u2581B", -1.8)], -0.2, -1.8),
         ([("<0x41>", -0.2), (" (B)", -1.8)], -0.2, -1.8),
-        ([("A", -0.2), ("B", -9999.0)], -0.2, -9999.0),
+        ([("A", math.log(0.8)), ("B", -9999.0)], math.log(0.8), math.log(0.2)),
         ([("A", 0.05), ("B", -3.0)], 0.0, -3.0),
         # B is not listed: at most what A and the others leave
         ([("A", math.log(0.8))], math.log(0.8), math.log(0.2)),
@@ -158,6 +158,7 @@ def test_options_and_what_is_left_for_the_other(top: Any, a: float, b: float) ->
     [
         [("A", math.log(0.3)), ("The", math.log(0.2))],
         [("A", math.log(0.3)), ("The", math.log(0.6))],
+        [("A", -700.0), ("B", -1.75), ("The", -4.0)],
         [("The", -0.1)],
         [("A", -20.0)],
     ],
