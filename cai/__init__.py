@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cai.generate.label import LabelConfig
     from cai.generate.revise import ReviseConfig
     from cai.lm import open_lm
+    from cai.lm.base import RefusedAnswerError
+    from cai.lm.body import MalformedAnswerError
     from cai.records import (
         Grade,
         Message,
@@ -55,12 +57,14 @@ __all__ = [
     "Grade",
     "JobError",
     "LabelConfig",
+    "MalformedAnswerError",
     "Message",
     "PPOConfig",
     "PPOTrainer",
     "Pair",
     "Preference",
     "Prompt",
+    "RefusedAnswerError",
     "ReviseConfig",
     "Revision",
     "RewardConfig",
@@ -88,6 +92,8 @@ _MODULE_NAMES = {
     "cai.generate.label": ("LabelConfig",),
     "cai.generate.revise": ("ReviseConfig",),
     "cai.lm": ("open_lm",),
+    "cai.lm.base": ("RefusedAnswerError",),
+    "cai.lm.body": ("MalformedAnswerError",),
     "cai.records": (
         "Grade",
         "Message",
@@ -104,7 +110,7 @@ _MODULE_NAMES = {
     "cai.train.preference": ("RewardConfig",),
 }
 _MODULE_OF = {name: module for module, names in _MODULE_NAMES.items() for name in names}
-"""Public name -> the module that defines it. The errors are all in `cai.errors`."""
+"""Public name -> the module that defines it. The other errors are in `cai.errors`."""
 
 
 def __getattr__(name: str) -> Any:

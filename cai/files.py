@@ -132,7 +132,7 @@ def open_partial(path: Path) -> Path:
     """
     partial = partial_path(path)
     with write_errors(partial):
-        if partial.is_symlink() or (partial.exists() and not is_own_partial(path)):
+        if partial.is_symlink() or (partial.exists() and not is_marked_partial(path)):
             raise StoreError(
                 f"{partial}: this name is needed while {path.name} is written, and is taken by "
                 "something that cai did not make: rename that, or give another output"
@@ -142,7 +142,7 @@ def open_partial(path: Path) -> Path:
     return partial
 
 
-def is_own_partial(path: Path) -> bool:
+def is_marked_partial(path: Path) -> bool:
     """Whether the partial folder of `path` is this package's, and may be filled and removed.
 
     An empty folder is taken for one; so is that of an artefact whose manifest is beside it.
@@ -158,7 +158,7 @@ def is_own_partial(path: Path) -> bool:
 
 def remove_partial(path: Path) -> None:
     """Remove the partial folder of `path` if this package made it."""
-    if is_own_partial(path):
+    if is_marked_partial(path):
         with write_errors(partial_path(path)):
             shutil.rmtree(partial_path(path))
 

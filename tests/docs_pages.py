@@ -6,21 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from typer.main import get_command
-
-from cai.cli import app
-from cai.pipeline.config import Run
-
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(
     path for path in DOCS.rglob("*.md") if not {"_build", "api"} & set(path.relative_to(DOCS).parts)
 )
 """Without the API pages, which each build writes."""
-AHEAD = (
-    "reward_weights" not in Run.model_fields or "init" not in get_command(app).commands  # type: ignore[attr-defined]
-)
-"""The pages already use names that settings and commands are about to get."""
 
 
 def fences(text: str) -> Iterator[tuple[str, str, str]]:

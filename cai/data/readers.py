@@ -30,7 +30,7 @@ FIELDS = ("kind", "category", "origin", "user")
 TURN_FIELDS = ("messages", "conversations", "conversation")
 """Fields with turns that a row may have beside `prompt`."""
 KNOWN = frozenset((*CHAT_FIELDS, *FIELDS))
-OWN_ID = re.compile(r"[0-9a-f]{16}")
+ROW_ID = re.compile(r"[0-9a-f]{16}")
 SIMILARITY = 0.87
 """From which an unknown key of a JSONL row is taken to be a misspelled one."""
 
@@ -101,7 +101,7 @@ def _rows(path: Path, options: ReadOptions) -> tuple[bool, Rows]:
 def _prompt(
     row: dict[str, Any], location: str, columns: Mapping[str, str], is_jsonl: bool
 ) -> Prompt:
-    if is_jsonl and _is_own(row):
+    if is_jsonl and _is_prompt_row(row):
         return parse_row(row, Prompt, location)
     row = _renamed(row, columns)
     if is_jsonl:
@@ -109,10 +109,10 @@ def _prompt(
     return parse_row(_optional_fields(row) | {"chat": _chat(row, location)}, Prompt, location)
 
 
-def _is_own(row: Mapping[str, Any]) -> bool:
+def _is_prompt_row(row: Mapping[str, Any]) -> bool:
     """Whether the row was written as a `Prompt`, whose `id` follows from its content."""
     id = row.get("id")
-    is_id = isinstance(id, str) and OWN_ID.fullmatch(id) is not None
+    is_id = isinstance(id, str) and ROW_ID.fullmatch(id) is not None
     return is_id and "chat" in row and row.keys() <= {"id", "chat", *FIELDS}
 
 

@@ -163,13 +163,13 @@ class RunContext:
         provenance: Mapping[str, str],
         kind: type[RowT],
         is_current: Callable[[RowT, Collection[str]], bool],
-        made_from_it: str,
+        next_artefact: str,
     ) -> bool:
         """`begin` for rows that each drew some principles: if only principles were edited, current
         rows are kept. Rows that an endpoint left unanswered are asked again.
 
         Args:
-            made_from_it: the artefact of the next stage: once it is there, nothing is asked again.
+            next_artefact: the artefact of the next stage: once it is there, nothing is asked again.
             is_current: (row, ids of the edited principles) -> whether the row is what would be made
                 now.
 
@@ -199,9 +199,9 @@ class RunContext:
         counts = manifest.counts if manifest is not None else {}
         if not counts.get(PASSING):
             return True
-        if store.manifest_path(self.path(made_from_it)).exists():
+        if store.manifest_path(self.path(next_artefact)).exists():
             self.nulls[stage] += (
-                f" (to ask again, delete {made_from_it} and {out.name} with their manifests)"
+                f" (to ask again, delete {next_artefact} and {out.name} with their manifests)"
             )
             return True
         store.claim_artifact(out, stage, provenance)

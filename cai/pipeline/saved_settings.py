@@ -97,7 +97,7 @@ class SettingsSaver:
 
 def _changed_settings(resolved: ResolvedRun) -> dict[str, list[str]]:
     """Settings that differ from the saved ones -> the stages they decide that have an artefact."""
-    made = [
+    finished = [
         stage
         for stage, name in ARTEFACT_OF.items()
         if manifest_path(resolved.folder / name).exists()
@@ -109,7 +109,7 @@ def _changed_settings(resolved: ResolvedRun) -> dict[str, list[str]]:
         # nothing to compare with: the folder takes the settings of this command
         return {}
     return {
-        name: [stage for stage in made if stage in DECIDES.get(name, made)]
+        name: [stage for stage in finished if stage in DECIDES.get(name, finished)]
         for name, value in _by_name(resolved).items()
         if old[name] != value
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,8 +76,8 @@ def sft(
     with atomic_directory(out) as folder, blame(TrainError, "sft"):
         checkpoints = folder / "checkpoints"
         trainer = _build_trainer(base, rows, config, checkpoints, seed, progress)
-        result = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(checkpoints))
-        loss = float(result.training_loss)
+        trainer.train(resume_from_checkpoint=_last_complete_checkpoint(checkpoints))
+        loss = _mean_loss(trainer.state.log_history)
         if loss != loss:
             raise TrainError("sft: the loss is not a number; lower sft.learning_rate")
         model = trainer.model.merge_and_unload() if config.mode == "lora" else trainer.model
@@ -85,6 +85,20 @@ def sft(
         renderer.tokenizer.save_pretrained(folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return {"examples": len(rows), "too_long": too_long, "loss": loss}
+
+
+def _mean_loss(log_history: Sequence[Mapping[str, float]]) -> float:
+    """Mean loss of all steps, from the log of each epoch.
+
+    The trainer's own mean leaves out the steps before a resume. The log is part of a checkpoint.
+    """
+    total, last = 0.0, 0
+    for entry in log_history:
+        if "loss" in entry:
+            step = int(entry["step"])
+            total += entry["loss"] * (step - last)
+            last = step
+    return total / last
 
 
 def _tokenize(
@@ -209,7 +223,7 @@ def _trainer_arguments(config: SFTConfig, folder: Path, seed: int) -> Any:
         dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="group_by_length",
         save_strategy="epoch",
-        logging_strategy="no",
+        logging_strategy="epoch",
         report_to="none",
         disable_tqdm=True,
         log_level="error",

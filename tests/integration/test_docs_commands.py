@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs_pages import AHEAD, PAGES, ROOT, fences, name_of
+from docs_pages import PAGES, ROOT, fences, name_of
 from pydantic import BaseModel
 from typer.main import get_command
 
@@ -73,7 +73,6 @@ def unknown_key(setting: str, model: type[BaseModel]) -> str | None:
     return None
 
 
-@pytest.mark.skipif(AHEAD, reason="the pages use names that settings and commands are about to get")
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name_of)
 def test_commands_and_options_exist(page: Path) -> None:
     found = commands(page.read_text(encoding="utf-8"))
@@ -87,7 +86,6 @@ NOT_SETTINGS = {"kl.mean"}
 """Metrics that look like settings."""
 
 
-@pytest.mark.skipif(AHEAD, reason="the pages use names that settings and commands are about to get")
 def test_settings_named_on_the_pages_exist() -> None:
     """`sft.max_length`, and within `ppo` also `kl.target`."""
     wrong = []

@@ -70,12 +70,12 @@ def test_rewards_by_part(server: RewardServer) -> None:
         (
             {"rows": [{"prompt": "\udc00", "response": "b"}]},
             400,
-            "rows.0: `prompt` must be Unicode text",
+            "rows.0: a text holds half a surrogate pair",
         ),
         (
             {"rows": [{"chat": [{"role": "user", "content": "\ud800a"}], "response": "b"}]},
             400,
-            "rows.0: `chat` must be Unicode",
+            "rows.0: a text holds half a surrogate pair",
         ),
         ({"rows": [{"prompt": "a", "response": "b"}] * 9}, 413, "at most 8"),
         ({"rows": [{"prompt": "a", "response": "b" * 6000}]}, 413, "more than 5000 characters"),
