@@ -35,7 +35,7 @@ def zstandard(data: bytes) -> bytes:
         ("\n".join(json.dumps(row, indent=1) for row in ROWS).encode(), [1, 4]),
         (LINES.replace(b"\n", b""), [1, 1]),
         (gzip.compress(LINES, mtime=0), [1, 2]),
-        (gzip.compress(LINES[:10], mtime=0) + gzip.compress(LINES[10:]), [1, 2]),
+        (gzip.compress(LINES[:10], mtime=0) + gzip.compress(LINES[10:], mtime=0), [1, 2]),
         (zstandard(LINES), [1, 2]),
     ],
     ids=[
