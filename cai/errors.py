@@ -7,7 +7,9 @@ CaiError                 one line for the user: what, where, what to do
 └── JobError             the input was fine, the work failed (exit code 1)
     ├── BackendError     a model call failed (names the back end and its status)
     │   ├── TransientError   the only error that is retried
+    │   │   └── MalformedAnswerError   (cai.lm.body) an answer that breaks the protocol
     │   ├── UnansweredError  one call has no answer: its row becomes null, with the reason
+    │   │   └── RefusedAnswerError     (cai.lm.base) a paid answer that cannot be used
     │   └── BudgetError      the limit on tokens, money or hours is reached; run again to resume
     └── TrainError       training cannot continue (names the metric that is invalid)
 """
