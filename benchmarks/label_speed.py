@@ -26,7 +26,7 @@ from cai import templates
 from cai.async_map import gather
 from cai.constitution import Constitution, find_constitution, load_constitution
 from cai.data.readers import prompt_rows
-from cai.generate.label import LabelConfig, asked_by, labeller
+from cai.generate.label import LabelConfig, labeller, principles_for
 from cai.lm import open_lm
 from cai.modeling.loading import load_model
 from cai.modeling.model_files import resolve_model_path
@@ -62,7 +62,7 @@ def load_pairs(count: int) -> list[Pair]:
 
 def verdict_requests(constitution: Constitution, pair: Pair) -> list[Chat]:
     """The chats that ask for a verdict, in both orders."""
-    [principle] = asked_by(constitution, CONFIG, None, 0, pair, None)
+    [principle] = principles_for(constitution, CONFIG, None, 0, pair, None)
     assert principle is not None  # noqa: S101
     shots = constitution.examples.compare
     question = principle.compare or ""

@@ -84,6 +84,10 @@ def load_actor(mode: str, config: Any) -> tuple[Any, Any, Any]:
     return FullActor(load_model(path), base, rollout_copy), base, renderer
 
 
+PHASE_OF = {"sample_rollouts": "sample", "make_experience": "read", "optimize": "learn"}
+"""Method of the trainer -> phase of an update in the output; `score` is the reward function."""
+
+
 def run_cai(mode: str) -> None:
     """Run the loop, and print one JSON line."""
     from cai.records import Prompt, chat_of
@@ -116,7 +120,7 @@ def run_cai(mode: str) -> None:
         return {"pm": judge.score([judge.rows(r.prompt.chat, r.text) for r in rollouts])}
 
     trainer = PPOTrainer(actor, renderer, timer.timed("score", reward_fn), config)
-    for name, phase in (("act", "sample"), ("assign_credit", "read"), ("optimize", "learn")):
+    for name, phase in PHASE_OF.items():
         setattr(trainer, name, timer.timed(phase, getattr(trainer, name)))
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(prompts, Path(folder), on_update=timer.end_update)
