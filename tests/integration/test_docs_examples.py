@@ -60,7 +60,9 @@ def test_example_constitutions_load(tmp_path: Path) -> None:
 
 
 def test_example_yaml_is_yaml() -> None:
-    for _, inside in blocks("<!-- yaml: .* -->"):
+    examples = blocks("<!-- yaml: .* -->")
+    assert examples, "no page has such a block: the marker is misspelled"
+    for _, inside in examples:
         yaml.safe_load(inside)
 
 
