@@ -16,7 +16,6 @@ from cai.integrations.reward_requests import Limits
 from cai.integrations.reward_server import RewardServer
 from cai.records import Prompt, chat_of
 
-PLUGINS = Path(__file__).parents[1] / "cai" / "integrations" / "plugins"
 TOKEN = "secret"
 AUTHORIZATION = f"Authorization: Bearer {TOKEN}\r\n"
 LIMITS = Limits(

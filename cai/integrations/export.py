@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from cai import store
 from cai.artifacts import PAIRS, PREFERENCES, PROMPTS, REVISIONS
 from cai.data.writers import Columns, write_parquet
 from cai.errors import StoreError, blame
+from cai.integrations.plugins import plugin_source
 from cai.records import Chat, Pair, Preference, Prompt, Revision, message_dicts
 from cai.report.cards import any_harmful, dataset_card, left_out_rows, unusable_reason
 
@@ -186,14 +186,12 @@ def export_engine(run: Path, out: Path, engine: Engine) -> int:
     if not _exists_finished(run / PROMPTS):
         raise StoreError(f"{run / PROMPTS}: not made yet: run the first stage")
     prompts = store.read_rows(run / PROMPTS, Prompt)
-    plugin = f"{engine}_reward.py"
-    source = files("cai.integrations.plugins").joinpath(plugin).read_text(encoding="utf-8")
     with _fresh_directory(out) as folder:
         if engine == "verl":
             count = write_parquet(folder / "train.parquet", map(_verl_row, prompts), VERL)
         else:
             count = _write_openrlhf(folder / "train.jsonl", prompts)
-        store.atomic_write(folder / plugin, source)
+        store.atomic_write(folder / f"{engine}_reward.py", plugin_source(engine))
     return count
 
 

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from cli_runner import run_command
 from datasets import load_dataset, load_from_disk
-from reward_toys import PLUGINS
 
 from cai import store
 from cai.cli.serve import rubric_score
 from cai.errors import StoreError
 from cai.integrations.export import export, export_engine
+from cai.integrations.plugins import plugin_source
 from cai.integrations.reward_batching import RewardTable
 from cai.integrations.trl_reward import reward_function
 from cai.records import Pair, Preference, Prompt, Revision, Row, chat_of
@@ -219,7 +219,7 @@ def test_exports_for_engines(tmp_path: Path) -> None:
     assert json.loads(first["label"])["kind"] == "benign"
     for engine in ("verl", "openrlhf"):
         name = f"{engine}_reward.py"
-        assert (tmp_path / engine / name).read_text() == (PLUGINS / name).read_text()
+        assert (tmp_path / engine / name).read_text() == plugin_source(engine)
     with pytest.raises(StoreError, match="exists already"):
         export_engine(run, tmp_path / "verl", "verl")
 

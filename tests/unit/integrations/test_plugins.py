@@ -1,20 +1,23 @@
-"""The two training plug-ins hold one client: each is a file that stands alone."""
+"""The training plug-ins are written as files that stand alone."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+import ast
+import sys
 
-MARKER = "# ---- the client: "
+import pytest
 
-
-def client_of(plugin: str) -> str:
-    source = files("cai.integrations.plugins").joinpath(plugin).read_text(encoding="utf-8")
-    _, marker, client = source.partition(MARKER)
-    assert marker, f"{plugin} does not say where its client begins"
-    return client
+from cai.integrations.plugins import plugin_source
 
 
-def test_the_client_is_the_same_in_both() -> None:
-    client = client_of("openrlhf_reward.py")
-    assert "def _post(" in client
-    assert client == client_of("verl_reward.py")
+@pytest.mark.parametrize(("engine", "libraries"), [("openrlhf", {"torch"}), ("verl", set())])
+def test_a_plugin_imports_nothing_that_the_engine_lacks(engine: str, libraries: set[str]) -> None:
+    modules = set()
+    for node in ast.walk(ast.parse(plugin_source(engine))):
+        if isinstance(node, ast.ImportFrom):
+            modules.add(str(node.module))
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+    roots = {module.partition(".")[0] for module in modules}
+    assert "urllib" in roots, "the client is missing"
+    assert roots - sys.stdlib_module_names == libraries
