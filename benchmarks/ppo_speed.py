@@ -85,7 +85,7 @@ def load_actor(mode: str, config: Any) -> tuple[Any, Any, Any]:
 
 
 PHASE_OF = {"sample_rollouts": "sample", "make_experience": "read", "optimize": "learn"}
-"""Method of the trainer -> phase of an update in the output; `score` is the reward function."""
+"""Method of the trainer or its learner -> phase of an update; `score` is the reward function."""
 
 
 def run_cai(mode: str) -> None:
@@ -121,7 +121,8 @@ def run_cai(mode: str) -> None:
 
     trainer = PPOTrainer(actor, renderer, timer.timed("score", reward_fn), config)
     for name, phase in PHASE_OF.items():
-        setattr(trainer, name, timer.timed(phase, getattr(trainer, name)))
+        owner = trainer.learner if name == "optimize" else trainer
+        setattr(owner, name, timer.timed(phase, getattr(owner, name)))
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(prompts, Path(folder), on_update=timer.end_update)
     print(json.dumps(report(mode, timer, tokens[0])), flush=True)

@@ -234,13 +234,7 @@ def fit_preference_model(
     """
     rows = _typed("pairs", pairs, Pair)
     labels = _typed("preferences", preferences, Preference)
-    if not isinstance(model, str):
-        raise UsageError(
-            "model: training needs its spec, smollm2 or local:FOLDER_OR_HUB_ID, not an open model"
-        )
-    folder = Path(output)
-    if folder.exists():
-        raise UsageError(f"{folder}: is there already: give another output, or remove it")
+    _check_training(model, folder := Path(output))
     from cai.modeling.model_files import training_weights
     from cai.pipeline import preference_model
     from cai.train.preference import RewardConfig
@@ -257,6 +251,15 @@ def fit_preference_model(
         facts=preference_model.CardFacts(name=folder.name, base=model, labels=None),
     )
     return scores
+
+
+def _check_training(model: object, folder: Path) -> None:
+    if not isinstance(model, str):
+        raise UsageError(
+            "model: training needs its spec, smollm2 or local:FOLDER_OR_HUB_ID, not an open model"
+        )
+    if folder.exists():
+        raise UsageError(f"{folder}: is there already: give another output, or remove it")
 
 
 def evaluate(

@@ -13,6 +13,7 @@ import typer
 from cai.cli.file_tools import open_logged
 from cai.cli.jsonl import (
     STREAM,
+    BatchStep,
     FieldsTarget,
     Input,
     Line,
@@ -26,6 +27,8 @@ from cai.cli.silence import quiet
 from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from cai.constitution.schema import GradeExample
+    from cai.lm import LM
     from cai.records import Grade
     from cai.rubric import CompiledRubric
 
@@ -58,8 +61,7 @@ def grade_replies(
 ) -> None:
     """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
     from cai.cli.output_files import refuse_input_as_output
-    from cai.rubric import compile_rubric, grade
-    from cai.rubric.llm_grader import grade_with_model
+    from cai.rubric import compile_rubric
     from cai.store import digest
 
     quiet()
@@ -71,12 +73,6 @@ def grade_replies(
         raise UsageError(
             f"{constitution}: only a model can decide {names}: name one (--model), or give patterns"
         )
-
-    def by_patterns(line: Line) -> dict[str, Any]:
-        prompt, response = line.prompt.chat[-1].content, line.data["response"]
-        result = grade(compiled, prompt=prompt, response=response, kind=line.prompt.kind)
-        return _grade_fields(line, result, compiled if explain else None)
-
     rows = read_lines(source, ("response",))
     refuse_input_as_output(output, source)
     target = FieldsTarget(
@@ -91,26 +87,49 @@ def grade_replies(
         },
         show_progress=lm is not None,
     )
+    explained_by = compiled if explain else None
     if lm is None:
+        step = _grade_by_patterns(compiled, explained_by)
         batch_size = 1 if source == STREAM else LINES_PER_WRITE
-        by_all = lambda lines: [by_patterns(line) for line in lines]  # noqa: E731
-        append_fields(rows, target, by_all, batch_size=batch_size)
-        return
+    else:
+        step = _grade_by_model(lm, compiled, loaded.examples.grade, ask_all, explained_by)
+        batch_size = lm.max_concurrency
+    append_fields(rows, target, step, batch_size=batch_size)
 
-    async def by_model(line: Line) -> dict[str, Any]:
+
+def _grade_by_patterns(compiled: CompiledRubric, explained_by: CompiledRubric | None) -> BatchStep:
+    from cai.rubric import grade
+
+    def fields(line: Line) -> dict[str, Any]:
+        prompt, response = line.prompt.chat[-1].content, line.data["response"]
+        result = grade(compiled, prompt=prompt, response=response, kind=line.prompt.kind)
+        return _grade_fields(line, result, explained_by)
+
+    return lambda lines: [fields(line) for line in lines]
+
+
+def _grade_by_model(
+    lm: LM,
+    compiled: CompiledRubric,
+    examples: tuple[GradeExample, ...],
+    ask_all: bool,
+    explained_by: CompiledRubric | None,
+) -> BatchStep:
+    from cai.rubric.llm_grader import grade_with_model
+
+    async def fields(line: Line) -> dict[str, Any]:
         result = await grade_with_model(
             lm,
             compiled,
-            loaded.examples.grade,
+            examples,
             chat=line.prompt.chat,
             kind=line.prompt.kind,
             response=line.data["response"],
             everything=ask_all,
         )
-        return _grade_fields(line, result, compiled if explain else None)
+        return _grade_fields(line, result, explained_by)
 
-    step = concurrently(by_model, lm)
-    append_fields(rows, target, step, batch_size=lm.max_concurrency)
+    return concurrently(fields, lm)
 
 
 def _grade_fields(line: Line, result: Grade, explained_by: CompiledRubric | None) -> dict[str, Any]:

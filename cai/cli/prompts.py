@@ -24,6 +24,58 @@ if TYPE_CHECKING:
     from cai.records import Prompt
 
 app = typer.Typer()
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE...",
+        help="JSON, JSONL, CSV, Parquet, a folder, hub:OWNER/NAME#SPLIT, or - (JSON).",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", help="JSONL (or .parquet) of the prompts kept; - is stdout."),
+]
+ColumnNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="FIELD=KEY",
+        help="Read a field from another key or column, as prompt=Goal; repeatable.",
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at a wrong row instead of skipping it.")
+]
+MinTokens = Annotated[int | None, typer.Option(min=1, help="Drop shorter prompts.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Drop longer prompts.")]
+Tokenizer = Annotated[str, typer.Option(help="The tokenizer that counts tokens.")]
+Languages = Annotated[
+    list[str] | None,
+    typer.Option("--language", metavar="CODE", help="Keep this language; repeatable."),
+]
+PersonalData = Annotated[str, typer.Option(help="Personal data: keep, mask or drop.")]
+Region = Annotated[str, typer.Option(help="Country whose phone numbers have no +.")]
+PerUser = Annotated[
+    int | None, typer.Option(min=1, help="Keep at most this many prompts of a user.")
+]
+SamePrefix = Annotated[
+    int | None,
+    typer.Option(min=20, help="Keep one of prompts with the same first N characters."),
+]
+Near = Annotated[
+    float | None,
+    typer.Option(help="Drop prompts at least this similar to an earlier one (0.5 to 1)."),
+]
+Against = Annotated[
+    list[Path] | None,
+    typer.Option(help="Evaluation prompts, whose text is dropped; repeatable."),
+]
+NgramSize = Annotated[int, typer.Option(min=3, help="With --against: words in a row to match.")]
+Explain = Annotated[
+    str | None, typer.Option(metavar="ID", help="Print why this prompt is kept or dropped.")
+]
+
 STREAM = Path("-")
 SHOWN_ROWS = 5
 """Wrong rows that are named; the others are counted."""
@@ -34,56 +86,22 @@ SHOWN_ROWS = 5
     "--language en --max-tokens 300"
 )
 def clean(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE...",
-            help="JSON, JSONL, CSV, Parquet, a folder, hub:OWNER/NAME#SPLIT, or - (JSON).",
-        ),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", help="JSONL (or .parquet) of the prompts kept; - is stdout."),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="FIELD=KEY",
-            help="Read a field from another key or column, as prompt=Goal; repeatable.",
-        ),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at a wrong row instead of skipping it.")
-    ] = False,
-    min_tokens: Annotated[int | None, typer.Option(min=1, help="Drop shorter prompts.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Drop longer prompts.")] = None,
-    model: Annotated[str, typer.Option(help="The tokenizer that counts tokens.")] = "smollm2",
-    languages: Annotated[
-        list[str] | None,
-        typer.Option("--language", metavar="CODE", help="Keep this language; repeatable."),
-    ] = None,
-    pii: Annotated[str, typer.Option(help="Personal data: keep, mask or drop.")] = "keep",
-    region: Annotated[str, typer.Option(help="Country whose phone numbers have no +.")] = "US",
-    per_user: Annotated[
-        int | None, typer.Option(min=1, help="Keep at most this many prompts of a user.")
-    ] = None,
-    prefix: Annotated[
-        int | None,
-        typer.Option(min=20, help="Keep one of prompts with the same first N characters."),
-    ] = None,
-    near: Annotated[
-        float | None,
-        typer.Option(help="Drop prompts at least this similar to an earlier one (0.5 to 1)."),
-    ] = None,
-    against: Annotated[
-        list[Path] | None,
-        typer.Option(help="Evaluation prompts, whose text is dropped; repeatable."),
-    ] = None,
-    ngram: Annotated[int, typer.Option(min=3, help="With --against: words in a row to match.")] = 8,
-    explain: Annotated[
-        str | None, typer.Option(metavar="ID", help="Print why this prompt is kept or dropped.")
-    ] = None,
+    files: Files,
+    output: Output = None,
+    columns: ColumnNames = None,
+    strict: Strict = False,
+    min_tokens: MinTokens = None,
+    max_tokens: MaxTokens = None,
+    model: Tokenizer = "smollm2",
+    languages: Languages = None,
+    pii: PersonalData = "keep",
+    region: Region = "US",
+    per_user: PerUser = None,
+    prefix: SamePrefix = None,
+    near: Near = None,
+    against: Against = None,
+    ngram: NgramSize = 8,
+    explain: Explain = None,
 ) -> None:
     """Keep the prompts that are fit for training, and count the others by reason."""
     if output is None and explain is None:

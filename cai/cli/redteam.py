@@ -29,6 +29,12 @@ Output = Annotated[
         help="JSONL of prompts. All that the model wrote goes beside it, as .attempts.jsonl.",
     ),
 ]
+ConstitutionName = Annotated[
+    str, typer.Option(help="Gives the categories, and the rubric that recognizes refusals.")
+]
+PromptKind = Annotated[
+    Kind, typer.Option(help="Kind of the prompts: disallowed, sensitive or benign.")
+]
 Near = Annotated[
     float, typer.Option(min=0.05, max=1, help="Reject prompts at least this similar to another.")
 ]
@@ -39,9 +45,7 @@ Near = Annotated[
     "--seeds examples/prompts/disallowed.jsonl --output more.jsonl --per-category 5"
 )
 def redteam(
-    constitution: Annotated[
-        str, typer.Option(help="Gives the categories, and the rubric that recognizes refusals.")
-    ],
+    constitution: ConstitutionName,
     model: Annotated[str, typer.Option(help="The model that writes.")],
     seeds: Annotated[list[Path], typer.Option("--seeds", help="Seed prompts; repeatable.")],
     output: Output,
@@ -50,9 +54,7 @@ def redteam(
     tries: Annotated[int, typer.Option(min=1, help="Calls, at most, per prompt wanted.")] = 5,
     near: Near = 0.5,
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,
-    kind: Annotated[
-        Kind, typer.Option(help="Kind of the prompts: disallowed, sensitive or benign.")
-    ] = "disallowed",
+    kind: PromptKind = "disallowed",
     seed: int = 0,
 ) -> None:
     """Have a model write prompts like the seeds, until each category has enough different ones.

@@ -289,25 +289,22 @@ def _change(
     left_values = [left.get(key) for key in keys]
     right_values = [right.get(key) for key in keys]
     prompts = [prompt for prompt, _ in keys]
-    difference = paired_bootstrap(left_values, right_values, prompts, seed)
-    change = Score(
-        metric=f"{metric}.change",
-        subject=subject,
-        mean=difference.mean,
-        stderr=difference.stderr,
-        ci_low=difference.ci_low,
-        ci_high=difference.ci_high,
-        n=difference.n,
-        unscored=difference.unscored,
-    )
-    relative_change = Score(
-        metric=f"{metric}.relative_change",
-        subject=subject,
-        mean=difference.relative,
-        stderr=difference.relative_stderr,
-        ci_low=difference.relative_low,
-        ci_high=difference.relative_high,
-        n=difference.n,
-        unscored=difference.unscored,
-    )
-    return [change, relative_change]
+    d = paired_bootstrap(left_values, right_values, prompts, seed)
+    absolute = (d.mean, d.stderr, d.ci_low, d.ci_high)
+    relative = (d.relative, d.relative_stderr, d.relative_low, d.relative_high)
+    return [
+        Score(
+            metric=f"{metric}.{name}",
+            subject=subject,
+            mean=mean,
+            stderr=stderr,
+            ci_low=low,
+            ci_high=high,
+            n=d.n,
+            unscored=d.unscored,
+        )
+        for name, (mean, stderr, low, high) in (
+            ("change", absolute),
+            ("relative_change", relative),
+        )
+    ]

@@ -165,7 +165,8 @@ def ppo(ctx: RunContext) -> None:
     from cai.train.distributed import broadcast_flag, rank
     from cai.train.ppo.actor import build_actor
     from cai.train.ppo.rollout import RewardTable, Rollout
-    from cai.train.ppo.trainer import PPOTrainer, save_policy
+    from cai.train.ppo.save import save_policy
+    from cai.train.ppo.trainer import PPOTrainer
 
     run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
     finished = rank() == 0 and ctx.begin(out, "ppo", _ppo_provenance(ctx))

@@ -131,19 +131,29 @@ def test_a_second_signal_ends_the_run_at_once(
 
 
 def test_a_file_that_cannot_grow_leaves_the_last_state(tiny_model: Path, tmp_path: Path) -> None:
-    trainer = fresh_trainer(tiny_model)
-    checkpoint.save(tmp_path, 1, trainer.state_tensors(), trainer.optimizer, {"state_digest": "x"})
+    learner = fresh_trainer(tiny_model).learner
+    checkpoint.save(
+        tmp_path,
+        1,
+        learner.state_tensors(),
+        learner.optimizer,
+        {"state_digest": "x"},
+    )
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
         with pytest.raises(StoreError, match="step-000002: cannot write: "):
             checkpoint.save(
-                tmp_path, 2, trainer.state_tensors(), trainer.optimizer, {"state_digest": "x"}
+                tmp_path,
+                2,
+                learner.state_tensors(),
+                learner.optimizer,
+                {"state_digest": "x"},
             )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
-    assert checkpoint.load(tmp_path, trainer.state_tensors(), trainer.optimizer, "x") == {
+    assert checkpoint.load(tmp_path, learner.state_tensors(), learner.optimizer, "x") == {
         "step": 1,
         "state_digest": "x",
     }

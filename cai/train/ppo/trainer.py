@@ -10,12 +10,9 @@ addressed by (seed, update, prompt, draw), so a resumed run equals an uninterrup
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,16 +20,14 @@ from torch import Tensor
 from cai.artifacts import METRICS
 from cai.errors import TrainError, UsageError
 from cai.modeling import memory
-from cai.modeling.loading import load_model
 from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt
 from cai.seeds import rng
-from cai.store import append_bytes, atomic_directory
+from cai.store import append_bytes
 from cai.train import checkpoint, losses
 from cai.train.distributed import (
     all_reduce_max,
-    all_reduce_sum,
     local_share,
     rank,
 )
@@ -41,8 +36,6 @@ from cai.train.ppo.actor import Actor, build_actor
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.experience import (
     Experience,
-    MicroBatch,
-    Minibatch,
     experience_metrics,
     forward_models,
     make_experience,
@@ -50,8 +43,9 @@ from cai.train.ppo.experience import (
     split_minibatches,
 )
 from cai.train.ppo.gather import gather_rollouts, rollout_indices
+from cai.train.ppo.learner import Learner, Metrics
 from cai.train.ppo.prompt_sampler import sample_prompts
-from cai.train.ppo.ptx import PtxText, ptx_losses, sample_texts
+from cai.train.ppo.ptx import PtxText
 from cai.train.ppo.resume import read_history, state_digest
 from cai.train.ppo.reward_table import (
     ScoredRollouts,
@@ -63,14 +57,13 @@ from cai.train.ppo.reward_table import (
 from cai.train.ppo.rollout import (
     RewardFn,
     Rollout,
-    response_logprobs,
     rollout_requests,
     sample_rollouts,
 )
+from cai.train.ppo.save import save_policy
 from cai.train.signals import deferred_signals
 from cai.train.tracking import Track, no_tracker
 
-Metrics = dict[str, Any]
 CHECKPOINTS = "checkpoints"
 
 
@@ -104,22 +97,9 @@ class PPOTrainer:
     ) -> None:
         self.actor, self.renderer, self.reward_fn = actor, renderer, reward_fn
         self.config, self.seed = config, seed
-        policy, critic = actor.trainable_parameters(), list(actor.critic.parameters())
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": policy, "lr": config.optimization.learning_rate},
-                {"params": critic, "lr": config.optimization.critic_learning_rate},
-            ],
-            eps=1e-5,
-            weight_decay=0.0,
-            # foreach=True copies all moments at once, which full fine-tuning has no memory for
-            foreach=False,
-        )
+        self.learner = Learner(actor, config, seed)
         self.kl_controller = losses.KLController(
             config.kl.coef, config.kl.target, config.kl.horizon
-        )
-        self.ema_weights = (
-            [p.detach().clone() for p in policy] if config.optimization.ema_decay else []
         )
 
     @classmethod
@@ -202,7 +182,7 @@ class PPOTrainer:
                     self._save_checkpoint(folder, update + 1, digest)
                 if stopping:
                     signal.reraise()
-        self._use_ema_weights()
+        self.learner.use_ema_weights()
         return history
 
     def save_policy(self, folder: str | Path) -> None:
@@ -214,7 +194,7 @@ class PPOTrainer:
         if self.weights is None:
             raise UsageError(
                 "save_policy: only a trainer of from_pretrained knows its base: "
-                "call cai.train.ppo.trainer.save_policy"
+                "call cai.train.ppo.save.save_policy"
             )
         save_policy(self.actor, self.renderer, self.weights, Path(folder))
 
@@ -229,7 +209,7 @@ class PPOTrainer:
         rollouts = self.sample_rollouts(batch, update)  # 1 act
         scored = self.score_rollouts(rollouts, batch)  # 2 judge
         experience, first_logp_N = self.make_experience(scored, update)  # 3 credit
-        metrics = self.optimize(experience, first_logp_N, texts)  # 4 learn
+        metrics = self.learner.optimize(experience, first_logp_N, texts)  # 4 learn
         metrics |= experience_metrics(experience) | reward_metrics(scored)
         metrics |= {"kl_coef": self.kl_controller.beta, "update": update}
         steps.check_finite(metrics)
@@ -266,7 +246,7 @@ class PPOTrainer:
         stream = rng(self.seed, "ppo", "minibatch", update)
         parts = random_partition(len(rollouts), config.optimization.num_minibatches, stream)
         minibatches = split_minibatches(rollouts, parts, self.actor, config)
-        train_policy = self._trains_policy(update)
+        train_policy = self.learner.trains_policy(update)
         outputs = forward_models(
             self.actor,
             rollouts,
@@ -278,116 +258,16 @@ class PPOTrainer:
         experience = make_experience(scored, minibatches, outputs, config.advantage, kl_coef)
         return replace(experience, update=update), outputs.first_logp_N
 
-    def optimize(
-        self,
-        experience: Experience,
-        first_logp_N: Tensor | None = None,
-        texts: Sequence[PtxText] = (),
-    ) -> Metrics:
-        """Clipped policy and value steps; metrics are means over minibatches.
-
-        Args:
-            first_logp_N: the first micro-batch's log-probabilities with their graph; None: they
-                are computed again.
-        """
-        config, update = self.config.optimization, experience.update
-        planned = config.num_ppo_epochs * len(experience.minibatches)
-        taken: list[Metrics] = []
-        for step in range(planned):
-            policy_group = self.optimizer.param_groups[0]
-            policy_group["lr"] = config.learning_rate * self._lr_warmup(update, step)
-            minibatch = experience.minibatches[step % len(experience.minibatches)]
-            batch = sample_texts(texts, self.config.ptx, self.seed, update, step)
-            taken.append(self._train_minibatch(experience, minibatch, first_logp_N, batch))
-            first_logp_N = None
-            stop = self.config.kl.stop
-            if stop is not None and taken[-1]["approx_kl"] > stop:
-                break
-        means = {key: fmean(row[key] for row in taken) for key in taken[0]}
-        fractions = {
-            "first_ratio_error": taken[0]["ratio_error"],
-            "steps_fraction": len(taken) / planned,
-        }
-        return means | fractions
-
-    # ---- an optimizer step ----
-
-    def _train_minibatch(
-        self,
-        experience: Experience,
-        minibatch: Minibatch,
-        first_logp_N: Tensor | None,
-        texts: list[Rollout],
-    ) -> Metrics:
-        """Gradients of a minibatch, accumulated over its micro-batches, and the step along them."""
-        self.optimizer.zero_grad()
-        sums: defaultdict[str, float] = defaultdict(float)
-        ratio_error = 0.0
-        for micro in minibatch.micro_batches:
-            logp_N = first_logp_N
-            if logp_N is None:
-                logp_N = self._logprobs(experience, micro)
-            metrics, error = steps.micro_batch_gradients(
-                self.actor, experience, micro, logp_N, self.config.optimization.clip_range
-            )
-            for name, value in metrics.items():
-                sums[name] += value
-            ratio_error = max(ratio_error, error)
-            first_logp_N = None
-        if texts and self._trains_policy(experience.update):
-            size = self.config.optimization.micro_batch_size
-            for loss in ptx_losses(self.actor.policy, texts, size):
-                sums["ptx_loss"] += float(loss.detach())
-                steps.backward(self.actor, self.config.ptx.coef * loss)
-        totals = torch.tensor(list(sums.values()), dtype=torch.float64)
-        all_reduce_sum([totals])
-        means = dict(zip(sums, totals.tolist(), strict=True)) | {
-            "ratio_error": all_reduce_max(ratio_error)
-        }
-        # before the step: weights that are not finite would be saved over the last good ones
-        steps.check_finite(means)
-        return means | {"grad_norm": self._optimizer_step()}
-
-    def _logprobs(self, experience: Experience, micro: MicroBatch) -> Tensor:
-        rollouts = [experience.rollouts[i] for i in micro.indices]
-        with torch.set_grad_enabled(self._trains_policy(experience.update)):
-            return response_logprobs(
-                self.actor.policy, rollouts, micro.frozen_cache, self.config.rollout.temperature
-            )
-
-    def _optimizer_step(self) -> float:
-        """Step along clipped gradients, and update the average; the norm before clipping."""
-        config = self.config.optimization
-        norm = steps.clip_and_step(self.actor, self.optimizer, config.max_grad_norm)
-        if (decay := config.ema_decay) is not None:
-            steps.update_ema(self.ema_weights, self.actor.trainable_parameters(), decay)
-        return norm
-
-    def _trains_policy(self, update: int) -> bool:
-        return update >= self.config.optimization.critic_warmup_updates
-
-    def _lr_warmup(self, update: int, step: int) -> float:
-        config = self.config.optimization
-        steps_per_update = config.num_ppo_epochs * config.num_minibatches
-        policy_steps = (update - config.critic_warmup_updates) * steps_per_update + step
-        return steps.lr_warmup_factor(policy_steps, config.lr_warmup_steps)
-
     # ---- state ----
-
-    def state_tensors(self) -> list[Tensor]:
-        """All that a checkpoint has to hold besides the optimizer's state."""
-        return [
-            *self.actor.trainable_parameters(),
-            *self.actor.critic.parameters(),
-            *self.ema_weights,
-        ]
 
     def _should_save(self, update: int) -> bool:
         return (update + 1) % self.config.save_every == 0 or update + 1 == self.config.num_updates
 
     def _load_checkpoint(self, folder: Path, digest: str) -> int:
         """Continue from the newest checkpoint; the number of updates done."""
-        state = checkpoint.load(folder / CHECKPOINTS, self.state_tensors(), self.optimizer, digest)
+        state = checkpoint.load(
+            folder / CHECKPOINTS, self.learner.state_tensors(), self.learner.optimizer, digest
+        )
         if state is None:
             return 0
         self.kl_controller = replace(self.kl_controller, beta=float(state["beta"]))
@@ -395,27 +275,6 @@ class PPOTrainer:
 
     def _save_checkpoint(self, folder: Path, done: int, digest: str) -> None:
         state = {"beta": self.kl_controller.beta, "state_digest": digest}
-        checkpoint.save(folder / CHECKPOINTS, done, self.state_tensors(), self.optimizer, state)
-
-    def _use_ema_weights(self) -> None:
-        if self.ema_weights:
-            for parameter, mean in zip(
-                self.actor.trainable_parameters(), self.ema_weights, strict=True
-            ):
-                parameter.data.copy_(mean)
-
-
-def save_policy(actor: Actor, renderer: Renderer, weights: str, folder: Path) -> None:
-    """Write an actor's policy as a plain model with its tokenizer, complete or not at all.
-
-    All processes of a sharded policy call it; the first one writes.
-
-    Args:
-        weights: folder or hub id of the model that the policy began as.
-    """
-    policy = load_model(weights)
-    actor.copy_weights_to(policy)
-    if rank() == 0:
-        with atomic_directory(folder) as partial:
-            policy.save_pretrained(partial)
-            renderer.tokenizer.save_pretrained(partial)
+        checkpoint.save(
+            folder / CHECKPOINTS, done, self.learner.state_tensors(), self.learner.optimizer, state
+        )

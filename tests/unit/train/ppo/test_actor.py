@@ -121,7 +121,7 @@ def test_the_critic_may_begin_as_the_preference_model(
         prefixes = [ids + rollout.response_ids[:t] for t in range(len(rollout.response_ids))]
         assert values.tolist() == pytest.approx(judge.score(prefixes), abs=1e-4)
     before = actor.critic.head.weight.detach().clone()
-    trainer.optimize(experience, first_forward)
+    trainer.learner.optimize(experience, first_forward)
     assert not torch.equal(actor.critic.head.weight, before)
     assert torch.equal(judge.head.weight.expand_as(before) * judge.gain, before), (
         "the head of the preference model is unchanged"
@@ -142,7 +142,7 @@ def test_the_critic_tells_kinds_of_prompts_apart(tiny_model: Path) -> None:
     trainer = PPOTrainer(actor, load_renderer(tiny_model), ranks.score, config)
     for _ in range(10):
         experience, first_forward = experience_of(actor, rollouts, [1.0, -1.0], config)
-        trainer.optimize(experience, first_forward)
+        trainer.learner.optimize(experience, first_forward)
     assert [round(float(values.mean())) for values in experience.values] == [1, -1]
     explained = experience_metrics(experience)["explained_variance"]
     assert explained is not None

@@ -24,6 +24,6 @@ def test_the_critic_does_not_use_up_the_policy_s_warm_up(tiny_model: Path, tmp_p
     config = with_settings(CONFIG, critic_warmup_updates=1, lr_warmup_steps=16)
     trainer = fresh_trainer(tiny_model, config)
     train(trainer, tmp_path)
-    policy, critic = (group["lr"] for group in trainer.optimizer.param_groups)
+    policy, critic = (group["lr"] for group in trainer.learner.optimizer.param_groups)
     assert policy == pytest.approx(config.optimization.learning_rate * (0.1 + 0.9 * 7 / 16))
     assert critic == config.optimization.critic_learning_rate

@@ -81,7 +81,7 @@ def test_optimizer_steps(tiny_model: Path, tmp_path: Path, epochs: int, minibatc
     """Updates x epochs x minibatches: TRL 1.12 took one step an epoch in all cases."""
     config = with_settings(CONFIG, num_ppo_epochs=epochs, num_minibatches=minibatches)
     trainer, steps = fresh_trainer(tiny_model, config), []
-    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    trainer.learner.optimizer.register_step_post_hook(lambda *_: steps.append(1))
     train(trainer, tmp_path)
     assert len(steps) == 2 * epochs * minibatches
 
@@ -141,7 +141,7 @@ def test_gradients_are_clipped(tiny_model: Path, tmp_path: Path) -> None:
         policy = gradient_norm(adapter_parameters(trainer.actor.module.model, POLICY))
         norms.append((policy, gradient_norm(trainer.actor.critic.parameters())))
 
-    trainer.optimizer.register_step_pre_hook(record)
+    trainer.learner.optimizer.register_step_pre_hook(record)
     history = train(trainer, tmp_path)
     assert min(row["grad_norm"] for row in history) > 1e-2
     assert max(max(pair) for pair in norms) <= 1e-3 * (1 + 1e-4)
@@ -205,7 +205,7 @@ def test_the_end_token_is_learnt(tiny_model: Path) -> None:
     before = end_logp()
     for update in range(5):
         batches = random_partition(8, 1, rng(0, update))
-        trainer.optimize(
+        trainer.learner.optimize(
             *experience_of(
                 actor, ended + longer, [1.0] * 4 + [0.0] * 4, config, minibatches=batches
             )

@@ -59,10 +59,10 @@ def rollouts(tiny: Path, *replies: list[int]) -> list[Rollout]:
 def test_every_minibatch_is_an_optimiser_step(trainer: PPOTrainer, tiny_model: Path) -> None:
     """#5645: one step per epoch, whatever the number of minibatches."""
     steps: list[int] = []
-    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    trainer.learner.optimizer.register_step_post_hook(lambda *_: steps.append(1))
     batch = rollouts(tiny_model, [3, 4, 257], [5, 6], [7, 257], [8, 9])
     parts = [[0, 1], [2, 3]]
-    trainer.optimize(
+    trainer.learner.optimize(
         *experience_of(trainer.actor, batch, [1.0, 0.0, 0.5, 0.2], CONFIG, minibatches=parts)
     )
     assert len(steps) == 2
@@ -120,7 +120,7 @@ def test_metrics_are_means_over_tokens_and_not_over_padding(
     """
     batch = rollouts(tiny_model, [3, 4, 257], [5, 6])
     experience, first_forward = experience_of(trainer.actor, batch, [1.0, 0.0], CONFIG)
-    metrics = trainer.optimize(experience, first_forward)
+    metrics = trainer.learner.optimize(experience, first_forward)
     drawn = torch.cat(experience.logps)
     assert len(drawn) == 5
     assert metrics["neg_logp"] == pytest.approx(float(-drawn.mean()), rel=1e-5)
@@ -149,10 +149,10 @@ def test_gradients_are_clipped(tiny_model: Path) -> None:
     def record(*_: object) -> None:
         norms.append(gradient_norm(trainer.actor.trainable_parameters()))
 
-    trainer.optimizer.register_step_pre_hook(record)
+    trainer.learner.optimizer.register_step_pre_hook(record)
     batch = rollouts(tiny_model, [3, 4, 257], [5, 6])
     experience, first_forward = experience_of(trainer.actor, batch, [9.0, -9.0], CONFIG)
-    metrics = trainer.optimize(experience, first_forward)
+    metrics = trainer.learner.optimize(experience, first_forward)
     assert (metrics["grad_norm"] or 0.0) > 1e-3
     assert norms == pytest.approx([1e-3], rel=1e-3)
 
@@ -207,8 +207,8 @@ def test_old_log_probabilities_are_computed_as_the_new_ones(
     batch = rollouts(tiny_model, [3, 4, 257], [5, 6])
     experience, _ = experience_of(trainer.actor, batch, [1.0, 0.0], CONFIG)
     # computed again, as later micro-batches are
-    assert trainer.optimize(experience)["first_ratio_error"] == 0
-    trainer.optimizer.zero_grad()
+    assert trainer.learner.optimize(experience)["first_ratio_error"] == 0
+    trainer.learner.optimizer.zero_grad()
     again = fresh_actor(tiny_model, CONFIG, seed=1)
     assert ratios_begin_at_one(experience.logps, again, batch)
     sampler = load_model(str(tiny_model))

@@ -1,0 +1,157 @@
+"""What learns in an update: clipped steps of policy and critic on an update's experience."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cai.train.distributed import all_reduce_max, all_reduce_sum
+from cai.train.ppo import steps
+from cai.train.ppo.actor import Actor
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.experience import Experience, MicroBatch, Minibatch
+from cai.train.ppo.ptx import PtxText, ptx_losses, sample_texts
+from cai.train.ppo.rollout import Rollout, response_logprobs
+
+Metrics = dict[str, Any]
+
+
+class Learner:
+    """The optimizer of policy and critic, and the average of the policy's weights.
+
+    Args:
+        actor: its policy and critic learn, in place.
+        config: see `PPOConfig`.
+        seed: the drawn fine-tuning text follows from it.
+    """
+
+    def __init__(self, actor: Actor, config: PPOConfig, seed: int) -> None:
+        self.actor, self.config, self.seed = actor, config, seed
+        policy, critic = actor.trainable_parameters(), list(actor.critic.parameters())
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": policy, "lr": config.optimization.learning_rate},
+                {"params": critic, "lr": config.optimization.critic_learning_rate},
+            ],
+            eps=1e-5,
+            weight_decay=0.0,
+            # foreach=True copies all moments at once, which full fine-tuning has no memory for
+            foreach=False,
+        )
+        self.ema_weights = (
+            [p.detach().clone() for p in policy] if config.optimization.ema_decay else []
+        )
+
+    def optimize(
+        self,
+        experience: Experience,
+        first_logp_N: Tensor | None = None,
+        texts: Sequence[PtxText] = (),
+    ) -> Metrics:
+        """Clipped policy and value steps; metrics are means over minibatches.
+
+        Args:
+            first_logp_N: the first micro-batch's log-probabilities with their graph; None: they
+                are computed again.
+        """
+        config, update = self.config.optimization, experience.update
+        planned = config.num_ppo_epochs * len(experience.minibatches)
+        taken: list[Metrics] = []
+        for step in range(planned):
+            policy_group = self.optimizer.param_groups[0]
+            policy_group["lr"] = config.learning_rate * self._lr_warmup(update, step)
+            minibatch = experience.minibatches[step % len(experience.minibatches)]
+            batch = sample_texts(texts, self.config.ptx, self.seed, update, step)
+            taken.append(self._train_minibatch(experience, minibatch, first_logp_N, batch))
+            first_logp_N = None
+            stop = self.config.kl.stop
+            if stop is not None and taken[-1]["approx_kl"] > stop:
+                break
+        means = {key: fmean(row[key] for row in taken) for key in taken[0]}
+        fractions = {
+            "first_ratio_error": taken[0]["ratio_error"],
+            "steps_fraction": len(taken) / planned,
+        }
+        return means | fractions
+
+    def _train_minibatch(
+        self,
+        experience: Experience,
+        minibatch: Minibatch,
+        first_logp_N: Tensor | None,
+        texts: list[Rollout],
+    ) -> Metrics:
+        """Gradients of a minibatch, accumulated over its micro-batches, and the step along them."""
+        self.optimizer.zero_grad()
+        sums: defaultdict[str, float] = defaultdict(float)
+        ratio_error = 0.0
+        for micro in minibatch.micro_batches:
+            logp_N = first_logp_N
+            if logp_N is None:
+                logp_N = self._logprobs(experience, micro)
+            metrics, error = steps.micro_batch_gradients(
+                self.actor, experience, micro, logp_N, self.config.optimization.clip_range
+            )
+            for name, value in metrics.items():
+                sums[name] += value
+            ratio_error = max(ratio_error, error)
+            first_logp_N = None
+        if texts and self.trains_policy(experience.update):
+            size = self.config.optimization.micro_batch_size
+            for loss in ptx_losses(self.actor.policy, texts, size):
+                sums["ptx_loss"] += float(loss.detach())
+                steps.backward(self.actor, self.config.ptx.coef * loss)
+        totals = torch.tensor(list(sums.values()), dtype=torch.float64)
+        all_reduce_sum([totals])
+        means = dict(zip(sums, totals.tolist(), strict=True)) | {
+            "ratio_error": all_reduce_max(ratio_error)
+        }
+        # before the step: weights that are not finite would be saved over the last good ones
+        steps.check_finite(means)
+        return means | {"grad_norm": self._optimizer_step()}
+
+    def _logprobs(self, experience: Experience, micro: MicroBatch) -> Tensor:
+        rollouts = [experience.rollouts[i] for i in micro.indices]
+        with torch.set_grad_enabled(self.trains_policy(experience.update)):
+            return response_logprobs(
+                self.actor.policy, rollouts, micro.frozen_cache, self.config.rollout.temperature
+            )
+
+    def _optimizer_step(self) -> float:
+        """Step along clipped gradients, and update the average; the norm before clipping."""
+        config = self.config.optimization
+        norm = steps.clip_and_step(self.actor, self.optimizer, config.max_grad_norm)
+        if (decay := config.ema_decay) is not None:
+            steps.update_ema(self.ema_weights, self.actor.trainable_parameters(), decay)
+        return norm
+
+    def trains_policy(self, update: int) -> bool:
+        """Whether the policy learns in an update; in the first ones the critic learns alone."""
+        return update >= self.config.optimization.critic_warmup_updates
+
+    def _lr_warmup(self, update: int, step: int) -> float:
+        config = self.config.optimization
+        steps_per_update = config.num_ppo_epochs * config.num_minibatches
+        policy_steps = (update - config.critic_warmup_updates) * steps_per_update + step
+        return steps.lr_warmup_factor(policy_steps, config.lr_warmup_steps)
+
+    def state_tensors(self) -> list[Tensor]:
+        """All that a checkpoint has to hold besides the optimizer's state."""
+        return [
+            *self.actor.trainable_parameters(),
+            *self.actor.critic.parameters(),
+            *self.ema_weights,
+        ]
+
+    def use_ema_weights(self) -> None:
+        """Give the policy its averaged weights, where there are any."""
+        if self.ema_weights:
+            for parameter, mean in zip(
+                self.actor.trainable_parameters(), self.ema_weights, strict=True
+            ):
+                parameter.data.copy_(mean)
