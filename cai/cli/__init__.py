@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 findings, or a job that failed; 2 wrong usage or unreadabl
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -68,6 +69,7 @@ ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the `cai` command."""
     received: list[int] = []
+    _replace_unprintable()
     try:
         with _sigterm_interrupts(received):
             code = app(arguments, standalone_mode=False)
@@ -89,6 +91,13 @@ def main(arguments: list[str] | None = None) -> Any:
 
         exit_process(exit_code)
     sys.exit(exit_code)
+
+
+def _replace_unprintable() -> None:
+    """Print `?` for a character that the terminal's encoding lacks, rather than fail there."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager

@@ -232,7 +232,8 @@ def _clean_inputs(
     kept = filtered_prompts(inputs.read, rules, result)
     if output == STREAM:
         for prompt in kept:
-            print(prompt.line())
+            # bytes: data is UTF-8, whatever the terminal's encoding
+            sys.stdout.buffer.write((prompt.line() + "\n").encode())
     elif output is not None:
         write_prompts(output, kept)
     if output != STREAM:

@@ -146,3 +146,23 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in child.stderr.read()
     child.stderr.close()
     assert child.wait(timeout=60) != 0
+
+
+def test_a_terminal_without_these_characters(tmp_path: Path) -> None:
+    """Text for people gets a question mark; data stays UTF-8."""
+    write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Where is 日本?", "kind": "benign"}])
+
+    def clean(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-m", "cai.cli", "clean", "prompts.jsonl", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+        )
+
+    explained = clean("--explain", "日本")
+    assert (explained.returncode, explained.stdout) == (2, b"")
+    assert explained.stderr == b"cai: --explain ??: no prompt has this id\n"
+    written = clean("--output", "-")
+    assert (written.returncode, written.stderr) == (0, b"")
+    assert "日本".encode() in written.stdout
