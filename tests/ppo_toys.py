@@ -15,7 +15,13 @@ from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Kind, Prompt, chat_of
 from cai.train.ppo.actor import POLICY, Actor, LoraActor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.experience import Experience, forward_models, make_experience, split_minibatches
+from cai.train.ppo.experience import (
+    Experience,
+    RewardTerms,
+    forward_models,
+    make_experience,
+    split_minibatches,
+)
 from cai.train.ppo.reward_table import ScoredRollouts
 from cai.train.ppo.rollout import RewardTable, Rollout, batched_logprobs
 from cai.train.ppo.trainer import PPOTrainer
@@ -167,5 +173,5 @@ def experience_of(
     split = split_minibatches(rollouts, parts, actor, config)
     outputs = forward_models(actor, rollouts, split, config.rollout.temperature, train_policy=True)
     coef = config.kl.coef if kl_coef is None else kl_coef
-    experience = make_experience(scored, split, outputs, config.advantage, coef)
+    experience = make_experience(scored, split, outputs, config.advantage, RewardTerms(coef))
     return experience, outputs.first_logp_N

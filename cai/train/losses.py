@@ -40,6 +40,31 @@ def center_by_group(x_BT: Tensor, mask_BT: Tensor, group_B: Tensor) -> Tensor:
     return (x_BT - mean_B[:, None]) * mask_BT
 
 
+def scale_by_group(x_BT: Tensor, mask_BT: Tensor, group_B: Tensor) -> Tensor:
+    """`x_BT` over the root mean square (over `mask_BT`) of the rows of the same group (integers).
+
+    A group that hardly varies is not blown up: its divisor is at least a tenth of the whole batch's
+    root mean square.
+    """
+    same_BB = (group_B[:, None] == group_B[None, :]).to(x_BT.dtype)
+    squares_B, counts_B = (x_BT.square() * mask_BT).sum(1), mask_BT.sum(1).to(x_BT.dtype)
+    mean_square_B = (same_BB @ squares_B) / (same_BB @ counts_B).clamp(min=1)
+    least = 0.01 * squares_B.sum() / counts_B.sum()
+    return x_BT * torch.rsqrt(mean_square_B.clamp(min=least) + 1e-8)[:, None]
+
+
+def leave_one_out(score_B: Tensor, group_B: Tensor) -> Tensor:
+    """(B,) each score less the mean of the others of its group (integers); 0 for a group of one.
+
+    Source: arXiv:2402.14740, section 3 (RLOO). Unbiased, since a response is no part of its own
+    baseline.
+    """
+    same_BB = (group_B[:, None] == group_B[None, :]).to(score_B.dtype)
+    count_B = same_BB.sum(1)
+    others_B = (same_BB @ score_B - score_B) / (count_B - 1).clamp(min=1)
+    return torch.where(count_B > 1, score_B - others_B, torch.zeros_like(score_B))
+
+
 def gae(
     rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float
 ) -> Tensor:
@@ -114,10 +139,14 @@ def policy_loss(logp_N: Tensor, old_logp_N: Tensor, advantage_N: Tensor, clip: f
     return -torch.min(ratio_N * advantage_N, ratio_N.clamp(1 - clip, 1 + clip) * advantage_N).mean()
 
 
-def value_loss(value_N: Tensor, old_value_N: Tensor, return_N: Tensor, clip: float) -> Tensor:
+def value_loss(
+    value_N: Tensor, old_value_N: Tensor, return_N: Tensor, clip: float | None
+) -> Tensor:
     """Half the mean of the larger of clipped and plain squared error (arXiv:1909.08593's code): a
-    pessimistic bound.
+    pessimistic bound. Without `clip`, of the plain one.
     """
+    if clip is None:
+        return 0.5 * ((value_N - return_N) ** 2).mean()
     clipped_N = old_value_N + (value_N - old_value_N).clamp(-clip, clip)
     return 0.5 * torch.max((value_N - return_N) ** 2, (clipped_N - return_N) ** 2).mean()
 

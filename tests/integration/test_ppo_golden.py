@@ -45,6 +45,8 @@ COMMON = with_settings(
     micro_batch_size=2,
     learning_rate=1e-2,
     lam=0.9,
+    value_lam=0.9,
+    value_clip_range=0.2,
     missing_eos_penalty=0.3,
     ema_decay=0.9,
     lr_warmup_steps=4,
@@ -102,7 +104,7 @@ def test_a_rewrite_moves_no_number(results: dict[str, Any], name: str) -> None:
     round differently.
     """
     for row, stored in zip(results[name]["history"], STORED[name]["history"], strict=True):
-        assert row.keys() == stored.keys()
+        assert stored.keys() <= row.keys()
         for key, value in stored.items():
             assert row[key] == pytest.approx(value, rel=1e-6, abs=1e-6), key
     assert results[name]["weights"] == pytest.approx(STORED[name]["weights"], rel=1e-5, abs=1e-5)

@@ -16,7 +16,17 @@ class RolloutConfig(FrozenModel):
     """Sampling of an update's replies."""
 
     prompts_per_update: int = Field(16, ge=1)
+    """Prompts, at most, that an update learns from."""
     responses_per_prompt: int = Field(4, ge=1)
+    candidates: float = Field(1.0, ge=1)
+    """Prompts sampled for each of `prompts_per_update`. Above 1, an update learns from those whose
+    responses earn different rewards: the others teach nothing (dynamic sampling,
+    arXiv:2503.14476, section 3.2).
+    """
+    min_gap: float = Field(0.0, ge=0)
+    """With `candidates` above 1: rewards of a prompt that lie no further apart than this count as
+    equal.
+    """
     shares: dict[Share, Annotated[float, Field(gt=0)]] | None = None
     """Relative share of each kind among the prompts, or of a category of a kind
     (`benign/borderline`); None: in the proportions of the data.
@@ -31,19 +41,36 @@ class RolloutConfig(FrozenModel):
     """Reward lost by a response that the model did not end itself."""
 
     @property
+    def candidate_prompts(self) -> int:
+        """Prompts sampled per update."""
+        return round(self.prompts_per_update * self.candidates)
+
+    @property
     def episodes(self) -> int:
-        """Responses per update."""
+        """Responses per update that are learnt from, at most."""
         return self.prompts_per_update * self.responses_per_prompt
 
 
 class AdvantageConfig(FrozenModel):
     """From rewards and values to advantages. Rewards are not discounted (gamma = 1)."""
 
-    lam: float = Field(0.95, ge=0, le=1)
-    """GAE's lambda: a lower value relies more on the critic (arXiv:1506.02438, eq. 16)."""
+    baseline: Literal["critic", "group"] = "critic"
+    """What a response's reward is compared with: the critic's value of each token, or the mean
+    reward of the prompt's other responses (leave one out, arXiv:2402.14740).
+    """
+    lam: float = Field(1.0, ge=0, le=1)
+    """GAE's lambda of the advantages (arXiv:1506.02438, eq. 16). A lower value relies more on the
+    critic. With one that knows nothing yet it rewards length: A_t = lam^(tokens left) * reward.
+    """
+    value_lam: float = Field(0.95, ge=0, le=1)
+    """GAE's lambda of the returns that the critic learns."""
     center_by_kind: bool = False
     """Subtract the mean advantage of the prompt's kind. Without it, while the critic is untrained,
     the best responses to a kind with low rewards get negative advantages.
+    """
+    scale_by_kind: bool = False
+    """Divide advantages by the root mean square of those of the prompt's kind, so that the kind
+    with the largest gaps between its rewards does not decide the update.
     """
     whiten_advantages: bool = True
     """Zero mean and unit variance over the whole update."""
@@ -67,8 +94,10 @@ class OptimizationConfig(FrozenModel):
     accumulated.
     """
     clip_range: float = Field(0.2, gt=0)
-    """Clips the probability ratio to 1 ± this, and a value's change to ± this (in units of the
-    reward; of its standard deviation with `scale_rewards`).
+    """Clips the probability ratio to 1 ± this."""
+    value_clip_range: float | None = Field(None, gt=0)
+    """Clips a value's change in an update to ± this (in units of the reward; of its standard
+    deviation with `scale_rewards`); None: it is not clipped.
     """
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients of policy and of critic are each clipped to this norm."""
@@ -80,6 +109,25 @@ class OptimizationConfig(FrozenModel):
     """Decay per optimizer step of the averaged policy weights, which become the final policy; None:
     the last weights.
     """
+
+
+class BalanceConfig(FrozenModel):
+    """Weights of groups of prompts that follow how often their responses fail (dual ascent, as the
+    multipliers of Safe RLHF: arXiv:2310.12773, section 3.2).
+    """
+
+    targets: dict[Share, Annotated[float, Field(gt=0, lt=1)]] = {}
+    """Share of failing responses to tolerate, by kind of prompt or by `kind/category`. Without
+    `rollout.shares`, an update draws equally many prompts of each. Empty: no weights.
+    """
+    part: str = "rubric"
+    """A response fails where this part of its reward is below 0."""
+    step: float = Field(0.3, gt=0)
+    """Largest change of a weight's logarithm in an update."""
+    smoothing: float = Field(0.5, ge=0, lt=1)
+    """Share of the past in the running rate of failures."""
+    max_weight: float = Field(4.0, gt=1)
+    """Weights lie between 1 / this and this, before their mean is set to 1."""
 
 
 class KLConfig(FrozenModel):
@@ -141,7 +189,7 @@ differs from the paper or the paper is silent:
 
 - the policy's learning rate is not published (appendix E.9 scans 2.55e-6 to 2.55e-5): 9e-6 is the
   value function's;
-- GAE's lambda is not published: 0.95;
+- GAE's lambda is not published: 1;
 - the critic is linear heads on the preference model's frozen states, not a network of its own;
 - Adam's second decay is 0.999, not 0.95;
 - the longest response is whatever `max_new_tokens` says.
@@ -178,6 +226,7 @@ class PPOConfig(FrozenModel):
     rollout: RolloutConfig = RolloutConfig()
     advantage: AdvantageConfig = AdvantageConfig()
     optimization: OptimizationConfig = OptimizationConfig()
+    balance: BalanceConfig = BalanceConfig()
     kl: KLConfig = KLConfig()
     ptx: PtxConfig = PtxConfig()
 

@@ -74,6 +74,16 @@ class ModelOutputs:
 
 
 @dataclass(frozen=True)
+class RewardTerms:
+    """What an update weighs rewards with."""
+
+    kl_coef: float
+    """Reward lost per nat from the reference."""
+    weights: list[float] | None = None
+    """Of each known rollout's advantages; None: 1."""
+
+
+@dataclass(frozen=True)
 class Experience:
     """Rollouts with everything that an update needs; lists have one tensor (T,) per rollout."""
 
@@ -166,13 +176,9 @@ def make_experience(
     minibatches: list[Minibatch],
     outputs: ModelOutputs,
     config: AdvantageConfig,
-    kl_coef: float,
+    terms: RewardTerms,
 ) -> Experience:
-    """KL penalty, advantages over the whole batch of all processes, and returns.
-
-    Args:
-        kl_coef: reward lost per nat from the reference.
-    """
+    """KL penalty, advantages over the whole batch of all processes, and returns."""
     rollouts = scored.known_rollouts
     lengths = [len(rollout.response_ids) for rollout in rollouts]
     parts = [minibatch.indices for minibatch in minibatches]
@@ -183,18 +189,24 @@ def make_experience(
     mask_BT = padded([torch.ones(n, dtype=torch.bool, device=device) for n in lengths])
 
     total_B = torch.tensor(scored.totals, device=device)
-    reward_BT = losses.token_rewards(total_B, logp_BT, ref_logp_BT, mask_BT, kl_coef)
+    reward_BT = losses.token_rewards(total_B, logp_BT, ref_logp_BT, mask_BT, terms.kl_coef)
     if config.scale_rewards:
         reward_BT = losses.scale_by_std(reward_BT, mask_BT)
-    advantage_BT = losses.gae(reward_BT, value_BT, mask_BT, gamma=1.0, lam=config.lam)
-    return_BT = advantage_BT + value_BT
-    if config.center_by_kind:
-        kind_B = torch.tensor(
-            [KINDS.index(rollout.prompt.kind) for rollout in rollouts], device=device
+    returns = losses.gae(reward_BT, value_BT, mask_BT, gamma=1.0, lam=config.value_lam)
+    return_BT = returns + value_BT
+    if config.baseline == "group":
+        prompt_B = torch.tensor(scored.prompt_indices, device=device)
+        score_B = losses.leave_one_out(total_B, prompt_B)
+        reward_BT = losses.token_rewards(score_B, logp_BT, ref_logp_BT, mask_BT, terms.kl_coef)
+        advantage_BT = losses.gae(
+            reward_BT, torch.zeros_like(value_BT), mask_BT, gamma=1.0, lam=1.0
         )
-        advantage_BT = losses.center_by_group(advantage_BT, mask_BT, kind_B)
-    if config.whiten_advantages:
-        advantage_BT = losses.whiten(advantage_BT, mask_BT)
+    else:
+        advantage_BT = losses.gae(reward_BT, value_BT, mask_BT, gamma=1.0, lam=config.lam)
+    kind_B = torch.tensor([KINDS.index(rollout.prompt.kind) for rollout in rollouts], device=device)
+    advantage_BT = _normalized(advantage_BT, mask_BT, kind_B, config)
+    if terms.weights is not None:
+        advantage_BT = advantage_BT * torch.tensor(terms.weights, device=device)[:, None]
 
     def unpadded(x_BT: Tensor) -> list[Tensor]:
         return [x_BT[i, :n] for i, n in enumerate(lengths)]
@@ -209,6 +221,18 @@ def make_experience(
         returns=unpadded(return_BT),
         ref_logps=unpadded(ref_logp_BT),
     )
+
+
+def _normalized(
+    advantage_BT: Tensor, mask_BT: Tensor, kind_B: Tensor, config: AdvantageConfig
+) -> Tensor:
+    if config.center_by_kind:
+        advantage_BT = losses.center_by_group(advantage_BT, mask_BT, kind_B)
+    if config.scale_by_kind:
+        advantage_BT = losses.scale_by_group(advantage_BT, mask_BT, kind_B)
+    if config.whiten_advantages:
+        advantage_BT = losses.whiten(advantage_BT, mask_BT)
+    return advantage_BT
 
 
 def experience_metrics(experience: Experience) -> dict[str, float | None]:

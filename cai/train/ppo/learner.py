@@ -95,7 +95,7 @@ class Learner:
             if logp_N is None:
                 logp_N = self._logprobs(experience, micro)
             metrics, error = steps.micro_batch_gradients(
-                self.actor, experience, micro, logp_N, self.config.optimization.clip_range
+                self.actor, experience, micro, logp_N, self.config.optimization
             )
             for name, value in metrics.items():
                 sums[name] += value

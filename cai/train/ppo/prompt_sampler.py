@@ -5,7 +5,7 @@ configured.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from random import Random
 from typing import Annotated, get_args
 
@@ -39,7 +39,7 @@ def sample_prompts(
         )
     batch = []
     for name, part in allocate(shares, count).items():
-        group = [prompt for prompt in prompts if _group(prompt, shares) == name]
+        group = [prompt for prompt in prompts if group_of(prompt, shares) == name]
         if not group:
             raise TrainError(f"ppo.rollout.shares: no training prompt is {name}")
 
@@ -50,12 +50,12 @@ def sample_prompts(
     return batch
 
 
-def _group(prompt: Prompt, shares: Mapping[str, float]) -> str | None:
-    """The key of `shares` that a prompt counts for: its kind and category where that has one, else
+def group_of(prompt: Prompt, names: Container[str]) -> str | None:
+    """The one of `names` that a prompt counts for: its kind and category where that is one, else
     its kind.
     """
     category = f"{prompt.kind}/{prompt.category}"
-    return category if category in shares else prompt.kind
+    return category if category in names else prompt.kind
 
 
 def _next_in_passes(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -24,10 +26,25 @@ class ScoredRollouts:
     """Indices of the rollouts whose every part is known: the ones that are learnt from."""
     totals: list[float]
     """Their summed rewards; the KL penalty is not in them."""
+    responses_per_prompt: int = 1
+    """Rollouts are in the order of prompts: those of one prompt follow each other."""
 
     @property
     def known_rollouts(self) -> list[Rollout]:
         return [self.rollouts[i] for i in self.known_indices]
+
+    @property
+    def prompt_indices(self) -> list[int]:
+        """Which of the update's prompts each known rollout answers."""
+        return [i // self.responses_per_prompt for i in self.known_indices]
+
+    def of_prompts(self, kept: Container[int]) -> ScoredRollouts:
+        """The same, with the rollouts of these of the update's prompts as the known ones."""
+        rows = zip(self.known_indices, self.totals, self.prompt_indices, strict=True)
+        left = [(i, total) for i, total, prompt in rows if prompt in kept]
+        return replace(
+            self, known_indices=[i for i, _ in left], totals=[total for _, total in left]
+        )
 
 
 def compute_rewards(reward_fn: RewardFn, rollouts: list[Rollout]) -> RewardTable:
@@ -76,6 +93,31 @@ def sum_rewards(table: RewardTable) -> tuple[list[int], list[float]]:
     return list(known), list(known.values())
 
 
+def informative_prompts(scored: ScoredRollouts, min_gap: float) -> list[int]:
+    """Those of the update's prompts whose known rewards lie further apart than `min_gap`."""
+    rewards: dict[int, list[float]] = {}
+    for prompt, total in zip(scored.prompt_indices, scored.totals, strict=True):
+        rewards.setdefault(prompt, []).append(total)
+    return [prompt for prompt, values in rewards.items() if max(values) - min(values) > min_gap]
+
+
+def take_in_turns(prompts: Mapping[int, str | None], count: int) -> set[int]:
+    """At most `count` of the prompts, equally many of each group as far as there are.
+
+    Args:
+        prompts: prompt -> its group; earlier ones of a group are taken first.
+    """
+    queues: dict[str | None, deque[int]] = {}
+    for prompt, group in prompts.items():
+        queues.setdefault(group, deque()).append(prompt)
+    taken: set[int] = set()
+    while len(taken) < min(count, len(prompts)):
+        for queue in queues.values():
+            if queue and len(taken) < count:
+                taken.add(queue.popleft())
+    return taken
+
+
 def reward_metrics(scored: ScoredRollouts) -> dict[str, Any]:
     """Metrics of an update's rollouts.
 
@@ -97,3 +139,17 @@ def reward_metrics(scored: ScoredRollouts) -> dict[str, Any]:
             x for x, of in zip(totals, kinds, strict=True) if of == kind
         )
     return metrics
+
+
+def text_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Signs of a policy that says one thing to everything.
+
+    `distinct_2`: different pairs of neighbouring words over all pairs; `top_response`: share of the
+    commonest response.
+    """
+    texts = [rollout.text for rollout in rollouts]
+    pairs = [pair for text in texts for pair in pairwise(text.split())]
+    return {
+        "distinct_2": len(set(pairs)) / max(1, len(pairs)),
+        "top_response": Counter(texts).most_common(1)[0][1] / len(texts),
+    }

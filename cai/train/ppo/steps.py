@@ -12,12 +12,17 @@ from cai.errors import TrainError
 from cai.train import losses
 from cai.train.distributed import all_reduce_sum, full_tensor, world_size
 from cai.train.ppo.actor import Actor
+from cai.train.ppo.config import OptimizationConfig
 from cai.train.ppo.experience import Experience, MicroBatch
 from cai.train.ppo.rollout import token_kinds
 
 
 def micro_batch_gradients(
-    actor: Actor, experience: Experience, micro: MicroBatch, logp_N: Tensor, clip_range: float
+    actor: Actor,
+    experience: Experience,
+    micro: MicroBatch,
+    logp_N: Tensor,
+    config: OptimizationConfig,
 ) -> tuple[dict[str, float], float]:
     """Accumulate the gradients of a micro-batch's policy and value losses.
 
@@ -33,22 +38,26 @@ def micro_batch_gradients(
         for rows in (experience.logps, experience.values, experience.advantages, experience.returns)
     )
     policy_loss = micro.loss_weight * losses.policy_loss(
-        logp_N, old_logp_N, advantage_N, clip_range
+        logp_N, old_logp_N, advantage_N, config.clip_range
     )
     state_NE = torch.cat([experience.states[i] for i in micro.indices])
     kind_N = token_kinds([experience.rollouts[i] for i in micro.indices], state_NE.device)
     value_N = actor.critic(state_NE, kind_N)
-    value_loss = micro.loss_weight * losses.value_loss(value_N, old_value_N, return_N, clip_range)
+    value_loss = micro.loss_weight * losses.value_loss(
+        value_N, old_value_N, return_N, config.value_clip_range
+    )
     # policy and critic share no parameter: no coefficient stands between the two losses
     value_loss.backward()  # type: ignore[no-untyped-call]
     if logp_N.requires_grad:
         backward(actor, policy_loss)
     with torch.no_grad():
         error_N = ((logp_N - old_logp_N).exp() - 1).abs()
+        clipped_N = (error_N > config.clip_range).float()
         metrics = {
             "policy_loss": float(policy_loss),
             "value_loss": float(value_loss),
-            "clip_fraction": micro.loss_weight * float((error_N > clip_range).float().mean()),
+            "clip_fraction": micro.loss_weight
+            * float((error_N > config.clip_range).float().mean()),
             "approx_kl": micro.loss_weight * float(0.5 * ((logp_N - old_logp_N) ** 2).mean()),
             "neg_logp": micro.loss_weight * float(-logp_N.mean()),
         }

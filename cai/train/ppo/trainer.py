@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -33,9 +33,11 @@ from cai.train.distributed import (
 )
 from cai.train.ppo import steps
 from cai.train.ppo.actor import Actor, build_actor
+from cai.train.ppo.balance import Balance, failure_rates
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.experience import (
     Experience,
+    RewardTerms,
     experience_metrics,
     forward_models,
     make_experience,
@@ -44,15 +46,18 @@ from cai.train.ppo.experience import (
 )
 from cai.train.ppo.gather import gather_rollouts, rollout_indices
 from cai.train.ppo.learner import Learner, Metrics
-from cai.train.ppo.prompt_sampler import sample_prompts
+from cai.train.ppo.prompt_sampler import group_of, sample_prompts
 from cai.train.ppo.ptx import PtxText
 from cai.train.ppo.resume import read_history, state_digest
 from cai.train.ppo.reward_table import (
     ScoredRollouts,
     add_missing_eos_penalty,
     compute_rewards,
+    informative_prompts,
     reward_metrics,
     sum_rewards,
+    take_in_turns,
+    text_metrics,
 )
 from cai.train.ppo.rollout import (
     RewardFn,
@@ -101,6 +106,7 @@ class PPOTrainer:
         self.kl_controller = losses.KLController(
             config.kl.coef, config.kl.target, config.kl.horizon
         )
+        self.balance = Balance()
 
     @classmethod
     def from_pretrained(
@@ -205,16 +211,19 @@ class PPOTrainer:
     ) -> Metrics:
         """One update; its metrics."""
         config = self.config.rollout
-        batch = sample_prompts(prompts, config.prompts_per_update, self.seed, update, config.shares)
+        shares = config.shares or dict.fromkeys(self.config.balance.targets, 1.0) or None
+        batch = sample_prompts(prompts, config.candidate_prompts, self.seed, update, shares)
         rollouts = self.sample_rollouts(batch, update)  # 1 act
         scored = self.score_rollouts(rollouts, batch)  # 2 judge
-        experience, first_logp_N = self.make_experience(scored, update)  # 3 credit
+        learnt = self.select_prompts(scored, batch)
+        experience, first_logp_N = self.make_experience(learnt, update)  # 3 credit
         metrics = self.learner.optimize(experience, first_logp_N, texts)  # 4 learn
         metrics |= experience_metrics(experience) | reward_metrics(scored)
+        metrics |= text_metrics(scored.rollouts) | self._balance_metrics(scored)
         metrics |= {"kl_coef": self.kl_controller.beta, "update": update}
+        metrics["learnt_episodes"] = len(learnt.known_indices)
         steps.check_finite(metrics)
-        episodes = len(scored.known_indices)
-        self.kl_controller = self.kl_controller.updated(metrics["kl"], episodes)
+        self.kl_controller = self.kl_controller.updated(metrics["kl"], len(learnt.known_indices))
         return metrics
 
     def sample_rollouts(self, prompts: Sequence[Prompt], update: int) -> list[Rollout]:
@@ -236,7 +245,19 @@ class PPOTrainer:
         table = compute_rewards(self.reward_fn, rollouts)
         table = add_missing_eos_penalty(table, rollouts, config.missing_eos_penalty)
         rollouts, table = gather_rollouts(rollouts, table, prompts, self.renderer, config)
-        return ScoredRollouts(rollouts, table, *sum_rewards(table))
+        return ScoredRollouts(rollouts, table, *sum_rewards(table), config.responses_per_prompt)
+
+    def select_prompts(self, scored: ScoredRollouts, prompts: Sequence[Prompt]) -> ScoredRollouts:
+        """The rollouts to learn from: with `rollout.candidates` above 1, those of prompts whose
+        rewards differ, equally many of each group. Where no prompt's do, all.
+        """
+        config = self.config.rollout
+        informative = informative_prompts(scored, config.min_gap)
+        if config.candidates == 1 or not informative:
+            return scored
+        names = config.shares or self.config.balance.targets
+        groups = {i: group_of(prompts[i], names) for i in informative}
+        return scored.of_prompts(take_in_turns(groups, config.prompts_per_update))
 
     def make_experience(self, scored: ScoredRollouts, update: int) -> tuple[Experience, Tensor]:
         """Experience of the rollouts with known rewards, and the first micro-batch's
@@ -254,9 +275,22 @@ class PPOTrainer:
             config.rollout.temperature,
             train_policy=train_policy,
         )
-        kl_coef = self.kl_controller.beta
-        experience = make_experience(scored, minibatches, outputs, config.advantage, kl_coef)
+        weights = None
+        if config.balance.targets:
+            weights = self.balance.rollout_weights([r.prompt for r in rollouts], config.balance)
+        terms = RewardTerms(self.kl_controller.beta, weights)
+        experience = make_experience(scored, minibatches, outputs, config.advantage, terms)
         return replace(experience, update=update), outputs.first_logp_N
+
+    def _balance_metrics(self, scored: ScoredRollouts) -> Metrics:
+        """The weights that the update used, and its failures; the weights follow them."""
+        config = self.config.balance
+        weights = self.balance.weights(config) if config.targets else {}
+        rates = failure_rates(scored, config)
+        self.balance = self.balance.updated(rates, config)
+        return {f"weight.{name}": weight for name, weight in weights.items()} | {
+            f"failures.{name}": rate for name, rate in rates.items()
+        }
 
     # ---- state ----
 
@@ -271,10 +305,15 @@ class PPOTrainer:
         if state is None:
             return 0
         self.kl_controller = replace(self.kl_controller, beta=float(state["beta"]))
+        self.balance = Balance(**state["balance"])
         return int(state["step"])
 
     def _save_checkpoint(self, folder: Path, done: int, digest: str) -> None:
-        state = {"beta": self.kl_controller.beta, "state_digest": digest}
+        state = {
+            "beta": self.kl_controller.beta,
+            "balance": asdict(self.balance),
+            "state_digest": digest,
+        }
         checkpoint.save(
             folder / CHECKPOINTS, done, self.learner.state_tensors(), self.learner.optimizer, state
         )

@@ -19,8 +19,10 @@ from cai.train.losses import (
     gae,
     k1,
     k3,
+    leave_one_out,
     masked_mean,
     policy_loss,
+    scale_by_group,
     scale_by_std,
     soft_bradley_terry,
     token_rewards,
@@ -63,6 +65,28 @@ def test_gae_with_padding_and_discount() -> None:
     mask = torch.tensor([[True, True, False]])
     got = gae(t(1, 2, 700)[None], t(1, 3, 90)[None], mask, gamma=0.5, lam=0.5)
     close(got, t(1.25, -1, 0)[None])
+
+
+def test_leave_one_out() -> None:
+    """Group 0: 1 - (2 + 6)/2 = -3; 2 - 3.5 = -1.5; 6 - 1.5 = 4.5. Group 7 has one: 0."""
+    groups = torch.tensor([0, 0, 7, 0])
+    close(leave_one_out(t(1, 2, 9, 6), groups), t(-3, -1.5, 0, 4.5))
+
+
+def test_each_group_is_scaled_by_its_root_mean_square() -> None:
+    """Group 0: squares 9 and 16 over two tokens, root of 12.5. Group 1: 0.001 is far below a tenth
+    of the batch's root of 25.000001/3, which divides there.
+    """
+    mask = torch.tensor([[True, True], [True, False]])
+    got = scale_by_group(torch.stack([t(3, 4), t(0.001, 0)]), mask, torch.tensor([0, 1]))
+    floor = 0.1 * math.sqrt(25.000001 / 3)
+    want = torch.stack([t(3, 4) / math.sqrt(12.5), t(0.001, 0) / floor])
+    close(got, want, atol=1e-7)
+
+
+def test_value_loss_without_clip() -> None:
+    """Errors 1 and 3: half of (1 + 9) / 2."""
+    close(value_loss(t(1, 5), t(0, 0), t(2, 2), None), t(2.5)[0])
 
 
 def test_token_rewards_puts_the_score_on_the_last_real_token() -> None:

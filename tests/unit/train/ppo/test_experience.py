@@ -33,7 +33,7 @@ def test_advantages_are_centred_by_kind(tiny_model: Path) -> None:
     rollouts = [rollout_of([1, 2, 3][: i + 1], renderer, prompts[i % 2]) for i in range(3)]
     for center in (True, False):
         config = with_settings(
-            CONFIG, center_by_kind=center, lam=1.0, whiten_advantages=False, kl={"coef": 0.0}
+            CONFIG, center_by_kind=center, value_lam=1.0, whiten_advantages=False, kl={"coef": 0.0}
         )
         experience, _ = experience_of(fresh_actor(tiny_model), rollouts, [1.0, 5.0, 1.0], config)
         assert [set(row.tolist()) for row in experience.advantages] == (
@@ -83,7 +83,7 @@ def test_rewards_may_be_rescaled_over_the_update(tiny_model: Path) -> None:
     """
     renderer = load_renderer(tiny_model)
     rollouts = [rollout_of([65, 66], renderer), rollout_of([67, 68], renderer)]
-    config = with_settings(CONFIG, scale_rewards=True, lam=1.0)
+    config = with_settings(CONFIG, scale_rewards=True, value_lam=1.0)
     experience, _ = experience_of(
         fresh_actor(tiny_model), rollouts, [1.0, 5.0], config, kl_coef=0.0
     )

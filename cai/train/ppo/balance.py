@@ -1,0 +1,63 @@
+"""Balance between groups of prompts: weights that follow how often their responses fail."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from cai.records import Prompt
+from cai.train.ppo.config import BalanceConfig
+from cai.train.ppo.prompt_sampler import group_of
+from cai.train.ppo.reward_table import ScoredRollouts
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The weight of each group's advantages. Immutable: `updated` gives the next one.
+
+    A group that fails more often than its target gains weight, one that fails less often loses it
+    (dual ascent on the logarithm of a multiplier, arXiv:2310.12773, eq. 12):
+
+        failures <- smoothing * failures + (1 - smoothing) * rate of this update
+        log w    <- log w + step * clip(failures / target - 1, -1, 1)
+    """
+
+    failures: Mapping[str, float] = field(default_factory=dict)
+    """Running rate by group; a group without any graded response is missing."""
+    log_weights: Mapping[str, float] = field(default_factory=dict)
+
+    def weights(self, config: BalanceConfig) -> dict[str, float]:
+        """Weight by group; their mean is 1, so that the size of a step does not grow."""
+        raw = {name: math.exp(self.log_weights.get(name, 0.0)) for name in config.targets}
+        return {name: weight / fmean(raw.values()) for name, weight in raw.items()}
+
+    def updated(self, rates: Mapping[str, float], config: BalanceConfig) -> Balance:
+        """The balance after an update in which groups failed at these `rates`."""
+        failures, log_weights = dict(self.failures), dict(self.log_weights)
+        limit = math.log(config.max_weight)
+        for name, rate in rates.items():
+            past = failures.get(name, rate)
+            failures[name] = config.smoothing * past + (1 - config.smoothing) * rate
+            excess = failures[name] / config.targets[name] - 1
+            moved = log_weights.get(name, 0.0) + config.step * max(-1.0, min(1.0, excess))
+            log_weights[name] = max(-limit, min(limit, moved))
+        return Balance(failures, log_weights)
+
+    def rollout_weights(self, prompts: Sequence[Prompt], config: BalanceConfig) -> list[float]:
+        """One weight per prompt; 1 for a prompt of no group."""
+        weights = self.weights(config)
+        return [weights.get(group_of(prompt, weights) or "", 1.0) for prompt in prompts]
+
+
+def failure_rates(scored: ScoredRollouts, config: BalanceConfig) -> dict[str, float]:
+    """Share of each group's responses, of those with a known reward, that fail."""
+    part = scored.table.get(config.part, [])
+    outcomes: defaultdict[str, list[float]] = defaultdict(list)
+    for i in scored.known_indices if part else ():
+        group, value = group_of(scored.rollouts[i].prompt, config.targets), part[i]
+        if group in config.targets and value is not None:
+            outcomes[str(group)].append(float(value < 0))
+    return {name: fmean(values) for name, values in outcomes.items()}

@@ -1,0 +1,85 @@
+"""The balance between groups of prompts: weights and failure rates, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cai.records import Prompt, chat_of
+from cai.train.ppo.balance import Balance, failure_rates
+from cai.train.ppo.config import BalanceConfig
+from cai.train.ppo.reward_table import ScoredRollouts
+from cai.train.ppo.rollout import Rollout
+
+CONFIG = BalanceConfig(
+    targets={"disallowed": 0.1, "benign": 0.1}, step=0.5, smoothing=0.5, max_weight=4.0
+)
+
+
+def prompt(kind: str, category: str | None = None) -> Prompt:
+    return Prompt.model_validate(
+        {"chat": chat_of(("user", "Hi")), "kind": kind, "category": category}
+    )
+
+
+def test_a_group_above_its_target_gains_weight() -> None:
+    """0.3 / 0.1 - 1 = 2, clipped to 1: log w = +0.5. 0.05 / 0.1 - 1 = -0.5: log w = -0.25. The
+    weights' mean is 1.
+    """
+    balance = Balance().updated({"disallowed": 0.3, "benign": 0.05}, CONFIG)
+    assert balance.log_weights == pytest.approx({"disallowed": 0.5, "benign": -0.25})
+    high, low = math.exp(0.5), math.exp(-0.25)
+    mean = (high + low) / 2
+    expected = {"disallowed": high / mean, "benign": low / mean}
+    assert balance.weights(CONFIG) == pytest.approx(expected)
+
+
+def test_failures_are_smoothed() -> None:
+    """Half of the past 0.3 and half of 0.1."""
+    balance = Balance().updated({"benign": 0.3}, CONFIG).updated({"benign": 0.1}, CONFIG)
+    assert balance.failures == pytest.approx({"benign": 0.2})
+
+
+def test_a_group_without_graded_responses_keeps_its_weight() -> None:
+    before = Balance().updated({"disallowed": 0.3, "benign": 0.3}, CONFIG)
+    after = before.updated({"benign": 0.0}, CONFIG)
+    assert after.log_weights["disallowed"] == before.log_weights["disallowed"]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=30))
+def test_weights_are_bounded_and_have_mean_1(rates: list[tuple[float, float]]) -> None:
+    balance = Balance()
+    for disallowed, benign in rates:
+        balance = balance.updated({"disallowed": disallowed, "benign": benign}, CONFIG)
+    weights = list(balance.weights(CONFIG).values())
+    assert sum(weights) == pytest.approx(2)
+    assert max(weights) / min(weights) <= CONFIG.max_weight**2 * (1 + 1e-9)
+
+
+def test_weights_of_prompts() -> None:
+    """A category with a target of its own is no part of its kind; others weigh 1."""
+    config = BalanceConfig(targets={"benign": 0.1, "benign/borderline": 0.1}, step=0.5)
+    balance = Balance().updated({"benign": 0.0, "benign/borderline": 1.0}, config)
+    weights = balance.weights(config)
+    prompts = [prompt("benign", "borderline"), prompt("benign", "coding"), prompt("disallowed")]
+    assert balance.rollout_weights(prompts, config) == [
+        weights["benign/borderline"],
+        weights["benign"],
+        1.0,
+    ]
+
+
+def test_failure_rates_count_negative_parts_of_known_rewards() -> None:
+    """Of three responses to disallowed prompts one has an unknown reward, and one fails."""
+    kinds = ["disallowed", "disallowed", "disallowed", "benign", "sensitive"]
+    rollouts = [Rollout(prompt(kind), [1], [2], "x", True) for kind in kinds]
+    table: dict[str, list[float | None]] = {
+        "rubric": [-2.0, 2.0, None, 1.0, -1.0],
+        "pm": [0.0] * 5,
+    }
+    scored = ScoredRollouts(rollouts, table, [0, 1, 3, 4], [-2.0, 2.0, 1.0, -1.0])
+    assert failure_rates(scored, CONFIG) == {"disallowed": 0.5, "benign": 0.0}
+    assert failure_rates(scored, BalanceConfig(targets=CONFIG.targets, part="other")) == {}
