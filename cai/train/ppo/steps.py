@@ -56,8 +56,7 @@ def micro_batch_gradients(
         metrics = {
             "policy_loss": float(policy_loss),
             "value_loss": float(value_loss),
-            "clip_fraction": micro.loss_weight
-            * float((error_N > config.clip_range).float().mean()),
+            "clip_fraction": micro.loss_weight * float(clipped_N.mean()),
             "approx_kl": micro.loss_weight * float(0.5 * ((logp_N - old_logp_N) ** 2).mean()),
             "neg_logp": micro.loss_weight * float(-logp_N.mean()),
         }
