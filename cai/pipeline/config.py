@@ -53,7 +53,15 @@ class Run(FrozenModel):
     hygiene: HygieneConfig = HygieneConfig()
     """Which of the prompts are used; `against` names files relative to the run's YAML."""
     held_out: float = Field(0.4, gt=0, lt=1)
-    """Share of the prompts of each kind and category that only the evaluation sees."""
+    """Share of the prompts of each kind and category that only the evaluation sees. Which ones does
+    not depend on `seed`: runs of several seeds are evaluated on the same prompts.
+    """
+    dev: float = Field(0.0, ge=0, lt=1)
+    """Share of the prompts kept from both training and `held_out`, to choose settings by."""
+    evaluate_on: Literal["held_out", "dev"] = "held_out"
+    """Prompts of the evaluation. While settings are chosen: `dev`, which leaves the held-out ones
+    unseen.
+    """
     split_by: Literal["user", "origin"] = "user"
     """Prompts of one user, or one origin, are all on the same side."""
     folder: str | None = None
@@ -83,6 +91,17 @@ class Run(FrozenModel):
         except UsageError as error:
             raise ValueError(str(error).removeprefix("model: ")) from None
         return spec
+
+    @model_validator(mode="after")
+    def _shares_of_prompts_fit(self) -> Run:
+        if self.held_out + self.dev >= 1:
+            raise ValueError(
+                f"held_out and dev take {self.held_out + self.dev:g} of the prompts: "
+                "leave some for training"
+            )
+        if self.evaluate_on == "dev" and not self.dev:
+            raise ValueError("evaluate_on: dev needs a share of the prompts (dev: 0.15)")
+        return self
 
     @model_validator(mode="after")
     def _critic_has_its_model(self) -> Run:

@@ -266,6 +266,8 @@ class RunContext:
         }
 
 
+SPLIT_SEED = 0
+"""Of the split into training, dev and held-out prompts, whatever the run's seed."""
 LATER_KEYS = ("tokenizer", "http.prefill", "http.allow")
 """Keys of a provenance that manifests of earlier versions lack."""
 
@@ -359,7 +361,7 @@ def hygiene_provenance(resolved: ResolvedRun, config: HygieneConfig) -> dict[str
 
 
 def read_run_prompts(resolved: ResolvedRun) -> tuple[list[Prompt], list[Prompt], Counter[str]]:
-    """(training prompts, held-out prompts, what hygiene counted) of a run."""
+    """(training prompts, prompts of the evaluation, what hygiene counted) of a run."""
     run = resolved.run
     count_tokens: Callable[[str], int] = len
     if needs_token_counts(run.hygiene):
@@ -367,8 +369,11 @@ def read_run_prompts(resolved: ResolvedRun) -> tuple[list[Prompt], list[Prompt],
 
         count_tokens = token_counter(run.model)
     prompts, counts = read_prompts(resolved.prompts, run.hygiene, resolved.against, count_tokens)
-    train, held_out = split(prompts, run.held_out, run.seed, run.split_by)
-    return train, held_out, counts
+    train, evaluated = split(prompts, run.held_out, SPLIT_SEED, run.split_by)
+    if run.dev:
+        train, dev = split(train, run.dev / (1 - run.held_out), SPLIT_SEED, run.split_by)
+        evaluated = dev if run.evaluate_on == "dev" else evaluated
+    return train, evaluated, counts
 
 
 def load_rows(path: Path, kind: Any) -> list[Any]:

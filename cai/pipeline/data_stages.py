@@ -30,6 +30,7 @@ def prompts(ctx: RunContext) -> None:
     provenance = {
         "held_out": f"{run.held_out} by {run.split_by}",
         "seed": str(run.seed),
+        **({"dev": f"{run.dev}, evaluated: {run.evaluate_on}"} if run.dev else {}),
         **{f"input {name}": store.file_digest(path) for name, path in inputs},
         **hygiene_provenance(ctx.resolved, run.hygiene),
     }

@@ -49,6 +49,8 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "hygiene": ("prompts", "sft", "reward"),
     "against": ("prompts", "sft", "reward"),
     "held_out": ("prompts",),
+    "dev": ("prompts",),
+    "evaluate_on": ("prompts",),
     "split_by": ("prompts",),
     "http": ("prompts", "revise", "label", "ppo", "eval"),
     "revise": ("revise",),

@@ -14,15 +14,22 @@ from cai.train.ppo.prompt_sampler import group_of
 from cai.train.ppo.reward_table import ScoredRollouts
 
 
+FULL_STEP = 0.2
+"""A group that fails this much more often than others do, targets taken off, gets a full step."""
+
+
 @dataclass(frozen=True)
 class Balance:
     """The weight of each group's advantages. Immutable: `updated` gives the next one.
 
-    A group that fails more often than its target gains weight, one that fails less often loses it
-    (dual ascent on the logarithm of a multiplier, arXiv:2310.12773, eq. 12):
+    A group that exceeds its target by more than the groups do on average gains weight, one that
+    exceeds it by less loses it (dual ascent on the logarithm of a multiplier, arXiv:2310.12773, eq.
+    12). Only ratios of weights matter, as advantages are scaled: so it is the average, and not 0,
+    that excesses are compared with.
 
         failures <- smoothing * failures + (1 - smoothing) * rate of this update
-        log w    <- log w + step * clip(failures / target - 1, -1, 1)
+        excess   =  failures - target
+        log w    <- log w + step * clip((excess - mean excess) / 0.2, -1, 1)
     """
 
     failures: Mapping[str, float] = field(default_factory=dict)
@@ -41,8 +48,10 @@ class Balance:
         for name, rate in rates.items():
             past = failures.get(name, rate)
             failures[name] = config.smoothing * past + (1 - config.smoothing) * rate
-            excess = failures[name] / config.targets[name] - 1
-            moved = log_weights.get(name, 0.0) + config.step * max(-1.0, min(1.0, excess))
+        excess = {name: rate - config.targets[name] for name, rate in failures.items()}
+        for name in rates:
+            lead = (excess[name] - fmean(excess.values())) / FULL_STEP
+            moved = log_weights.get(name, 0.0) + config.step * max(-1.0, min(1.0, lead))
             log_weights[name] = max(-limit, min(limit, moved))
         return Balance(failures, log_weights)
 

@@ -25,16 +25,25 @@ def prompt(kind: str, category: str | None = None) -> Prompt:
     )
 
 
-def test_a_group_above_its_target_gains_weight() -> None:
-    """0.3 / 0.1 - 1 = 2, clipped to 1: log w = +0.5. 0.05 / 0.1 - 1 = -0.5: log w = -0.25. The
-    weights' mean is 1.
+def test_the_group_further_above_its_target_gains_weight() -> None:
+    """Excesses 0.2 and 0.1, mean 0.15: 0.05 / 0.2 of a step of 0.5 up and down. The weights' mean
+    is 1.
     """
-    balance = Balance().updated({"disallowed": 0.3, "benign": 0.05}, CONFIG)
-    assert balance.log_weights == pytest.approx({"disallowed": 0.5, "benign": -0.25})
-    high, low = math.exp(0.5), math.exp(-0.25)
+    balance = Balance().updated({"disallowed": 0.3, "benign": 0.2}, CONFIG)
+    assert balance.log_weights == pytest.approx({"disallowed": 0.125, "benign": -0.125})
+    high, low = math.exp(0.125), math.exp(-0.125)
     mean = (high + low) / 2
     expected = {"disallowed": high / mean, "benign": low / mean}
     assert balance.weights(CONFIG) == pytest.approx(expected)
+
+
+def test_groups_that_are_all_far_above_their_targets_are_still_balanced() -> None:
+    """Excesses 0.8 and 0.2: a full step each way, up to the bound."""
+    balance = Balance()
+    for _ in range(9):
+        balance = balance.updated({"disallowed": 0.9, "benign": 0.3}, CONFIG)
+    limit = math.log(CONFIG.max_weight)
+    assert balance.log_weights == pytest.approx({"disallowed": limit, "benign": -limit})
 
 
 def test_failures_are_smoothed() -> None:
@@ -64,6 +73,7 @@ def test_weights_of_prompts() -> None:
     config = BalanceConfig(targets={"benign": 0.1, "benign/borderline": 0.1}, step=0.5)
     balance = Balance().updated({"benign": 0.0, "benign/borderline": 1.0}, config)
     weights = balance.weights(config)
+    assert weights["benign/borderline"] > 1 > weights["benign"]
     prompts = [prompt("benign", "borderline"), prompt("benign", "coding"), prompt("disallowed")]
     assert balance.rollout_weights(prompts, config) == [
         weights["benign/borderline"],
