@@ -4,6 +4,9 @@ the run's own weights.
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,11 +56,32 @@ def load_preference_model(ctx: RunContext, base: PeftModel | None = None) -> Pre
     return PreferenceModel.load(base, load_renderer(folder), ctx.require(REWARD))
 
 
+def _is_better_than_a_constant(ctx: RunContext) -> bool:
+    """Whether the preference model's log loss on held-out pairs is below ln 2, that of always
+    saying 1/2. One that is not would add noise to the reward: it is left out, which a line on
+    standard error says. It stays where nothing is known, for want of held-out pairs, and where
+    it is the only judge or the critic's beginning.
+    """
+    metrics = json.loads((ctx.require(REWARD) / "metrics.json").read_text(encoding="utf-8"))
+    log_loss = metrics["log_loss"]["mean"]
+    weights = ctx.run.reward_weights
+    needed = ctx.run.ppo.critic == "reward" or not (weights.rubric or weights.direct)
+    if log_loss is None or log_loss < math.log(2) or needed:
+        return True
+    print(
+        f"reward: the preference model is left out: its log loss on held-out pairs, {log_loss:.3f}"
+        f" nats, is no better than the {math.log(2):.3f} of a constant",
+        file=sys.stderr,
+    )
+    return False
+
+
 def load_reward(ctx: RunContext, base: PeftModel | None = None) -> RunReward:
     """The parts that the run's `reward_weights` ask for, loaded. `base`: see
     `load_preference_model`.
     """
     run = ctx.run
-    preference_model = load_preference_model(ctx, base) if run.reward_weights.pm else None
+    wants_model = bool(run.reward_weights.pm) and _is_better_than_a_constant(ctx)
+    preference_model = load_preference_model(ctx, base) if wants_model else None
     rate = batch_rater(ctx.lm(run.judge or run.model)) if run.reward_weights.direct else None
     return RunReward(preference_model, ctx.rubric, run.reward_weights, rate)

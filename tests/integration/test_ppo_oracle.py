@@ -171,6 +171,51 @@ def test_an_adaptive_penalty_holds_its_target(words: Path, tmp_path: Path) -> No
 
 # ---- warm-up, early stopping, averages, fine-tuning text ----
 
+LONG = with_settings(
+    BANDIT,
+    num_updates=8,
+    max_new_tokens=40,
+    responses_per_prompt=320,
+    learning_rate=1e-2,
+    critic_learning_rate=5e-3,
+    whiten_advantages=True,
+    ema_decay=None,
+    kl={"coef": 0.0},
+)
+"""Replies of about twelve words, as each word may be the end. Nothing holds their length."""
+
+
+def mean_lengths(words: Path, home: Path, reward: float, **settings: Any) -> tuple[float, float]:
+    """Mean tokens of a reply in the first update, and in the last three."""
+
+    def constant(rollouts: Sequence[Rollout]) -> RewardTable:
+        return {"constant": [reward] * len(rollouts)}
+
+    _, history = train(words, home, with_settings(LONG, **settings), constant)
+    lengths = [row["length"] for row in history]
+    return lengths[0], fmean(lengths[-3:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reward", [2.0, -2.0])
+@pytest.mark.parametrize("baseline", ["critic", "group"])
+def test_a_constant_reward_is_no_reward_for_length(
+    words: Path, tmp_path: Path, baseline: str, reward: float
+) -> None:
+    """With the default lambda of 1, every token of a reply has the same advantage."""
+    before, after = mean_lengths(words, tmp_path / "run", reward, baseline=baseline)
+    assert after == pytest.approx(before, rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_lower_lambda_is_a_reward_for_length(words: Path, tmp_path: Path) -> None:
+    """What the test above would see: with lambda = 0.95 and a critic that knows nothing yet,
+    stopping now earns 2, and going on for k tokens 2 * 0.95^k.
+    """
+    before, after = mean_lengths(words, tmp_path / "run", 2.0, lam=0.95)
+    assert after < 0.7 * before
+
+
 SHORT = with_settings(BANDIT, num_updates=2, responses_per_prompt=16)
 
 

@@ -13,7 +13,6 @@ from cai.train.ppo.config import BalanceConfig
 from cai.train.ppo.prompt_sampler import group_of
 from cai.train.ppo.reward_table import ScoredRollouts
 
-
 FULL_STEP = 0.2
 """A group that fails this much more often than others do, targets taken off, gets a full step."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import fmean
 from typing import get_args
 
 import torch
@@ -18,8 +19,8 @@ KINDS = (*get_args(Kind), None)
 
 
 class Critic(nn.Module):
-    """V(state, kind of prompt): one linear head for each kind, zero at first, on the reference
-    policy's states.
+    """V(state, kind of prompt): one linear head for each kind, at first the mean reward of the
+    first update (`init_from_rewards`), on the reference policy's states.
 
     `init_from_preference_model` starts it as the preference model instead, on that model's states
     (arXiv:2203.02155 section 3.5).
@@ -36,6 +37,17 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.backbone: Callable[[Tensor], Tensor] | None = None
         """(B, T) ids -> (B, T, hidden); None: the heads read the reference policy's states."""
+
+    @torch.no_grad()
+    def init_from_rewards(self, kinds: Sequence[Kind | None], rewards: Sequence[float]) -> None:
+        """Each kind's head predicts the mean reward of its prompts.
+
+        A critic that begins at zero takes a reward that every response earns for a success of all.
+        """
+        for index, kind in enumerate(KINDS):
+            known = [reward for of, reward in zip(kinds, rewards, strict=True) if of == kind]
+            if known:
+                self.head.bias[index] = fmean(known)
 
     @torch.no_grad()
     def init_from_preference_model(self, model: PreferenceModel, weight: float = 1.0) -> None:

@@ -215,6 +215,9 @@ class PPOTrainer:
         batch = sample_prompts(prompts, config.candidate_prompts, self.seed, update, shares)
         rollouts = self.sample_rollouts(batch, update)  # 1 act
         scored = self.score_rollouts(rollouts, batch)  # 2 judge
+        if update == 0 and self.config.critic == "reference":
+            kinds = [rollout.prompt.kind for rollout in scored.known_rollouts]
+            self.actor.critic.init_from_rewards(kinds, scored.totals)
         learnt = self.select_prompts(scored, batch)
         experience, first_logp_N = self.make_experience(learnt, update)  # 3 credit
         metrics = self.learner.optimize(experience, first_logp_N, texts)  # 4 learn
