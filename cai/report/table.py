@@ -20,7 +20,7 @@ HEADLINE: tuple[tuple[str, str], ...] = (
     ("refusal.refusal_rate.benign", "refusals of benign ↓"),
     ("refusal.refusal_rate.benign_borderline", "refusals of borderline benign ↓"),
     ("refusal.style.disallowed.desired_refusal", "desired refusal style on disallowed ↑"),
-    ("reward.mean", "mean reward ↑"),
+    ("reward.mean", "preference model's score ↑"),
     ("kl.mean", "KL from reference, nats per reply"),
     ("length.words", "words per reply"),
 )

@@ -41,3 +41,48 @@ def test_a_run_uses_the_prompts_that_pass_the_filters(capsys: Capture, tmp_path:
     )
     assert manifest["counts"] == {"train": 4, "held_out": 4, "in an evaluation": 1, "too long": 1}
     assert run_command(capsys, *command, "--set", "hygiene.max_tokens=41").code == 2
+
+
+def prompt_sets(capsys: Capture, folder: Path, *settings: str) -> tuple[set[str], set[str]]:
+    """Ids of the training and the evaluation prompts of a run over 40 prompts."""
+    lines = [{"prompt": f"question number {i}", "kind": "benign"} for i in range(40)]
+    write_lines(folder / "prompts.jsonl", *lines)
+    (folder / "run.yaml").write_text(
+        "name: x\nmodel: fake:echo\nconstitution: harmless\nprompts: [prompts.jsonl]\n"
+        "held_out: 0.3\n",
+        encoding="utf-8",
+    )
+    out = folder / f"out{len(list(folder.glob('out*')))}"
+    command = ["run", folder / "run.yaml", "--until", "prompts", "--set", f"folder={out}"]
+    for setting in settings:
+        command += ["--set", setting]
+    assert run_command(capsys, *command).code == 0
+    train, evaluated = (
+        {prompt.id for prompt in prompt_rows(out / name)}
+        for name in ("00-prompts.jsonl", "01-held-out.jsonl")
+    )
+    return train, evaluated
+
+
+def test_settings_are_chosen_on_prompts_that_no_report_uses(
+    capsys: Capture, tmp_path: Path
+) -> None:
+    """40 prompts: 12 held out, 8 for choosing settings, 20 for training."""
+    train, held_out = prompt_sets(capsys, tmp_path, "dev=0.2")
+    same_train, dev = prompt_sets(capsys, tmp_path, "dev=0.2", "evaluate_on=dev")
+    assert (len(train), len(dev), len(held_out)) == (20, 8, 12)
+    assert train == same_train
+    assert train | dev | held_out == train ^ dev ^ held_out, "no prompt is in two of them"
+
+
+def test_runs_of_all_seeds_are_evaluated_on_the_same_prompts(
+    capsys: Capture, tmp_path: Path
+) -> None:
+    assert prompt_sets(capsys, tmp_path) == prompt_sets(capsys, tmp_path, "seed=5")
+
+
+def test_shares_of_prompts_must_leave_some_for_training(capsys: Capture, tmp_path: Path) -> None:
+    prompt_sets(capsys, tmp_path)
+    command = ("run", tmp_path / "run.yaml", "--until", "prompts", "--set")
+    assert "held_out and dev take 1.1" in run_command(capsys, *command, "dev=0.8").err
+    assert "evaluate_on: dev needs" in run_command(capsys, *command, "evaluate_on=dev").err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cai.records import Prompt, chat_of
+from cai.train.ppo.critic import KINDS, Critic
 from cai.train.ppo.reward_table import (
     ScoredRollouts,
     informative_prompts,
@@ -49,3 +50,11 @@ def test_signs_of_one_reply_to_everything() -> None:
     rollouts = [Rollout(PROMPT, [1], [2], text, True) for text in ("no way", "no way", "no yes")]
     metrics = text_metrics(rollouts)
     assert metrics == {"distinct_2": 2 / 3, "top_response": 2 / 3}
+
+
+def test_the_critic_begins_at_the_mean_reward_of_each_kind() -> None:
+    critic = Critic(4)
+    critic.init_from_rewards(["benign", "benign", "disallowed"], [1.0, 2.0, -3.0])
+    assert critic.head.bias.tolist() == [
+        {"benign": 1.5, "disallowed": -3.0}.get(str(kind), 0.0) for kind in KINDS
+    ]
