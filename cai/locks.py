@@ -109,11 +109,12 @@ def new_folder(path: Path) -> Iterator[None]:
         StoreError: there is something already, another process writes it, or its partial folder is
             not this package's.
     """
-    _refuse_existing(path)
+    if not path.name:
+        raise StoreError(f"{path}: exists already: name a new folder")
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with locked_name(path):
-        _refuse_existing(path)  # the process that had the lock may have finished
+        _refuse_existing(path)
         remove_partial(path)
         open_partial(path)  # before the work, not after it: the name may be taken
         try:

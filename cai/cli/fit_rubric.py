@@ -68,9 +68,9 @@ def near_miss(
     from cai.rubric.near_miss import model_writer, near_misses, support, template_writer
 
     quiet()
-    _, rubric = load_with_rubric(constitution)
-    compiled = compile_rubric(rubric)
     with replaced_output(output, "near-miss", *prompts):
+        _, rubric = load_with_rubric(constitution)
+        compiled = compile_rubric(rubric)
         all_prompts = [prompt for file in prompts for prompt in prompt_rows(file)]
         with_kind = [prompt for prompt in all_prompts if prompt.kind is not None]
         if not with_kind:
@@ -141,9 +141,9 @@ def fit(
             f"--margin {margin} --held-out {held_out}: give a margin above 0, and a share from 0 "
             "to 0.9"
         )
-    loaded, rubric = load_with_rubric(constitution)
     config = FitConfig(margin=margin, held_out=held_out, keep_signs=not free_signs)
     with replaced_output(output, "fit", source, find_constitution(constitution)):
+        loaded, rubric = load_with_rubric(constitution)
         replies = _graded_replies(source, compile_rubric(rubric))
         if not replies:
             raise JobError(f"{source}: no row of a kind that the rubric has a behaviour for")

@@ -157,8 +157,8 @@ def calibrate(
     from cai.constitution import find_constitution
 
     quiet()
-    loaded, rubric = load_with_rubric(constitution)
     with replaced_output(output, "calibrate", source, find_constitution(constitution)):
+        loaded, rubric = load_with_rubric(constitution)
         temperatures = _fit_temperatures(loaded, rubric, open_logged(model, output), source)
         added = {"temperatures": temperatures}
         write_output(output, "calibrate", extension_yaml(output, constitution, loaded, added))

@@ -57,8 +57,9 @@ def _refuse_foreign(folder: Path, texts: Mapping[str, str]) -> None:
     if folder.is_dir():
         entries = [path for path in folder.rglob("*") if path != folder / "prompts"]
         names = {str(p.relative_to(folder)): p for p in entries if not is_working_file(p)}
-        if names.keys() < texts.keys() and all(
-            path.is_file() and path.read_bytes() == texts[name].encode()
+        is_unfinished = names.keys() < texts.keys() or len(names) < len(entries)
+        if is_unfinished and all(
+            name in texts and path.is_file() and path.read_bytes() == texts[name].encode()
             for name, path in names.items()
         ):
             return
