@@ -104,7 +104,7 @@ def clean(
         against=tuple(map(str, against or ())),
     )
     with (
-        _output_held(output, (*files, *(against or ()))),
+        _output_held(output, (*files, *(against or ())), explain is None),
         _reusable(files) as inputs,
     ):
         source = _Inputs(inputs, _column_names(columns or ()), strict)
@@ -112,7 +112,7 @@ def clean(
 
 
 def _output_held(
-    output: Path | None, sources: Sequence[Path]
+    output: Path | None, sources: Sequence[Path], is_written: bool
 ) -> contextlib.AbstractContextManager[None]:
     """Inside, this process alone writes the output, if that is a file."""
     if output is None:
@@ -121,7 +121,7 @@ def _output_held(
     from cai.data.writers import check_suffix
 
     check_suffix(output)
-    if is_stream(output):
+    if is_stream(output) or not is_written:
         return contextlib.nullcontext()
     return replaced_output(output, "clean", *sources)
 
