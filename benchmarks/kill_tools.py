@@ -3,8 +3,8 @@
     python benchmarks/kill_tools.py [MOMENTS] [SEED]
 
 Each command is killed (SIGKILL) before each of its file operations, and at MOMENTS (20) random
-times of its own running time. Prints the number of kills, and the runs whose files differ in a
-byte, or that did not run again.
+times of its own running time. Prints the number of runs, of those killed before their end, and of
+those whose files differ in a byte or that did not run again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from writing_tools import TOOLS, write_inputs
 
 
 def main(moments: int, seed: int) -> int:
-    total_kills, faults = 0, []
+    total_runs, total_kills, faults = 0, 0, []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_inputs(folder / "in")
@@ -33,16 +33,18 @@ def main(moments: int, seed: int) -> int:
             for name in TOOLS:
                 (folder / name).mkdir()
                 tool = KilledTool(name, server, folder / "in", folder / name)
-                kills, found = kill_often(tool, moments, random.Random(f"{seed} {name}"))
-                print(f"{name}: {kills} kills, {len(found)} faults", flush=True)
-                total_kills += kills
+                runs, found = kill_often(tool, moments, random.Random(f"{seed} {name}"))
+                print(f"{name}: {runs} runs, {tool.killed} killed, {len(found)} faults", flush=True)
+                total_runs += runs
+                total_kills += tool.killed
                 faults += [f"{name}: {fault}" for fault in found]
-    print(f"{len(TOOLS)} commands, {total_kills} kills, {len(faults)} faults", *faults, sep="\n")
+    summary = f"{total_runs} runs, {total_kills} killed, {len(faults)} faults"
+    print(f"{len(TOOLS)} commands: {summary}", *faults, sep="\n")
     return 1 if faults else 0
 
 
 def kill_often(tool: KilledTool, moments: int, stream: random.Random) -> tuple[int, list[str]]:
-    """(number of kills, what went wrong)"""
+    """(number of runs, what went wrong)"""
     started = time.monotonic()
     tool.run_in("timed")
     seconds = time.monotonic() - started

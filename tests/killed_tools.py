@@ -19,6 +19,8 @@ class KilledTool:
         self.server = server
         self.inputs = inputs
         self.folder = folder
+        self.killed = 0
+        """Runs that ended by a kill; others had ended before it."""
         self.result, self.files = self.run_in("undisturbed")
         assert self.result.code == 0, self.result.err
         assert self.files
@@ -44,6 +46,7 @@ class KilledTool:
         """
         moment = f"killed at {at if after is None else f'{after:.4f} s'}"
         result, _ = self.run_in(moment, at=at, after=after)
+        self.killed += result.code == -9
         if result.code != -9 and after is None:
             return f"{moment}: was not killed: {result}"
         again, files = self.run_in(moment)
