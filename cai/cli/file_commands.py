@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cai.cli.file_tools import FileToolOptions, open_file_tool, open_logged
-from cai.cli.jsonl import STREAM, Line
+from cai.cli.jsonl import STREAM, Line, Prefix
 from cai.cli.rubrics import load_with_rubric
 from cai.cli.runs import MaxCost, MaxHours, MaxTokens, Settings, SpendingLimits
 from cai.cli.silence import quiet
@@ -62,6 +62,7 @@ def revise(
         bool, typer.Option("--direct", help="Revise without a critique first.")
     ] = False,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
+    prefix: Prefix = None,
     seed: Seed = 0,
     connections: Connections = None,
     settings: Settings = None,
@@ -79,6 +80,7 @@ def revise(
         connections,
         settings,
         SpendingLimits(max_cost, max_tokens, max_hours),
+        prefix,
     )
     if file is not None:
         options.run_stage(file, rounds=rounds, direct=direct or None)
@@ -127,6 +129,7 @@ def label(
     preset: Annotated[
         str | None, typer.Option(help="A published recipe: cai, cai-cot, rlaif or direct.")
     ] = None,
+    prefix: Prefix = None,
     seed: Seed = 0,
     connections: Connections = None,
     settings: Settings = None,
@@ -141,7 +144,7 @@ def label(
     if report is not None:
         from cai.cli.label_report import label_report
 
-        label_report(report)
+        label_report(report, prefix or "")
         return
     options = FileToolOptions(
         "label",
@@ -149,6 +152,7 @@ def label(
         connections,
         settings,
         SpendingLimits(max_cost, max_tokens, max_hours),
+        prefix,
     )
     if file is not None:
         options.run_stage(file, principles=principles, preset=preset)
@@ -249,7 +253,7 @@ def _evaluate_refusal(
 ) -> None:
     from cai import store
     from cai.async_map import map_rows
-    from cai.cli.output_files import owned_output, refuse_input_as_output
+    from cai.cli.output_files import owned_output, replaced_output, write_output
     from cai.data.readers import prompt_rows
     from cai.evals.refusal import refusal_scores
     from cai.evals.replies import item_id, prompt_draws, reply_step
@@ -271,7 +275,6 @@ def _evaluate_refusal(
         "data": store.digest(*(prompt.line() for prompt in prompts)),
         "rubric": store.digest(rubric),
     }
-    refuse_input_as_output(output, options.path("data"))
     step = reply_step(model, lm, compile_rubric(rubric), config, seed)
 
     async def reply_to_all() -> None:
@@ -288,11 +291,15 @@ def _evaluate_refusal(
         finally:
             await lm.aclose()
 
-    with owned_output(replies_file, "eval", provenance), progress_bars() as progress:
-        bar = progress("eval")
-        asyncio.run(reply_to_all())
-    scores = refusal_scores(list(store.read_rows(replies_file, EvalReply)), seed=seed)
-    store.atomic_write(output, "".join(row.line() + "\n" for row in scores))
+    with (
+        replaced_output(output, "eval", options.path("data")),
+        owned_output(replies_file, "eval", provenance),
+    ):
+        with progress_bars() as progress:
+            bar = progress("eval")
+            asyncio.run(reply_to_all())
+        scores = refusal_scores(list(store.read_rows(replies_file, EvalReply)), seed=seed)
+        write_output(output, "eval", "".join(row.line() + "\n" for row in scores))
     for row in scores:
         mean = "–" if row.mean is None else f"{row.mean:.3f}"
         print(f"{row.metric:<44} {mean} n={row.n}")

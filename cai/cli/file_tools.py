@@ -32,6 +32,8 @@ class FileToolOptions:
     connections: int | None
     settings: list[str] | None
     limits: SpendingLimits
+    prefix: str | None = None
+    """Beginning of the names of the fields that are added to a file's lines."""
 
     def run_stage(self, file: Path, **optional: object) -> None:
         """Run the stage of the command's name in the run `file`.
@@ -43,7 +45,12 @@ class FileToolOptions:
         Raises:
             UsageError: options for files are given as well.
         """
-        for_files = {**self.required, **optional, "connections": self.connections}
+        for_files = {
+            **self.required,
+            **optional,
+            "connections": self.connections,
+            "prefix": self.prefix,
+        }
         given = [f"--{name}" for name, value in for_files.items() if value is not None]
         if given:
             raise UsageError(
@@ -100,6 +107,7 @@ class FileTool:
     lm: LM
     source: Path
     output: Path
+    prefix: str = ""
 
     def run(
         self,
@@ -127,7 +135,11 @@ class FileTool:
             "templates": templates_digest(),
         }
         target = FieldsTarget(
-            self.output, self.command, frozenset(fields), about_tool | dict(provenance)
+            self.output,
+            self.command,
+            frozenset(fields),
+            about_tool | dict(provenance),
+            prefix=self.prefix,
         )
         append_fields(
             read_lines(self.source, required),
@@ -156,6 +168,7 @@ def open_file_tool(options: FileToolOptions) -> FileTool:
         open_logged(options.text("model"), output, options.connections, budget),
         options.path("input"),
         output,
+        options.prefix or "",
     )
 
 

@@ -66,15 +66,14 @@ def fit_reward(
     from cai.modeling.model_files import training_weights
     from cai.pipeline.preference_model import CardFacts, fit_preference_model, fresh_model
     from cai.progress import progress_bars
+    from cai.store import new_folder
     from cai.train.cross_validation import cross_validate
 
     base = training_weights(model)
-    if output.exists():
-        raise UsageError(f"{output}: is there already: give another --output, or remove it")
     config = _config(settings or [])
-    untrained = fresh_model(base, config, seed)
-    comparisons = _comparisons(untrained, source)
-    with progress_bars() as progress:
+    with new_folder(output), progress_bars() as progress:
+        untrained = fresh_model(base, config, seed)
+        comparisons = _comparisons(untrained, source)
         if folds is not None:
             results = cross_validate(
                 lambda: fresh_model(base, config, seed),

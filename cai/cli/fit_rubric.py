@@ -16,7 +16,7 @@ from rich.table import Table
 from cai.cli.fit_tables import BehaviourFit, errors_table, rewards_table
 from cai.cli.jsonl import Line, read_lines
 from cai.cli.output import print_table
-from cai.cli.rubrics import load_with_rubric, write_extension
+from cai.cli.rubrics import extension_yaml, load_with_rubric
 from cai.cli.silence import quiet
 from cai.errors import JobError, StoreError, UsageError
 
@@ -62,27 +62,28 @@ def near_miss(
     seed: int = 0,
 ) -> None:
     """Write ideal replies and near misses, by class and proposition; rank 0 is fit for SFT."""
-    from cai import store
+    from cai.cli.output_files import replaced_output, write_output
     from cai.data.readers import prompt_rows
     from cai.rubric import compile_rubric
     from cai.rubric.near_miss import model_writer, near_misses, support, template_writer
 
     quiet()
-    _, rubric = load_with_rubric(constitution)
-    compiled = compile_rubric(rubric)
-    all_prompts = [prompt for file in prompts for prompt in prompt_rows(file)]
-    with_kind = [prompt for prompt in all_prompts if prompt.kind is not None]
-    if not with_kind:
-        raise StoreError(f"{', '.join(map(str, prompts))}: no prompt with a kind in it")
-    if model is None:
-        write = template_writer(rubric)
-    else:
-        from cai.lm import open_lm
+    with replaced_output(output, "near-miss", *prompts):
+        _, rubric = load_with_rubric(constitution)
+        compiled = compile_rubric(rubric)
+        all_prompts = [prompt for file in prompts for prompt in prompt_rows(file)]
+        with_kind = [prompt for prompt in all_prompts if prompt.kind is not None]
+        if not with_kind:
+            raise StoreError(f"{', '.join(map(str, prompts))}: no prompt with a kind in it")
+        if model is None:
+            write = template_writer(rubric)
+        else:
+            from cai.lm import open_lm
 
-        write = model_writer(open_lm(model), compiled, seed)
-    replies = asyncio.run(near_misses(compiled, with_kind, write))
-    lines = [_near_miss_line(prompt, reply) for prompt, reply in replies]
-    store.atomic_write(output, "".join(lines))
+            write = model_writer(open_lm(model), compiled, seed)
+        replies = asyncio.run(near_misses(compiled, with_kind, write))
+        lines = [_near_miss_line(prompt, reply) for prompt, reply in replies]
+        write_output(output, "near-miss", "".join(lines))
     title = f"{len(replies)} replies to {len(with_kind)} prompts"
     table = Table("behaviour", "class or proposition", "replies", title=title)
     for behaviour, counts in support(compiled, [reply for _, reply in replies]).items():
@@ -130,6 +131,8 @@ def fit(
     seed: int = 0,
 ) -> None:
     """Fit a rubric's weights to ordered replies, and report the error rate on held-out pairs."""
+    from cai.cli.output_files import replaced_output, write_output
+    from cai.constitution import find_constitution
     from cai.rubric import compile_rubric
     from cai.rubric.fit_weights import FitConfig
 
@@ -138,16 +141,18 @@ def fit(
             f"--margin {margin} --held-out {held_out}: give a margin above 0, and a share from 0 "
             "to 0.9"
         )
-    loaded, rubric = load_with_rubric(constitution)
     config = FitConfig(margin=margin, held_out=held_out, keep_signs=not free_signs)
-    replies = _graded_replies(source, compile_rubric(rubric))
-    if not replies:
-        raise JobError(f"{source}: no row of a kind that the rubric has a behaviour for")
-    weights = {
-        behaviour: _fit_behaviour(behaviour, rows, rubric.weights[behaviour], config, seed)
-        for behaviour, rows in replies.items()
-    }
-    write_extension(output, constitution, loaded, {"weights": weights})
+    with replaced_output(output, "fit", source, find_constitution(constitution)):
+        loaded, rubric = load_with_rubric(constitution)
+        replies = _graded_replies(source, compile_rubric(rubric))
+        if not replies:
+            raise JobError(f"{source}: no row of a kind that the rubric has a behaviour for")
+        weights = {
+            behaviour: _fit_behaviour(behaviour, rows, rubric.weights[behaviour], config, seed)
+            for behaviour, rows in replies.items()
+        }
+        added = extension_yaml(output, constitution, loaded, {"weights": weights})
+        write_output(output, "fit", added)
 
 
 def _graded_replies(source: Path, compiled: CompiledRubric) -> dict[str, list[GradedReply]]:

@@ -18,16 +18,18 @@ from cai.cli.jsonl import (
     Input,
     Line,
     Output,
+    Prefix,
     append_fields,
     concurrently,
     read_lines,
 )
-from cai.cli.rubrics import load_with_rubric, write_extension
+from cai.cli.rubrics import extension_yaml, load_with_rubric
 from cai.cli.silence import quiet
 from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from cai.constitution.schema import GradeExample
+    from cai.constitution import Constitution
+    from cai.constitution.schema import GradeExample, Rubric
     from cai.lm import LM
     from cai.records import Grade
     from cai.rubric import CompiledRubric
@@ -58,6 +60,7 @@ def grade_replies(
     explain: Annotated[
         bool, typer.Option("--explain", help="Add the reasons of each grade, as lines of text.")
     ] = False,
+    prefix: Prefix = None,
 ) -> None:
     """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
     from cai.cli.output_files import refuse_input_as_output
@@ -86,6 +89,7 @@ def grade_replies(
             "explain": str(explain),
         },
         show_progress=lm is not None,
+        prefix=prefix or "",
     )
     explained_by = compiled if explain else None
     if lm is None:
@@ -166,17 +170,30 @@ def calibrate(
     ],
 ) -> None:
     """Fit a temperature per proposition that calibrates a grading model's probabilities."""
+    from cai.cli.output_files import replaced_output, write_output
+    from cai.constitution import find_constitution
+
+    quiet()
+    with replaced_output(output, "calibrate", source, find_constitution(constitution)):
+        loaded, rubric = load_with_rubric(constitution)
+        temperatures = _fit_temperatures(loaded, rubric, open_logged(model, output), source)
+        added = {"temperatures": temperatures}
+        write_output(output, "calibrate", extension_yaml(output, constitution, loaded, added))
+
+
+def _fit_temperatures(
+    constitution: Constitution, rubric: Rubric, lm: LM, source: Path
+) -> dict[str, float]:
+    """Proposition id -> temperature, of those in the file that one can be fitted for."""
     from cai.async_map import gather
     from cai.rubric import compile_rubric
     from cai.rubric.llm_grader import log_odds
 
-    quiet()
-    loaded, rubric = load_with_rubric(constitution)
-    compiled, lm = compile_rubric(rubric), open_logged(model, output)
+    compiled = compile_rubric(rubric)
     labelled = _read_labels(source, compiled.questions)
 
     async def all_log_odds(id: str) -> list[float | None]:
-        shots, question = loaded.examples.grade, compiled.questions[id]
+        shots, question = constitution.examples.grade, compiled.questions[id]
         return await gather(
             [
                 log_odds(lm, shots, line.prompt.chat, line.data["response"], question)
@@ -192,7 +209,7 @@ def calibrate(
         temperature = _fit_temperature(id, known)
         if temperature is not None:
             temperatures[id] = temperature
-    write_extension(output, constitution, loaded, {"temperatures": temperatures})
+    return temperatures
 
 
 def _read_labels(source: Path, known_ids: Container[str]) -> dict[str, list[tuple[Line, bool]]]:

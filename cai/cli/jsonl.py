@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from cai.errors import StoreError
+from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from cai.lm import LM
@@ -27,6 +28,10 @@ Input = Annotated[Path, typer.Option("--input", help="JSONL; - is standard input
 Output = Annotated[
     Path,
     typer.Option("--output", help="JSONL: the same lines with fields added; - is standard output."),
+]
+Prefix = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Begin the names of the added fields with this."),
 ]
 STREAM = Path("-")
 
@@ -94,10 +99,26 @@ class FieldsTarget:
     """JSONL; `-` is standard output."""
     command: str
     fields: frozenset[str]
-    """Names of the fields that it adds; no input line may have one of them."""
+    """Names of the fields that it adds."""
     provenance: Mapping[str, str]
     """What decides them: digests of constitution and settings, model fingerprint, seed."""
     show_progress: bool = True
+    prefix: str = ""
+    """Beginning of the fields' names in the output, where no input line may have one of them."""
+
+    def __post_init__(self) -> None:
+        if re.search(r"[^\w.-]", self.prefix):
+            raise UsageError(
+                f"--prefix {self.prefix!r}: use letters, digits, dots, dashes and underscores"
+            )
+
+    def written(self) -> frozenset[str]:
+        """The fields' names in the output."""
+        return frozenset(self.prefix + name for name in self.fields)
+
+    def all_provenance(self) -> dict[str, str]:
+        """The provenance with the prefix, if there is one."""
+        return dict(self.provenance) | ({"prefix": self.prefix} if self.prefix else {})
 
 
 def append_fields(
@@ -122,7 +143,7 @@ def append_fields(
     if is_stream(target.path):
         _write_batches(rows, target, step, batch_size, _stream_writer(target.path))
         return
-    with owned_output(target.path, target.command, target.provenance):
+    with owned_output(target.path, target.command, target.all_provenance()):
         done = count_finished(target.path, rows)
         write = partial(append_bytes, target.path)
         _write_batches(rows, target, step, batch_size, write, done)
@@ -155,13 +176,16 @@ def _write_batches(
         bar = progress(target.command) if target.show_progress else lambda done, total: None
         while lines := list(islice(rows, batch_size)):
             for line in lines:
-                refuse_collision(line, target.fields)
-            write(_with_fields(lines, step(lines)).encode())
+                refuse_collision(line, target.written())
+            write(_with_fields(lines, step(lines), target.prefix).encode())
             done += len(lines)
             is_last = len(lines) < batch_size
             bar(done, done if is_last else done + 1)  # how many lines are left is unknown
 
 
-def _with_fields(lines: Sequence[Line], added: Sequence[dict[str, Any]]) -> str:
-    rows = [line.data | fields for line, fields in zip(lines, added, strict=True)]
+def _with_fields(lines: Sequence[Line], added: Sequence[Mapping[str, Any]], prefix: str) -> str:
+    rows = [
+        line.data | {prefix + name: value for name, value in fields.items()}
+        for line, fields in zip(lines, added, strict=True)
+    ]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 COLUMNS = 120
 
 
-def label_report(file: Path) -> None:
-    """Print tables about the labels, about people's labels if there are any, and by principle."""
+def label_report(file: Path, prefix: str = "") -> None:
+    """Print tables about the labels, about people's labels if there are any, and by principle.
+
+    Args:
+        file: JSONL of labels.
+        prefix: beginning of the names of the labels' fields.
+    """
     from cai.report.labels import compare_with_humans
 
     rows: list[Preference] = []
     human: dict[str, float] = {}
-    for preference, human_label in _preferences(file):
+    for preference, human_label in _preferences(file, prefix):
         rows.append(preference)
         if human_label is not None:
             human[preference.source] = human_label
@@ -80,7 +85,7 @@ def _principles_table(rows: Sequence[Preference]) -> Table:
     return table
 
 
-def _preferences(file: Path) -> Iterator[tuple[Preference, float | None]]:
+def _preferences(file: Path, prefix: str) -> Iterator[tuple[Preference, float | None]]:
     """The labels in a file of a run or of `cai label`, each with people's label.
 
     People's label is the row's `human`: P(first is better), or None where the row has none.
@@ -93,10 +98,10 @@ def _preferences(file: Path) -> Iterator[tuple[Preference, float | None]]:
 
     for number, data in json_lines(file):
         location = f"{file}:{number}"
-        if "p_first" not in data:
-            raise StoreError(f"{location}: not a label: it has no `p_first`")
-        fields: dict[str, Any] = {key: data.get(key) for key in ("p_first", "unscored")}
-        fields |= {"votes": data.get("votes") or (), "source": str(number)}
+        if f"{prefix}p_first" not in data:
+            raise StoreError(f"{location}: not a label: it has no `{prefix}p_first`")
+        fields: dict[str, Any] = {key: data.get(prefix + key) for key in ("p_first", "unscored")}
+        fields |= {"votes": data.get(f"{prefix}votes") or (), "source": str(number)}
         human = data.get("human")
         if human is not None and (not isinstance(human, int | float) or not 0 <= human <= 1):
             raise StoreError(

@@ -1,7 +1,9 @@
-"""Output files of file tools: whose they are, what they are made from, and who writes them now.
+"""Output files of commands: whose they are, what they are made from, and who writes them now.
 
-Only a file that a file tool began is continued. Its manifest lies beside it, and names everything
-that decides its rows, so that two constitutions, models, presets or seeds never share a file.
+A manifest lies beside each. A file that grows row by row is continued only by the command that
+began it, and its manifest names everything that decides its rows, so that two constitutions,
+models, presets or seeds never share a file. A file that is written in one go is replaced only by
+the command that wrote it, and only if nobody has changed it since.
 """
 
 from __future__ import annotations
@@ -88,6 +90,74 @@ def _check_manifest(output: Path, command: str, provenance: Mapping[str, str]) -
         )
 
 
+@contextlib.contextmanager
+def replaced_output(output: Path, command: str, *sources: Path) -> Iterator[None]:
+    """Inside, this process alone writes `output`, in one go: see `write_output`, `replacing`.
+
+    Args:
+        command: the command that writes.
+        sources: its inputs.
+
+    Raises:
+        StoreError: another process writes it.
+        UsageError: it is no file, an input, or a file with something else in it.
+    """
+    from cai import store
+
+    if output.is_dir():
+        raise UsageError(f"--output {output}: this is a folder: name a file")
+    if is_stream(output):
+        raise UsageError(f"{command}: --output {output}: this must be a file")
+    refuse_input_as_output(output, *sources)
+    with store.locked_name(output):
+        _refuse_foreign(output, command)
+        yield
+
+
+@contextlib.contextmanager
+def replacing(output: Path, command: str) -> Iterator[None]:
+    """Inside, `output` is written, atomically; its manifest says by which command."""
+    from cai import store
+
+    _refuse_foreign(output, command)  # the work took time: somebody may have used the name
+    store.claim_artifact(output, command, {})
+    yield
+    store.finish_artifact(output)
+
+
+def write_output(output: Path, command: str, text: str) -> None:
+    """Write a file that `replaced_output` holds."""
+    from cai import store
+
+    with replacing(output, command):
+        store.atomic_write(output, text)
+
+
+def _refuse_foreign(output: Path, command: str) -> None:
+    """Nothing, if `output` is new, empty, or as this command left it.
+
+    While the manifest is not finished, a kill has interrupted the command at the last step.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    from cai import store
+
+    manifest = store.read_manifest(output)
+    if not output.exists() or not output.stat().st_size:
+        return
+    if manifest is None or manifest.stage != command:
+        raise UsageError(
+            f"--output {output}: exists and was not written by cai {command}:"
+            " give another --output, or move it away"
+        )
+    if manifest.finished and manifest.content.get(output.name) != store.content_digest(output):
+        raise UsageError(
+            f"--output {output}: was changed since cai {command} wrote it:"
+            " give another --output, or move it away"
+        )
+
+
 def count_finished(output: Path, rows: Iterator[Line]) -> int:
     """Number of rows that `output` has already, each the next of `rows` with fields added.
 
@@ -127,6 +197,6 @@ def refuse_collision(line: Line, fields: frozenset[str]) -> None:
     taken = sorted(fields & line.data.keys())
     if taken:
         raise StoreError(
-            f"{line.location}: `{taken[0]}` is a field that this command adds:"
-            " rename yours, so that it is not overwritten"
+            f"{line.location}: `{taken[0]}` is a field that this command adds: put something before"
+            " the names of the added fields (--prefix judge_), or rename yours"
         )

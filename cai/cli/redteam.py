@@ -62,8 +62,7 @@ def redteam(
     Run again, it resumes. Exit 1 when a category has too few.
     """
     quiet()
-    from cai import store
-    from cai.cli.output_files import owned_output, refuse_input_as_output
+    from cai.cli.output_files import owned_output, replaced_output, write_output
     from cai.constitution import load_constitution
     from cai.data.readers import prompt_rows
     from cai.generate.redteam import RedteamConfig, write_messages
@@ -82,9 +81,12 @@ def redteam(
     if not categories:
         raise UsageError(f"redteam: no principle in {constitution} is about {kind} prompts")
     attempts = output.with_suffix(".attempts.jsonl")
-    refuse_input_as_output(output, *seeds)
     provenance = _provenance(seed_prompts, author, config, seed)
-    with owned_output(attempts, "redteam", provenance), progress_bars() as progress:
+    with (
+        replaced_output(output, "redteam", *seeds),
+        owned_output(attempts, "redteam", provenance),
+        progress_bars() as progress,
+    ):
         work = write_messages(
             attempts,
             categories,
@@ -97,7 +99,8 @@ def redteam(
             progress=progress("redteam"),
         )
         results = asyncio.run(work)
-    store.atomic_write(output, "".join(prompt.line() + "\n" for prompt in results.prompts))
+        lines = [prompt.line() + "\n" for prompt in results.prompts]
+        write_output(output, "redteam", "".join(lines))
     _print_results(results, categories)
     if any(results.count(name) < per_category for name in categories):
         raise typer.Exit(1)

@@ -42,6 +42,7 @@ class RequestLog:
             self.db = sqlite3.connect(
                 path, timeout=60, isolation_level=None, check_same_thread=False
             )
+            self._refuse_foreign(create)
             self.db.execute("PRAGMA journal_mode=WAL")
             self.db.execute("PRAGMA synchronous=NORMAL")
             self.db.execute(_TABLE)
@@ -50,6 +51,12 @@ class RequestLog:
                 f"{path}: not a request log ({error}); move it away to start a new one"
             ) from None
         self.path = path
+
+    def _refuse_foreign(self, create: bool) -> None:
+        """Nothing, if the database holds a log, or nothing yet: another program's gets no table."""
+        tables = {name for (name,) in self.db.execute("SELECT name FROM sqlite_master")}
+        if "calls" not in tables and (tables or not create):
+            raise sqlite3.DatabaseError("it has no table of calls")
 
     def find(self, key: str) -> Any:
         """The answer's JSON value; `KeyError` when there is none."""

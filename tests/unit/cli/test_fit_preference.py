@@ -62,7 +62,7 @@ def test_the_command_trains_measures_and_saves(tiny_model: Path, tmp_path: Path)
     chat = chat_of(("user", "something new"))
     good, bad = model.score([model.rows(chat, "zz"), model.rows(chat, "aa")])
     assert good > bad
-    assert "is there already" in str(CliRunner().invoke(app, arguments).exception)
+    assert "exists already" in str(CliRunner().invoke(app, arguments).exception)
 
 
 @pytest.mark.parametrize(
