@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from cai.cli.fit_tables import BehaviourFit, errors_table, rewards_table
-from cai.cli.jsonl import Line, read_lines
+from cai.cli.jsonl import Line, read_replies
 from cai.cli.output import print_table
 from cai.cli.rubrics import load_with_rubric, write_extension
 from cai.cli.silence import quiet
@@ -157,7 +157,7 @@ def _graded_replies(source: Path, compiled: CompiledRubric) -> dict[str, list[Gr
         StoreError: a line is wrong, as file:line.
     """
     replies: dict[str, list[GradedReply]] = defaultdict(list)
-    for line in read_lines(source, ("response",)):
+    for line in read_replies(source, parsed=("rank", "reward")):
         kind, rank, reward = line.prompt.kind, line.data.get("rank"), line.data.get("reward")
         is_usable = _is_number(rank) and (reward is None or _is_number(reward))
         if kind is None or not is_usable:
@@ -191,7 +191,7 @@ def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) ->
     graded = grade(
         compiled,
         prompt=prompt.chat[-1].content,
-        response=line.data["response"],
+        response=line.replies[0],
         kind=prompt.kind,
     )
     features = {

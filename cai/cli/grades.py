@@ -13,13 +13,15 @@ import typer
 from cai.cli.file_tools import open_logged
 from cai.cli.jsonl import (
     STREAM,
+    Columns,
     FieldsTarget,
     Input,
     Line,
     Output,
     append_fields,
+    column_names,
     concurrently,
-    read_lines,
+    read_replies,
 )
 from cai.cli.rubrics import load_with_rubric, write_extension
 from cai.cli.silence import quiet
@@ -55,6 +57,7 @@ def grade_replies(
     explain: Annotated[
         bool, typer.Option("--explain", help="Add the reasons of each grade, as lines of text.")
     ] = False,
+    columns: Columns = None,
 ) -> None:
     """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
     from cai.cli.output_files import refuse_input_as_output
@@ -73,11 +76,11 @@ def grade_replies(
         )
 
     def by_patterns(line: Line) -> dict[str, Any]:
-        prompt, response = line.prompt.chat[-1].content, line.data["response"]
+        prompt, response = line.prompt.chat[-1].content, line.replies[0]
         result = grade(compiled, prompt=prompt, response=response, kind=line.prompt.kind)
         return _grade_fields(line, result, compiled if explain else None)
 
-    rows = read_lines(source, ("response",))
+    rows = read_replies(source, column_names(columns, ("response",)))
     refuse_input_as_output(output, source)
     target = FieldsTarget(
         output,
@@ -104,7 +107,7 @@ def grade_replies(
             loaded.examples.grade,
             chat=line.prompt.chat,
             kind=line.prompt.kind,
-            response=line.data["response"],
+            response=line.replies[0],
             everything=ask_all,
         )
         return _grade_fields(line, result, compiled if explain else None)
@@ -123,7 +126,7 @@ def _grade_fields(line: Line, result: Grade, explained_by: CompiledRubric | None
             explained_by,
             result,
             prompt=line.prompt.chat[-1].content,
-            response=line.data["response"],
+            response=line.replies[0],
             kind=line.prompt.kind,
         )
     return fields
@@ -160,7 +163,7 @@ def calibrate(
         shots, question = loaded.examples.grade, compiled.questions[id]
         return await gather(
             [
-                log_odds(lm, shots, line.prompt.chat, line.data["response"], question)
+                log_odds(lm, shots, line.prompt.chat, line.replies[0], question)
                 for line, _ in labelled[id]
             ]
         )
@@ -183,7 +186,7 @@ def _read_labels(source: Path, known_ids: Container[str]) -> dict[str, list[tupl
         StoreError: a line is wrong, or names a proposition that is not in `known_ids`.
     """
     labelled: dict[str, list[tuple[Line, bool]]] = {}
-    for line in read_lines(source, ("response",)):
+    for line in read_replies(source, parsed=("propositions",)):
         labels = line.data.get("propositions")
         if not isinstance(labels, dict) or not all(isinstance(x, bool) for x in labels.values()):
             raise StoreError(f"{line.location}: a line needs `propositions` (id: true or false)")

@@ -56,6 +56,8 @@ def evaluate(ctx: RunContext) -> None:
     store.atomic_write(out, "".join(score.line() + "\n" for score in scores))
     nulls = ctx.record_nulls("eval", [reply.grade.unscored for reply in measured])
     counts = {"replies": len(measured), "scores": len(scores), **nulls}
+    if without_kind := sum(reply.kind is None for reply in measured):
+        counts["without_kind"] = without_kind  # metrics of refusals leave them out
     store.finish_artifact(out, ctx.path(REPLIES), **counts)
 
 
