@@ -184,6 +184,7 @@ def _is_number(value: object) -> bool:
 
 
 def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) -> GradedReply:
+    from cai.data.filters import prompt_key
     from cai.rubric import grade
     from cai.rubric.fit_weights import Ranked
 
@@ -199,7 +200,7 @@ def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) ->
         for feature in behaviour.features
     }
     ranked = Ranked(
-        prompt.id,
+        prompt_key(prompt),
         float(line.data["rank"]),
         features,
         None if reward is None else float(reward),

@@ -76,6 +76,7 @@ def fit_text(
 
 
 def _labelled_replies(path: Path) -> list[Labelled]:
+    from cai.data.filters import prompt_key
     from cai.rubric.propositions import unquoted_text
     from cai.rubric.text_classifier import Labelled, ngrams_of
 
@@ -89,7 +90,7 @@ def _labelled_replies(path: Path) -> list[Labelled]:
                 "and a `weight` above 0 if any"
             )
         words = ngrams_of(unquoted_text(line.replies[0]))
-        rows.append(Labelled(line.prompt.id, words, holds, float(weight)))
+        rows.append(Labelled(prompt_key(line.prompt), words, holds, float(weight)))
     if not rows:
         raise StoreError(f"{path}: no row in it")
     return rows

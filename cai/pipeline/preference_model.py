@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cai import store
+from cai.data.filters import prompt_key
 from cai.errors import StoreError, TrainError
 from cai.evals.stats import estimate
 from cai.modeling.loading import load_model
@@ -60,7 +61,7 @@ def make_comparison(
         source: where the label comes from.
     """
     first, second = replies
-    prompt = Prompt(chat=chat).id
+    prompt = prompt_key(Prompt(chat=chat))
     return Comparison(prompt, model.rows(chat, first), model.rows(chat, second), p_first, source)
 
 

@@ -204,9 +204,8 @@ def ppo(ctx: RunContext) -> None:
     history = trainer.train(load_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
     save_policy(actor, renderer, weights, out)
     if rank() == 0:
-        store.finish_artifact(
-            out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history)
-        )
+        episodes = sum(int(row["episodes"]) for row in history)
+        store.finish_artifact(out, updates=len(history), episodes=episodes, **trainer.left_out)
         # three times the model's size. Last, for a kill before this would need it; a run of no
         # update has none
         shutil.rmtree(out / "checkpoints", ignore_errors=True)

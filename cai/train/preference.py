@@ -64,7 +64,7 @@ class Comparison:
     """Token rows of two replies to one prompt, and P(first beats second)."""
 
     prompt: str
-    """Id of the prompt's text alone: all labels of a prompt are on one side of a split."""
+    """`cai.data.filters.prompt_key`: all labels of a prompt are on one side of a split."""
     first: list[int]
     second: list[int]
     p_first: float
