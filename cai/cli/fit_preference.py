@@ -162,9 +162,9 @@ class LabelledFile:
 
 
 def _config(settings: list[str]) -> Any:
-    import yaml
     from pydantic import ValidationError
 
+    from cai.constitution.yaml_source import parse_value
     from cai.train.preference import RewardConfig
 
     values = {}
@@ -173,9 +173,10 @@ def _config(settings: list[str]) -> Any:
         if not equals:
             raise UsageError(f"--set {setting}: expected KEY=VALUE, for example --set epochs=3")
         try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"--set {setting}: the value is not YAML") from None
+            values[key] = parse_value(value)
+        except ValueError as error:
+            shown = setting if len(setting) <= 100 else setting[:99] + "…"
+            raise UsageError(f"--set {shown}: the value is not YAML: {error}") from None
     if "label_share" in values:
         raise UsageError(
             "--set label_share: a file has no other pairs to mix in: that is for a run's YAML"
