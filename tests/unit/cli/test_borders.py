@@ -143,3 +143,17 @@ def test_fit_and_nan_in_a_table(capsys: Capture, tmp_path: Path, value: str) -> 
         assert result.usage_error.startswith(f"{source}:2: a line needs `kind`, `rank`")
     else:
         assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"{", b"[]", DIGITS.encode()])
+def test_edited_settings_of_a_run(capsys: Capture, tmp_path: Path, content: bytes) -> None:
+    """A command with the run's YAML writes them anew; one with its folder says what is wrong."""
+    run = run_file(tmp_path)
+    assert run_command(capsys, "revise", run).code == 2  # its prompts come first
+    settings = tmp_path / "out" / "run.json"
+    good = settings.read_bytes()
+    settings.write_bytes(content)
+    result = run_command(capsys, "revise", tmp_path / "out")
+    assert result.usage_error.startswith(f"{settings}: not the settings of a run")
+    assert "Traceback" not in run_command(capsys, "revise", run).err
+    assert settings.read_bytes() == good
