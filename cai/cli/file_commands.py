@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cai.cli.file_tools import FileToolOptions, open_file_tool, open_logged
-from cai.cli.jsonl import STREAM, Line, Prefix
+from cai.cli.jsonl import (
+    FORMATS,
+    STREAM,
+    Choice,
+    Columns,
+    Line,
+    Prefix,
+    column_names,
+    read_lines,
+    read_pairs,
+)
 from cai.cli.rubrics import load_with_rubric
 from cai.cli.runs import MaxCost, MaxHours, MaxTokens, Settings, SpendingLimits
 from cai.cli.silence import quiet
@@ -17,6 +29,8 @@ from cai.errors import UsageError
 
 if TYPE_CHECKING:
     from cai.evals.replies import EvalConfig
+    from cai.generate.revise import ReviseConfig
+    from cai.records import Prompt
 
 app = typer.Typer()
 RunFile = Annotated[
@@ -29,7 +43,7 @@ ConstitutionName = Annotated[
 ModelSpec = Annotated[str | None, typer.Option("--model", help="Without RUN.yaml: the model.")]
 Source = Annotated[
     Path | None,
-    typer.Option("--input", help="Without RUN.yaml: JSONL to read; - is standard input."),
+    typer.Option("--input", help=f"Without RUN.yaml: {FORMATS}"),
 ]
 Target = Annotated[
     Path | None,
@@ -43,6 +57,8 @@ Connections = Annotated[
     int | None, typer.Option(min=1, help="Calls in flight at the same time, to an endpoint.")
 ]
 EVALUATIONS = ("refusal",)
+REPLY_FIELDS = ("first", "second", "chosen", "rejected")
+"""Fields of pairs that `--column` may name."""
 
 
 @app.command(
@@ -63,6 +79,7 @@ def revise(
     ] = False,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
     prefix: Prefix = None,
+    columns: Columns = None,
     seed: Seed = 0,
     connections: Connections = None,
     settings: Settings = None,
@@ -83,21 +100,28 @@ def revise(
         prefix,
     )
     if file is not None:
-        options.run_stage(file, rounds=rounds, direct=direct or None)
-    else:
-        _revise_file(options, 1 if rounds is None else rounds, direct, max_reply, seed)
+        options.run_stage(file, rounds=rounds, direct=direct or None, column=columns)
+        return
+    from cai.generate.revise import ReviseConfig
+
+    config = ReviseConfig(
+        rounds=1 if rounds is None else rounds,
+        direct=direct,
+        max_tokens=max_reply,
+        stop_when_kept=False,
+    )
+    _revise_file(options, config, column_names(columns), seed)
 
 
 def _revise_file(
-    options: FileToolOptions, rounds: int, direct: bool, max_reply: int, seed: int
+    options: FileToolOptions, config: ReviseConfig, columns: dict[str, str], seed: int
 ) -> None:
     tool = open_file_tool(options)
-    from cai.generate.revise import ReviseConfig, reviser
+    from cai.generate.revise import reviser
     from cai.records import PromptDraw
     from cai.rubric import compile_rubric, training_gate
     from cai.store import digest
 
-    config = ReviseConfig(rounds=rounds, direct=direct, max_tokens=max_reply, stop_when_kept=False)
     rubric = tool.constitution.rubric
     gate = training_gate(compile_rubric(rubric) if rubric else None)
     step = reviser(tool.constitution, tool.lm, config, gate, seed)
@@ -108,7 +132,8 @@ def _revise_file(
         row = await step(PromptDraw(prompt=line.prompt))
         return row.model_dump(mode="json", include=fields)
 
-    tool.run(revision_fields, fields, {"config": digest(config), "seed": str(seed)})
+    provenance = {"config": digest(config), "seed": str(seed)}
+    tool.run(read_lines(tool.source, columns), revision_fields, fields, provenance)
 
 
 @app.command(
@@ -130,6 +155,8 @@ def label(
         str | None, typer.Option(help="A published recipe: cai, cai-cot, rlaif or direct.")
     ] = None,
     prefix: Prefix = None,
+    choice: Choice = None,
+    columns: Columns = None,
     seed: Seed = 0,
     connections: Connections = None,
     settings: Settings = None,
@@ -139,12 +166,14 @@ def label(
 ) -> None:
     """Label which of two replies is better, by principle and in both orders.
 
-    A stage of a run, or a tool for a file of {prompt or chat, first, second} lines.
+    A stage of a run, or a tool for a file of pairs: {prompt or chat, first, second} lines, or
+    those of TRL, hh-rlhf, UltraFeedback or PKU-SafeRLHF.
     """
     if report is not None:
         from cai.cli.label_report import label_report
+        from cai.data.reply_pairs import PairOptions
 
-        label_report(report, prefix or "")
+        label_report(report, PairOptions(column_names(columns, REPLY_FIELDS), choice), prefix or "")
         return
     options = FileToolOptions(
         "label",
@@ -155,13 +184,14 @@ def label(
         prefix,
     )
     if file is not None:
-        options.run_stage(file, principles=principles, preset=preset)
+        options.run_stage(file, principles=principles, preset=preset, column=columns)
     else:
-        _label_file(options, preset, principles, seed)
+        config = {"preset": preset, "principles": principles}
+        _label_file(options, config, column_names(columns, REPLY_FIELDS), seed)
 
 
 def _label_file(
-    options: FileToolOptions, preset: str | None, principles: int | None, seed: int
+    options: FileToolOptions, settings: dict[str, Any], columns: dict[str, str], seed: int
 ) -> None:
     tool = open_file_tool(options)
     from pydantic import ValidationError
@@ -170,8 +200,7 @@ def _label_file(
     from cai.records import Pair
     from cai.store import digest
 
-    given = {"preset": preset, "principles": principles}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
     try:
         config = LabelConfig.model_validate(given)
     except ValidationError as error:
@@ -183,17 +212,13 @@ def _label_file(
         prompt = line.prompt
         kind_and_category = (prompt.kind, prompt.category)
         step = labeller(tool.constitution, tool.lm, config, seed, lambda pair: kind_and_category)
-        pair = Pair(
-            source=prompt.id,
-            chat=prompt.chat,
-            first=line.data["first"],
-            second=line.data["second"],
-        )
+        first, second = line.replies
+        pair = Pair(source=prompt.id, chat=prompt.chat, first=first, second=second)
         row = await step(pair)
         return row.model_dump(mode="json", include=fields)
 
     provenance = {"config": digest(config), "seed": str(seed)}
-    tool.run(label_fields, fields, provenance, required=("first", "second"))
+    tool.run(read_pairs(tool.source, columns), label_fields, fields, provenance)
 
 
 @app.command(
@@ -208,7 +233,9 @@ def evaluate(
         typer.Option(metavar="NAME", help=f"Without RUN.yaml: {', '.join(EVALUATIONS)}."),
     ] = None,
     model: ModelSpec = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Prompts with a kind.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help=f"Prompts with a kind: {FORMATS}")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", help="Score rows; the replies go beside it, as .items.jsonl."),
@@ -218,6 +245,7 @@ def evaluate(
     ] = "refusal_style",
     draws: Annotated[int, typer.Option(min=1, help="Replies per prompt.")] = 1,
     temperature: Annotated[float, typer.Option(min=0)] = 0.7,
+    columns: Columns = None,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
     seed: Seed = 0,
     connections: Connections = None,
@@ -235,7 +263,7 @@ def evaluate(
         SpendingLimits(max_cost, max_tokens, max_hours),
     )
     if file is not None:
-        options.run_stage(file)
+        options.run_stage(file, column=columns)
         return
     options.check()
     if only not in EVALUATIONS:
@@ -245,16 +273,20 @@ def evaluate(
     from cai.evals.replies import EvalConfig
 
     config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
-    _evaluate_refusal(options, constitution, config, seed)
+    _evaluate_refusal(options, constitution, config, column_names(columns), seed)
 
 
 def _evaluate_refusal(
-    options: FileToolOptions, constitution: str, config: EvalConfig, seed: int
+    options: FileToolOptions,
+    constitution: str,
+    config: EvalConfig,
+    columns: dict[str, str],
+    seed: int,
 ) -> None:
     from cai import store
     from cai.async_map import map_rows
     from cai.cli.output_files import owned_output, replaced_output, write_output
-    from cai.data.readers import prompt_rows
+    from cai.data.readers import ReadOptions, prompt_rows
     from cai.evals.refusal import refusal_scores
     from cai.evals.replies import item_id, prompt_draws, reply_step
     from cai.progress import progress_bars
@@ -266,7 +298,8 @@ def _evaluate_refusal(
     if output == STREAM:
         raise UsageError("eval: --output must be a file: the replies go beside it")
     lm = open_logged(model, output, options.connections, options.budget())
-    prompts = list(prompt_rows(options.path("data")))
+    prompts = list(prompt_rows(options.path("data"), ReadOptions(columns)))
+    _warn_of_missing_kinds(options.path("data"), prompts)
     replies_file = output.with_suffix(".items.jsonl")
     provenance = {
         "config": store.digest(config),
@@ -303,3 +336,14 @@ def _evaluate_refusal(
     for row in scores:
         mean = "–" if row.mean is None else f"{row.mean:.3f}"
         print(f"{row.metric:<44} {mean} n={row.n}")
+
+
+def _warn_of_missing_kinds(data: Path, prompts: Sequence[Prompt]) -> None:
+    """Say on standard error how many prompts no metric of refusals is about."""
+    missing = sum(prompt.kind is None for prompt in prompts)
+    if missing:
+        print(
+            f"{data}: {missing:,} of {len(prompts):,} prompts have no `kind` (disallowed, sensitive"
+            " or benign): metrics of refusals leave them out",
+            file=sys.stderr,
+        )

@@ -6,12 +6,12 @@ prompts or pairs when it is not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cai.cli.jsonl import STREAM, FieldsTarget, LineStep, append_fields, concurrently, read_lines
+from cai.cli.jsonl import STREAM, FieldsTarget, Line, LineStep, append_fields, concurrently
 from cai.cli.runs import SpendingLimits, execute_run
 from cai.cli.silence import quiet
 from cai.errors import UsageError
@@ -111,18 +111,18 @@ class FileTool:
 
     def run(
         self,
+        lines: Iterator[Line],
         step: LineStep,
         fields: Collection[str],
         provenance: Mapping[str, str],
-        required: Sequence[str] = (),
     ) -> None:
         """Write each line of the source, with the fields that `step` adds, to the output.
 
         Args:
+            lines: of the source.
             step: the fields to add to a line.
             fields: their names.
             provenance: what decides them besides constitution, templates and model.
-            required: names of text fields that each line must have.
         """
         from cai.cli.output_files import refuse_input_as_output
         from cai.store import digest
@@ -142,10 +142,7 @@ class FileTool:
             prefix=self.prefix,
         )
         append_fields(
-            read_lines(self.source, required),
-            target,
-            concurrently(step, self.lm),
-            batch_size=self.lm.max_concurrency,
+            lines, target, concurrently(step, self.lm), batch_size=self.lm.max_concurrency
         )
 
 

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from cai.cli.fit_tables import BehaviourFit, errors_table, rewards_table
-from cai.cli.jsonl import Line, read_lines
+from cai.cli.jsonl import Line, read_replies
 from cai.cli.output import print_table
 from cai.cli.rubrics import extension_yaml, load_with_rubric
 from cai.cli.silence import quiet
@@ -162,7 +162,7 @@ def _graded_replies(source: Path, compiled: CompiledRubric) -> dict[str, list[Gr
         StoreError: a line is wrong, as file:line.
     """
     replies: dict[str, list[GradedReply]] = defaultdict(list)
-    for line in read_lines(source, ("response",)):
+    for line in read_replies(source, parsed=("rank", "reward")):
         kind, rank, reward = line.prompt.kind, line.data.get("rank"), line.data.get("reward")
         is_usable = _is_number(rank) and (reward is None or _is_number(reward))
         if kind is None or not is_usable:
@@ -189,6 +189,7 @@ def _is_number(value: object) -> bool:
 
 
 def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) -> GradedReply:
+    from cai.data.filters import prompt_key
     from cai.rubric import grade
     from cai.rubric.fit_weights import Ranked
 
@@ -196,7 +197,7 @@ def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) ->
     graded = grade(
         compiled,
         prompt=prompt.chat[-1].content,
-        response=line.data["response"],
+        response=line.replies[0],
         kind=prompt.kind,
     )
     features = {
@@ -204,7 +205,7 @@ def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) ->
         for feature in behaviour.features
     }
     ranked = Ranked(
-        prompt.id,
+        prompt_key(prompt),
         float(line.data["rank"]),
         features,
         None if reward is None else float(reward),

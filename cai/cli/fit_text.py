@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cai.cli.jsonl import read_lines
+from cai.cli.jsonl import read_replies
 from cai.cli.silence import quiet
 from cai.errors import StoreError, UsageError
 from cai.report.formats import estimate_text
@@ -100,11 +100,12 @@ def _fitted_model(
 
 
 def _labelled_replies(path: Path) -> list[Labelled]:
+    from cai.data.filters import prompt_key
     from cai.rubric.propositions import unquoted_text
     from cai.rubric.text_classifier import Labelled, ngrams_of
 
     rows = []
-    for line in read_lines(path, ("response",)):
+    for line in read_replies(path, parsed=("holds", "weight")):
         holds, weight = line.data.get("holds"), line.data.get("weight", 1.0)
         valid_weight = isinstance(weight, int | float) and 0 < weight < math.inf
         if not isinstance(holds, bool) or not valid_weight:
@@ -112,8 +113,8 @@ def _labelled_replies(path: Path) -> list[Labelled]:
                 f"{line.location}: a line needs `holds` (true or false), "
                 "and a `weight` above 0 if any"
             )
-        words = ngrams_of(unquoted_text(line.data["response"]))
-        rows.append(Labelled(line.prompt.id, words, holds, float(weight)))
+        words = ngrams_of(unquoted_text(line.replies[0]))
+        rows.append(Labelled(prompt_key(line.prompt), words, holds, float(weight)))
     if not rows:
         raise StoreError(f"{path}: no row in it")
     return rows

@@ -14,14 +14,16 @@ from cai.cli.file_tools import open_logged
 from cai.cli.jsonl import (
     STREAM,
     BatchStep,
+    Columns,
     FieldsTarget,
     Input,
     Line,
     Output,
     Prefix,
     append_fields,
+    column_names,
     concurrently,
-    read_lines,
+    read_replies,
 )
 from cai.cli.rubrics import extension_yaml, load_with_rubric
 from cai.cli.silence import quiet
@@ -61,6 +63,7 @@ def grade_replies(
         bool, typer.Option("--explain", help="Add the reasons of each grade, as lines of text.")
     ] = False,
     prefix: Prefix = None,
+    columns: Columns = None,
 ) -> None:
     """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
     from cai.cli.output_files import refuse_input_as_output
@@ -76,7 +79,7 @@ def grade_replies(
         raise UsageError(
             f"{constitution}: only a model can decide {names}: name one (--model), or give patterns"
         )
-    rows = read_lines(source, ("response",))
+    rows = read_replies(source, column_names(columns, ("response",)))
     refuse_input_as_output(output, source)
     target = FieldsTarget(
         output,
@@ -105,7 +108,7 @@ def _grade_by_patterns(compiled: CompiledRubric, explained_by: CompiledRubric | 
     from cai.rubric import grade
 
     def fields(line: Line) -> dict[str, Any]:
-        prompt, response = line.prompt.chat[-1].content, line.data["response"]
+        prompt, response = line.prompt.chat[-1].content, line.replies[0]
         result = grade(compiled, prompt=prompt, response=response, kind=line.prompt.kind)
         return _grade_fields(line, result, explained_by)
 
@@ -128,7 +131,7 @@ def _grade_by_model(
             examples,
             chat=line.prompt.chat,
             kind=line.prompt.kind,
-            response=line.data["response"],
+            response=line.replies[0],
             everything=ask_all,
         )
         return _grade_fields(line, result, explained_by)
@@ -146,7 +149,7 @@ def _grade_fields(line: Line, result: Grade, explained_by: CompiledRubric | None
             explained_by,
             result,
             prompt=line.prompt.chat[-1].content,
-            response=line.data["response"],
+            response=line.replies[0],
             kind=line.prompt.kind,
         )
     return fields
@@ -196,7 +199,7 @@ def _fit_temperatures(
         shots, question = constitution.examples.grade, compiled.questions[id]
         return await gather(
             [
-                log_odds(lm, shots, line.prompt.chat, line.data["response"], question)
+                log_odds(lm, shots, line.prompt.chat, line.replies[0], question)
                 for line, _ in labelled[id]
             ]
         )
@@ -219,7 +222,7 @@ def _read_labels(source: Path, known_ids: Container[str]) -> dict[str, list[tupl
         StoreError: a line is wrong, or names a proposition that is not in `known_ids`.
     """
     labelled: dict[str, list[tuple[Line, bool]]] = {}
-    for line in read_lines(source, ("response",)):
+    for line in read_replies(source, parsed=("propositions",)):
         labels = line.data.get("propositions")
         if not isinstance(labels, dict) or not all(isinstance(x, bool) for x in labels.values()):
             raise StoreError(f"{line.location}: a line needs `propositions` (id: true or false)")

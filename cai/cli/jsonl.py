@@ -1,4 +1,4 @@
-"""JSONL in, the same lines with more fields out.
+"""Rows in, the same rows as lines of JSONL with more fields out.
 
 Order and fields of the lines are kept. An output that was cut short is resumed.
 """
@@ -24,7 +24,23 @@ if TYPE_CHECKING:
     from cai.lm import LM
     from cai.records import Prompt
 
-Input = Annotated[Path, typer.Option("--input", help="JSONL; - is standard input.")]
+FORMATS = "JSONL, JSON, CSV, Parquet, a folder or hub:OWNER/NAME#SPLIT; - is standard input (JSON)."
+Input = Annotated[Path, typer.Option("--input", help=FORMATS)]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="FIELD=KEY",
+        help="Read a field from another key or column, as prompt=Goal; repeatable.",
+    ),
+]
+Choice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELD",
+        help="The field with the number, 0 or 1, of the better reply, where rows have several.",
+    ),
+]
 Output = Annotated[
     Path,
     typer.Option("--output", help="JSONL: the same lines with fields added; - is standard output."),
@@ -41,6 +57,8 @@ class Line(NamedTuple):
     """file:line"""
     data: dict[str, Any]
     prompt: Prompt
+    replies: tuple[str, ...] = ()
+    """The reply that a line has, or the two of a pair."""
 
 
 LineStep = Callable[[Line], Awaitable[dict[str, Any]]]
@@ -49,30 +67,96 @@ BatchStep = Callable[[Sequence[Line]], list[dict[str, Any]]]
 """The same for several lines."""
 
 
-def read_lines(source: Path, required: Sequence[str] = ()) -> Iterator[Line]:
-    """Lines with `prompt` or `chat`, optionally `kind` and `category`.
+def column_names(options: Sequence[str] | None, targets: Sequence[str] = ()) -> dict[str, str]:
+    """Field -> key or column, from `--column FIELD=KEY`.
 
     Args:
-        source: JSONL; `-` is standard input.
-        required: names of text fields that each line must have.
+        options: as they were given.
+        targets: names of fields besides those of prompts.
+
+    Raises:
+        UsageError: one of them has another form.
+    """
+    from cai.data.readers import KNOWN
+
+    fields = KNOWN | frozenset(targets)
+    columns: dict[str, str] = {}
+    for option in options or ():
+        name, separator, key = option.partition("=")
+        if not separator or name not in fields or not key:
+            raise UsageError(
+                f"--column {option}: write FIELD=KEY, where FIELD is one of "
+                f"{', '.join(sorted(fields))}"
+            )
+        columns[name] = key
+    return columns
+
+
+def read_lines(source: Path, columns: Mapping[str, str] | None = None) -> Iterator[Line]:
+    """Lines with a prompt, as `cai.data.readers.prompt_rows` reads it.
+
+    Args:
+        source: a file of any format that `cai clean` reads; `-` is standard input.
+        columns: field -> the key that holds it.
 
     Raises:
         StoreError: a line is wrong, as file:line.
     """
-    from cai.data.readers import FIELDS, chat_from
-    from cai.records import Prompt
-    from cai.store import json_lines, parse_row
+    from cai.data.readers import located_rows, row_prompt
+    from cai.data.tables import Cells
 
-    for number, data in json_lines(source):
-        location = f"{source}:{number}"
-        for name in required:
-            if not isinstance(data.get(name), str):
-                raise StoreError(f"{location}: a line needs `{name}` (text)")
-        fields = {name: data[name] for name in FIELDS if data.get(name) is not None}
-        chat_keys = ("prompt", "chat", "messages")
-        given: dict[str, Any] = {name: data[name] for name in chat_keys if name in data}
-        fields["chat"] = chat_from(given, location)
-        yield Line(location, data, parse_row(fields, Prompt, location))
+    for location, data in located_rows(source, Cells(frozenset((columns or {}).values()))):
+        yield Line(location, data, row_prompt(data, location, columns))
+
+
+def read_replies(
+    source: Path, columns: Mapping[str, str] | None = None, parsed: Sequence[str] = ()
+) -> Iterator[Line]:
+    """Lines with a prompt and a reply.
+
+    The reply is `response`, or TRL's `completion`, or the last turn of a conversation.
+
+    Args:
+        source: as for `read_lines`.
+        columns: field -> the key that holds it.
+        parsed: fields that hold numbers, or true and false, where all cells of a file are text.
+
+    Raises:
+        StoreError: a line is wrong, as file:line.
+    """
+    from cai.data.readers import located_rows, row_prompt
+    from cai.data.replies import last_reply
+    from cai.data.tables import Cells
+
+    names = columns or {}
+    texts = frozenset(("response", names.get("response", "response")))
+    cells = Cells(texts | frozenset(names.values()), texts, frozenset(parsed))
+    for location, data in located_rows(source, cells):
+        reply = last_reply(data, location, names)
+        yield Line(location, data, row_prompt(data, location, columns), (reply,))
+
+
+def read_pairs(source: Path, columns: Mapping[str, str] | None = None) -> Iterator[Line]:
+    """Lines with a prompt and two replies, in the shapes of `cai.data.reply_pairs`.
+
+    Args:
+        source: as for `read_lines`.
+        columns: field -> the key that holds it.
+
+    Raises:
+        StoreError: a line is wrong, as file:line.
+    """
+    from cai.data.readers import located_rows
+    from cai.data.reply_pairs import PAIR_CELLS, PairOptions, reply_pair
+
+    options = PairOptions(columns or {}, reads_verdict=False)
+    for location, data in located_rows(source, PAIR_CELLS):
+        pair = reply_pair(data, location, options)
+        if pair is None:
+            raise StoreError(
+                f"{location}: the two replies end different conversations: leave this row out"
+            )
+        yield Line(location, data, pair.prompt, (pair.first, pair.second))
 
 
 def concurrently(step: LineStep, lm: LM) -> BatchStep:

@@ -32,6 +32,18 @@ def refuse_input_as_output(output: Path, *sources: Path) -> None:
             raise UsageError(f"--output {output}: this is the input itself: name another file")
 
 
+def refuse_other_format(output: Path) -> None:
+    """Nothing, if the name of the output promises no other format than JSONL.
+
+    Raises:
+        UsageError: it does, as that of a CSV file.
+    """
+    from cai.data.writers import OTHER_FORMATS
+
+    if output.suffix.lower() in (*OTHER_FORMATS, ".parquet"):
+        raise UsageError(f"--output {output}: written as JSONL only: end the name with .jsonl")
+
+
 def is_stream(path: Path) -> bool:
     """Whether output is written as it comes: standard output, a pipe, a device."""
     return path == Path("-") or (path.exists() and not path.is_file() and not path.is_dir())
@@ -52,6 +64,7 @@ def owned_output(output: Path, command: str, provenance: Mapping[str, str]) -> I
     """
     from cai import store
 
+    refuse_other_format(output)
     if output.is_dir():
         raise UsageError(f"--output {output}: this is a folder: name a file")
     manifest_file = store.manifest_path(output)

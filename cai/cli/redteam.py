@@ -121,6 +121,7 @@ def _provenance(
 
 def _gate(rubric: Rubric | None) -> Gate:
     """The gate against refusals, by the rubric, and against texts that are no message."""
+    from cai.data.filters import spaced_words
     from cai.generate.filters import not_degenerate
     from cai.rubric import compile_rubric, grade
 
@@ -131,7 +132,7 @@ def _gate(rubric: Rubric | None) -> Gate:
             result = grade(compiled, prompt="", response=text, kind=None)
             if result.degree == "full_refusal":
                 return "declined"
-        return "too short" if len(text.split()) < 3 else not_degenerate(prompt, text)
+        return "too short" if len(spaced_words(text)) < 3 else not_degenerate(prompt, text)
 
     return gate
 

@@ -69,7 +69,8 @@ def chat_of_field(key: str, value: Any, location: str) -> Any:
     expected = (
         "text" if key in ("prompt", *DIALOGUE_FIELDS) else "a list of turns (role and content)"
     )
-    raise StoreError(f"{location}: `{key}` must be {expected}, found {type(value).__name__}")
+    hint = "" if "text" in expected else ": conversations are read from JSONL and Parquet"
+    raise StoreError(f"{location}: `{key}` must be {expected}, found {type(value).__name__}{hint}")
 
 
 def normalized_turns(turns: Sequence[Any], location: str) -> list[Any]:

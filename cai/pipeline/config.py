@@ -123,7 +123,7 @@ def save_run(resolved: ResolvedRun) -> None:
     """Leave the settings in the run's folder."""
     text = settings_text(resolved)
     file = resolved.folder / SETTINGS
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
+    if not file.exists() or file.read_bytes() != text.encode():
         atomic_write(file, text)
 
 

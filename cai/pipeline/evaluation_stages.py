@@ -56,6 +56,8 @@ def evaluate(ctx: RunContext) -> None:
     store.atomic_write(out, "".join(score.line() + "\n" for score in scores))
     nulls = ctx.record_nulls("eval", [reply.grade.unscored for reply in measured])
     counts = {"replies": len(measured), "scores": len(scores), **nulls}
+    if without_kind := sum(reply.kind is None for reply in measured):
+        counts["without_kind"] = without_kind  # metrics of refusals leave them out
     store.finish_artifact(out, ctx.path(REPLIES), **counts)
 
 
@@ -75,16 +77,16 @@ def _add_rewards(ctx: RunContext, replies: Sequence[EvalReply]) -> list[EvalRepl
     to the reference. Both stay None for a prompt without an answer, and for one that does not fit
     the model's window with its reply.
     """
-    from cai.modeling.loading import load_model
+    from cai.modeling.loading import load_model, window_of
     from cai.modeling.lora import with_adapter
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_preference_model
-    from cai.reward.preference_model import ADAPTER, window_of
+    from cai.reward.preference_model import ADAPTER
     from cai.train.ppo.rollout import text_logprobs
 
     run, weights = ctx.run, str(ctx.path(SFT))
     renderer, reference = load_renderer(weights), load_model(weights)
-    scored = [r for r in replies if _can_be_scored(r, renderer, window_of(reference))]
+    scored = [r for r in replies if _can_be_scored(r, renderer, window_of(reference.config))]
     of_policy = [(r.chat, r.response, r.finished) for r in scored if r.subject == "policy"]
     temperature = run.eval.temperature or 1.0
     progress = ctx.progress("eval reward and kl")

@@ -59,7 +59,7 @@ def test_the_command_trains_measures_and_saves(tiny_model: Path, tmp_path: Path)
     assert metrics["train_pairs"] == 19  # 24 prompts less a fifth
     base = with_adapter(load_model(str(tiny_model)), "policy", 2)
     model = PreferenceModel.load(base, load_renderer(str(tiny_model)), tmp_path / "reward")
-    chat = chat_of(("user", "something new"))
+    chat = chat_of(("user", "x 99"))
     good, bad = model.score([model.rows(chat, "zz"), model.rows(chat, "aa")])
     assert good > bad
     assert "exists already" in str(CliRunner().invoke(app, arguments).exception)

@@ -77,7 +77,9 @@ def test_grade_names_a_wrong_line(
     capsys: Capture, tmp_path: Path, row: object, message: str
 ) -> None:
     source = write_lines(tmp_path / "in.jsonl", REPLIES[0], row)
-    assert grade(capsys, source, tmp_path / "out.jsonl").usage_error == f"{tmp_path}/{message}"
+    assert grade(capsys, source, tmp_path / "out.jsonl").usage_error.startswith(
+        f"{tmp_path}/{message}"
+    )
 
 
 def test_grade_wants_a_rubric_and_files(capsys: Capture, tmp_path: Path) -> None:
