@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import typer
 
 from cai.cli import (
+    calibrate,
     constitutions,
     exports,
     file_commands,
@@ -49,6 +50,7 @@ for module in (
     prompts,
     redteam,
     grades,
+    calibrate,
     fit_rubric,
     fit_text,
     fit_preference,

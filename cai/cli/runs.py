@@ -29,7 +29,7 @@ Settings = Annotated[
 ]
 MaxCost = Annotated[
     float | None,
-    typer.Option(help="Stop before calls to endpoints cost more (by `prices` in RUN.yaml)."),
+    typer.Option(help="Stop before calls to endpoints cost more (by `prices`)."),
 ]
 MaxTokens = Annotated[
     int | None, typer.Option(help="Stop before calls to endpoints take more tokens.")

@@ -194,6 +194,7 @@ class MeteredLM:
         self.fingerprint = lm.fingerprint
         self.max_concurrency = lm.max_concurrency
         self.allow = lm.allow
+        self.prefill = lm.prefill
 
     async def sample(
         self,

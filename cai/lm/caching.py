@@ -76,7 +76,9 @@ class CachedLM:
     async def choice_logprobs(
         self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
     ) -> list[float] | None:
-        settings = {"choices": list(choices), "prefill": prefill}
+        settings: dict[str, Any] = {"choices": list(choices), "prefill": prefill}
+        if prefill and not getattr(self.lm, "prefill", True):
+            settings["continued"] = False  # another request: the prefill is not sent
 
         async def call_model() -> tuple[Any, Usage]:
             ANSWER_USAGE.set(None)

@@ -86,6 +86,18 @@ class HttpConfig(FrozenModel):
     If not, the judge has to answer with the bare option.
     """
 
+    def answer_settings(self) -> dict[str, str]:
+        """The settings that decide what a row holds.
+
+        Defaults are left out: artefacts of earlier versions have no record of them.
+        """
+        defaults = HttpConfig()
+        return {
+            f"http.{name}": str(getattr(self, name))
+            for name in ("prefill", "allow")
+            if getattr(self, name) != getattr(defaults, name)
+        }
+
 
 class HttpLM:
     """`http://host:port/v1#model`, with the key from the environment (`CAI_API_KEY`) if needed.
@@ -103,6 +115,7 @@ class HttpLM:
         self.meter: Meter | None = None
         """Charges the calls, if they are limited."""
         self.allow = self.config.allow
+        self.prefill = self.config.prefill
         self.fingerprint = f"{self.url}#{self.model}"
         self.max_concurrency = self.config.connections * CALLS_PER_CONNECTION
         self._key = credentials.read_api_key()
@@ -159,7 +172,7 @@ class HttpLM:
             "logprobs": True,
             "top_logprobs": TOP_LOGPROBS,
         }
-        if prefill and self.config.prefill:
+        if prefill and self.prefill:
             body["messages"].append({"role": "assistant", "content": prefill})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         return await self._call(body, chat, lambda answer: self._choose(answer, choices, chat))
@@ -464,6 +477,7 @@ def _parse_spec(spec: str) -> tuple[str, str]:
     with blame(UsageError, f"model {spec!r}: not an address"):
         parts = urlsplit(url)
         _ = parts.port  # a number up to 65535
+        spec.encode()  # an argument that is not UTF-8 cannot be sent, or logged
     if not model or not parts.hostname:
         raise UsageError(f"model {spec!r}: write it as http://HOST:PORT/v1#MODEL")
     return url.rstrip("/"), model

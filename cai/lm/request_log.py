@@ -155,7 +155,8 @@ class RequestLog:
         return int(deleted.rowcount)
 
     def close(self) -> None:
-        self.db.close()
+        with self._errors():
+            self.db.close()
 
     def _refuse_foreign_tables(self) -> None:
         """Nothing, if the file is new or holds a request log's table.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -20,9 +21,9 @@ from lm_calls import sample_hello
 import cai.lm
 from cai import store
 from cai.errors import StoreError
+from cai.lm import request_log
 from cai.lm.caching import CachedLM
 from cai.lm.request_log import RequestLog
-from cai.lm import request_log
 
 PAGE = 4096
 CALLS = 120
@@ -49,14 +50,21 @@ def use(path: Path) -> None:
     lm = CachedLM(CannedLM(always(reply_answer())), log)
     assert sample_hello(lm).text == "Well."
     for i in range(CALLS):
-        try:
+        with contextlib.suppress(KeyError):
             log.find(f"{i:064}")
-        except KeyError:
-            pass
     log.stats()
     json.dumps(list(log.rows()))
     log.prune(model="m")
     log.close()
+
+
+def problem_with(path: Path) -> str | None:
+    """What a user is told; None: the damage is not noticed, as in a reply's text."""
+    try:
+        use(path)
+    except StoreError as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -74,12 +82,11 @@ def test_damaged_pages(tmp_path: Path, log_bytes: bytes, seed: int) -> None:
         data[start : start + length] = junk
     path = tmp_path / "log.sqlite"
     path.write_bytes(data)
-    try:
-        use(path)
-    except StoreError as error:
-        assert str(error).startswith(f"{path}: ")
-        assert "\n" not in str(error)
-        assert "move it away" in str(error)
+    message = problem_with(path)
+    if message is not None:
+        assert message.startswith(f"{path}: ")
+        assert "\n" not in message
+        assert "move it away" in message
 
 
 def test_a_page_in_the_middle(tmp_path: Path, log_bytes: bytes, capsys: Capture) -> None:
@@ -99,16 +106,15 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_text("this is no database" * 99), "not a request log"),
     "zeros": (lambda path: path.write_bytes(bytes(3 * PAGE)), "not a request log"),
     "short": (lambda path: path.write_bytes(b"x" * 20), "not a request log"),
-    "other table": (lambda path: make_database(path, "notes (a, b)"), "the table `notes`"),
-    "other columns": (lambda path: make_database(path, "calls (a, b)"), "another table `calls`"),
+    "other table": (lambda path: make_database(path, "notes"), "the table `notes`"),
+    "other columns": (lambda path: make_database(path, "calls"), "another table `calls`"),
     "folder": (lambda path: path.mkdir(), "cannot be read or written"),
 }
 
 
 def make_database(path: Path, table: str) -> None:
     with sqlite3.connect(path) as db:
-        db.execute(f"CREATE TABLE {table}")
-        db.execute(f"INSERT INTO {table.partition(' ')[0]} VALUES (1, 2)")
+        db.execute(f"CREATE TABLE {table} (a, b)")
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
