@@ -187,7 +187,12 @@ def plan(
     resolved = load_run(file, settings or [])
     with progress_bars() as progress, locked(resolved.folder):
         budget = Budget(max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
-        forecasts = plan(open_run(resolved, progress, budget), probe)
+        ctx = open_run(resolved, progress, budget, lambda line: print(line, file=sys.stderr))
+        try:
+            forecasts = plan(ctx, probe)
+        finally:
+            if budget.calls:
+                print(f"calls   {budget.summary()}", file=sys.stderr)
     print_table(forecast_table(forecasts), 140)
     exceeded = exceeded_limits(forecasts, budget)
     if exceeded:

@@ -29,7 +29,7 @@ class NullRows(NamedTuple):
 
     stage: str
     reason: str
-    count: int
+    null: int
     rows: int
     """All rows of the stage."""
     passing: bool

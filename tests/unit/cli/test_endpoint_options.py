@@ -177,10 +177,12 @@ def is_chosen(body: dict[str, Any], share: float = 0.4) -> bool:
 
 
 def refused(body: dict[str, Any]) -> Canned | None:
-    """Some answers are cut, or without log-probabilities."""
+    """Some answers are cut, or without log-probabilities; some are malformed, and counted."""
+    result = answer(body)
+    if is_chosen(body, 0.5) and not is_chosen(body):
+        return ok({"usage": result["usage"]})
     if not is_chosen(body):
         return None
-    result = answer(body)
     result["choices"][0].pop("logprobs", None)
     result["choices"][0]["finish_reason"] = "length"
     return ok(result)
@@ -205,15 +207,16 @@ def test_refused_answers_are_charged_logged_and_counted(
     assert f"calls   {len(bodies):,}   tokens {50 * len(bodies):,} +" in result.err
     assert f"{count:,} answers refused" in result.err
     log = RequestLog(Path("o.requests.sqlite"))
-    assert sum(calls for _, _, calls, *_ in log.stats()) == len(bodies)
+    assert sum(calls for _, _, calls, *_ in log.stats()) == len(set(map(json.dumps, bodies)))
     assert sum(prompt for _, _, _, prompt, *_ in log.stats()) == 50 * len(bodies)
     reason = "log-probabilities" if command in CHOICES else "the reply ended by length"
     told = [line for line in result.err.splitlines() if line.startswith(f"{command}: ")]
     assert any(" rows are null" in line for line in told)
     assert any(" null: no answer: " in line and reason in line for line in told), told
+    first = len(bodies)
     run(capsys, monkeypatch, server, command)
     if command not in CHOICES:
-        assert server.requests == len(bodies)
+        assert not any(is_chosen(body) for body in bodies[first:])
 
 
 # ---- rows to ask again ----
