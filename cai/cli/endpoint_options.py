@@ -75,9 +75,11 @@ class EndpointOptions:
         if not settings:
             return HttpConfig(), Prices()
         for setting in settings:
-            if setting.partition("=")[0].partition(".")[0] not in SECTIONS:
+            key = setting.partition("=")[0]
+            if key.partition(".")[0] not in SECTIONS:
+                # the value is not quoted: it may be an API key
                 raise UsageError(
-                    f"{self.command}: --set {setting}: without a run's YAML only the sections "
+                    f"{self.command}: --set {key}: without a run's YAML only the sections "
                     f"{' and '.join(SECTIONS)} can be set"
                 )
         return _parse(self.command, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,23 +22,32 @@ def override(source: Source, settings: Sequence[str]) -> Source:
     lines = dict(source.lines)
     for setting in settings:
         key, equals, text = setting.partition("=")
+        shown = f"--set {_key_text(setting)}"
         if not equals or not all(part.isidentifier() for part in key.split(".")):
             raise ConfigError(
-                f"--set {setting}: expected key.path=value, for example --set ppo.num_updates=20"
+                f"{shown}: expected key.path=value, for example --set ppo.num_updates=20"
             )
         try:
             value = parse_value(text)
         except ValueError as error:
-            shown = setting if len(setting) <= 100 else setting[:99] + "…"
-            raise ConfigError(f"--set {shown}: the value is not YAML: {error}") from None
+            raise ConfigError(f"{shown}: the value is not YAML: {error}") from None
         *parents, last = key.split(".")
         section = data
         for part in parents:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
-                raise ConfigError(f"--set {setting}: {part} is not a section")
+                raise ConfigError(f"{shown}: {part} is not a section")
         section[last] = value
         for depth in range(len(parents) + 1):  # so that messages name a key the file lacks
             given = (*parents, last)[: depth + 1]
             lines.setdefault(given, source.line(given))
     return source._replace(data=data, lines=lines)
+
+
+def _key_text(setting: str) -> str:
+    """The key of a setting, to begin a message with. A value is not quoted: it may be an API key.
+
+    A text without a key is shown up to the first character that no key has.
+    """
+    match = re.match(r"[\w.]{1,80}", setting)
+    return match[0] if match else "="

@@ -344,7 +344,7 @@ class HttpLM:
         # until the answer says otherwise: one that is lost on its way has been paid for as well
         usage: Usage | None = estimate
         try:
-            answer = parse_answer(await self._exchange(transport, call.request), self.url)
+            answer = self._parse(await self._exchange(transport, call.request))
             usage = usage_of(answer, call.chat)
             ANSWER_USAGE.set(usage)
             self._answers += 1
@@ -364,7 +364,7 @@ class HttpLM:
         return answer
 
     async def _exchange(self, transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> bytes:
-        """The body of an answer with status 200, with secrets masked."""
+        """The body of an answer with status 200."""
         deadline = 2 * self.config.timeout
         try:
             async with asyncio.timeout(deadline):
@@ -383,9 +383,29 @@ class HttpLM:
             raise failure from error
         if response.status_code != 200:
             raise _UnpaidError(self._failure(response, credentials.mask_bytes(data, self._secrets)))
+        return data
+
+    def _parse(self, data: bytes) -> Answer:
+        """The answer of a body, with secrets masked: in its texts as well, as JSON has several
+        spellings of a character.
+        """
         # a short password may be part of the format itself
         long_secrets = [secret for secret in self._secrets if len(secret) >= MIN_LONG_SECRET]
-        return credentials.mask_bytes(data, long_secrets)
+
+        def clean(text: str) -> str:
+            return credentials.mask(text, long_secrets, credentials.PART_OF_REPLY)
+
+        data = credentials.mask_bytes(data, long_secrets, credentials.PART_OF_REPLY)
+        try:
+            answer = parse_answer(data, self.url)
+        except TransientError as error:
+            error.args = (credentials.mask(str(error), long_secrets),)
+            raise
+        return answer._replace(
+            text=answer.text and clean(answer.text),
+            finish_reason=credentials.mask(answer.finish_reason, [s.lower() for s in long_secrets]),
+            refusal=answer.refusal and clean(answer.refusal),
+        )
 
     def _failure(self, response: httpx.Response, data: bytes) -> BackendError:
         """The error of a status other than 200."""
@@ -407,7 +427,8 @@ class HttpLM:
             error = TransientError(f"{self.url}: status {status}")
             error.wait = requested_wait(response.headers)
             return error
-        return UnansweredError(f"{self.url}: status {status}: {error_message(data)}")
+        words = self._masked(error_message(data))  # again: JSON has many spellings
+        return UnansweredError(f"{self.url}: status {status}: {words}")
 
     def _masked(self, text: str) -> str:
         return credentials.mask(text, self._secrets)

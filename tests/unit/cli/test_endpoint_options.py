@@ -130,8 +130,8 @@ def test_settings_that_cannot_be(
     for setting in ("label.principles=1", "seed=1", "x"):
         result = run(capsys, monkeypatch, server, command, "--set", setting)
         assert result.usage_error == (
-            f"{command}: --set {setting}: without a run's YAML only the sections http and prices "
-            "can be set"
+            f"{command}: --set {setting.partition('=')[0]}: without a run's YAML only the sections "
+            "http and prices can be set"
         )
 
 

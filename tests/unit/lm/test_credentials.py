@@ -98,7 +98,7 @@ def test_a_proxy_without_a_scheme_and_the_loopback(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("http_proxy", "me:p%40ss@127.0.0.1:9")
     proxy = read_proxy("http", "example.invalid")
     assert proxy is not None
-    assert proxy.secrets == ("p%40ss", "p@ss")
+    assert proxy.secrets == ("p%40ss", "p@ss", "bWU6cEBzcw==")
     for host in ("127.0.0.1", "localhost", "::1", "127.8.8.8"):
         assert read_proxy("http", host) is None
 
