@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,11 @@ from json_lines import write_lines
 from tenacity import wait_none
 
 import cai.cli
+import cai.constitution
 import cai.lm
+import cai.rubric
 from cai.lm import http
+from cai.rubric import compile_rubric
 
 WINDOW = 12
 """Characters of a secret that must not be found anywhere."""
@@ -84,7 +88,9 @@ def draw_secret(stream: random.Random, name: str) -> str:
     return f"MARK-{name}-" + "".join(stream.choice(CHARACTERS) for _ in range(length))
 
 
-def draw_case(stream: random.Random, port: int) -> Case:
+def draw_case(
+    stream: random.Random, port: int, commands: Sequence[str] = (*COMMANDS, *RUN_COMMANDS)
+) -> Case:
     """A command against `127.0.0.1:port`, directly or as the proxy of a host that does not exist.
 
     Most cases are usable, so that a server gets to answer.
@@ -110,7 +116,7 @@ def draw_case(stream: random.Random, port: int) -> Case:
         "CAI_API_KEY": secrets.key + key_end,
         stream.choice(["http_proxy", "HTTP_PROXY"]): proxy,
     }
-    command = stream.choice([*COMMANDS, *RUN_COMMANDS])
+    command = stream.choice(commands)
     model = (
         {"model": address} if stream.random() < 0.7 else {"judge": address, "model": "fake:echo"}
     )
@@ -289,6 +295,18 @@ def write_case(folder: Path, case: Case) -> set[Path]:
     return set(folder.iterdir())
 
 
+_load_once = functools.cache(cai.constitution.load_constitution)
+_COMPILED: dict[str, Any] = {}
+
+
+def _compile_once(rubric: Any) -> Any:
+    """Compiled rubrics by content: to compile one takes longer than most commands."""
+    content = rubric.model_dump_json()
+    if content not in _COMPILED:
+        _COMPILED[content] = compile_rubric(rubric)
+    return _COMPILED[content]
+
+
 def run_here(case: Case, folder: Path, stream: random.Random) -> tuple[Any, str]:
     """(exit code, both streams) of the command in this process."""
     streams = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
@@ -299,6 +317,8 @@ def run_here(case: Case, folder: Path, stream: random.Random) -> tuple[Any, str]
         contextlib.chdir(folder),
         mock.patch.dict(os.environ, environment | case.environment, clear=True),
         mock.patch.object(cai.lm, "HttpLM", model),
+        mock.patch.object(cai.constitution, "load_constitution", _load_once),
+        mock.patch.object(cai.rubric, "compile_rubric", _compile_once),
         mock.patch.object(http, "retry_wait", wait_none()),
         contextlib.redirect_stdout(streams),
         contextlib.redirect_stderr(streams),
@@ -338,8 +358,14 @@ def leaks(case: Case, folder: Path, inputs: set[Path], output: str) -> Iterator[
                 break
 
 
-def fuzz_keys(folder: Path, runs: int, seed: int, processes: int = 0) -> Counter[str]:
-    """`runs` commands, the first `processes` of them in processes of their own.
+def fuzz_keys(
+    folder: Path,
+    runs: int,
+    seed: int,
+    processes: int = 0,
+    commands: Sequence[str] = (*COMMANDS, *RUN_COMMANDS),
+) -> Counter[str]:
+    """`runs` of the commands, the first `processes` of them in processes of their own.
 
     Returns:
         Counts of exit codes and requests; under "leaks" the runs that let a part of a secret out.
@@ -349,7 +375,7 @@ def fuzz_keys(folder: Path, runs: int, seed: int, processes: int = 0) -> Counter
     for number in range(runs):
         stream = random.Random(f"{seed} {number}")
         is_process = number < processes
-        case = draw_case(stream, server.port if server and is_process else 1)
+        case = draw_case(stream, server.port if server and is_process else 1, commands)
         place = folder / str(number)
         inputs = write_case(place, case)
         if server is not None and is_process:

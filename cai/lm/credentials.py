@@ -55,13 +55,15 @@ def has_user_info(spec: str) -> bool:
     _, separator, rest = spec.partition("://")
     if not separator or kind not in ("http", "https"):
         return "@" in spec  # a mistyped address
+    if "@" in rest.partition("#")[0]:
+        return True
     url = spec.strip().partition("#")[0]
     try:
-        parts = urlsplit(url)
-        _ = parts.port
+        _ = urlsplit(url).port
     except ValueError:
         return "@" in rest
-    return "@" in parts.netloc or ("@" in rest and not parts.hostname)
+    # a password may hold "#" itself
+    return "@" in rest and spec.count("#") > 1
 
 
 def refuse_user_info(spec: str) -> None:
@@ -161,24 +163,16 @@ def mask(text: str, secrets: Sequence[str], least: int = PART_OF_MESSAGE) -> str
     Args:
         least: characters of a part that is replaced.
     """
-    return mask_bytes(text.encode("utf-8", "surrogatepass"), secrets, least).decode(
-        "utf-8", "surrogatepass"
-    )
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    for secret in sorted(secrets, key=len, reverse=True):
+        for start, end in reversed(_parts(text, secret, least)):
+            text = text[:start] + MASK + text[end:]
+    return text
 
 
-def mask_bytes(data: bytes, secrets: Sequence[str], least: int = PART_OF_MESSAGE) -> bytes:
-    """`mask` for a body in whatever encoding."""
-    encoded = sorted((secret.encode() for secret in secrets), key=len, reverse=True)
-    for secret in encoded:
-        data = data.replace(secret, MASK.encode())
-    for secret in encoded:
-        for start, end in reversed(_parts(data, secret, least)):
-            data = data[:start] + MASK.encode() + data[end:]
-    return data
-
-
-def _parts(data: bytes, secret: bytes, least: int) -> list[tuple[int, int]]:
-    """(start, end) of the parts of `secret` in `data`, `least` bytes or more, in order.
+def _parts(text: str, secret: str, least: int) -> list[tuple[int, int]]:
+    """(start, end) of the parts of `secret` in `text`, `least` characters or more, in order.
 
     Each of them holds one of the secret's consecutive blocks of half that length: to search for
     those is quick.
@@ -187,13 +181,13 @@ def _parts(data: bytes, secret: bytes, least: int) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     for offset in range(0, len(secret) - size + 1, size):
         block = secret[offset : offset + size]
-        at = data.find(block)
+        at = text.find(block)
         while at >= 0:
-            before = _common(data[max(0, at - offset) : at][::-1], secret[:offset][::-1])
-            after = _common(data[at : at + len(secret)], secret[offset:])
+            before = _common(text[max(0, at - offset) : at][::-1], secret[:offset][::-1])
+            after = _common(text[at : at + len(secret)], secret[offset:])
             if before + after >= least:
                 spans.append((at - before, at + after))
-            at = data.find(block, at + max(1, after))
+            at = text.find(block, at + max(1, after))
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -203,7 +197,7 @@ def _parts(data: bytes, secret: bytes, least: int) -> list[tuple[int, int]]:
     return merged
 
 
-def _common(first: bytes, second: bytes) -> int:
+def _common(first: str, second: str) -> int:
     """Length of the common beginning."""
     limit = min(len(first), len(second))
     return next((i for i in range(limit) if first[i] != second[i]), limit)

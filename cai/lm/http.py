@@ -382,29 +382,19 @@ class HttpLM:
                 raise _UnpaidError(failure) from error
             raise failure from error
         if response.status_code != 200:
-            raise _UnpaidError(self._failure(response, credentials.mask_bytes(data, self._secrets)))
+            raise _UnpaidError(self._failure(response, data))
         return data
 
     def _parse(self, data: bytes) -> Answer:
-        """The answer of a body, with secrets masked: in its texts as well, as JSON has several
-        spellings of a character.
+        """The answer of a body, with secrets masked in its texts.
+
+        Not in the body: JSON has several spellings of a character.
         """
-        # a short password may be part of the format itself
+        # a short password may be part of a reply by chance
         long_secrets = [secret for secret in self._secrets if len(secret) >= MIN_LONG_SECRET]
-
-        def clean(text: str) -> str:
-            return credentials.mask(text, long_secrets, credentials.PART_OF_REPLY)
-
-        data = credentials.mask_bytes(data, long_secrets, credentials.PART_OF_REPLY)
-        try:
-            answer = parse_answer(data, self.url)
-        except TransientError as error:
-            error.args = (credentials.mask(str(error), long_secrets),)
-            raise
-        return answer._replace(
-            text=answer.text and clean(answer.text),
-            finish_reason=credentials.mask(answer.finish_reason, [s.lower() for s in long_secrets]),
-            refusal=answer.refusal and clean(answer.refusal),
+        least = credentials.PART_OF_REPLY
+        return parse_answer(
+            data, self.url, lambda text: credentials.mask(text, long_secrets, least)
         )
 
     def _failure(self, response: httpx.Response, data: bytes) -> BackendError:
@@ -427,7 +417,7 @@ class HttpLM:
             error = TransientError(f"{self.url}: status {status}")
             error.wait = requested_wait(response.headers)
             return error
-        words = self._masked(error_message(data))  # again: JSON has many spellings
+        words = error_message(data, self._masked)
         return UnansweredError(f"{self.url}: status {status}: {words}")
 
     def _masked(self, text: str) -> str:
