@@ -62,6 +62,7 @@ class EndpointOptions:
             UsageError: a setting is of another section, or given twice.
             ConfigError: a setting is wrong, in the words that a run has for it.
         """
+        from cai.constitution.overrides import key_text
         from cai.lm.budget import Prices
         from cai.lm.http import HttpConfig
 
@@ -75,11 +76,10 @@ class EndpointOptions:
         if not settings:
             return HttpConfig(), Prices()
         for setting in settings:
-            key = setting.partition("=")[0]
-            if key.partition(".")[0] not in SECTIONS:
-                # the value is not quoted: it may be an API key
+            if setting.partition("=")[0].partition(".")[0] not in SECTIONS:
                 raise UsageError(
-                    f"{self.command}: --set {key}: without a run's YAML only the sections "
+                    f"{self.command}: --set {key_text(setting)}: "
+                    "without a run's YAML only the sections "
                     f"{' and '.join(SECTIONS)} can be set"
                 )
         return _parse(self.command, settings)

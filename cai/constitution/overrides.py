@@ -22,7 +22,7 @@ def override(source: Source, settings: Sequence[str]) -> Source:
     lines = dict(source.lines)
     for setting in settings:
         key, equals, text = setting.partition("=")
-        shown = f"--set {_key_text(setting)}"
+        shown = f"--set {key_text(setting)}"
         if not equals or not all(part.isidentifier() for part in key.split(".")):
             raise ConfigError(
                 f"{shown}: expected key.path=value, for example --set ppo.num_updates=20"
@@ -44,7 +44,7 @@ def override(source: Source, settings: Sequence[str]) -> Source:
     return source._replace(data=data, lines=lines)
 
 
-def _key_text(setting: str) -> str:
+def key_text(setting: str) -> str:
     """The key of a setting, to begin a message with. A value is not quoted: it may be an API key.
 
     A text without a key is shown up to the first character that no key has.

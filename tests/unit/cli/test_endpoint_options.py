@@ -329,3 +329,18 @@ def test_many_reasons_are_cut(capsys: Capture, monkeypatch: pytest.MonkeyPatch) 
     assert len(told) == 11
     assert told[-1].endswith(" null: for other reasons")
     assert max(map(len, told)) < 130
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["api_key=sk-0123456789", "http.api_key=sk-0123456789", "http.api_key=[sk-0123456789",
+     "api_key: sk-0123456789", "http.headers.key=sk-0123456789\x7f", "sk-0123456789@=1"],
+)  # fmt: skip
+def test_values_of_settings_are_not_quoted(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, folder: Path, setting: str
+) -> None:
+    """Of a run as well: a value may be an API key."""
+    (folder / "run.yaml").write_text("name: x\nconstitution: harmless\nprompts: [rows.jsonl]\n")
+    told = run(capsys, monkeypatch, Endpoint(), "label", "--set", setting).usage_error
+    told += run_command(capsys, "plan", "run.yaml", "--set", setting).usage_error
+    assert "0123456789" not in told
