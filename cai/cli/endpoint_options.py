@@ -79,8 +79,7 @@ class EndpointOptions:
             if setting.partition("=")[0].partition(".")[0] not in SECTIONS:
                 raise UsageError(
                     f"{self.command}: --set {key_text(setting)}: "
-                    "without a run's YAML only the sections "
-                    f"{' and '.join(SECTIONS)} can be set"
+                    "without a run's YAML only the sections http and prices can be set"
                 )
         return _parse(self.command, settings)
 

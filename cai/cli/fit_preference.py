@@ -137,20 +137,23 @@ def _grouped_comparisons(
 
 
 def _config(settings: list[str]) -> Any:
-    import yaml
     from pydantic import ValidationError
 
+    from cai.constitution.overrides import key_text
+    from cai.constitution.yaml_source import parse_value
     from cai.train.preference import RewardConfig
 
     values = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise UsageError(f"--set {setting}: expected KEY=VALUE, for example --set epochs=3")
+            raise UsageError(
+                f"--set {key_text(setting)}: expected KEY=VALUE, for example --set epochs=3"
+            )
         try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"--set {setting}: the value is not YAML") from None
+            values[key] = parse_value(value)
+        except ValueError as error:
+            raise UsageError(f"--set {key_text(setting)}: the value is not YAML: {error}") from None
     if "label_share" in values:
         raise UsageError(
             "--set label_share: a file has no other pairs to mix in: that is for a run's YAML"
