@@ -21,6 +21,7 @@ from cai.errors import StoreError
 
 PARTIAL_MARK = ".cai-partial"
 """A file in each partial folder that this package made; removed when the folder is renamed."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 def _write_error(path: Path, code: int | None, reason: str) -> StoreError:
-    if code in (errno.ENOSPC, errno.EDQUOT):
+    if code in DISK_FULL:
         return StoreError(
             f"{path}: the disk is full; nothing finished is lost: make room and run again"
         )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cai.cli.file_tools import FileToolOptions, open_file_tool, open_logged
+from cai.cli.endpoint_options import SECTIONS, Connections, EndpointOptions
+from cai.cli.file_tools import FileTool, FileToolOptions, open_file_tool
 from cai.cli.jsonl import (
     FORMATS,
-    STREAM,
     Choice,
     Columns,
     Line,
@@ -22,15 +19,13 @@ from cai.cli.jsonl import (
     read_lines,
     read_pairs,
 )
-from cai.cli.rubrics import load_with_rubric
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, Settings, SpendingLimits
+from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 
 if TYPE_CHECKING:
-    from cai.evals.replies import EvalConfig
+    from cai.generate.label import LabelConfig
     from cai.generate.revise import ReviseConfig
-    from cai.records import Prompt
 
 app = typer.Typer()
 RunFile = Annotated[
@@ -53,8 +48,14 @@ Seed = Annotated[
     int,
     typer.Option(help="Without RUN.yaml: the seed of random draws."),
 ]
-Connections = Annotated[
-    int | None, typer.Option(min=1, help="Calls in flight at the same time, to an endpoint.")
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        help="Override one setting of the run; without RUN.yaml, give one of its sections "
+        f"{' and '.join(SECTIONS)}, such as http.timeout=30; repeatable.",
+    ),
 ]
 EVALUATIONS = ("refusal",)
 REPLY_FIELDS = ("first", "second", "chosen", "rejected")
@@ -91,12 +92,10 @@ def revise(
 
     A stage of a run, or a tool for a file of {prompt or chat, kind?} lines.
     """
+    limits = SpendingLimits(max_cost, max_tokens, max_hours)
     options = FileToolOptions(
-        "revise",
         {"constitution": constitution, "model": model, "input": source, "output": output},
-        connections,
-        settings,
-        SpendingLimits(max_cost, max_tokens, max_hours),
+        EndpointOptions("revise", connections, settings, limits),
         prefix,
     )
     if file is not None:
@@ -110,13 +109,12 @@ def revise(
         max_tokens=max_reply,
         stop_when_kept=False,
     )
-    _revise_file(options, config, column_names(columns), seed)
+    names = column_names(columns)
+    with open_file_tool(options) as tool:
+        _revise_file(tool, config, names, seed)
 
 
-def _revise_file(
-    options: FileToolOptions, config: ReviseConfig, columns: dict[str, str], seed: int
-) -> None:
-    tool = open_file_tool(options)
+def _revise_file(tool: FileTool, config: ReviseConfig, columns: dict[str, str], seed: int) -> None:
     from cai.generate.revise import reviser
     from cai.records import PromptDraw
     from cai.rubric import compile_rubric, training_gate
@@ -175,36 +173,37 @@ def label(
 
         label_report(report, PairOptions(column_names(columns, REPLY_FIELDS), choice), prefix or "")
         return
+    limits = SpendingLimits(max_cost, max_tokens, max_hours)
     options = FileToolOptions(
-        "label",
         {"constitution": constitution, "model": model, "input": source, "output": output},
-        connections,
-        settings,
-        SpendingLimits(max_cost, max_tokens, max_hours),
+        EndpointOptions("label", connections, settings, limits),
         prefix,
     )
     if file is not None:
         options.run_stage(file, principles=principles, preset=preset, column=columns)
     else:
-        config = {"preset": preset, "principles": principles}
-        _label_file(options, config, column_names(columns, REPLY_FIELDS), seed)
+        config = _label_config({"preset": preset, "principles": principles})
+        names = column_names(columns, REPLY_FIELDS)
+        with open_file_tool(options) as tool:
+            _label_file(tool, config, names, seed)
 
 
-def _label_file(
-    options: FileToolOptions, settings: dict[str, Any], columns: dict[str, str], seed: int
-) -> None:
-    tool = open_file_tool(options)
+def _label_config(settings: dict[str, Any]) -> LabelConfig:
     from pydantic import ValidationError
 
-    from cai.generate.label import LabelConfig, labeller
-    from cai.records import Pair
-    from cai.store import digest
+    from cai.generate.label import LabelConfig
 
     given = {name: value for name, value in settings.items() if value is not None}
     try:
-        config = LabelConfig.model_validate(given)
+        return LabelConfig.model_validate(given)
     except ValidationError as error:
         raise UsageError(f"label: {error.errors(include_url=False)[0]['msg']}") from None
+
+
+def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], seed: int) -> None:
+    from cai.generate.label import labeller
+    from cai.records import Pair
+    from cai.store import digest
 
     fields = {"p_first", "votes", "unscored"}
 
@@ -255,12 +254,10 @@ def evaluate(
     max_hours: MaxHours = None,
 ) -> None:
     """Score models on held-out prompts: a stage of a run, or one evaluation of one model."""
+    limits = SpendingLimits(max_cost, max_tokens, max_hours)
     options = FileToolOptions(
-        "eval",
         {"only": only, "model": model, "data": data, "output": output},
-        connections,
-        settings,
-        SpendingLimits(max_cost, max_tokens, max_hours),
+        EndpointOptions("eval", connections, settings, limits),
     )
     if file is not None:
         options.run_stage(file, column=columns)
@@ -270,80 +267,8 @@ def evaluate(
         known = ", ".join(EVALUATIONS)
         raise UsageError(f"--only {only}: no such evaluation; known: {known}")
     quiet()
+    from cai.cli.refusal_evaluation import evaluate_refusal
     from cai.evals.replies import EvalConfig
 
     config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
-    _evaluate_refusal(options, constitution, config, column_names(columns), seed)
-
-
-def _evaluate_refusal(
-    options: FileToolOptions,
-    constitution: str,
-    config: EvalConfig,
-    columns: dict[str, str],
-    seed: int,
-) -> None:
-    from cai import store
-    from cai.async_map import map_rows
-    from cai.cli.output_files import owned_output, replaced_output, write_output
-    from cai.data.readers import ReadOptions, prompt_rows
-    from cai.evals.refusal import refusal_scores
-    from cai.evals.replies import item_id, prompt_draws, reply_step
-    from cai.progress import progress_bars
-    from cai.records import EvalReply
-    from cai.rubric import compile_rubric
-
-    _, rubric = load_with_rubric(constitution)
-    model, output = options.text("model"), options.path("output")
-    if output == STREAM:
-        raise UsageError("eval: --output must be a file: the replies go beside it")
-    lm = open_logged(model, output, options.connections, options.budget())
-    prompts = list(prompt_rows(options.path("data"), ReadOptions(columns)))
-    _warn_of_missing_kinds(options.path("data"), prompts)
-    replies_file = output.with_suffix(".items.jsonl")
-    provenance = {
-        "config": store.digest(config),
-        "seed": str(seed),
-        "model": lm.fingerprint,
-        "data": store.digest(*(prompt.line() for prompt in prompts)),
-        "rubric": store.digest(rubric),
-    }
-    step = reply_step(model, lm, compile_rubric(rubric), config, seed)
-
-    async def reply_to_all() -> None:
-        try:
-            await map_rows(
-                replies_file,
-                prompt_draws(prompts, config.draws),
-                step,
-                EvalReply,
-                max_concurrency=lm.max_concurrency,
-                source=item_id,
-                progress=bar,
-            )
-        finally:
-            await lm.aclose()
-
-    with (
-        replaced_output(output, "eval", options.path("data")),
-        owned_output(replies_file, "eval", provenance),
-    ):
-        with progress_bars() as progress:
-            bar = progress("eval")
-            asyncio.run(reply_to_all())
-        scores = refusal_scores(list(store.read_rows(replies_file, EvalReply)), seed=seed)
-        write_output(output, "eval", "".join(row.line() + "\n" for row in scores))
-    for row in scores:
-        mean = "–" if row.mean is None else f"{row.mean:.3f}"
-        print(f"{row.metric:<44} {mean} n={row.n}")
-
-
-def _warn_of_missing_kinds(data: Path, prompts: Sequence[Prompt]) -> None:
-    """Say on standard error how many prompts no metric of refusals is about."""
-    missing = sum(prompt.kind is None for prompt in prompts)
-    if missing:
-        print(
-            f"{data}: {missing:,} of {len(prompts):,} prompts have no `kind` (disallowed, sensitive"
-            " or benign): metrics of refusals leave them out",
-            file=sys.stderr,
-        )
+    evaluate_refusal(options, constitution, config, column_names(columns), seed)

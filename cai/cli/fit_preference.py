@@ -163,6 +163,7 @@ class LabelledFile:
 def _config(settings: list[str]) -> Any:
     from pydantic import ValidationError
 
+    from cai.constitution.overrides import key_text
     from cai.constitution.yaml_source import parse_value
     from cai.train.preference import RewardConfig
 
@@ -170,12 +171,13 @@ def _config(settings: list[str]) -> Any:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise UsageError(f"--set {setting}: expected KEY=VALUE, for example --set epochs=3")
+            raise UsageError(
+                f"--set {key_text(setting)}: expected KEY=VALUE, for example --set epochs=3"
+            )
         try:
             values[key] = parse_value(value)
         except ValueError as error:
-            shown = setting if len(setting) <= 100 else setting[:99] + "…"
-            raise UsageError(f"--set {shown}: the value is not YAML: {error}") from None
+            raise UsageError(f"--set {key_text(setting)}: the value is not YAML: {error}") from None
     if "label_share" in values:
         raise UsageError(
             "--set label_share: a file has no other pairs to mix in: that is for a run's YAML"

@@ -1,6 +1,7 @@
 """Rows in, the same rows as lines of JSONL with more fields out.
 
-Order and fields of the lines are kept. An output that was cut short is resumed.
+Order and fields of the lines are kept. An output that was cut short is resumed, and its rows that
+an endpoint left unanswered for now are asked again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import typer
 from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from cai.cli.output_files import FinishedRows
     from cai.lm import LM
     from cai.records import Prompt
 
@@ -221,16 +223,20 @@ def append_fields(
         UsageError, StoreError: the target is another's, or of another input; an input line has a
             field that would be overwritten.
     """
-    from cai.cli.output_files import count_finished, is_stream, owned_output
+    from cai.cli.null_rows import print_null_rows
+    from cai.cli.output_files import FinishedRows, is_stream, owned_output, read_finished
     from cai.store import append_bytes
 
+    finished = FinishedRows()
     if is_stream(target.path):
-        _write_batches(rows, target, step, batch_size, _stream_writer(target.path))
-        return
-    with owned_output(target.path, target.command, target.all_provenance()):
-        done = count_finished(target.path, rows)
-        write = partial(append_bytes, target.path)
-        _write_batches(rows, target, step, batch_size, write, done)
+        _write_batches(rows, target, step, batch_size, _stream_writer(target.path), finished)
+    else:
+        with owned_output(target.path, target.command, target.all_provenance()):
+            finished = read_finished(target.path, rows, target.prefix)
+            write = partial(append_bytes, target.path)
+            _write_batches(rows, target, step, batch_size, write, finished)
+            _ask_again(target, step, batch_size, finished)
+    print_null_rows(target.command, finished.reasons)
 
 
 def _stream_writer(path: Path) -> Callable[[bytes], None]:
@@ -251,20 +257,50 @@ def _write_batches(
     step: BatchStep,
     batch_size: int,
     write: Callable[[bytes], None],
-    done: int = 0,
+    finished: FinishedRows,
 ) -> None:
+    from cai.cli.null_rows import null_reason
     from cai.cli.output_files import refuse_collision
     from cai.progress import progress_bars
 
+    done = finished.reasons.total()
     with progress_bars() as progress:
         bar = progress(target.command) if target.show_progress else lambda done, total: None
         while lines := list(islice(rows, batch_size)):
             for line in lines:
                 refuse_collision(line, target.written())
-            write(_with_fields(lines, step(lines), target.prefix).encode())
+            added = step(lines)
+            write(_with_fields(lines, added, target.prefix).encode())
+            finished.reasons.update(null_reason(fields) for fields in added)
             done += len(lines)
             is_last = len(lines) < batch_size
             bar(done, done if is_last else done + 1)  # how many lines are left is unknown
+
+
+def _ask_again(
+    target: FieldsTarget, step: BatchStep, batch_size: int, finished: FinishedRows
+) -> None:
+    """Make the rows anew that an earlier command left unanswered for now. Order and others stay."""
+    from cai.cli.null_rows import null_reason
+    from cai.store import atomic_write
+
+    if not finished.unanswered:
+        return
+    print(
+        f"{target.command}: {len(finished.unanswered)} unanswered rows are asked again",
+        file=sys.stderr,
+    )
+    output = target.path.read_text(encoding="utf-8").split("\n")
+    remaining = iter(finished.unanswered.items())
+    while batch := dict(islice(remaining, batch_size)):
+        lines = [line for line, _ in batch.values()]
+        added = step(lines)
+        for (number, (line, reason)), fields in zip(batch.items(), added, strict=True):
+            finished.reasons[reason] -= 1
+            finished.reasons[null_reason(fields)] += 1
+            output[number - 1] = _with_fields([line], [fields], target.prefix).rstrip("\n")
+    # the last write: the file has another inode now, so that the lock holds the old one only
+    atomic_write(target.path, "\n".join(output))
 
 
 def _with_fields(lines: Sequence[Line], added: Sequence[Mapping[str, Any]], prefix: str) -> str:

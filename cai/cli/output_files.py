@@ -11,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cai.errors import StoreError, UsageError
+from cai.errors import StoreError, UsageError, is_passing
+from cai.files import DISK_FULL
 
 if TYPE_CHECKING:
     from cai.cli.jsonl import Line
@@ -76,12 +79,21 @@ def owned_output(output: Path, command: str, provenance: Mapping[str, str]) -> I
     try:
         file = output.open("ab")
     except OSError as error:
+        if error.errno in DISK_FULL:
+            raise StoreError(f"{output}: the disk is full: make room and run again") from None
         raise UsageError(f"--output {output}: cannot write: {error.strerror}") from None
     with file:
+        busy = StoreError(f"{output}: another process is writing it: wait for it")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(f"{output}: another process is writing it: wait for it") from None
+        except BlockingIOError:
+            raise busy from None
+        except OSError as error:
+            raise StoreError(
+                f"{output}: cannot be locked: {error.strerror}; name a file on another disk"
+            ) from None
+        if not _is_same_file(file.fileno(), output):
+            raise busy  # it was replaced between the two calls
         _check_manifest(output, command, provenance)
         yield
 
@@ -171,21 +183,37 @@ def _refuse_foreign(output: Path, command: str) -> None:
         )
 
 
-def count_finished(output: Path, rows: Iterator[Line]) -> int:
-    """Number of rows that `output` has already, each the next of `rows` with fields added.
+def _is_same_file(handle: int, path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(handle), path.stat())
+
+
+@dataclass
+class FinishedRows:
+    """The rows of an output."""
+
+    reasons: Counter[str | None] = field(default_factory=Counter)
+    """Why rows are null -> how many; None: those that are not."""
+    unanswered: dict[int, tuple[Line, str]] = field(default_factory=dict)
+    """Number of a line -> the input's line and the reason, of rows that are worth asking again."""
+
+
+def read_finished(output: Path, rows: Iterator[Line], prefix: str = "") -> FinishedRows:
+    """The rows that `output` has already, each the next of `rows` with fields added.
 
     A line that a kill left torn is cut.
 
     Args:
         rows: the input; those that are finished are taken from it.
+        prefix: beginning of the names of the added fields.
 
     Raises:
         StoreError: a line of the output belongs to another input.
     """
     from cai import store
+    from cai.cli.null_rows import null_reason
 
     store.truncate_torn_line(output)
-    finished = 0
+    finished = FinishedRows()
     for number, data in store.json_lines(output):
         line = next(rows, None)
         if line is None:
@@ -197,7 +225,11 @@ def count_finished(output: Path, rows: Iterator[Line]) -> int:
                 f"{output}:{number}: this is not {line.location} with fields added:"
                 " the input is another: name another --output for it"
             )
-        finished += 1
+        added = {name: value for name, value in data.items() if name not in line.data}
+        reason = null_reason(added, prefix)
+        finished.reasons[reason] += 1
+        if reason is not None and is_passing(reason):
+            finished.unanswered[number] = line, reason
     return finished
 
 

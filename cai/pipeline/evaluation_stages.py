@@ -23,6 +23,7 @@ from cai.artifacts import (
 from cai.data.split import subsample
 from cai.evals.refusal import answered, comparisons, refusal_scores
 from cai.evals.replies import item_id, prompt_draws, reply_step
+from cai.generate.unanswered import set_unanswered_aside
 from cai.pipeline.context import RunContext, load_rows
 from cai.records import EvalReply, Prompt, PromptDraw
 from cai.report.html import write_report
@@ -38,7 +39,8 @@ def evaluate(ctx: RunContext) -> None:
     inputs = [HELD_OUT, SFT, REWARD, POLICY]
     answers = ctx.answer_settings(run.model)
     provenance = ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint, **answers)
-    if ctx.begin(out, "eval", provenance):
+    finished = ctx.begin(out, "eval", provenance)
+    if finished and not ctx.reopen_unanswered(out, "eval", provenance):
         return
     held_out = load_rows(ctx.path(HELD_OUT), Prompt)
     draws = prompt_draws(subsample(held_out, run.eval.prompts, ctx.seed, "eval"), run.eval.draws)
@@ -66,6 +68,7 @@ def _subject_replies(ctx: RunContext, subject: str, draws: Sequence[PromptDraw])
     folder, out = SUBJECTS[subject], ctx.path(EVAL) / f"{subject}.jsonl"
     lm = ctx.lm(f"local:{ctx.path(folder)}" if folder else ctx.run.model)
     step = reply_step(subject, lm, ctx.rubric, ctx.run.eval, ctx.seed)
+    set_unanswered_aside(out, EvalReply)
     ctx.map_rows(lm, out, draws, step, EvalReply, f"eval {subject}", source=item_id)
     del lm, step
     ctx.close_models()

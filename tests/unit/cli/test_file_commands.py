@@ -202,4 +202,4 @@ def test_limits_hold_for_files_too(tmp_path: Path, capsys: Capture) -> None:
     assert label(source, out, "--max-cost", 1) == 2
     assert "--max-cost needs prices" in capsys.readouterr().err
     assert label(source, out, "--set", "seed=1") == 2
-    assert "--set changes a run's YAML" in capsys.readouterr().err
+    assert "only the sections http and prices can be set" in capsys.readouterr().err

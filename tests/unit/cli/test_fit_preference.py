@@ -70,6 +70,7 @@ def test_the_command_trains_measures_and_saves(tiny_model: Path, tmp_path: Path)
     [
         (["--set", "ranks=4"], "--set ranks"),
         (["--set", "epochs=["], "is not YAML"),
+        (["--set", "epochs=!!timestamp 2024-13-45"], "--set epochs"),
         (["--set", "epochs"], "expected KEY=VALUE"),
         (["--set", "label_share=0.5"], "no other pairs"),
         (["--model", "fake:brief"], "training needs weights"),
