@@ -16,6 +16,7 @@ from cai.cli.jsonl import (
     Line,
     Prefix,
     column_names,
+    column_provenance,
     read_lines,
     read_pairs,
 )
@@ -130,7 +131,7 @@ def _revise_file(tool: FileTool, config: ReviseConfig, columns: dict[str, str], 
         row = await step(PromptDraw(prompt=line.prompt))
         return row.model_dump(mode="json", include=fields)
 
-    provenance = {"config": digest(config), "seed": str(seed)}
+    provenance = {"config": digest(config), "seed": str(seed), **column_provenance(columns)}
     tool.run(read_lines(tool.source, columns), revision_fields, fields, provenance)
 
 
@@ -216,7 +217,7 @@ def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], se
         row = await step(pair)
         return row.model_dump(mode="json", include=fields)
 
-    provenance = {"config": digest(config), "seed": str(seed)}
+    provenance = {"config": digest(config), "seed": str(seed), **column_provenance(columns)}
     tool.run(read_pairs(tool.source, columns), label_fields, fields, provenance)
 
 

@@ -20,6 +20,7 @@ from cai.cli.jsonl import (
     Prefix,
     append_fields,
     column_names,
+    column_provenance,
     concurrently,
     read_replies,
 )
@@ -124,6 +125,7 @@ class _GradeTool:
                 "model": model,
                 "ask_all": str(self.ask_all),
                 "explain": str(self.explain),
+                **column_provenance(self.files.columns),
                 **settings,
             },
             show_progress=show_progress,

@@ -94,6 +94,12 @@ def column_names(options: Sequence[str] | None, targets: Sequence[str] = ()) -> 
     return columns
 
 
+def column_provenance(columns: Mapping[str, str]) -> dict[str, str]:
+    """Provenance of rows that were read from `columns`: nothing, where no field is renamed."""
+    pairs = (f"{name}={key}" for name, key in sorted(columns.items()))
+    return {"column": ", ".join(pairs)} if columns else {}
+
+
 def read_lines(source: Path, columns: Mapping[str, str] | None = None) -> Iterator[Line]:
     """Lines with a prompt, as `cai.data.readers.prompt_rows` reads it.
 

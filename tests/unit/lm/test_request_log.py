@@ -34,7 +34,7 @@ def test_a_database_of_others_gets_no_table(tmp_path: Path, create: bool) -> Non
         database.execute("CREATE TABLE thesis (line TEXT)")
         database.commit()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"mine\.sqlite: not a request log \(it has no table"):
+    with pytest.raises(StoreError, match=r"mine\.sqlite: not a request log, but a database"):
         RequestLog(path, create=create)
     assert path.read_bytes() == before
     empty = tmp_path / "empty.sqlite"
