@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cai.cli.columns import Choice, Columns, column_names, column_provenance
 from cai.cli.endpoint_options import SECTIONS, Connections, EndpointOptions
 from cai.cli.file_tools import FileTool, FileToolOptions, open_file_tool
 from cai.cli.jsonl import (
     FORMATS,
-    Choice,
-    Columns,
     Line,
     Prefix,
-    column_names,
-    column_provenance,
     read_lines,
     read_pairs,
 )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from cai.cli.jsonl import FORMATS, Choice, Columns, column_names
+from cai.cli.columns import Choice, Columns, column_names
+from cai.cli.jsonl import FORMATS
 from cai.cli.output import print_table
 from cai.cli.silence import quiet
 from cai.errors import StoreError, UsageError

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from cai.cli.columns import Columns, column_names, column_provenance
 from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
 from cai.cli.jsonl import (
     STREAM,
-    Columns,
     FieldsTarget,
     Input,
     Line,
     Output,
     Prefix,
     append_fields,
-    column_names,
-    column_provenance,
     concurrently,
     read_replies,
 )
