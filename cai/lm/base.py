@@ -9,6 +9,8 @@ from typing import Protocol
 from cai.errors import UnansweredError
 from cai.records import Chat, FrozenModel
 
+TOP_LOGPROBS = 20
+"""Alternatives requested for a choice: the most that OpenAI's API allows."""
 Usage = tuple[int, int]
 """(prompt tokens, completion tokens)"""
 ANSWER_USAGE: ContextVar[Usage | None] = ContextVar("ANSWER_USAGE", default=None)

@@ -198,6 +198,7 @@ class MeteredLM:
         self.max_concurrency = lm.max_concurrency
         self.allow = lm.allow
         self.prefill = lm.prefill
+        self.top_logprobs = lm.top_logprobs
 
     async def sample(
         self,

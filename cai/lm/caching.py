@@ -15,6 +15,7 @@ from cai.lm.base import (
     ANSWER_USAGE,
     CHARGES,
     LM,
+    TOP_LOGPROBS,
     RefusedAnswerError,
     Sample,
     Usage,
@@ -81,6 +82,9 @@ class CachedLM:
         settings: dict[str, Any] = {"choices": list(choices), "prefill": prefill}
         if prefill and not getattr(self.lm, "prefill", True):
             settings["continued"] = False  # another request: the prefill is not sent
+        top_logprobs = getattr(self.lm, "top_logprobs", None)
+        if top_logprobs not in (None, TOP_LOGPROBS):
+            settings["top_logprobs"] = top_logprobs  # another request: fewer alternatives
 
         async def call_model() -> tuple[Any, Usage]:
             ANSWER_USAGE.set(None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from cai.errors import BackendError, TransientError, UnansweredError, UsageError, blame
 from cai.lm import credentials
-from cai.lm.base import ANSWER_USAGE, RefusedAnswerError, Sample, Usage
+from cai.lm.base import ANSWER_USAGE, TOP_LOGPROBS, RefusedAnswerError, Sample, Usage
 from cai.lm.body import MalformedAnswerError, read_body
 from cai.lm.chat_completions import (
     Answer,
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TRANSIENT_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
-TOP_LOGPROBS = 20
-"""Alternatives requested for a choice: the most that the API allows."""
+_ABOUT_TOP_LOGPROBS = re.compile(r"(?=.*logprobs).*\b\d{1,2}\b", re.IGNORECASE)
+"""A server's message on how many alternatives it allows."""
 CALLS_PER_CONNECTION = 16
 """Rows in flight for each connection, so that connections never wait for a slow row."""
 EARLY_ATTEMPTS = 6
@@ -85,6 +86,8 @@ class HttpConfig(FrozenModel):
 
     If not, the judge has to answer with the bare option.
     """
+    top_logprobs: int = Field(TOP_LOGPROBS, ge=2, le=TOP_LOGPROBS)
+    """Alternatives to ask for at a judge's choice, where the server allows fewer than 20."""
 
     def answer_settings(self) -> dict[str, str]:
         """The settings that decide what a row holds.
@@ -94,7 +97,7 @@ class HttpConfig(FrozenModel):
         defaults = HttpConfig()
         return {
             f"http.{name}": str(getattr(self, name))
-            for name in ("prefill", "allow")
+            for name in ("prefill", "allow", "top_logprobs")
             if getattr(self, name) != getattr(defaults, name)
         }
 
@@ -116,6 +119,7 @@ class HttpLM:
         """Charges the calls, if they are limited."""
         self.allow = self.config.allow
         self.prefill = self.config.prefill
+        self.top_logprobs = self.config.top_logprobs
         self.fingerprint = f"{self.url}#{self.model}"
         self.max_concurrency = self.config.connections * CALLS_PER_CONNECTION
         self._key = credentials.read_api_key()
@@ -170,7 +174,7 @@ class HttpLM:
             "max_tokens": 1,
             "temperature": 0.0,
             "logprobs": True,
-            "top_logprobs": TOP_LOGPROBS,
+            "top_logprobs": self.top_logprobs,
         }
         if prefill and self.prefill:
             body["messages"].append({"role": "assistant", "content": prefill})
@@ -418,6 +422,8 @@ class HttpLM:
             error.wait = requested_wait(response.headers)
             return error
         words = error_message(data, self._masked)
+        if self.top_logprobs == TOP_LOGPROBS and _ABOUT_TOP_LOGPROBS.search(words):
+            words += ": if it allows fewer alternatives, set http.top_logprobs to their number"
         return UnansweredError(f"{self.url}: status {status}: {words}")
 
     def _masked(self, text: str) -> str:

@@ -52,6 +52,7 @@ def test_the_settings_of_a_run(
         "http.attempts=3",
         "http.allow=[length]",
         "http.prefill=false",
+        "http.top_logprobs=5",
         "http.requests_per_minute=6e9",
         "prices.prompt=1000",
     )
@@ -67,6 +68,7 @@ def test_the_settings_of_a_run(
         "attempts": 3,
         "allow": ("length",),
         "prefill": False,
+        "top_logprobs": 5,
     }
     cost = server.requests * USAGE[0] * 1000 / 1e6
     assert f"calls   {server.requests:,}   tokens {server.requests * USAGE[0]:,} +" in result.err
