@@ -94,7 +94,7 @@ def read_replies(
     texts = frozenset(("response", names.get("response", "response")))
     cells = Cells(texts | frozenset(names.values()), texts, frozenset(parsed))
     for location, data in located_rows(source, cells):
-        reply = last_reply(data, location, names)
+        reply = last_reply(data, location, columns)
         yield Line(location, data, row_prompt(data, location, columns), (reply,))
 
 

@@ -164,10 +164,10 @@ def _from_comparison_list(name: str, data: list[Any]) -> Imported:
 
 
 def _are_request_pairs(items: list[Any]) -> bool:
-    keys = ("critique_request", "revision_request")
-    return (
-        bool(items) and all(isinstance(x, dict) for x in items) and any(k in items[0] for k in keys)
-    )
+    """Whether they are LangChain's: each a mapping, the first with one of the two requests."""
+    if not items or not all(isinstance(item, dict) for item in items):
+        return False
+    return not {"critique_request", "revision_request"}.isdisjoint(items[0])
 
 
 def _from_request_pairs(name: str, pairs: list[dict[str, Any]]) -> Imported:

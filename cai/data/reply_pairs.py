@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cai.data.conversations import chat_of_field, dialogue_turns, normalized_turns
+from cai.data.conversations import (
+    chat_of_field,
+    dialogue_turns,
+    final_turn,
+    normalized_turns,
+    reply_text,
+)
 from cai.data.readers import FIELDS, row_prompt
 from cai.data.tables import Cells
 from cai.errors import StoreError
@@ -97,10 +103,10 @@ def _renamed_replies(row: dict[str, Any], columns: Mapping[str, str]) -> dict[st
 
 
 def _texts(row: Mapping[str, Any], names: tuple[str, str], location: str) -> tuple[str, str]:
-    first, second = (row.get(name) for name in names)
-    if isinstance(first, str) and isinstance(second, str):
+    first, second = (reply_text(row.get(name), location) for name in names)
+    if first is not None and second is not None:
         return first, second
-    missing = names[0] if not isinstance(first, str) else names[1]
+    missing = names[0] if first is None else names[1]
     raise StoreError(
         f"{location}: a row needs `{missing}` (text): the shapes of pairs are {SHAPES}"
     )
@@ -139,16 +145,14 @@ def _from_turns(data: dict[str, Any], location: str) -> ReplyPair | None:
 def _split_reply(data: dict[str, Any], name: str, location: str) -> tuple[list[Any], str]:
     """(the turns before the reply, if they are given; the reply)."""
     value = data.get(name)
-    if isinstance(value, str):
-        return [], value
-    turns = normalized_turns(value, location) if isinstance(value, list) else []
-    last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
-    reply = last.get("content")
-    if last.get("role") != "assistant" or not isinstance(reply, str):
+    reply = reply_text(value, location)
+    if reply is None:
         raise StoreError(
             f"{location}: `{name}` must be a reply, or turns that end with one of the assistant"
         )
-    return turns[:-1], reply
+    if isinstance(value, list) and final_turn(value, location) is not None:
+        return normalized_turns(value, location)[:-1], reply
+    return [], reply
 
 
 def _from_dialogues(data: dict[str, Any], location: str) -> ReplyPair | None:

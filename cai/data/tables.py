@@ -26,6 +26,8 @@ SPREADSHEET_TRUTH = ("True", "False", "TRUE", "FALSE")
 SHARD = re.compile(r"(?P<split>.+)-\d+-of-\d+\.[a-z]+", re.IGNORECASE)
 TURNS = re.compile(r'\s*\[\s*\{\s*"(?:role|from|content|value)"')
 """The beginning of a list of turns in JSON."""
+PARTS = re.compile(r'\s*(?:\[\s*\{\s*"type"\s*:\s*"text"|\{\s*"role"\s*:\s*"assistant")')
+"""The beginning of a list of a text's parts, or of a turn of the assistant, in JSON."""
 Rows = Iterator[tuple[int, dict[str, Any]]]
 """(line or row number, row)."""
 
@@ -37,7 +39,8 @@ class Cells:
     known: frozenset[str] = frozenset()
     """Names of columns, which tell the separator."""
     texts: frozenset[str] = frozenset()
-    """Columns in which an empty cell is an empty text; elsewhere it is left out."""
+    """Columns in which an empty cell is an empty text; elsewhere it is left out. A cell may hold
+    the text's parts, or a turn, as JSON."""
     parsed: frozenset[str] = frozenset()
     """Columns whose cells may hold JSON: a number, true or false, an object."""
     turns: frozenset[str] = frozenset()
@@ -93,9 +96,15 @@ def _named_cells(header: Sequence[str], values: Sequence[str], cells: Cells) -> 
     for name, value in zip(header, values, strict=False):
         if name and (value != "" or name in cells.texts):
             row[name] = value
-            if name in cells.parsed or (name in cells.turns and TURNS.match(value)):
+            if name in cells.parsed or _is_structured(name, value, cells):
                 row[name] = _parsed_cell(value)
     return row
+
+
+def _is_structured(name: str, value: str, cells: Cells) -> bool:
+    if name in cells.turns and TURNS.match(value):
+        return True
+    return name in cells.turns | cells.texts and bool(PARTS.match(value))
 
 
 def _parsed_cell(text: str) -> Any:

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from cli_runner import Capture, CommandResult, run_command
 
+from cai.cli.columns import column_names
+from cai.cli.jsonl import read_replies
 from cai.data.preferences import EQUAL_REPLIES, labelled_pairs
 from cai.data.reply_pairs import PairOptions
 
@@ -25,6 +27,8 @@ QUESTION, REPLY = "Name a fish; any will do.", "Cod, and\nthat is it."
 ASK = {"role": "user", "content": QUESTION}
 TELL = {"role": "assistant", "content": REPLY}
 SHAREGPT = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": REPLY}]
+PARTS_ASK = [{"type": "text", "text": QUESTION}]
+PARTS_TELL = [{"type": "text", "text": REPLY[:6]}, {"type": "text", "text": REPLY[6:]}]
 PROMPTS: dict[str, tuple[Row, list[str]]] = {
     "plain": ({"prompt": QUESTION, "kind": "benign"}, []),
     "TRL messages": ({"messages": [ASK, TELL], "source": "x"}, []),
@@ -52,6 +56,12 @@ REPLIES: dict[str, tuple[Row, list[str]]] = {
     "TRL messages": ({"messages": [ASK, TELL]}, []),
     "ShareGPT": ({"conversations": SHAREGPT}, []),
     "own export": ({"prompt": [ASK], "completion": [TELL], "id": "x"}, []),
+    "parts": ({"prompt": PARTS_ASK, "response": PARTS_TELL, "kind": "benign"}, []),
+    "turns of parts": (
+        {"messages": [ASK | {"content": PARTS_ASK}, TELL | {"content": PARTS_TELL}]},
+        [],
+    ),
+    "a turn": ({"prompt": QUESTION, "response": TELL}, []),
     "others' names": (
         {"question": QUESTION, "answer": REPLY},
         ["--column", "prompt=question", "--column", "response=answer"],
@@ -75,6 +85,22 @@ PAIRS: dict[str, tuple[Row, list[str]]] = {
         [],
     ),
     "TRL": ({"prompt": QUESTION, "chosen": REPLY, "rejected": "No."}, []),
+    "parts": (
+        {
+            "prompt": PARTS_ASK,
+            "first": PARTS_TELL,
+            "second": {"role": "assistant", "content": "No."},
+        },
+        [],
+    ),
+    "chosen parts": (
+        {
+            "prompt": QUESTION,
+            "chosen": PARTS_TELL,
+            "rejected": [{"type": "text", "text": "No."}],
+        },
+        [],
+    ),
     "UltraFeedback": (
         {
             "prompt": QUESTION,
@@ -184,7 +210,9 @@ def test_label_and_its_report(
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("plain", "others' names")])
+@pytest.mark.parametrize(
+    "name", [name for name in PAIRS if name not in ("plain", "parts", "others' names")]
+)
 def test_preferences_of_others(tmp_path: Path, name: str, form: str) -> None:
     path = write(tmp_path, form, PAIRS[name][0])
     (pair,) = labelled_pairs(path, options=PairOptions(choice="better_response_id"))
@@ -192,6 +220,27 @@ def test_preferences_of_others(tmp_path: Path, name: str, form: str) -> None:
     assert {pair.first, pair.second} == {"No.", REPLY}
     assert pair.prompt.chat[0].content == QUESTION
     assert pair.p_first == (0.0 if is_pku else 0.75 if name == "own export" else 1.0)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", REPLIES)
+def test_the_reply_is_a_text(tmp_path: Path, name: str, form: str) -> None:
+    """Its parts are joined, whatever the format."""
+    row, more = REPLIES[name]
+    columns = column_names(more[1::2], ("response",))
+    (line,) = read_replies(write(tmp_path, form, row), columns)
+    assert line.replies == (REPLY,)
+    assert line.prompt.chat[-1].content == QUESTION
+
+
+def test_a_reply_under_another_name(capsys: Capture, tmp_path: Path) -> None:
+    source = write(tmp_path, "jsonl", {"prompt": "a", "answer": "b"})
+    error = run_tool(capsys, "grade", source).usage_error
+    assert error.endswith("of the assistant: name its key, as in --column response=answer")
+    image = [{"type": "image_url", "image_url": {"url": "x"}}]
+    source = write(tmp_path, "jsonl", {"prompt": "a", "response": image})
+    error = run_tool(capsys, "grade", source).usage_error
+    assert error.endswith(":1: a turn has a part that is not text (image_url)")
 
 
 def test_two_choices_need_a_name(capsys: Capture, tmp_path: Path, tiny_model: Path) -> None:
