@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,9 +36,11 @@ def main(output: str) -> None:
         write_gptfuzz(data, gptfuzz)
         inputs = ["--input", str(xstest), "--licence", "CC BY 4.0"]
         inputs += ["--input", str(gptfuzz), "--licence", "MIT"]
-        options = [*inputs, "--replies", "30", "--output", output]
+        model = Path(folder) / "model.json"
+        options = [*inputs, "--replies", "30", "--output", str(model)]
         command = [sys.executable, "-m", "cai.cli", "fit-text", *options]
         subprocess.run(command, check=True)  # noqa: S603
+        shutil.move(model, output)  # without its manifest: the command replaces no other file
 
 
 def write_xstest(data: Path, output: Path) -> None:

@@ -1,4 +1,4 @@
-"""Crash-safe writes: appends of complete lines, atomic files and folders, a lock per folder.
+"""Crash-safe writes: appends of complete lines, atomic files and folders.
 
 A file or folder is written under a name of its own and renamed, so that existence means finished.
 No symbolic link is followed on the way, and nothing is removed or filled that is not this
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -21,7 +20,8 @@ from safetensors import SafetensorError
 from cai.errors import StoreError
 
 PARTIAL_MARK = ".cai-partial"
-"""A file in each partial folder that this package made; removed before the folder is renamed."""
+"""A file in each partial folder that this package made; removed when the folder is renamed."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 def _write_error(path: Path, code: int | None, reason: str) -> StoreError:
-    if code in (errno.ENOSPC, errno.EDQUOT):
+    if code in DISK_FULL:
         return StoreError(
             f"{path}: the disk is full; nothing finished is lost: make room and run again"
         )
@@ -83,22 +83,32 @@ def truncate_torn_line(path: Path) -> None:
 
 def atomic_write(path: Path, text: str) -> None:
     """Write `path` completely or not at all, so that its existence means finished."""
+    with (
+        write_errors(path),
+        complete_file(path) as partial,
+        partial.open("w", encoding="utf-8") as out,
+    ):
+        out.write(text)
+
+
+@contextlib.contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """Yield an empty file to fill, which becomes `path` by one rename; after a failure, nothing."""
     # A name that nobody else uses. What is there under it, a kill has left, or it is a link that
     # somebody planted: it is unlinked, never opened.
     partial = path.with_name(f".{path.name}{PARTIAL_MARK}")
-    with write_errors(path):
-        try:
+    try:
+        partial.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        os.close(os.open(partial, flags, 0o666))
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+        raise
 
 
 @contextlib.contextmanager
@@ -119,8 +129,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                     os.fsync(written.fileno())
         if path.exists():
             shutil.rmtree(path)
-        (partial / PARTIAL_MARK).unlink(missing_ok=True)
         os.replace(partial, path)
+        unmark_complete(path)  # after the rename: without its mark, a kill's folder is nobody's
+
+
+def unmark_complete(path: Path) -> None:
+    """Remove the mark that a kill, just after the rename, has left in the complete folder."""
+    (path / PARTIAL_MARK).unlink(missing_ok=True)
 
 
 def open_partial(path: Path) -> Path:
@@ -158,9 +173,17 @@ def is_marked_partial(path: Path) -> bool:
 
 def remove_partial(path: Path) -> None:
     """Remove the partial folder of `path` if this package made it."""
-    if is_marked_partial(path):
-        with write_errors(partial_path(path)):
-            shutil.rmtree(partial_path(path))
+    if not is_marked_partial(path):
+        return
+    partial = partial_path(path)
+    with write_errors(partial):
+        for child in partial.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            elif child.name != PARTIAL_MARK:
+                child.unlink()
+        (partial / PARTIAL_MARK).unlink(missing_ok=True)  # last: a kill must not leave it unmarked
+        partial.rmdir()
 
 
 def partial_path(path: Path) -> Path:
@@ -169,35 +192,9 @@ def partial_path(path: Path) -> Path:
 
 
 def manifest_path(artefact: Path) -> Path:
-    """`30-pairs.manifest.json` for `30-pairs.jsonl`, `20-sft.manifest.json` for `20-sft/`."""
-    return artefact.with_name(artefact.stem + ".manifest.json")
+    """`30-pairs.manifest.json` for `30-pairs.jsonl`, `20-sft.manifest.json` for `20-sft/`.
 
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process. The kernel releases the lock when the process ends.
-
-    Raises:
-        StoreError: another process holds the folder; its id is named.
+    Other files keep their suffix, so that `x.yaml` and `x.jsonl` have a manifest each.
     """
-    with write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StoreError(
-                f"{folder}: in use by process {holder}; wait for it, or give another run folder"
-            ) from None
-        except OSError as error:
-            raise StoreError(
-                f"{folder}: cannot be locked: {error.strerror}; give a folder on another disk"
-            ) from None
-        with write_errors(folder / ".lock"):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(lock)
+    name = artefact.stem if artefact.suffix == ".jsonl" else artefact.name
+    return artefact.with_name(name + ".manifest.json")

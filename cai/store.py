@@ -1,8 +1,8 @@
 """Files of rows in JSONL, and the manifests of artefacts.
 
 Rows are in the order of the input, whatever the order in which the work was scheduled. How files
-are written so that a kill cannot tear them: see `cai.files`, whose functions are names of this
-module too.
+are written so that a kill cannot tear them: see `cai.files` and `cai.locks`, whose functions are
+names of this module too.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from cai.errors import StoreError
 from cai.files import append_bytes as append_bytes
 from cai.files import atomic_directory as atomic_directory
 from cai.files import atomic_write as atomic_write
-from cai.files import locked as locked
+from cai.files import complete_file as complete_file
 from cai.files import manifest_path as manifest_path
 from cai.files import open_partial as open_partial
 from cai.files import partial_path as partial_path
 from cai.files import remove_partial as remove_partial
 from cai.files import truncate_torn_line as truncate_torn_line
 from cai.json_input import json_lines as json_lines
+from cai.locks import locked as locked
+from cai.locks import locked_name as locked_name
+from cai.locks import new_folder as new_folder
 from cai.records import FrozenModel, Row
 
 RowT = TypeVar("RowT", bound=Row)
@@ -73,13 +76,17 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 class Manifest(FrozenModel):
-    """The provenance of an artefact. Two artefacts with equal `provenance` have equal content."""
+    """The provenance of an artefact. Two artefacts with equal `provenance` have equal content.
+
+    It is empty for a file that a command writes in one go: such a file is never continued.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
     provenance: dict[str, str]
-    """The provenance: digests of config, inputs, constitution parts and templates; models; seed."""
+    """What decides the content: digests of config, inputs, constitution parts and templates;
+    models; seed."""
     versions: dict[str, str]
     finished: bool = False
     content: dict[str, str] = {}

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import typer
 
 from cai.cli import (
+    calibrate,
     constitutions,
     exports,
     file_commands,
@@ -50,6 +51,7 @@ for module in (
     prompts,
     redteam,
     grades,
+    calibrate,
     fit_rubric,
     fit_text,
     fit_preference,

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cai.cli.file_tools import FileToolOptions, open_file_tool, open_logged
-from cai.cli.jsonl import STREAM, Line
-from cai.cli.rubrics import load_with_rubric
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, Settings, SpendingLimits
+from cai.cli.columns import Choice, Columns, column_names, column_provenance
+from cai.cli.endpoint_options import SECTIONS, Connections, EndpointOptions
+from cai.cli.file_tools import FileTool, FileToolOptions, open_file_tool
+from cai.cli.jsonl import (
+    FORMATS,
+    Line,
+    Prefix,
+    read_lines,
+    read_pairs,
+)
+from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 
 if TYPE_CHECKING:
-    from cai.evals.replies import EvalConfig
+    from cai.generate.label import LabelConfig
+    from cai.generate.revise import ReviseConfig
 
 app = typer.Typer()
 RunFile = Annotated[
@@ -29,7 +36,7 @@ ConstitutionName = Annotated[
 ModelSpec = Annotated[str | None, typer.Option("--model", help="Without RUN.yaml: the model.")]
 Source = Annotated[
     Path | None,
-    typer.Option("--input", help="Without RUN.yaml: JSONL to read; - is standard input."),
+    typer.Option("--input", help=f"Without RUN.yaml: {FORMATS}"),
 ]
 Target = Annotated[
     Path | None,
@@ -39,10 +46,18 @@ Seed = Annotated[
     int,
     typer.Option(help="Without RUN.yaml: the seed of random draws."),
 ]
-Connections = Annotated[
-    int | None, typer.Option(min=1, help="Calls in flight at the same time, to an endpoint.")
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        help="Override one setting of the run; without RUN.yaml, give one of its sections "
+        f"{' and '.join(SECTIONS)}, such as http.timeout=30; repeatable.",
+    ),
 ]
 EVALUATIONS = ("refusal",)
+REPLY_FIELDS = ("first", "second", "chosen", "rejected")
+"""Fields of pairs that `--column` may name."""
 
 
 @app.command(
@@ -62,6 +77,8 @@ def revise(
         bool, typer.Option("--direct", help="Revise without a critique first.")
     ] = False,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
+    prefix: Prefix = None,
+    columns: Columns = None,
     seed: Seed = 0,
     connections: Connections = None,
     settings: Settings = None,
@@ -73,29 +90,34 @@ def revise(
 
     A stage of a run, or a tool for a file of {prompt or chat, kind?} lines.
     """
+    limits = SpendingLimits(max_cost, max_tokens, max_hours)
     options = FileToolOptions(
-        "revise",
         {"constitution": constitution, "model": model, "input": source, "output": output},
-        connections,
-        settings,
-        SpendingLimits(max_cost, max_tokens, max_hours),
+        EndpointOptions("revise", connections, settings, limits),
+        prefix,
     )
     if file is not None:
-        options.run_stage(file, rounds=rounds, direct=direct or None)
-    else:
-        _revise_file(options, 1 if rounds is None else rounds, direct, max_reply, seed)
+        options.run_stage(file, rounds=rounds, direct=direct or None, column=columns)
+        return
+    from cai.generate.revise import ReviseConfig
+
+    config = ReviseConfig(
+        rounds=1 if rounds is None else rounds,
+        direct=direct,
+        max_tokens=max_reply,
+        stop_when_kept=False,
+    )
+    names = column_names(columns)
+    with open_file_tool(options) as tool:
+        _revise_file(tool, config, names, seed)
 
 
-def _revise_file(
-    options: FileToolOptions, rounds: int, direct: bool, max_reply: int, seed: int
-) -> None:
-    tool = open_file_tool(options)
-    from cai.generate.revise import ReviseConfig, reviser
+def _revise_file(tool: FileTool, config: ReviseConfig, columns: dict[str, str], seed: int) -> None:
+    from cai.generate.revise import reviser
     from cai.records import PromptDraw
     from cai.rubric import compile_rubric, training_gate
     from cai.store import digest
 
-    config = ReviseConfig(rounds=rounds, direct=direct, max_tokens=max_reply, stop_when_kept=False)
     rubric = tool.constitution.rubric
     gate = training_gate(compile_rubric(rubric) if rubric else None)
     step = reviser(tool.constitution, tool.lm, config, gate, seed)
@@ -106,7 +128,8 @@ def _revise_file(
         row = await step(PromptDraw(prompt=line.prompt))
         return row.model_dump(mode="json", include=fields)
 
-    tool.run(revision_fields, fields, {"config": digest(config), "seed": str(seed)})
+    provenance = {"config": digest(config), "seed": str(seed), **column_provenance(columns)}
+    tool.run(read_lines(tool.source, columns), revision_fields, fields, provenance)
 
 
 @app.command(
@@ -127,6 +150,9 @@ def label(
     preset: Annotated[
         str | None, typer.Option(help="A published recipe: cai, cai-cot, rlaif or direct.")
     ] = None,
+    prefix: Prefix = None,
+    choice: Choice = None,
+    columns: Columns = None,
     seed: Seed = 0,
     connections: Connections = None,
     settings: Settings = None,
@@ -136,42 +162,46 @@ def label(
 ) -> None:
     """Label which of two replies is better, by principle and in both orders.
 
-    A stage of a run, or a tool for a file of {prompt or chat, first, second} lines.
+    A stage of a run, or a tool for a file of pairs: {prompt or chat, first, second} lines, or
+    those of TRL, hh-rlhf, UltraFeedback or PKU-SafeRLHF.
     """
     if report is not None:
         from cai.cli.label_report import label_report
+        from cai.data.reply_pairs import PairOptions
 
-        label_report(report)
+        label_report(report, PairOptions(column_names(columns, REPLY_FIELDS), choice), prefix or "")
         return
+    limits = SpendingLimits(max_cost, max_tokens, max_hours)
     options = FileToolOptions(
-        "label",
         {"constitution": constitution, "model": model, "input": source, "output": output},
-        connections,
-        settings,
-        SpendingLimits(max_cost, max_tokens, max_hours),
+        EndpointOptions("label", connections, settings, limits),
+        prefix,
     )
     if file is not None:
-        options.run_stage(file, principles=principles, preset=preset)
+        options.run_stage(file, principles=principles, preset=preset, column=columns)
     else:
-        _label_file(options, preset, principles, seed)
+        config = _label_config({"preset": preset, "principles": principles})
+        names = column_names(columns, REPLY_FIELDS)
+        with open_file_tool(options) as tool:
+            _label_file(tool, config, names, seed)
 
 
-def _label_file(
-    options: FileToolOptions, preset: str | None, principles: int | None, seed: int
-) -> None:
-    tool = open_file_tool(options)
+def _label_config(settings: dict[str, Any]) -> LabelConfig:
     from pydantic import ValidationError
 
-    from cai.generate.label import LabelConfig, labeller
-    from cai.records import Pair
-    from cai.store import digest
+    from cai.generate.label import LabelConfig
 
-    given = {"preset": preset, "principles": principles}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
     try:
-        config = LabelConfig.model_validate(given)
+        return LabelConfig.model_validate(given)
     except ValidationError as error:
         raise UsageError(f"label: {error.errors(include_url=False)[0]['msg']}") from None
+
+
+def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], seed: int) -> None:
+    from cai.generate.label import labeller
+    from cai.records import Pair
+    from cai.store import digest
 
     fields = {"p_first", "votes", "unscored"}
 
@@ -179,17 +209,13 @@ def _label_file(
         prompt = line.prompt
         kind_and_category = (prompt.kind, prompt.category)
         step = labeller(tool.constitution, tool.lm, config, seed, lambda pair: kind_and_category)
-        pair = Pair(
-            source=prompt.id,
-            chat=prompt.chat,
-            first=line.data["first"],
-            second=line.data["second"],
-        )
+        first, second = line.replies
+        pair = Pair(source=prompt.id, chat=prompt.chat, first=first, second=second)
         row = await step(pair)
         return row.model_dump(mode="json", include=fields)
 
-    provenance = {"config": digest(config), "seed": str(seed)}
-    tool.run(label_fields, fields, provenance, required=("first", "second"))
+    provenance = {"config": digest(config), "seed": str(seed), **column_provenance(columns)}
+    tool.run(read_pairs(tool.source, columns), label_fields, fields, provenance)
 
 
 @app.command(
@@ -204,7 +230,9 @@ def evaluate(
         typer.Option(metavar="NAME", help=f"Without RUN.yaml: {', '.join(EVALUATIONS)}."),
     ] = None,
     model: ModelSpec = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Prompts with a kind.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help=f"Prompts with a kind: {FORMATS}")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", help="Score rows; the replies go beside it, as .items.jsonl."),
@@ -214,6 +242,7 @@ def evaluate(
     ] = "refusal_style",
     draws: Annotated[int, typer.Option(min=1, help="Replies per prompt.")] = 1,
     temperature: Annotated[float, typer.Option(min=0)] = 0.7,
+    columns: Columns = None,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
     seed: Seed = 0,
     connections: Connections = None,
@@ -223,76 +252,21 @@ def evaluate(
     max_hours: MaxHours = None,
 ) -> None:
     """Score models on held-out prompts: a stage of a run, or one evaluation of one model."""
+    limits = SpendingLimits(max_cost, max_tokens, max_hours)
     options = FileToolOptions(
-        "eval",
         {"only": only, "model": model, "data": data, "output": output},
-        connections,
-        settings,
-        SpendingLimits(max_cost, max_tokens, max_hours),
+        EndpointOptions("eval", connections, settings, limits),
     )
     if file is not None:
-        options.run_stage(file)
+        options.run_stage(file, column=columns)
         return
     options.check()
     if only not in EVALUATIONS:
         known = ", ".join(EVALUATIONS)
         raise UsageError(f"--only {only}: no such evaluation; known: {known}")
     quiet()
+    from cai.cli.refusal_evaluation import evaluate_refusal
     from cai.evals.replies import EvalConfig
 
     config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
-    _evaluate_refusal(options, constitution, config, seed)
-
-
-def _evaluate_refusal(
-    options: FileToolOptions, constitution: str, config: EvalConfig, seed: int
-) -> None:
-    from cai import store
-    from cai.async_map import map_rows
-    from cai.cli.output_files import owned_output, refuse_input_as_output
-    from cai.data.readers import prompt_rows
-    from cai.evals.refusal import refusal_scores
-    from cai.evals.replies import item_id, prompt_draws, reply_step
-    from cai.progress import progress_bars
-    from cai.records import EvalReply
-    from cai.rubric import compile_rubric
-
-    _, rubric = load_with_rubric(constitution)
-    model, output = options.text("model"), options.path("output")
-    if output == STREAM:
-        raise UsageError("eval: --output must be a file: the replies go beside it")
-    lm = open_logged(model, output, options.connections, options.budget())
-    prompts = list(prompt_rows(options.path("data")))
-    replies_file = output.with_suffix(".items.jsonl")
-    provenance = {
-        "config": store.digest(config),
-        "seed": str(seed),
-        "model": lm.fingerprint,
-        "data": store.digest(*(prompt.line() for prompt in prompts)),
-        "rubric": store.digest(rubric),
-    }
-    refuse_input_as_output(output, options.path("data"))
-    step = reply_step(model, lm, compile_rubric(rubric), config, seed)
-
-    async def reply_to_all() -> None:
-        try:
-            await map_rows(
-                replies_file,
-                prompt_draws(prompts, config.draws),
-                step,
-                EvalReply,
-                max_concurrency=lm.max_concurrency,
-                source=item_id,
-                progress=bar,
-            )
-        finally:
-            await lm.aclose()
-
-    with owned_output(replies_file, "eval", provenance), progress_bars() as progress:
-        bar = progress("eval")
-        asyncio.run(reply_to_all())
-    scores = refusal_scores(list(store.read_rows(replies_file, EvalReply)), seed=seed)
-    store.atomic_write(output, "".join(row.line() + "\n" for row in scores))
-    for row in scores:
-        mean = "–" if row.mean is None else f"{row.mean:.3f}"
-        print(f"{row.metric:<44} {mean} n={row.n}")
+    evaluate_refusal(options, constitution, config, column_names(columns), seed)

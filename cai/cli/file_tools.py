@@ -6,32 +6,37 @@ prompts or pairs when it is not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cai.cli.jsonl import STREAM, FieldsTarget, LineStep, append_fields, concurrently, read_lines
-from cai.cli.runs import SpendingLimits, execute_run
+from cai.cli.endpoint_options import EndpointOptions, open_logged
+from cai.cli.jsonl import FieldsTarget, Line, LineStep, append_fields, concurrently
+from cai.cli.runs import execute_run
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 
 if TYPE_CHECKING:
     from cai.constitution import Constitution
     from cai.lm import LM
-    from cai.lm.budget import Budget
 
 
 @dataclass(frozen=True)
 class FileToolOptions:
     """Options of a command as they were given; None where one was not."""
 
-    command: str
     required: Mapping[str, object]
     """Name -> value of the options without which there is no file to work on."""
-    connections: int | None
-    settings: list[str] | None
-    limits: SpendingLimits
+    endpoint: EndpointOptions
+    """In a run, the settings are those of any of its sections."""
+    prefix: str | None = None
+    """Beginning of the names of the fields that are added to a file's lines."""
+
+    @property
+    def command(self) -> str:
+        return self.endpoint.command
 
     def run_stage(self, file: Path, **optional: object) -> None:
         """Run the stage of the command's name in the run `file`.
@@ -43,20 +48,25 @@ class FileToolOptions:
         Raises:
             UsageError: options for files are given as well.
         """
-        for_files = {**self.required, **optional, "connections": self.connections}
+        for_files = {
+            **self.required,
+            **optional,
+            "connections": self.endpoint.connections,
+            "prefix": self.prefix,
+        }
         given = [f"--{name}" for name, value in for_files.items() if value is not None]
         if given:
             raise UsageError(
                 f"{self.command}: {file} and {', '.join(given)}: "
                 "give a run's YAML or a file tool's options, not both"
             )
-        execute_run(file, (self.command,), self.settings, self.limits)
+        execute_run(file, (self.command,), self.endpoint.settings, self.endpoint.limits)
 
     def check(self) -> None:
         """Check the options for a file.
 
         Raises:
-            UsageError: a required option is missing, or settings are given, which only a run has.
+            UsageError: a required option is missing.
         """
         missing = [f"--{name}" for name, value in self.required.items() if value is None]
         if missing:
@@ -64,8 +74,6 @@ class FileToolOptions:
                 f"{self.command}: give RUN.yaml, or --{', --'.join(self.required)} "
                 f"(missing: {', '.join(missing)})"
             )
-        if self.settings:
-            raise UsageError(f"{self.command}: --set changes a run's YAML: give one")
 
     def text(self, name: str) -> str:
         """The value of a required option, after `check`."""
@@ -75,27 +83,16 @@ class FileToolOptions:
         """The value of a required option, after `check`."""
         return Path(self.text(name))
 
-    def budget(self) -> Budget:
-        """The limits of the tool's calls to an endpoint.
-
-        Raises:
-            UsageError: cost is limited: prices are known to runs only.
-        """
-        from cai.lm.budget import Budget
-
-        if self.limits.max_cost is not None:
-            raise UsageError(
-                f"{self.command}: --max-cost needs prices, which only a run's YAML has: "
-                "limit --max-tokens or --max-hours"
-            )
-        return Budget(max_tokens=self.limits.max_tokens, max_hours=self.limits.max_hours)
+    def answer_settings(self) -> dict[str, str]:
+        """The endpoint's settings that decide what a row holds."""
+        return self.endpoint.answer_settings(self.text("model"))
 
 
 @dataclass(frozen=True)
 class FileTool:
     """A constitution, a model, and the files to read and to write."""
 
-    command: str
+    options: FileToolOptions
     constitution: Constitution
     lm: LM
     source: Path
@@ -103,18 +100,18 @@ class FileTool:
 
     def run(
         self,
+        lines: Iterator[Line],
         step: LineStep,
         fields: Collection[str],
         provenance: Mapping[str, str],
-        required: Sequence[str] = (),
     ) -> None:
         """Write each line of the source, with the fields that `step` adds, to the output.
 
         Args:
+            lines: of the source.
             step: the fields to add to a line.
             fields: their names.
             provenance: what decides them besides constitution, templates and model.
-            required: names of text fields that each line must have.
         """
         from cai.cli.output_files import refuse_input_as_output
         from cai.store import digest
@@ -125,19 +122,22 @@ class FileTool:
             "constitution": digest(self.constitution),
             "model": self.lm.fingerprint,
             "templates": templates_digest(),
+            **self.options.answer_settings(),
         }
         target = FieldsTarget(
-            self.output, self.command, frozenset(fields), about_tool | dict(provenance)
+            self.output,
+            self.options.command,
+            frozenset(fields),
+            about_tool | dict(provenance),
+            prefix=self.options.prefix or "",
         )
         append_fields(
-            read_lines(self.source, required),
-            target,
-            concurrently(step, self.lm),
-            batch_size=self.lm.max_concurrency,
+            lines, target, concurrently(step, self.lm), batch_size=self.lm.max_concurrency
         )
 
 
-def open_file_tool(options: FileToolOptions) -> FileTool:
+@contextlib.contextmanager
+def open_file_tool(options: FileToolOptions) -> Iterator[FileTool]:
     """Check the options, then open the constitution and the model that they name.
 
     Raises:
@@ -148,42 +148,7 @@ def open_file_tool(options: FileToolOptions) -> FileTool:
     quiet()
     from cai.constitution import load_constitution
 
-    budget = options.budget()
     output = options.path("output")
-    return FileTool(
-        options.command,
-        load_constitution(options.text("constitution")),
-        open_logged(options.text("model"), output, options.connections, budget),
-        options.path("input"),
-        output,
-    )
-
-
-def open_logged(
-    model: str, output: Path, connections: int | None = None, budget: Budget | None = None
-) -> LM:
-    """Open a model whose calls, if it is an endpoint, are logged beside `output`.
-
-    A logged call is not made, and paid for, a second time.
-
-    Args:
-        model: the model's spec.
-        output: the file beside which the log lies; no log beside standard output.
-        connections: calls in flight at the same time, to an endpoint.
-        budget: limits of the calls to an endpoint.
-    """
-    from cai.lm import open_lm
-    from cai.lm.budget import MeteredLM, Prices
-    from cai.lm.caching import CachedLM
-    from cai.lm.http import HttpConfig, HttpLM
-    from cai.lm.request_log import RequestLog
-
-    config = None if connections is None else HttpConfig(connections=connections)
-    lm: LM = open_lm(model, config)
-    if not isinstance(lm, HttpLM):
-        return lm
-    if budget is not None:
-        lm = MeteredLM(lm, budget, Prices())
-    if output == STREAM:
-        return lm
-    return CachedLM(lm, RequestLog(output.with_suffix(".requests.sqlite")))
+    constitution = load_constitution(options.text("constitution"))
+    with open_logged(options.text("model"), output, options.endpoint) as lm:
+        yield FileTool(options, constitution, lm, options.path("input"), output)

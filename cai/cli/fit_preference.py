@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from cai.cli.columns import Choice, Columns, column_names
+from cai.cli.jsonl import FORMATS
 from cai.cli.output import print_table
 from cai.cli.silence import quiet
 from cai.errors import StoreError, UsageError
 from cai.report.formats import estimate_text
 
 if TYPE_CHECKING:
+    from cai.data.reply_pairs import PairOptions
     from cai.reward.preference_model import PreferenceModel
     from cai.train.cross_validation import Fold
     from cai.train.preference import Comparison
@@ -26,7 +30,7 @@ Source = Annotated[
     Path,
     typer.Option(
         "--input",
-        help="JSONL: the output of `cai label`, or {chosen, rejected} dialogues of hh-rlhf.",
+        help=f"Output of `cai label`, or rows of TRL, hh-rlhf or PKU-SafeRLHF: {FORMATS}",
     ),
 ]
 Settings = Annotated[
@@ -55,6 +59,8 @@ def fit_reward(
     by: Annotated[
         str, typer.Option(help="What groups rows into folds: `principle`, or a field of the rows.")
     ] = "principle",
+    choice: Choice = None,
+    columns: Columns = None,
     settings: Settings = None,
     seed: int = 0,
 ) -> None:
@@ -63,22 +69,24 @@ def fit_reward(
     With --folds, first estimate its agreement with judges whose labels it was not trained on.
     """
     quiet()
+    from cai.data.reply_pairs import PROBABILITIES, REPLY_FIELDS, PairOptions
     from cai.modeling.model_files import training_weights
     from cai.pipeline.preference_model import CardFacts, fit_preference_model, fresh_model
     from cai.progress import progress_bars
+    from cai.store import new_folder
     from cai.train.cross_validation import cross_validate
 
     base = training_weights(model)
-    if output.exists():
-        raise UsageError(f"{output}: is there already: give another --output, or remove it")
     config = _config(settings or [])
-    untrained = fresh_model(base, config, seed)
-    comparisons = _comparisons(untrained, source)
-    with progress_bars() as progress:
+    with new_folder(output), progress_bars() as progress:
+        untrained = fresh_model(base, config, seed)
+        options = PairOptions(column_names(columns, (*REPLY_FIELDS, *PROBABILITIES)), choice)
+        pairs = LabelledFile(untrained, source, options)
+        comparisons = pairs.comparisons()
         if folds is not None:
             results = cross_validate(
                 lambda: fresh_model(base, config, seed),
-                _grouped_comparisons(untrained, source, by),
+                pairs.by_group(by),
                 folds,
                 config,
                 seed=seed,
@@ -98,59 +106,79 @@ def fit_reward(
         print(f"held-out {score.metric}: {estimate_text(score)}")
 
 
-def _comparisons(model: PreferenceModel, source: Path) -> list[Comparison]:
-    """All labelled pairs of a file; the number of rows that are skipped goes to standard error.
+@dataclass(frozen=True)
+class LabelledFile:
+    """A file of labelled pairs."""
 
-    Raises:
-        StoreError: there is no labelled pair.
-    """
-    skipped: Counter[str] = Counter()
-    rows = _grouped_comparisons(model, source, None, skipped)
-    for reason, count in skipped.items():
-        print(f"{source}: {count} rows skipped: {reason}", file=sys.stderr)
-    if not rows:
-        raise StoreError(f"{source}: no labelled pair in it")
-    return [comparison for _, comparison in rows]
+    model: PreferenceModel
+    """Its tokenizer makes token rows of the pairs, and its window bounds them."""
+    path: Path
+    options: PairOptions
 
+    def comparisons(self) -> list[Comparison]:
+        """All labelled pairs; what is left out is counted on standard error.
 
-def _grouped_comparisons(
-    model: PreferenceModel, source: Path, by: str | None, skipped: Counter[str] | None = None
-) -> list[tuple[str, Comparison]]:
-    """(group, comparison) of each labelled pair of a file.
+        Raises:
+            StoreError: there is no labelled pair.
+            TrainError: none fits the model's window.
+        """
+        from cai.pipeline.preference_model import within_window
 
-    Args:
-        model: whose tokenizer makes token rows of the pairs.
-        source: JSONL.
-        by: what groups the pairs: `principle`, or a field; None: one group, named "".
-        skipped: reason -> rows skipped, counted up.
-    """
-    from cai.data.preferences import labelled_pairs
-    from cai.pipeline.preference_model import make_comparison
+        skipped: Counter[str] = Counter()
+        read = [comparison for _, comparison in self._read(None, skipped)]
+        comparisons, too_long = within_window(self.model, read)
+        if too_long:
+            skipped[f"longer than the model's window of {self.model.window} tokens"] = too_long
+        for reason, count in skipped.items():
+            print(f"{self.path}: {count} rows skipped: {reason}", file=sys.stderr)
+        if not comparisons:
+            raise StoreError(f"{self.path}: no labelled pair in it")
+        return comparisons
 
-    return [
-        (
-            pair.group or "",
-            make_comparison(model, pair.prompt.chat, (pair.first, pair.second), pair.p_first),
-        )
-        for pair in labelled_pairs(source, by, skipped)
-    ]
+    def by_group(self, by: str) -> list[tuple[str, Comparison]]:
+        """(group, comparison) of each labelled pair that fits the model's window.
+
+        Args:
+            by: what groups the pairs: `principle`, or a field.
+        """
+        from cai.pipeline.preference_model import fits_window
+
+        return [
+            (group, comparison)
+            for group, comparison in self._read(by, Counter())
+            if fits_window(self.model, comparison)
+        ]
+
+    def _read(self, by: str | None, skipped: Counter[str]) -> Iterator[tuple[str, Comparison]]:
+        from cai.data.preferences import labelled_pairs
+        from cai.pipeline.preference_model import make_comparison
+
+        for pair in labelled_pairs(self.path, by, skipped, self.options):
+            replies = (pair.first, pair.second)
+            yield (
+                pair.group or "",
+                make_comparison(self.model, pair.prompt.chat, replies, pair.p_first),
+            )
 
 
 def _config(settings: list[str]) -> Any:
-    import yaml
     from pydantic import ValidationError
 
+    from cai.constitution.overrides import key_text
+    from cai.constitution.yaml_source import parse_value
     from cai.train.preference import RewardConfig
 
     values = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise UsageError(f"--set {setting}: expected KEY=VALUE, for example --set epochs=3")
+            raise UsageError(
+                f"--set {key_text(setting)}: expected KEY=VALUE, for example --set epochs=3"
+            )
         try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"--set {setting}: the value is not YAML") from None
+            values[key] = parse_value(value)
+        except ValueError as error:
+            raise UsageError(f"--set {key_text(setting)}: the value is not YAML: {error}") from None
     if "label_share" in values:
         raise UsageError(
             "--set label_share: a file has no other pairs to mix in: that is for a run's YAML"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.table import Table
 
+from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
 from cai.cli.fit_tables import BehaviourFit, errors_table, rewards_table
-from cai.cli.jsonl import Line, read_lines
+from cai.cli.jsonl import Line, read_replies
 from cai.cli.output import print_table
-from cai.cli.rubrics import load_with_rubric, write_extension
+from cai.cli.rubrics import extension_yaml, load_with_rubric
+from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import JobError, StoreError, UsageError
 
 if TYPE_CHECKING:
+    from cai.lm import LM
     from cai.records import Prompt
     from cai.rubric import CompiledRubric
     from cai.rubric.fit_weights import FitConfig, Ranked
     from cai.rubric.grade import Behaviour
-    from cai.rubric.near_miss import NearMiss
+    from cai.rubric.near_miss import Assignment, NearMiss
 
 app = typer.Typer()
 
@@ -60,35 +63,74 @@ def near_miss(
         typer.Option(help="Writes the replies; by default the propositions' examples do."),
     ] = None,
     seed: int = 0,
+    connections: Connections = None,
+    settings: EndpointSettings = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
 ) -> None:
     """Write ideal replies and near misses, by class and proposition; rank 0 is fit for SFT."""
-    from cai import store
+    from cai.cli.output_files import replaced_output, write_output
     from cai.data.readers import prompt_rows
     from cai.rubric import compile_rubric
-    from cai.rubric.near_miss import model_writer, near_misses, support, template_writer
+    from cai.rubric.near_miss import near_misses, support, template_writer
 
     quiet()
-    _, rubric = load_with_rubric(constitution)
-    compiled = compile_rubric(rubric)
-    all_prompts = [prompt for file in prompts for prompt in prompt_rows(file)]
-    with_kind = [prompt for prompt in all_prompts if prompt.kind is not None]
-    if not with_kind:
-        raise StoreError(f"{', '.join(map(str, prompts))}: no prompt with a kind in it")
-    if model is None:
-        write = template_writer(rubric)
-    else:
-        from cai.lm import open_lm
-
-        write = model_writer(open_lm(model), compiled, seed)
-    replies = asyncio.run(near_misses(compiled, with_kind, write))
-    lines = [_near_miss_line(prompt, reply) for prompt, reply in replies]
-    store.atomic_write(output, "".join(lines))
+    limits = SpendingLimits(max_cost, max_tokens, max_hours)
+    endpoint = EndpointOptions("near-miss", connections, settings, limits)
+    with replaced_output(output, "near-miss", *prompts):
+        _, rubric = load_with_rubric(constitution)
+        compiled = compile_rubric(rubric)
+        all_prompts = [prompt for file in prompts for prompt in prompt_rows(file)]
+        with_kind = [prompt for prompt in all_prompts if prompt.kind is not None]
+        if not with_kind:
+            raise StoreError(f"{', '.join(map(str, prompts))}: no prompt with a kind in it")
+        if model is not None:
+            with open_logged(model, output, endpoint) as lm:
+                replies = _near_misses_of_model(compiled, with_kind, lm, seed)
+        elif given := endpoint.given():
+            raise UsageError(f"near-miss: {', '.join(given)}: only with --model, of an endpoint")
+        else:
+            replies = asyncio.run(near_misses(compiled, with_kind, template_writer(rubric)))
+        lines = [_near_miss_line(prompt, reply) for prompt, reply in replies]
+        write_output(output, "near-miss", "".join(lines))
     title = f"{len(replies)} replies to {len(with_kind)} prompts"
     table = Table("behaviour", "class or proposition", "replies", title=title)
     for behaviour, counts in support(compiled, [reply for _, reply in replies]).items():
         for name, count in counts.items():
             table.add_row(behaviour, name, str(count) if count else "none")
     print_table(table)
+
+
+def _near_misses_of_model(
+    compiled: CompiledRubric, prompts: Sequence[Prompt], lm: LM, seed: int
+) -> list[tuple[Prompt, NearMiss]]:
+    """The replies that a model writes. A call without an answer leaves its target out."""
+    from cai.cli.null_rows import print_null_rows
+    from cai.errors import UnansweredError
+    from cai.rubric.near_miss import model_writer, near_misses
+
+    write = model_writer(lm, compiled, seed)
+    reasons: Counter[str | None] = Counter()
+
+    async def write_or_count(prompt: Prompt, holds: Assignment) -> str | None:
+        try:
+            response = await write(prompt, holds)
+        except UnansweredError as error:
+            reasons[error.reason] += 1
+            return None
+        reasons[None] += 1
+        return response
+
+    async def work() -> list[tuple[Prompt, NearMiss]]:
+        try:
+            return await near_misses(compiled, prompts, write_or_count)
+        finally:
+            await lm.aclose()
+
+    replies = asyncio.run(work())
+    print_null_rows("near-miss", reasons)
+    return replies
 
 
 def _near_miss_line(prompt: Prompt, reply: NearMiss) -> str:
@@ -130,6 +172,8 @@ def fit(
     seed: int = 0,
 ) -> None:
     """Fit a rubric's weights to ordered replies, and report the error rate on held-out pairs."""
+    from cai.cli.output_files import replaced_output, write_output
+    from cai.constitution import find_constitution
     from cai.rubric import compile_rubric
     from cai.rubric.fit_weights import FitConfig
 
@@ -138,16 +182,18 @@ def fit(
             f"--margin {margin} --held-out {held_out}: give a margin above 0, and a share from 0 "
             "to 0.9"
         )
-    loaded, rubric = load_with_rubric(constitution)
     config = FitConfig(margin=margin, held_out=held_out, keep_signs=not free_signs)
-    replies = _graded_replies(source, compile_rubric(rubric))
-    if not replies:
-        raise JobError(f"{source}: no row of a kind that the rubric has a behaviour for")
-    weights = {
-        behaviour: _fit_behaviour(behaviour, rows, rubric.weights[behaviour], config, seed)
-        for behaviour, rows in replies.items()
-    }
-    write_extension(output, constitution, loaded, {"weights": weights})
+    with replaced_output(output, "fit", source, find_constitution(constitution)):
+        loaded, rubric = load_with_rubric(constitution)
+        replies = _graded_replies(source, compile_rubric(rubric))
+        if not replies:
+            raise JobError(f"{source}: no row of a kind that the rubric has a behaviour for")
+        weights = {
+            behaviour: _fit_behaviour(behaviour, rows, rubric.weights[behaviour], config, seed)
+            for behaviour, rows in replies.items()
+        }
+        added = extension_yaml(output, constitution, loaded, {"weights": weights})
+        write_output(output, "fit", added)
 
 
 def _graded_replies(source: Path, compiled: CompiledRubric) -> dict[str, list[GradedReply]]:
@@ -157,7 +203,7 @@ def _graded_replies(source: Path, compiled: CompiledRubric) -> dict[str, list[Gr
         StoreError: a line is wrong, as file:line.
     """
     replies: dict[str, list[GradedReply]] = defaultdict(list)
-    for line in read_lines(source, ("response",)):
+    for line in read_replies(source, parsed=("rank", "reward")):
         kind, rank, reward = line.prompt.kind, line.data.get("rank"), line.data.get("reward")
         is_usable = _is_number(rank) and (reward is None or _is_number(reward))
         if kind is None or not is_usable:
@@ -184,6 +230,7 @@ def _is_number(value: object) -> bool:
 
 
 def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) -> GradedReply:
+    from cai.data.filters import prompt_key
     from cai.rubric import grade
     from cai.rubric.fit_weights import Ranked
 
@@ -191,7 +238,7 @@ def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) ->
     graded = grade(
         compiled,
         prompt=prompt.chat[-1].content,
-        response=line.data["response"],
+        response=line.replies[0],
         kind=prompt.kind,
     )
     features = {
@@ -199,7 +246,7 @@ def _graded_reply(line: Line, compiled: CompiledRubric, behaviour: Behaviour) ->
         for feature in behaviour.features
     }
     ranked = Ranked(
-        prompt.id,
+        prompt_key(prompt),
         float(line.data["rank"]),
         features,
         None if reward is None else float(reward),

@@ -1,33 +1,34 @@
-"""Commands that grade replies by a rubric, and that calibrate a grading model."""
+"""The command that grades replies by a rubric."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Container
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from cai.cli.file_tools import open_logged
+from cai.cli.columns import Columns, column_names, column_provenance
+from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
 from cai.cli.jsonl import (
     STREAM,
-    BatchStep,
     FieldsTarget,
     Input,
     Line,
     Output,
+    Prefix,
     append_fields,
     concurrently,
-    read_lines,
+    read_replies,
 )
-from cai.cli.rubrics import load_with_rubric, write_extension
+from cai.cli.rubrics import load_with_rubric
+from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
-from cai.errors import StoreError, UsageError
+from cai.errors import UsageError
 
 if TYPE_CHECKING:
-    from cai.constitution.schema import GradeExample
+    from cai.constitution import Constitution
     from cai.lm import LM
     from cai.records import Grade
     from cai.rubric import CompiledRubric
@@ -58,78 +59,118 @@ def grade_replies(
     explain: Annotated[
         bool, typer.Option("--explain", help="Add the reasons of each grade, as lines of text.")
     ] = False,
+    prefix: Prefix = None,
+    columns: Columns = None,
+    connections: Connections = None,
+    settings: EndpointSettings = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
 ) -> None:
     """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
     from cai.cli.output_files import refuse_input_as_output
     from cai.rubric import compile_rubric
-    from cai.store import digest
 
     quiet()
+    limits = SpendingLimits(max_cost, max_tokens, max_hours)
+    endpoint = EndpointOptions("grade", connections, settings, limits)
     loaded, rubric = load_with_rubric(constitution)
-    compiled = compile_rubric(rubric)
-    lm = open_logged(model, output) if model else None
-    if compiled.model_questions and lm is None:
-        names = ", ".join(compiled.model_questions)
+    files = _GradeFiles(source, column_names(columns, ("response",)), output, prefix or "")
+    tool = _GradeTool(loaded, compile_rubric(rubric), files, ask_all, explain)
+    if model is not None:
+        with open_logged(model, output, endpoint) as lm:
+            refuse_input_as_output(output, source)
+            _grade_by_model(tool, lm, endpoint.answer_settings(model))
+        return
+    if given := endpoint.given():
+        raise UsageError(f"grade: {', '.join(given)}: only with --model, which names an endpoint")
+    if tool.compiled.model_questions:
+        names = ", ".join(tool.compiled.model_questions)
         raise UsageError(
             f"{constitution}: only a model can decide {names}: name one (--model), or give patterns"
         )
-    rows = read_lines(source, ("response",))
     refuse_input_as_output(output, source)
-    target = FieldsTarget(
-        output,
-        "grade",
-        GRADE_FIELDS | {"explanation"} if explain else GRADE_FIELDS,
-        {
-            "constitution": digest(loaded),
-            "model": lm.fingerprint if lm else "patterns",
-            "ask_all": str(ask_all),
-            "explain": str(explain),
-        },
-        show_progress=lm is not None,
-    )
-    explained_by = compiled if explain else None
-    if lm is None:
-        step = _grade_by_patterns(compiled, explained_by)
-        batch_size = 1 if source == STREAM else LINES_PER_WRITE
-    else:
-        step = _grade_by_model(lm, compiled, loaded.examples.grade, ask_all, explained_by)
-        batch_size = lm.max_concurrency
-    append_fields(rows, target, step, batch_size=batch_size)
+    _grade_by_patterns(tool)
 
 
-def _grade_by_patterns(compiled: CompiledRubric, explained_by: CompiledRubric | None) -> BatchStep:
+class _GradeFiles(NamedTuple):
+    source: Path
+    columns: dict[str, str]
+    output: Path
+    prefix: str
+
+
+@dataclass(frozen=True)
+class _GradeTool:
+    constitution: Constitution
+    compiled: CompiledRubric
+    files: _GradeFiles
+    ask_all: bool
+    explain: bool
+
+    def rows(self) -> Iterator[Line]:
+        return read_replies(self.files.source, self.files.columns)
+
+    def target(self, model: str, settings: Mapping[str, str], show_progress: bool) -> FieldsTarget:
+        from cai.store import digest
+
+        return FieldsTarget(
+            self.files.output,
+            "grade",
+            GRADE_FIELDS | {"explanation"} if self.explain else GRADE_FIELDS,
+            {
+                "constitution": digest(self.constitution),
+                "model": model,
+                "ask_all": str(self.ask_all),
+                "explain": str(self.explain),
+                **column_provenance(self.files.columns),
+                **settings,
+            },
+            show_progress=show_progress,
+            prefix=self.files.prefix,
+        )
+
+    def fields(self, line: Line, result: Grade) -> dict[str, Any]:
+        return _grade_fields(line, result, self.compiled if self.explain else None)
+
+
+def _grade_by_patterns(tool: _GradeTool) -> None:
     from cai.rubric import grade
 
-    def fields(line: Line) -> dict[str, Any]:
-        prompt, response = line.prompt.chat[-1].content, line.data["response"]
-        result = grade(compiled, prompt=prompt, response=response, kind=line.prompt.kind)
-        return _grade_fields(line, result, explained_by)
+    def grade_line(line: Line) -> dict[str, Any]:
+        prompt, response = line.prompt.chat[-1].content, line.replies[0]
+        result = grade(tool.compiled, prompt=prompt, response=response, kind=line.prompt.kind)
+        return tool.fields(line, result)
 
-    return lambda lines: [fields(line) for line in lines]
+    append_fields(
+        tool.rows(),
+        tool.target("patterns", {}, show_progress=False),
+        lambda lines: [grade_line(line) for line in lines],
+        batch_size=1 if tool.files.source == STREAM else LINES_PER_WRITE,
+    )
 
 
-def _grade_by_model(
-    lm: LM,
-    compiled: CompiledRubric,
-    examples: tuple[GradeExample, ...],
-    ask_all: bool,
-    explained_by: CompiledRubric | None,
-) -> BatchStep:
+def _grade_by_model(tool: _GradeTool, lm: LM, settings: Mapping[str, str]) -> None:
     from cai.rubric.llm_grader import grade_with_model
 
-    async def fields(line: Line) -> dict[str, Any]:
+    async def grade_line(line: Line) -> dict[str, Any]:
         result = await grade_with_model(
             lm,
-            compiled,
-            examples,
+            tool.compiled,
+            tool.constitution.examples.grade,
             chat=line.prompt.chat,
             kind=line.prompt.kind,
-            response=line.data["response"],
-            everything=ask_all,
+            response=line.replies[0],
+            everything=tool.ask_all,
         )
-        return _grade_fields(line, result, explained_by)
+        return tool.fields(line, result)
 
-    return concurrently(fields, lm)
+    append_fields(
+        tool.rows(),
+        tool.target(lm.fingerprint, settings, show_progress=True),
+        concurrently(grade_line, lm),
+        batch_size=lm.max_concurrency,
+    )
 
 
 def _grade_fields(line: Line, result: Grade, explained_by: CompiledRubric | None) -> dict[str, Any]:
@@ -142,95 +183,7 @@ def _grade_fields(line: Line, result: Grade, explained_by: CompiledRubric | None
             explained_by,
             result,
             prompt=line.prompt.chat[-1].content,
-            response=line.data["response"],
+            response=line.replies[0],
             kind=line.prompt.kind,
         )
     return fields
-
-
-@app.command(
-    epilog="Example: cai calibrate --constitution mine.yaml --model smollm2 "
-    "--input labelled.jsonl --output calibrated.yaml"
-)
-def calibrate(
-    constitution: Annotated[str, typer.Option(help="A constitution with a rubric.")],
-    model: Annotated[str, typer.Option(help="The grading model.")],
-    source: Annotated[
-        Path,
-        typer.Option(
-            "--input", help="JSONL: {prompt or chat, response, propositions: {id: true or false}}."
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", help="A constitution that adds the temperatures.")
-    ],
-) -> None:
-    """Fit a temperature per proposition that calibrates a grading model's probabilities."""
-    from cai.async_map import gather
-    from cai.rubric import compile_rubric
-    from cai.rubric.llm_grader import log_odds
-
-    quiet()
-    loaded, rubric = load_with_rubric(constitution)
-    compiled, lm = compile_rubric(rubric), open_logged(model, output)
-    labelled = _read_labels(source, compiled.questions)
-
-    async def all_log_odds(id: str) -> list[float | None]:
-        shots, question = loaded.examples.grade, compiled.questions[id]
-        return await gather(
-            [
-                log_odds(lm, shots, line.prompt.chat, line.data["response"], question)
-                for line, _ in labelled[id]
-            ]
-        )
-
-    temperatures: dict[str, float] = {}
-    for id, rows in labelled.items():
-        answers = asyncio.run(all_log_odds(id))
-        pairs = zip(answers, (holds for _, holds in rows), strict=True)
-        known = [(odds, holds) for odds, holds in pairs if odds is not None]
-        temperature = _fit_temperature(id, known)
-        if temperature is not None:
-            temperatures[id] = temperature
-    write_extension(output, constitution, loaded, {"temperatures": temperatures})
-
-
-def _read_labels(source: Path, known_ids: Container[str]) -> dict[str, list[tuple[Line, bool]]]:
-    """Proposition id -> lines, each with whether the proposition holds for it.
-
-    Raises:
-        StoreError: a line is wrong, or names a proposition that is not in `known_ids`.
-    """
-    labelled: dict[str, list[tuple[Line, bool]]] = {}
-    for line in read_lines(source, ("response",)):
-        labels = line.data.get("propositions")
-        if not isinstance(labels, dict) or not all(isinstance(x, bool) for x in labels.values()):
-            raise StoreError(f"{line.location}: a line needs `propositions` (id: true or false)")
-        for id, holds in labels.items():
-            if id not in known_ids:
-                raise StoreError(
-                    f"{line.location}: propositions.{id}: the rubric has no such proposition"
-                )
-            labelled.setdefault(id, []).append((line, holds))
-    return labelled
-
-
-def _fit_temperature(id: str, pairs: list[tuple[float, bool]]) -> float | None:
-    """The temperature for one proposition's (log-odds, label) pairs.
-
-    None where the labels are all equal: there is nothing to fit.
-    """
-    from cai.rubric.llm_grader import fit_temperature, log_loss
-
-    odds = [value for value, _ in pairs]
-    labels = [holds for _, holds in pairs]
-    if len(set(labels)) < 2:
-        print(
-            f"{id}: left alone: needs answered replies of both sorts (has {len(pairs)})",
-            file=sys.stderr,
-        )
-        return None
-    fitted = round(fit_temperature(odds, labels), 4)
-    before, after = log_loss(odds, labels, 1.0), log_loss(odds, labels, fitted)
-    print(f"{id}: temperature {fitted:.2f}, log loss {before:.3f} -> {after:.3f} (n={len(pairs)})")
-    return fitted

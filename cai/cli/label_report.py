@@ -13,19 +13,26 @@ from cai.errors import StoreError
 from cai.report.formats import estimate_text
 
 if TYPE_CHECKING:
+    from cai.data.reply_pairs import PairOptions
     from cai.records import Preference
     from cai.report.labels import HumanAgreement
 
 COLUMNS = 120
 
 
-def label_report(file: Path) -> None:
-    """Print tables about the labels, about people's labels if there are any, and by principle."""
+def label_report(file: Path, options: PairOptions, prefix: str = "") -> None:
+    """Print tables about the labels, about people's labels if there are any, and by principle.
+
+    Args:
+        file: of a run, or of `cai label`.
+        options: how people's choices are read from the rows.
+        prefix: beginning of the names of the labels' fields.
+    """
     from cai.report.labels import compare_with_humans
 
     rows: list[Preference] = []
     human: dict[str, float] = {}
-    for preference, human_label in _preferences(file):
+    for preference, human_label in _preferences(file, options, prefix):
         rows.append(preference)
         if human_label is not None:
             human[preference.source] = human_label
@@ -80,28 +87,41 @@ def _principles_table(rows: Sequence[Preference]) -> Table:
     return table
 
 
-def _preferences(file: Path) -> Iterator[tuple[Preference, float | None]]:
+def _preferences(
+    file: Path, options: PairOptions, prefix: str
+) -> Iterator[tuple[Preference, float | None]]:
     """The labels in a file of a run or of `cai label`, each with people's label.
-
-    People's label is the row's `human`: P(first is better), or None where the row has none.
 
     Raises:
         StoreError: a row is not a label, as file:line.
     """
+    from cai.data.readers import located_rows
+    from cai.data.reply_pairs import PAIR_CELLS
     from cai.records import Preference
-    from cai.store import json_lines, parse_row
+    from cai.store import parse_row
 
-    for number, data in json_lines(file):
-        location = f"{file}:{number}"
-        if "p_first" not in data:
-            raise StoreError(f"{location}: not a label: it has no `p_first`")
-        fields: dict[str, Any] = {key: data.get(key) for key in ("p_first", "unscored")}
-        fields |= {"votes": data.get("votes") or (), "source": str(number)}
-        human = data.get("human")
-        if human is not None and (not isinstance(human, int | float) or not 0 <= human <= 1):
-            raise StoreError(
-                f"{location}: `human` must be a number from 0 to 1: "
-                "the probability that the first reply is better"
-            )
-        human_label = None if human is None else float(human)
-        yield parse_row(fields, Preference, location), human_label
+    for number, (location, data) in enumerate(located_rows(file, PAIR_CELLS), 1):
+        if f"{prefix}p_first" not in data:
+            raise StoreError(f"{location}: not a label: it has no `{prefix}p_first`")
+        fields: dict[str, Any] = {key: data.get(prefix + key) for key in ("p_first", "unscored")}
+        fields |= {"votes": data.get(f"{prefix}votes") or (), "source": str(number)}
+        yield parse_row(fields, Preference, location), _human_label(data, location, options)
+
+
+def _human_label(data: dict[str, Any], location: str, options: PairOptions) -> float | None:
+    """P(first is better) by people: `human`, or the choice in a row of a preference data set.
+
+    None where the row has none, or its replies are equal.
+    """
+    from cai.data.reply_pairs import reply_pair
+
+    human = data.get("human")
+    if human is not None and (not isinstance(human, int | float) or not 0 <= human <= 1):
+        raise StoreError(
+            f"{location}: `human` must be a number from 0 to 1: "
+            "the probability that the first reply is better"
+        )
+    if human is None and any(data.get(key) is not None for key in ("chosen", "response_0")):
+        pair = reply_pair(data, location, options)
+        human = None if pair is None or pair.first == pair.second else pair.p_first
+    return None if human is None else float(human)

@@ -121,13 +121,27 @@ def clean(
         ngram=ngram,
         against=tuple(map(str, against or ())),
     )
-    if output is not None:
-        from cai.data.writers import check_suffix
-
-        check_suffix(output)
-    with _reusable(files) as inputs:
+    with (
+        _output_held(output, (*files, *(against or ())), explain is None),
+        _reusable(files) as inputs,
+    ):
         source = _Inputs(inputs, _column_names(columns or ()), strict)
         _clean_inputs(source, config, model, output, explain)
+
+
+def _output_held(
+    output: Path | None, sources: Sequence[Path], is_written: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Inside, this process alone writes the output, if that is a file."""
+    if output is None:
+        return contextlib.nullcontext()
+    from cai.cli.output_files import is_stream, replaced_output
+    from cai.data.writers import check_suffix
+
+    check_suffix(output)
+    if is_stream(output) or not is_written:
+        return contextlib.nullcontext()
+    return replaced_output(output, "clean", *sources)
 
 
 def _column_names(options: Sequence[str]) -> dict[str, str]:
@@ -218,7 +232,6 @@ def _clean_inputs(
     inputs: _Inputs, config: HygieneConfig, model: str, output: Path | None, explain: str | None
 ) -> None:
     from cai.data.dedupe import clean, filtered_prompts
-    from cai.data.writers import write_prompts
     from cai.progress import progress_bars
 
     rules = _rules(config, model, inputs.columns)
@@ -229,15 +242,27 @@ def _clean_inputs(
     if explain is not None:
         _print_explanation(explain, inputs.read, result)
         return
-    kept = filtered_prompts(inputs.read, rules, result)
-    if output == STREAM:
-        for prompt in kept:
-            # bytes: data is UTF-8, whatever the terminal's encoding
-            sys.stdout.buffer.write((prompt.line() + "\n").encode())
-    elif output is not None:
-        write_prompts(output, kept)
+    _write_kept(filtered_prompts(inputs.read, rules, result), output)
     if output != STREAM:
         _print_counts(result, len(inputs.skipped))
+
+
+def _write_kept(prompts: Iterator[Prompt], output: Path | None) -> None:
+    from cai.cli.output_files import is_stream, replacing
+    from cai.data.writers import write_prompts
+
+    if output is None:
+        return
+    if output == STREAM:
+        for prompt in prompts:
+            # bytes: data is UTF-8, whatever the terminal's encoding
+            sys.stdout.buffer.write((prompt.line() + "\n").encode())
+    elif is_stream(output):
+        with output.open("a", encoding="utf-8") as stream:
+            stream.writelines(prompt.line() + "\n" for prompt in prompts)
+    else:
+        with replacing(output, "clean"):
+            write_prompts(output, prompts)
 
 
 def _rules(config: HygieneConfig, model: str, columns: dict[str, str]) -> PromptFilters:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import sys
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
+from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
 from cai.cli.output import print_table
+from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 from cai.records import Kind
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from cai.records import Prompt
 
 app = typer.Typer()
+T = TypeVar("T")
 Output = Annotated[
     Path,
     typer.Option(
@@ -56,21 +61,25 @@ def redteam(
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,
     kind: PromptKind = "disallowed",
     seed: int = 0,
+    connections: Connections = None,
+    settings: EndpointSettings = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
 ) -> None:
     """Have a model write prompts like the seeds, until each category has enough different ones.
 
     Run again, it resumes. Exit 1 when a category has too few.
     """
     quiet()
-    from cai import store
-    from cai.cli.output_files import owned_output, refuse_input_as_output
+    from cai.cli.output_files import replaced_output, write_output
     from cai.constitution import load_constitution
     from cai.data.readers import prompt_rows
-    from cai.generate.redteam import RedteamConfig, write_messages
-    from cai.lm import open_lm
-    from cai.progress import progress_bars
+    from cai.generate.redteam import RedteamConfig
 
-    loaded, author = load_constitution(constitution), open_lm(model)
+    limits = SpendingLimits(max_cost, max_tokens, max_hours)
+    endpoint = EndpointOptions("redteam", connections, settings, limits)
+    loaded = load_constitution(constitution)
     config = RedteamConfig(
         per_category=per_category, tries=tries, near=near, temperature=temperature, kind=kind
     )
@@ -81,26 +90,81 @@ def redteam(
         raise UsageError("redteam: no seed prompt to begin from")
     if not categories:
         raise UsageError(f"redteam: no principle in {constitution} is about {kind} prompts")
-    attempts = output.with_suffix(".attempts.jsonl")
-    refuse_input_as_output(output, *seeds)
-    provenance = _provenance(seed_prompts, author, config, seed)
-    with owned_output(attempts, "redteam", provenance), progress_bars() as progress:
-        work = write_messages(
-            attempts,
-            categories,
-            seed_prompts,
-            author,
-            config,
-            _gate(loaded.rubric),
-            seed=seed,
-            origin=f"written by {model}",
-            progress=progress("redteam"),
-        )
-        results = asyncio.run(work)
-    store.atomic_write(output, "".join(prompt.line() + "\n" for prompt in results.prompts))
+    with (
+        replaced_output(output, "redteam", *seeds),
+        open_logged(model, output, endpoint) as author,
+    ):
+        task = _Task(author, seed_prompts, config, seed, f"written by {model}")
+        settings_of_answers = endpoint.answer_settings(model)
+        results = _write(output, task, categories, _gate(loaded.rubric), settings_of_answers)
+        lines = [prompt.line() + "\n" for prompt in results.prompts]
+        write_output(output, "redteam", "".join(lines))
     _print_results(results, categories)
+    _print_unanswered(_attempts_file(output))
     if any(results.count(name) < per_category for name in categories):
         raise typer.Exit(1)
+
+
+class _Task(NamedTuple):
+    """What decides the messages."""
+
+    author: LM
+    seeds: list[Prompt]
+    config: RedteamConfig
+    seed: int
+    origin: str
+
+
+def _attempts_file(output: Path) -> Path:
+    return output.with_suffix(".attempts.jsonl")
+
+
+def _write(
+    output: Path,
+    task: _Task,
+    categories: Sequence[str],
+    gate: Gate,
+    settings: Mapping[str, str],
+) -> MessageSelection:
+    """Request the messages that are missing, and again those without an answer for now."""
+    from cai.cli.output_files import owned_output
+    from cai.generate.redteam import ask_unanswered_again, write_messages
+    from cai.progress import progress_bars
+
+    attempts = _attempts_file(output)
+    author, seeds, config, seed, origin = task
+    provenance = _provenance(seeds, author, config, seed) | dict(settings)
+
+    async def closing(work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await work
+        finally:
+            await author.aclose()
+
+    # twice, because the file that holds the lock is replaced
+    with owned_output(attempts, "redteam", provenance):
+        again = asyncio.run(
+            closing(ask_unanswered_again(attempts, seeds, author, config, seed=seed))
+        )
+        if again:
+            print(f"redteam: {again} unanswered messages were asked again", file=sys.stderr)
+    with owned_output(attempts, "redteam", provenance), progress_bars() as progress:
+        bar = progress("redteam")
+        work = write_messages(
+            attempts, categories, seeds, author, config, gate,
+            seed=seed, origin=origin, progress=bar,
+        )  # fmt: skip
+        return asyncio.run(closing(work))
+
+
+def _print_unanswered(attempts: Path) -> None:
+    from cai import store
+    from cai.cli.null_rows import print_null_rows
+    from cai.generate.unanswered import null_reason
+    from cai.records import Attempt
+
+    rows = store.read_rows(attempts, Attempt)
+    print_null_rows("redteam", Counter(null_reason(row) for row in rows))
 
 
 def _provenance(
@@ -118,6 +182,7 @@ def _provenance(
 
 def _gate(rubric: Rubric | None) -> Gate:
     """The gate against refusals, by the rubric, and against texts that are no message."""
+    from cai.data.filters import spaced_words
     from cai.generate.filters import not_degenerate
     from cai.rubric import compile_rubric, grade
 
@@ -128,7 +193,7 @@ def _gate(rubric: Rubric | None) -> Gate:
             result = grade(compiled, prompt="", response=text, kind=None)
             if result.degree == "full_refusal":
                 return "declined"
-        return "too short" if len(text.split()) < 3 else not_degenerate(prompt, text)
+        return "too short" if len(spaced_words(text)) < 3 else not_degenerate(prompt, text)
 
     return gate
 

@@ -27,20 +27,19 @@ def load_with_rubric(name: str) -> tuple[Constitution, Rubric]:
     return constitution, constitution.rubric
 
 
-def write_extension(
+def extension_yaml(
     output: Path, name: str, constitution: Constitution, rubric: dict[str, Any]
-) -> None:
-    """Write a constitution that extends another one and adds `rubric` to its rubric.
+) -> str:
+    """A constitution that extends another one and adds `rubric` to its rubric.
 
     Args:
-        output: the YAML file to write.
+        output: the file for the YAML, from which the extended one is named.
         name: the extended constitution, by file or shipped name.
         constitution: the extended constitution, loaded.
         rubric: the keys to add.
     """
     import yaml
 
-    from cai import store
     from cai.constitution import find_constitution
 
     extension = {
@@ -49,4 +48,5 @@ def write_extension(
         "extends": [os.path.relpath(find_constitution(name), output.parent)],
         "rubric": rubric,
     }
-    store.atomic_write(output, yaml.safe_dump(extension, sort_keys=False, allow_unicode=True))
+    text: str = yaml.safe_dump(extension, sort_keys=False, allow_unicode=True)
+    return text

@@ -29,7 +29,7 @@ Settings = Annotated[
 ]
 MaxCost = Annotated[
     float | None,
-    typer.Option(help="Stop before calls to endpoints cost more (by `prices` in RUN.yaml)."),
+    typer.Option(help="Stop before calls to endpoints cost more (by `prices`)."),
 ]
 MaxTokens = Annotated[
     int | None, typer.Option(help="Stop before calls to endpoints take more tokens.")
@@ -187,7 +187,12 @@ def plan(
     resolved = load_run(file, settings or [])
     with progress_bars() as progress, locked(resolved.folder):
         budget = Budget(max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
-        forecasts = plan(open_run(resolved, progress, budget), probe)
+        ctx = open_run(resolved, progress, budget, lambda line: print(line, file=sys.stderr))
+        try:
+            forecasts = plan(ctx, probe)
+        finally:
+            if budget.calls:
+                print(f"calls   {budget.summary()}", file=sys.stderr)
     print_table(forecast_table(forecasts), 140)
     exceeded = exceeded_limits(forecasts, budget)
     if exceeded:

@@ -1,9 +1,10 @@
 """Import of constitutions written for other tools, from a file that the user has.
 
-Three formats are recognized by their keys: the instructions released with arXiv:2212.08073
-(critique requests with edit requests, or a list of comparison principles), the Hugging Face recipe
-(`constitutions`, `system_chat`), and the proposition file of arXiv:2411.01111 (a rubric). Whatever
-cannot be imported is named in the notes.
+Four formats are recognized by their keys: the instructions released with arXiv:2212.08073
+(critique requests with edit requests, or a list of comparison principles), LangChain's principles
+(`name`, `critique_request`, `revision_request`), the Hugging Face recipe (`constitutions`,
+`system_chat`), and the proposition file of arXiv:2411.01111 (a rubric). Whatever cannot be imported
+is named in the notes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cai.errors import ConfigError
 
 FORMATS = (
     "{NAME: {prompt: [...], edit_request: ...}}, a list of comparison principles, "
-    "{constitutions: [{critic, revision}]}, "
+    "a list of {name, critique_request, revision_request}, {constitutions: [{critic, revision}]}, "
     "or {simple_propositions: ..., completion_classes: ...}"
 )
 RESPONSE_TYPES = {"disallowed": "hard_refuse", "sensitive": "safe_refuse_1", "benign": "comply"}
@@ -32,6 +33,7 @@ DEGREES = {
 }
 CORRECT_CLASSES = 2
 """The best classes of the proposition file, which count as correct behaviour."""
+NO_COMPARISON = "principles have no comparison text: they cannot label pairs"
 EXAMPLE_ROLES = ["user", "assistant"] * 3
 """Prompt, reply, critique request, critique, revision request, revision."""
 
@@ -55,6 +57,10 @@ def import_constitution(path: Path, name: str) -> Imported:
     """
     data = _read_json(path) if path.suffix == ".json" else read_yaml(path).data
     try:
+        if isinstance(data, dict) and _are_request_pairs(list(data.values())):
+            data = [{"name": key} | pair for key, pair in data.items()]
+        if isinstance(data, list) and _are_request_pairs(data):
+            return _from_request_pairs(name, data)
         if isinstance(data, list):
             return _from_comparison_list(name, data)
         if "constitutions" in data:
@@ -144,7 +150,7 @@ def _from_edit_requests(name: str, data: dict[str, Any]) -> Imported:
         }
         for principle_id, (key, request) in zip(ids, data.items(), strict=True)
     ]
-    notes = ["principles have no comparison text: they cannot label pairs"]
+    notes = [NO_COMPARISON]
     return Imported(_constitution(name, principles=principles), notes)
 
 
@@ -154,6 +160,34 @@ def _from_comparison_list(name: str, data: list[Any]) -> Imported:
         for i, text in enumerate(data, 1)
     ]
     notes = ["principles have no critique or revision text: they only label pairs"]
+    return Imported(_constitution(name, principles=principles), notes)
+
+
+def _are_request_pairs(items: list[Any]) -> bool:
+    """Whether they are LangChain's: each a mapping, the first with one of the two requests."""
+    if not items or not all(isinstance(item, dict) for item in items):
+        return False
+    return not {"critique_request", "revision_request"}.isdisjoint(items[0])
+
+
+def _from_request_pairs(name: str, pairs: list[dict[str, Any]]) -> Imported:
+    names = [
+        _text(pair.get("name", f"principle-{i}"), f"item {i}: name")
+        for i, pair in enumerate(pairs, 1)
+    ]
+    principles = [
+        {
+            "id": principle_id,
+            "category": re.sub(r"[-_]?\d+$", "", principle_id) or "imported",
+            "critique": _text(pair.get("critique_request"), f"item {i}: critique_request"),
+            "revision": _text(pair.get("revision_request"), f"item {i}: revision_request"),
+        }
+        for i, (principle_id, pair) in enumerate(zip(_unique_ids(names), pairs, strict=True), 1)
+    ]
+    notes = [NO_COMPARISON]
+    known = {"name", "critique_request", "revision_request"}
+    if others := sorted({str(key) for pair in pairs for key in pair} - known):
+        notes.append(f"keys left out: {', '.join(others)}")
     return Imported(_constitution(name, principles=principles), notes)
 
 
@@ -172,7 +206,7 @@ def _from_critic_pairs(name: str, data: dict[str, Any]) -> Imported:
                 "revision": _text(texts.get("revision"), f"constitutions.{i}.revision"),
             }
         )
-    notes = ["principles have no comparison text: they cannot label pairs"]
+    notes = [NO_COMPARISON]
     conversations = _conversations(data.get("system_chat") or [])
     examples = [example for example in map(_critique_example, conversations) if example]
     skipped = len(conversations) - len(examples)

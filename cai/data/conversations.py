@@ -63,13 +63,16 @@ def chat_of_field(key: str, value: Any, location: str) -> Any:
             return (Message(role="user", content=value),)
         if key in DIALOGUE_FIELDS:
             return dialogue_turns(value, location, key)
+    if key == "prompt" and _are_parts(value):
+        return (Message(role="user", content=str(_joined_parts(value, location))),)
     if isinstance(value, Sequence) and not isinstance(value, str):
         turns = normalized_turns(value, location)
         return up_to_user(turns) if key == "chosen" else turns
     expected = (
         "text" if key in ("prompt", *DIALOGUE_FIELDS) else "a list of turns (role and content)"
     )
-    raise StoreError(f"{location}: `{key}` must be {expected}, found {type(value).__name__}")
+    hint = "" if "text" in expected else ": conversations are read from JSONL and Parquet"
+    raise StoreError(f"{location}: `{key}` must be {expected}, found {type(value).__name__}{hint}")
 
 
 def normalized_turns(turns: Sequence[Any], location: str) -> list[Any]:
@@ -89,6 +92,45 @@ def normalized_turns(turns: Sequence[Any], location: str) -> list[Any]:
             continue  # a turn without content asks for a tool
         normalized.append({"role": role, "content": _joined_parts(content, location)})
     return normalized
+
+
+def reply_text(value: Any, location: str) -> str | None:
+    """A reply: text, parts of text, a turn of the assistant, or turns that end with one.
+
+    Args:
+        value: of a field that holds a reply.
+        location: file:row, which begins the error message.
+
+    Returns:
+        None where it is none of these.
+
+    Raises:
+        StoreError: a part is not text.
+    """
+    if isinstance(value, str):
+        return value
+    if _are_parts(value):
+        return str(_joined_parts(value, location))
+    return final_turn([value] if isinstance(value, Mapping) else value, location)
+
+
+def final_turn(value: Any, location: str) -> str | None:
+    """The text of an assistant's turn at the end of a list of turns; None if there is none."""
+    turns = normalized_turns(value, location) if isinstance(value, list) else []
+    last = turns[-1] if turns else None
+    if not isinstance(last, Mapping) or last.get("role") != "assistant":
+        return None
+    content = last.get("content")
+    return content if isinstance(content, str) else None
+
+
+def _are_parts(value: Any) -> bool:
+    """Whether it is a list of a text's parts, as `{"type": "text", "text": …}`: not of turns."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        return False
+    return all(
+        isinstance(part, Mapping) and "type" in part and "role" not in part for part in value
+    )
 
 
 def _joined_parts(content: Any, location: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,8 @@ _UNSPACED = re.compile(f"[{_UNSPACED_RANGES}]")
 _WORD = re.compile(rf"[{_UNSPACED_RANGES}]|[^\W{_UNSPACED_RANGES}]+")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 """Soft hyphens, zero-width characters and marks of direction."""
+
+_FINAL_PUNCTUATION = " .?!…。？！،؟।"
 
 
 class HygieneConfig(FrozenModel):
@@ -82,6 +85,21 @@ def compared_text(prompt: Prompt | TrainingChat) -> str:
     """
     roles = ("user",) if isinstance(prompt, Prompt) else ("user", "assistant")
     return "\n".join(message.content for message in prompt.chat if message.role in roles)
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """16 hex digits that prompts of the same words share, for splits that divide no such prompts.
+
+    Left out are case, Unicode form, spaces, the punctuation at a turn's end, and all turns but the
+    user's: prompts that differ in these alone would let a model see what it is measured on.
+    """
+    turns = [_plain_form(message.content) for message in prompt.chat if message.role == "user"]
+    return f"{hash64(json.dumps(turns, ensure_ascii=False)):016x}"
+
+
+def _plain_form(text: str) -> str:
+    words = " ".join(normalized_text(text).split())
+    return words.rstrip(_FINAL_PUNCTUATION) or words
 
 
 def needs_token_counts(config: HygieneConfig) -> bool:
@@ -171,11 +189,14 @@ def detect_language(text: str) -> str:
 
 
 def normalized_text(text: str) -> str:
-    """Case-folded, with characters composed (NFC), and without invisible characters."""
-    folded = text.casefold()
-    if folded.isascii():
-        return folded
-    return _INVISIBLE.sub("", unicodedata.normalize("NFC", folded))
+    """Case-folded, in one Unicode form, full-width letters included, without invisible characters.
+
+    Source: "NFKC_Casefold" of the Unicode Standard, section 3.13.
+    """
+    if text.isascii():
+        return text.casefold()
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", folded))
 
 
 def word_ngrams(text: str, n: int) -> list[str]:

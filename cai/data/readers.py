@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -18,17 +18,38 @@ from cai.data.conversations import (
     normalized_turns,
     up_to_user,
 )
-from cai.data.tables import HUB, Rows, csv_rows, hub_rows, parquet_rows, saved_rows, shards
+from cai.data.tables import (
+    ALL_TEXT,
+    HUB,
+    Cells,
+    Rows,
+    csv_rows,
+    hub_rows,
+    json_row,
+    parquet_rows,
+    saved_rows,
+    shards,
+)
 from cai.errors import StoreError
 from cai.records import Prompt
 from cai.store import json_lines, parse_row
 
-__all__ = ["FIELDS", "ReadOptions", "chat_from", "dialogue_turns", "input_rows", "prompt_rows"]
+__all__ = [
+    "FIELDS",
+    "ReadOptions",
+    "chat_from",
+    "dialogue_turns",
+    "located_rows",
+    "prompt_rows",
+    "row_prompt",
+]
 
 FIELDS = ("kind", "category", "origin", "user")
 """Optional fields of an input row."""
 TURN_FIELDS = ("messages", "conversations", "conversation")
 """Fields with turns that a row may have beside `prompt`."""
+TURN_CELLS = frozenset((*CHAT_FIELDS, "rejected", "completion"))
+"""Columns of a CSV file that may hold turns, as JSON."""
 KNOWN = frozenset((*CHAT_FIELDS, *FIELDS))
 ROW_ID = re.compile(r"[0-9a-f]{16}")
 SIMILARITY = 0.87
@@ -76,12 +97,45 @@ def prompt_rows(path: Path, options: ReadOptions = ReadOptions()) -> Iterator[Pr
         yield prompt
 
 
-def input_rows(path: Path) -> Rows:
-    """(line or row number, row) of a file of any of these formats."""
-    return _rows(path, ReadOptions())[1]
+def located_rows(path: Path, cells: Cells = ALL_TEXT) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, row) of what `prompt_rows` reads, whatever the row's fields are.
+
+    The values are those of JSON.
+
+    Args:
+        path: a file, folder, or `hub:OWNER/NAME#SPLIT`.
+        cells: names of columns besides those of prompts, and how their cells are read.
+
+    Raises:
+        StoreError: the file can't be read; the message begins with file:row.
+    """
+    if path.is_dir() and (files := shards(path)):
+        for file in files:
+            yield from located_rows(file, cells)
+        return
+    is_jsonl, rows = _rows(path, ReadOptions(), cells)
+    for number, row in rows:
+        location = f"{path}:{number}"
+        yield location, json_row(row, location, is_json=is_jsonl)
 
 
-def _rows(path: Path, options: ReadOptions) -> tuple[bool, Rows]:
+def row_prompt(
+    row: dict[str, Any], location: str, columns: Mapping[str, str] | None = None
+) -> Prompt:
+    """The prompt in a row that has other fields too, up to its last user turn.
+
+    Args:
+        row: as `located_rows` yields it.
+        location: of the row, which begins the error message.
+        columns: field -> the key that holds it, in rows that have that key.
+
+    Raises:
+        StoreError: there is none.
+    """
+    return _prompt(row, location, columns or {}, is_jsonl=False)
+
+
+def _rows(path: Path, options: ReadOptions, cells: Cells = ALL_TEXT) -> tuple[bool, Rows]:
     """(whether the rows are JSON, the rows)."""
     if str(path).startswith(HUB):
         return False, hub_rows(str(path))
@@ -91,8 +145,9 @@ def _rows(path: Path, options: ReadOptions) -> tuple[bool, Rows]:
     if path.is_dir():
         return False, saved_rows(path)
     if file_name.endswith((".csv", ".tsv")):
-        known = KNOWN | frozenset(options.columns.values())
-        return False, csv_rows(path, known, options.skip)
+        known = KNOWN | frozenset(options.columns.values()) | cells.known
+        cells = replace(cells, known=known, turns=TURN_CELLS)
+        return False, csv_rows(path, cells, options.skip)
     if file_name.endswith(".parquet"):
         return False, parquet_rows(path)
     return True, json_lines(path, name=options.name, skip=options.skip)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from cai.data.dedupe import clean, filtered_prompts
-from cai.data.filters import HygieneConfig, PromptFilters, compared_text, normalized_text
+from cai.data.filters import HygieneConfig, PromptFilters, compared_text, prompt_key
 from cai.data.readers import prompt_rows
 from cai.errors import StoreError
 from cai.records import Chat, Prompt, TrainingChat
@@ -82,10 +82,9 @@ def split(
 
     Of every kind and category, `fraction` is held out, as nearly as the groups allow. Prompts of
     one `user` (or one `origin`) form a group, which is never divided; a prompt without one is a
-    group of its own. Groups that hold the same words of a user, except for case and white space,
-    are one. The order in which groups are drawn follows from the seed and the group's
-    name (or the prompt's content) alone, so prompts of other categories do not change the side of
-    a single prompt.
+    group of its own. Groups that hold the same words of a user (see `prompt_key`) are one. The
+    order in which groups are drawn follows from the seed and the group's name (or the prompt's
+    content) alone, so prompts of other categories do not change the side of a single prompt.
     """
     strata = Counter(map(_stratum, prompts))
     missing = {stratum: round(fraction * count) for stratum, count in strata.items()}
@@ -110,7 +109,7 @@ def split(
 def _group_names(prompts: Sequence[Prompt], by: Literal["user", "origin"]) -> list[str]:
     """The group of every prompt: the first, in input order, of those that are one."""
     parents: dict[str, str] = {}
-    first_with_text: dict[str, str] = {}
+    first_with_key: dict[str, str] = {}
 
     def first_of(name: str) -> str:
         while parents[name] != name:
@@ -123,8 +122,8 @@ def _group_names(prompts: Sequence[Prompt], by: Literal["user", "origin"]) -> li
     for prompt, name in zip(prompts, names, strict=True):
         parents.setdefault(name, name)
         order.setdefault(name, len(order))
-        text = " ".join(normalized_text(compared_text(prompt)).split())
-        pair = first_of(first_with_text.setdefault(text, name)), first_of(name)
+        key = prompt_key(prompt)
+        pair = first_of(first_with_key.setdefault(key, name)), first_of(name)
         first, second = sorted(pair, key=order.__getitem__)
         parents[second] = first
     return [first_of(name) for name in names]

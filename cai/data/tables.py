@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +22,42 @@ BATCH = 1024
 HUB = "hub:"
 """Prefix of a data set that `datasets` downloads: hub:OWNER/NAME#SPLIT."""
 DELIMITERS = ",;\t"
+SPREADSHEET_TRUTH = ("True", "False", "TRUE", "FALSE")
 SHARD = re.compile(r"(?P<split>.+)-\d+-of-\d+\.[a-z]+", re.IGNORECASE)
+TURNS = re.compile(r'\s*\[\s*\{\s*"(?:role|from|content|value)"')
+"""The beginning of a list of turns in JSON."""
+PARTS = re.compile(r'\s*(?:\[\s*\{\s*"type"\s*:\s*"text"|\{\s*"role"\s*:\s*"assistant")')
+"""The beginning of a list of a text's parts, or of a turn of the assistant, in JSON."""
 Rows = Iterator[tuple[int, dict[str, Any]]]
 """(line or row number, row)."""
 
 
-def csv_rows(
-    path: Path, known: frozenset[str], skip: Callable[[StoreError], None] | None = None
-) -> Rows:
-    """(line, row). The first line names the columns; empty cells are left out.
+@dataclass(frozen=True)
+class Cells:
+    """How the cells of a CSV file are read: all of them are text."""
+
+    known: frozenset[str] = frozenset()
+    """Names of columns, which tell the separator."""
+    texts: frozenset[str] = frozenset()
+    """Columns in which an empty cell is an empty text; elsewhere it is left out. A cell may hold
+    the text's parts, or a turn, as JSON."""
+    parsed: frozenset[str] = frozenset()
+    """Columns whose cells may hold JSON: a number, true or false, an object."""
+    turns: frozenset[str] = frozenset()
+    """Columns whose cells may hold turns as JSON, or else text."""
+
+
+ALL_TEXT = Cells()
+
+
+def csv_rows(path: Path, cells: Cells, skip: Callable[[StoreError], None] | None = None) -> Rows:
+    """(line, row). The first line names the columns.
 
     The cells are separated by commas, semicolons or tabs: whichever gives the first line a name
-    in `known`.
+    in `cells.known`.
 
     Args:
-        known: names of columns.
+        cells: how they are read.
         skip: called with the error of a row with too many or too few cells, which is left out.
 
     Raises:
@@ -41,29 +67,92 @@ def csv_rows(
     csv.field_size_limit(1 << 24)
     with blame(StoreError, f"{path}"), open_input(path) as file:
         lines = iter(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
-        header, delimiter, start = _header(lines, path, known)
+        header, delimiter, start = _header(lines, path, cells.known)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         while True:
             number = start + reader.line_num
             try:
-                cells = next(reader, None)
+                values = next(reader, None)
             except csv.Error as error:
                 raise StoreError(
                     f"{path}:{number}: {error}: a quotation mark inside a quoted text must be "
                     "doubled, and one that opens a text must be closed"
                 ) from None
-            if cells is None:
+            if values is None:
                 return
-            if not cells:
+            if not values:
                 continue
-            if reason := _wrong_count(cells, header):
+            if reason := _wrong_count(values, header):
                 wrong_row = StoreError(f"{path}:{number}: {reason}")
                 if skip is None:
                     raise wrong_row
                 skip(wrong_row)
                 continue
-            named = zip(header, cells, strict=False)
-            yield number, {name: cell for name, cell in named if name and cell != ""}
+            yield number, _named_cells(header, values, cells)
+
+
+def _named_cells(header: Sequence[str], values: Sequence[str], cells: Cells) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in zip(header, values, strict=False):
+        if name and (value != "" or name in cells.texts):
+            row[name] = value
+            if name in cells.parsed or _is_structured(name, value, cells):
+                row[name] = _parsed_cell(value)
+    return row
+
+
+def _is_structured(name: str, value: str, cells: Cells) -> bool:
+    if name in cells.turns and TURNS.match(value):
+        return True
+    return name in cells.turns | cells.texts and bool(PARTS.match(value))
+
+
+def _parsed_cell(text: str) -> Any:
+    """The JSON that a cell holds, with True and False as spreadsheets spell them; else its text."""
+    stripped = text.strip()
+    try:
+        return json.loads(stripped.lower() if stripped in SPREADSHEET_TRUTH else stripped)
+    except (ValueError, RecursionError):
+        return text
+
+
+def json_row(row: Mapping[str, Any], location: str, *, is_json: bool) -> dict[str, Any]:
+    """The row with values that a line of JSON can hold.
+
+    Dates become text and decimal fractions numbers; a table's NaN is a missing value.
+
+    Args:
+        row: of a file.
+        location: of the row, which begins the error message.
+        is_json: whether the file is JSON, which knows no NaN.
+
+    Raises:
+        StoreError: a value has no form in JSON.
+    """
+    return {
+        str(name): _json_value(value, f"{location}: `{name}`", is_json)
+        for name, value in row.items()
+    }
+
+
+def _json_value(value: Any, location: str, is_json: bool) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float | Decimal):
+        if math.isfinite(value):
+            return float(value)
+        if is_json:
+            raise StoreError(f"{location}: {value} is not JSON: write null for an unknown number")
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(item, location, is_json) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item, location, is_json) for item in value]
+    if isinstance(value, date | time):
+        return value.isoformat()
+    raise StoreError(
+        f"{location}: JSON has no values of type {type(value).__name__}: leave this column out"
+    )
 
 
 def _header(lines: Iterator[str], path: Path, known: frozenset[str]) -> tuple[list[str], str, int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cai.errors import StoreError, blame
+from cai.files import complete_file
 from cai.records import Prompt
 
 BATCH = 4096
@@ -42,7 +42,7 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> int:
     if path.suffix.lower() == ".parquet":
         return write_parquet(path, (json.loads(prompt.line()) for prompt in prompts), PROMPT)
     count = 0
-    with _complete_file(path) as partial, partial.open("w", encoding="utf-8") as out:
+    with _writing(path) as partial, partial.open("w", encoding="utf-8") as out:
         for prompt in prompts:
             out.write(prompt.line() + "\n")
             count += 1
@@ -76,7 +76,7 @@ def write_parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Columns) 
 
     schema = pa.schema([(name, type_of(kind)) for name, kind in columns.items()])
     count = 0
-    with _complete_file(path) as partial, pq.ParquetWriter(partial, schema) as out:
+    with _writing(path) as partial, pq.ParquetWriter(partial, schema) as out:
         for batch in _batches(rows):
             out.write_batch(pa.RecordBatch.from_pylist(batch, schema))
             count += len(batch)
@@ -84,12 +84,10 @@ def write_parquet(path: Path, rows: Iterable[dict[str, Any]], columns: Columns) 
 
 
 @contextlib.contextmanager
-def _complete_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which is renamed to `path` on success."""
-    partial = path.with_name(path.name + ".partial")
-    with blame(StoreError, f"{path}"):
+def _writing(path: Path) -> Iterator[Path]:
+    """A file to fill, which is renamed to `path` on success."""
+    with blame(StoreError, f"{path}"), complete_file(path) as partial:
         yield partial
-        os.replace(partial, path)
 
 
 def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

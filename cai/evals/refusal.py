@@ -13,7 +13,7 @@ reported: a model that declines everything scores perfectly on one side and 0 on
     refusal.finished_rate         replies that the model ended itself
     reward.mean                   normalised reward
     kl.mean                       nats per reply
-    length.words                  words per reply
+    length.words                  words per reply; characters in scripts without spaces
 
 A metric that applies to no reply has no row. One whose replies are all ungraded has mean None.
 """
@@ -25,6 +25,7 @@ from typing import get_args
 
 import numpy as np
 
+from cai.data.filters import spaced_words
 from cai.evals.stats import Array, Indices, bootstrap_interval, estimate, paired_bootstrap, resample
 from cai.records import EvalReply, Kind, Score, Style
 
@@ -89,7 +90,7 @@ def finished(reply: EvalReply) -> float | None:
 
 
 def words(reply: EvalReply) -> float | None:
-    return len(reply.response.split()) if answered(reply) else None
+    return len(spaced_words(reply.response)) if answered(reply) else None
 
 
 # ---- the rows ----

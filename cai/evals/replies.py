@@ -70,7 +70,7 @@ def reply_step(
             )
         except UnansweredError as error:
             sample = NO_SAMPLE
-            graded = unscored_grade({}, f"no answer: {error}", prompt.id)
+            graded = unscored_grade({}, error.reason, prompt.id)
         return EvalReply(
             source=prompt.id,
             subject=subject,

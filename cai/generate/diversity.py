@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cai.data.filters import spaced_words
+
 PHRASE_WORDS = 6
 OPENING_WORDS = 3
 BOILERPLATE_SHARE = 0.05
@@ -28,8 +30,11 @@ class DiversityMetrics(NamedTuple):
 
 
 def diversity_metrics(texts: Sequence[str]) -> DiversityMetrics:
-    """Diversity metrics of the texts, case-folded and split at white space."""
-    word_lists = [text.casefold().split() for text in texts]
+    """Diversity metrics of the texts, case-folded and split into words.
+
+    The characters of scripts without spaces are words.
+    """
+    word_lists = [spaced_words(text.casefold()) for text in texts]
     if not word_lists:
         return DiversityMetrics(None, None, None, None, None)
     openings = Counter(

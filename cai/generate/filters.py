@@ -12,17 +12,26 @@ from cai.records import Prompt
 
 Gate = Callable[[Prompt, str], str | None]
 """(prompt, reply) -> reason against the reply, or None."""
+UNSPACED_RUN = 6
 MAX_COMPARISONS = 2_000_000
 """Steps of one comparison in `near_copy`: about 0.2 s, and more than texts of 3,000 words take."""
 
 
 def not_degenerate(prompt: Prompt, reply: str) -> str | None:
-    """A gate against empty text, and against text with the same three words four times."""
-    words = reply.lower().split()
+    """A gate against empty text, and against text with the same three words four times.
+
+    In scripts without spaces, where a word is of a character or two, it is the same six characters.
+    """
+    text = reply.lower()
+    words = text.split()
     if not any(char.isalnum() for char in reply):
         return "empty"
-    trigrams = Counter(tuple(words[i : i + 3]) for i in range(len(words) - 2))
-    if trigrams and max(trigrams.values()) >= 4:
+    characters = spaced_words(text)
+    length = 3
+    if len(characters) > 2 * len(words):
+        words, length = characters, UNSPACED_RUN
+    runs = Counter(tuple(words[i : i + length]) for i in range(len(words) - length + 1))
+    if runs and max(runs.values()) >= 4:
         return "repeats itself"
     return None
 

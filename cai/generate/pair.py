@@ -59,6 +59,15 @@ def pair_items(prompts: Sequence[Prompt], config: PairConfig, seed: int) -> list
     return items
 
 
+def _retrieve(reply: asyncio.Future[Sample]) -> None:
+    """Mark the exception of a reply as seen: no pair waits for it if the other reply failed first.
+
+    asyncio would print it, with a traceback, when it is collected.
+    """
+    if not reply.cancelled():
+        reply.exception()
+
+
 def paired_item(row: Pair) -> str:
     """`PairItem.id` of the item that a row came from."""
     return f"{row.source}/{row.places[0]}-{row.places[1]}"
@@ -90,6 +99,7 @@ def pairer(subject: LM, config: PairConfig, seed: int) -> Callable[[PairItem], A
                 seed=drawn.seed,
             )
             replies[key] = asyncio.ensure_future(request)
+            replies[key].add_done_callback(_retrieve)
             while len(replies) > CACHED_REPLIES:
                 oldest = next(iter(replies))
                 del replies[oldest]

@@ -19,6 +19,7 @@ from cai.async_map import map_rows
 from cai.data.near_duplicates import NearDuplicates
 from cai.errors import UnansweredError
 from cai.generate.filters import Gate
+from cai.generate.unanswered import ask_again, unanswered_sources
 from cai.lm.base import LM
 from cai.progress import Progress
 from cai.records import Attempt, FrozenModel, Kind, Prompt, chat_of
@@ -95,7 +96,7 @@ def redteamer(
             )
         except UnansweredError as error:
             return Attempt(
-                source=request.id, category=request.category, text=None, unanswered=str(error)
+                source=request.id, category=request.category, text=None, unanswered=error.reason
             )
         text = templates.parse_message(sample.text, finished=sample.finished) or ""
         return Attempt(source=request.id, category=request.category, text=text)
@@ -169,6 +170,25 @@ def next_requests(
     return requests
 
 
+async def ask_unanswered_again(
+    path: Path, seeds: Sequence[Prompt], author: LM, config: RedteamConfig, *, seed: int
+) -> int:
+    """Request those messages again that stayed without an answer for now.
+
+    The file is another one afterwards: a lock on the old one does not hold it.
+
+    Returns:
+        The number of those messages.
+    """
+    sources = unanswered_sources(path, Attempt, _source)
+    if sources:
+        requests = [MessageRequest(*_address_of(source)) for source in sorted(sources)]
+        step = redteamer(seeds, author, config, seed)
+        width = author.max_concurrency
+        await ask_again(path, requests, step, Attempt, source=_source, max_concurrency=width)
+    return len(sources)
+
+
 async def write_messages(
     path: Path,
     categories: Sequence[str],
@@ -198,5 +218,15 @@ async def write_messages(
         await map_rows(path, requests, step, Attempt, max_concurrency=author.max_concurrency)
 
 
+def _source(row: Attempt) -> str:
+    return row.source
+
+
 def _address(row: Attempt) -> tuple[str, int]:
-    return row.category, int(row.source.rpartition("/")[2])
+    return _address_of(row.source)
+
+
+def _address_of(source: str) -> tuple[str, int]:
+    """(category, number) of `category/number`."""
+    category, _, number = source.rpartition("/")
+    return category, int(number)

@@ -10,7 +10,6 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,9 +119,9 @@ def export(
         Name of each table -> number of its rows.
 
     Raises:
-        StoreError: nothing to export, a torn or unfinished file, or `out` exists.
+        StoreError: nothing to export, a torn or unfinished file, `out` exists, or another process
+            exports to it.
     """
-    _check_new(out)
     names = (REVISIONS, PAIRS, PREFERENCES)
     sources = {name: run / name for name in names if _exists_finished(run / name)}
     tables = _tables(run, sources)
@@ -130,7 +129,7 @@ def export(
         raise StoreError(
             f"{run}: no {PROMPTS}, {REVISIONS} or {PREFERENCES} in it: nothing to export"
         )
-    with _fresh_directory(out) as folder:
+    with store.new_folder(out), store.atomic_directory(out) as folder:
         counts = {}
         for name, (rows, columns) in tables.items():
             (folder / name).mkdir(exist_ok=True)
@@ -180,13 +179,12 @@ def export_engine(run: Path, out: Path, engine: Engine) -> int:
         Number of prompts.
 
     Raises:
-        StoreError: there are no prompts, or `out` exists.
+        StoreError: there are no prompts, `out` exists, or another process exports to it.
     """
-    _check_new(out)
     if not _exists_finished(run / PROMPTS):
         raise StoreError(f"{run / PROMPTS}: not made yet: run the first stage")
     prompts = store.read_rows(run / PROMPTS, Prompt)
-    with _fresh_directory(out) as folder:
+    with store.new_folder(out), store.atomic_directory(out) as folder:
         if engine == "verl":
             count = write_parquet(folder / "train.parquet", map(_verl_row, prompts), VERL)
         else:
@@ -232,23 +230,6 @@ def _convert_to_saved_dataset(folder: Path) -> None:
         rows.save_to_disk(f"{temporary}/saved")
         shutil.rmtree(folder)
         shutil.copytree(f"{temporary}/saved", folder)
-
-
-def _check_new(out: Path) -> None:
-    if out.exists():
-        raise StoreError(f"{out}: exists already: an export goes into a new folder")
-
-
-def _fresh_directory(out: Path) -> AbstractContextManager[Path]:
-    """An empty folder that becomes `out`.
-
-    What an earlier, failed export has left is removed: it may come from another run.
-    """
-    partial = store.partial_path(out)
-    if partial.exists():
-        with blame(StoreError, f"{partial}: left by a failed export, cannot be removed"):
-            shutil.rmtree(partial)
-    return store.atomic_directory(out)
 
 
 def _exists_finished(path: Path) -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
 
-from cai.records import Prompt
+from cai.records import Prompt, chat_of
 
 RewardTable = dict[str, list[float | None]]
 """Reward part -> one value per reply; None where the part is unknown."""
@@ -29,6 +29,9 @@ def sum_parts(table: RewardTable) -> list[float | None]:
     return rewards
 
 
+NO_PROMPT = Prompt(chat=chat_of(("user", "-")))
+
+
 @dataclass
 class Job:
     """One reply that waits for its reward."""
@@ -36,6 +39,11 @@ class Job:
     prompt: Prompt
     reply: str
     result: Future[RewardParts] = field(default_factory=Future)
+
+    def cancel(self) -> None:
+        """Forget the texts of a job that nobody waits for: it may stay in the queue for long."""
+        if self.result.cancel():
+            self.prompt, self.reply = NO_PROMPT, ""
 
 
 class BatchScorer(threading.Thread):

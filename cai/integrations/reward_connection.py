@@ -18,6 +18,7 @@ import h11
 
 from cai.integrations.reward_batching import RewardParts
 from cai.integrations.reward_requests import (
+    BytesInFlight,
     Limits,
     RequestError,
     ScoreRow,
@@ -33,6 +34,7 @@ READ_BYTES = 1 << 16
 LINGER_S = 2.0
 """Seconds in which a client may still send a body that is not wanted. Closing at once would reset
 the connection, and the client would not see the answer."""
+RETRY_AFTER_S = "1"
 UNKNOWN_PATH = "POST to /score or /get_reward"
 WRONG_TOKEN = (
     "wrong token: send Authorization: Bearer TOKEN, "  # noqa: S105  # a message
@@ -47,6 +49,7 @@ class Service(Protocol):
     limits: Limits
     end_texts: tuple[str, ...]
     stopping: bool
+    bodies: BytesInFlight
 
     async def rewards(self, rows: Sequence[ScoreRow]) -> list[RewardParts]: ...
 
@@ -110,7 +113,9 @@ class Connection:
         answer = {"/score": self._score, "/get_reward": self._get_reward}.get(path)
         if request.method != b"POST" or answer is None:
             raise RequestError(404, UNKNOWN_PATH)
-        return await answer(parse_body(await self._read_body(request)))
+        length = self._body_length(request)
+        with self.service.bodies.hold(length):
+            return await answer(parse_body(await self._read_body()))
 
     async def _score(self, data: dict[str, Any]) -> dict[str, Any]:
         rows = score_rows(data, self.service.limits)
@@ -133,13 +138,17 @@ class Connection:
             self.http.receive_data(await self.reader.read(READ_BYTES))
         return event
 
-    async def _read_body(self, request: h11.Request) -> bytes:
+    def _body_length(self, request: h11.Request) -> int:
         length = _header(request, b"content-length")
         if not length or _header(request, b"transfer-encoding"):
             raise RequestError(411, "a request needs a content-length")
         limits = self.service.limits
         if int(length) > limits.max_body_bytes:
             raise RequestError(413, f"more than {limits.max_body_bytes} bytes")
+        return int(length)
+
+    async def _read_body(self) -> bytes:
+        limits = self.service.limits
         if self.http.they_are_waiting_for_100_continue:
             self.writer.write(
                 self.http.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
@@ -163,6 +172,8 @@ class Connection:
         headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
         if close:
             headers.append(("connection", "close"))
+        if status == 503:
+            headers.append(("retry-after", RETRY_AFTER_S))
         data = self.http.send(h11.Response(status_code=status, headers=headers)) or b""
         if request is None or request.method != b"HEAD":
             data += self.http.send(h11.Data(data=body)) or b""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -50,6 +51,9 @@ class Limits:
     """Limits of a request, of the batches and of the queue."""
 
     max_body_bytes: int = 8 << 20
+    max_bytes_in_flight: int = 128 << 20
+    """Of the bodies of all requests that are being read or answered; one beyond it gets status 503,
+    and may try again."""
     max_rows: int = 512
     """Rows of one request."""
     max_chars: int = 200_000
@@ -73,6 +77,29 @@ class Limits:
     """Seconds in which a client has to take its answer."""
     drain_s: float = 25.0
     """Seconds that a server waits, when it stops, for the requests under way."""
+
+
+class BytesInFlight:
+    """The bytes of all bodies that are in memory, over all connections."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    @contextlib.contextmanager
+    def hold(self, count: int) -> Iterator[None]:
+        """Inside, `count` bytes are counted.
+
+        Raises:
+            RequestError: (503) there is no room for them now.
+        """
+        if self.held and self.held + count > self.limit:
+            raise RequestError(503, "too many bytes of requests in flight: retry later")
+        self.held += count
+        try:
+            yield
+        finally:
+            self.held -= count
 
 
 class RequestError(Exception):

@@ -30,7 +30,7 @@ from typing import Any
 from cai.errors import CaiError, TransientError
 from cai.integrations.reward_batching import BatchScorer, Job, RewardParts, ScoreTexts
 from cai.integrations.reward_connection import Connection
-from cai.integrations.reward_requests import Limits, RequestError, ScoreRow
+from cai.integrations.reward_requests import BytesInFlight, Limits, RequestError, ScoreRow
 
 TOKEN_VARIABLE = "CAI_REWARD_TOKEN"  # noqa: S105  # the name of an environment variable
 BACKLOG = 256
@@ -40,7 +40,7 @@ SETTLE_S = 0.1
 """Seconds in which a stopping server still accepts connections and heads that have arrived."""
 BUSY_BODY = b'{"error": "too many connections: retry later"}'
 BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n"
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
     b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
 ) % (len(BUSY_BODY), BUSY_BODY)
 
@@ -91,6 +91,7 @@ class RewardServer:
         self.socket = socket.create_server(address, backlog=BACKLOG)
         self.server_address: tuple[str, int] = self.socket.getsockname()[:2]
         self.stopping = False
+        self.bodies = BytesInFlight(self.limits.max_bytes_in_flight)
         self.scorer.start()
         self._connections: dict[asyncio.Task[Any], Connection] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -220,7 +221,7 @@ class RewardServer:
             raise RequestError(500, f"the reward failed: {type(error).__name__}") from None
         finally:
             for job in jobs:  # of a failed request: its other rows need no reward
-                job.result.cancel()
+                job.cancel()
 
     async def _enqueue(self, job: Job) -> None:
         while True:

@@ -9,10 +9,15 @@ from typing import Protocol
 from cai.errors import UnansweredError
 from cai.records import Chat, FrozenModel
 
+TOP_LOGPROBS = 20
+"""Alternatives requested for a choice: the most that OpenAI's API allows."""
 Usage = tuple[int, int]
 """(prompt tokens, completion tokens)"""
 ANSWER_USAGE: ContextVar[Usage | None] = ContextVar("ANSWER_USAGE", default=None)
 """Usage of the last answer that the current task received from an endpoint; None: unknown."""
+CHARGES: ContextVar[list[Usage] | None] = ContextVar("CHARGES", default=None)
+"""Gets the usage of every attempt that the current task is charged with: of answers that were
+refused, malformed or lost on their way as well. None: nobody keeps count."""
 
 
 class Sample(FrozenModel):
@@ -48,6 +53,12 @@ class RefusedAnswerError(UnansweredError):
         self.finish_reason = finish_reason
         self.text = text
         self.lasting = lasting
+
+
+def total_usage(charges: Iterable[Usage]) -> Usage:
+    """The sums of prompt and of completion tokens."""
+    charges = list(charges)
+    return sum(prompt for prompt, _ in charges), sum(completion for _, completion in charges)
 
 
 def truncate_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from cai.errors import BudgetError
-from cai.lm.base import Sample, Usage
+from cai.lm.base import CHARGES, Sample, Usage
 from cai.lm.http import HttpLM
 from cai.records import Chat, FrozenModel
 
@@ -178,6 +178,9 @@ class Meter:
 
     def settle(self, reservation: Reservation, usage: Usage | None) -> None:
         self.budget.settle(reservation, usage, self.prices)
+        charges = CHARGES.get()
+        if charges is not None and usage is not None:
+            charges.append(usage)
 
     def count_refused(self) -> None:
         self.budget.refused += 1
@@ -194,6 +197,8 @@ class MeteredLM:
         self.fingerprint = lm.fingerprint
         self.max_concurrency = lm.max_concurrency
         self.allow = lm.allow
+        self.prefill = lm.prefill
+        self.top_logprobs = lm.top_logprobs
 
     async def sample(
         self,

@@ -13,11 +13,14 @@ from pydantic import ValidationError
 
 from cai.lm.base import (
     ANSWER_USAGE,
+    CHARGES,
     LM,
+    TOP_LOGPROBS,
     RefusedAnswerError,
     Sample,
     Usage,
     estimate_prompt_tokens,
+    total_usage,
 )
 from cai.lm.request_log import RequestLog
 from cai.records import Chat, message_dicts
@@ -76,7 +79,12 @@ class CachedLM:
     async def choice_logprobs(
         self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
     ) -> list[float] | None:
-        settings = {"choices": list(choices), "prefill": prefill}
+        settings: dict[str, Any] = {"choices": list(choices), "prefill": prefill}
+        if prefill and not getattr(self.lm, "prefill", True):
+            settings["continued"] = False  # another request: the prefill is not sent
+        top_logprobs = getattr(self.lm, "top_logprobs", None)
+        if top_logprobs not in (None, TOP_LOGPROBS):
+            settings["top_logprobs"] = top_logprobs  # another request: fewer alternatives
 
         async def call_model() -> tuple[Any, Usage]:
             ANSWER_USAGE.set(None)
@@ -113,21 +121,32 @@ class CachedLM:
         return await asyncio.shield(task)
 
     async def _call_and_log(self, key: str, kind: str, request: str, call_model: CallModel) -> Any:
+        """The answer, which is logged with all that it took: also what its failed attempts took."""
         started = time.monotonic()
+        charges: list[Usage] = []
+        charged_by_caller = CHARGES.get()
+        CHARGES.set(charges)
         try:
             answer, tokens = await call_model()
-        except Exception as error:
+        except BaseException as error:  # a call that is cancelled under way is paid for, too
             refused = _refused_answer(error)
-            if refused is not None:
+            if refused is not None or charges:
                 # one that may be answered another time is counted in the log, but not replayed
-                name = key if refused.lasting else f"{key} {time.time_ns()}"
-                seconds = time.monotonic() - started
-                logged = _logged_refusal(refused)
-                entry = (logged, refused.usage, seconds)
+                lasting = refused is not None and refused.lasting
+                name = key if lasting else f"{key} {time.time_ns()}"
+                usage = total_usage(charges) if charges else (0, 0)
+                if refused is not None and not charges:
+                    usage = refused.usage
+                logged = _logged_refusal(error, refused, usage)
+                entry = (logged, usage, time.monotonic() - started)
                 self.log.add(name, self.fingerprint, kind, request, *entry)
             raise
+        finally:
+            if charged_by_caller is not None:
+                charged_by_caller.extend(charges)
         seconds = time.monotonic() - started
-        self.log.add(key, self.fingerprint, kind, request, answer, tokens, seconds)
+        paid = total_usage(charges) if charges else tokens
+        self.log.add(key, self.fingerprint, kind, request, answer, paid, seconds)
         return answer
 
     def _end(self, key: str, task: asyncio.Task[Any]) -> None:
@@ -177,11 +196,13 @@ def _refused_answer(error: BaseException) -> RefusedAnswerError | None:
     return None
 
 
-def _logged_refusal(refused: RefusedAnswerError) -> dict[str, Any]:
+def _logged_refusal(
+    error: BaseException, refused: RefusedAnswerError | None, usage: Usage
+) -> dict[str, Any]:
     return {
-        "refused": str(refused),
-        "finish_reason": refused.finish_reason,
-        "text": refused.text,
-        "prompt_tokens": refused.usage[0],
-        "completion_tokens": refused.usage[1],
+        "refused": str(refused or error) or type(error).__name__,
+        "finish_reason": refused.finish_reason if refused else None,
+        "text": refused.text if refused else None,
+        "prompt_tokens": usage[0],
+        "completion_tokens": usage[1],
     }

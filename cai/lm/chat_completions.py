@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from cai.errors import TransientError
@@ -62,8 +62,15 @@ class Answer(NamedTuple):
 # ---- the border ----
 
 
-def parse_answer(data: bytes, url: str) -> Answer:
+Clean = Callable[[str], str]
+"""A text of the server -> the same without secrets."""
+
+
+def parse_answer(data: bytes, url: str, clean: Clean = str) -> Answer:
     """The answer of a body.
+
+    Args:
+        clean: applied to every text before it is cut or changed in another way.
 
     Raises:
         MalformedAnswerError: it is not JSON, or holds no choice with a message.
@@ -75,7 +82,7 @@ def parse_answer(data: bytes, url: str) -> Answer:
         raise MalformedAnswerError(f"{url}: the answer is not JSON") from None
     usage = _parse_usage(answer.get("usage")) if isinstance(answer, dict) else (None, None)
     try:
-        choice = _first_choice(answer, url)
+        choice = _first_choice(answer, url, clean)
     except MalformedAnswerError as error:
         if usage[0] is not None:
             error.usage = (usage[0], usage[1] or 0)
@@ -83,9 +90,9 @@ def parse_answer(data: bytes, url: str) -> Answer:
     message = choice["message"]
     refusal = message.get("refusal")
     return Answer(
-        text=_parse_content(message.get("content")),
-        finish_reason=_parse_finish_reason(choice.get("finish_reason")),
-        refusal=clean_text(refusal) if isinstance(refusal, str) and refusal else None,
+        text=_parse_content(message.get("content"), clean),
+        finish_reason=_parse_finish_reason(choice.get("finish_reason"), clean),
+        refusal=clean(clean_text(refusal)) if isinstance(refusal, str) and refusal else None,
         alternatives=_parse_alternatives(choice.get("logprobs")),
         prompt_tokens=usage[0],
         completion_tokens=usage[1],
@@ -97,11 +104,11 @@ def clean_text(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
-def _first_choice(answer: Any, url: str) -> dict[str, Any]:
+def _first_choice(answer: Any, url: str, clean: Clean) -> dict[str, Any]:
     """The first choice, which has a message."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        words = _error_words(answer)
+        words = _error_words(answer, clean)
         if words is None:
             raise MalformedAnswerError(f"{url}: the answer holds no choice")
         code = answer["error"].get("code") if isinstance(answer["error"], dict) else None
@@ -113,20 +120,20 @@ def _first_choice(answer: Any, url: str) -> dict[str, Any]:
     return choice
 
 
-def _parse_content(content: Any) -> str | None:
+def _parse_content(content: Any, clean: Clean) -> str | None:
     """The text, also when it is given in parts."""
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict)]
         if len(parts) < len(content) or not all(isinstance(part, str) for part in parts):
             return None
         content = "".join(map(str, parts)) if parts else None
-    return clean_text(content) if isinstance(content, str) else None
+    return clean(clean_text(content)) if isinstance(content, str) else None
 
 
-def _parse_finish_reason(reason: Any) -> str:
+def _parse_finish_reason(reason: Any, clean: Clean) -> str:
     if not isinstance(reason, str) or not reason:
         return MISSING
-    reason = " ".join(clean_text(reason).lower().split())[:40]
+    reason = " ".join(clean(clean_text(reason)).lower().split())[:40]
     return "length" if reason in LENGTH_REASONS else reason
 
 
@@ -303,20 +310,20 @@ def _logsumexp(logps: Sequence[float]) -> float:
 # ---- errors ----
 
 
-def error_message(data: bytes) -> str:
-    """The server's error message on one line."""
+def error_message(data: bytes, clean: Clean = str) -> str:
+    """The server's error message on one line, `clean` before it is cut."""
     text = clean_text(data.decode("utf-8", "replace"))
     try:
-        words = _error_words(json.loads(text))
+        words = _error_words(json.loads(text), clean)
     except (ValueError, RecursionError):
         words = None
-    return words or " ".join(text[:2000].split())[:200]
+    return words or " ".join(clean(text)[:2000].split())[:200]
 
 
-def _error_words(answer: Any) -> str | None:
+def _error_words(answer: Any, clean: Clean) -> str | None:
     """The message of an error object, on one line; None: it is none."""
     error = answer.get("error") if isinstance(answer, dict) else None
     message = error.get("message") if isinstance(error, dict) else error
     if not isinstance(message, str) or not message:
         return None
-    return " ".join(clean_text(message).split())[:200]
+    return " ".join(clean(clean_text(message)).split())[:200]

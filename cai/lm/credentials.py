@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from base64 import b64encode
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -20,6 +21,10 @@ from cai.errors import UsageError
 
 API_KEY_VARIABLE = "CAI_API_KEY"
 MASK = "***"
+PART_OF_MESSAGE = 8
+"""Characters of a part of a secret that is masked in messages."""
+PART_OF_REPLY = 12
+"""The same in replies, where a short part may be a word, or what keys of a vendor begin with."""
 
 
 def read_api_key() -> str | None:
@@ -44,16 +49,21 @@ def has_user_info(spec: str) -> bool:
 
     True in doubt: an address that cannot be read may hold a secret before any "@".
     """
-    scheme, separator, rest = spec.partition("://")
-    if not separator or scheme.lower() not in ("http", "https"):
+    kind = spec.partition(":")[0].strip().lower()
+    if kind in ("local", "fake"):
         return False
-    url = spec.partition("#")[0]
+    _, separator, rest = spec.partition("://")
+    if not separator or kind not in ("http", "https"):
+        return "@" in spec  # a mistyped address
+    if "@" in rest.partition("#")[0]:
+        return True
+    url = spec.strip().partition("#")[0]
     try:
-        parts = urlsplit(url)
-        _ = parts.port
+        _ = urlsplit(url).port
     except ValueError:
         return "@" in rest
-    return "@" in parts.netloc or ("@" in rest and not parts.hostname)
+    # a password may hold "#" itself
+    return "@" in rest and spec.count("#") > 1
 
 
 def refuse_user_info(spec: str) -> None:
@@ -63,7 +73,7 @@ def refuse_user_info(spec: str) -> None:
         UsageError: the address may hold a secret.
     """
     url = spec.partition("#")[0]
-    is_address = url.lower().startswith(("http:", "https:"))
+    is_address = url.strip().lower().startswith(("http:", "https:"))
     if has_user_info(spec) or (is_address and "?" in url):
         raise UsageError(
             "model: keys don't belong into the address; "
@@ -138,21 +148,56 @@ def _is_loopback(host: str) -> bool:
 
 
 def _secret_texts(user_info: str) -> tuple[str, ...]:
-    """The password, as it is written and decoded."""
-    password = user_info.partition(":")[2]
-    return tuple(dict.fromkeys(text for text in (password, unquote(password)) if text))
+    """The password, as it is written and decoded, and as the proxy gets it: with the user."""
+    user, _, password = user_info.partition(":")
+    header = b64encode(f"{unquote(user)}:{unquote(password)}".encode("utf-8", "replace")).decode()
+    texts = (password, unquote(password), header if password else "")
+    return tuple(dict.fromkeys(text for text in texts if text))
 
 
-def mask(text: str, secrets: Sequence[str]) -> str:
-    """`text` with every secret replaced. Mask first, then cut: half a key is a secret too."""
+def mask(text: str, secrets: Sequence[str], least: int = PART_OF_MESSAGE) -> str:
+    """`text` with every secret replaced, and every part of one.
+
+    Mask first, then cut: half a key is a secret too. A server may have cut its text itself.
+
+    Args:
+        least: characters of a part that is replaced.
+    """
     for secret in sorted(secrets, key=len, reverse=True):
-        if secret in text:
-            text = text.replace(secret, MASK)
+        text = text.replace(secret, MASK)
+    for secret in sorted(secrets, key=len, reverse=True):
+        for start, end in reversed(_parts(text, secret, least)):
+            text = text[:start] + MASK + text[end:]
     return text
 
 
-def mask_bytes(data: bytes, secrets: Sequence[str]) -> bytes:
-    """`mask` for a body in whatever encoding."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        data = data.replace(secret.encode(), MASK.encode())
-    return data
+def _parts(text: str, secret: str, least: int) -> list[tuple[int, int]]:
+    """(start, end) of the parts of `secret` in `text`, `least` characters or more, in order.
+
+    Each of them holds one of the secret's consecutive blocks of half that length: to search for
+    those is quick.
+    """
+    size = least // 2
+    spans: list[tuple[int, int]] = []
+    for offset in range(0, len(secret) - size + 1, size):
+        block = secret[offset : offset + size]
+        at = text.find(block)
+        while at >= 0:
+            before = _common(text[max(0, at - offset) : at][::-1], secret[:offset][::-1])
+            after = _common(text[at : at + len(secret)], secret[offset:])
+            if before + after >= least:
+                spans.append((at - before, at + after))
+            at = text.find(block, at + max(1, after))
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _common(first: str, second: str) -> int:
+    """Length of the common beginning."""
+    limit = min(len(first), len(second))
+    return next((i for i in range(limit) if first[i] != second[i]), limit)

@@ -9,6 +9,7 @@ from cai.lm.base import Sample, truncate_at_stop
 from cai.records import Chat
 from cai.templates import parse_comparison
 
+RECENT_CALLS = 1000
 ReplyFn = Callable[[Chat, int], str]
 """(chat, seed) -> text"""
 ChoiceFn = Callable[[Chat, Sequence[str]], list[float] | None]
@@ -21,7 +22,10 @@ def uniform(chat: Chat, choices: Sequence[str]) -> list[float] | None:
 
 
 class FakeLM:
-    """Answers by `reply` and `odds`; `calls` lists the chats of all calls."""
+    """Answers by `reply` and `odds`.
+
+    `num_calls` counts the calls; `calls` lists the chats of the latest, `RECENT_CALLS` or more.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class FakeLM:
         self.odds = odds
         self.max_concurrency = max_concurrency
         self.fingerprint = f"fake:{name or getattr(reply, '__name__', 'reply')}"
+        self.num_calls = 0
         self.calls: list[Chat] = []
 
     async def sample(
@@ -46,7 +51,7 @@ class FakeLM:
         seed: int,
         stop: Sequence[str] = (),
     ) -> Sample:
-        self.calls.append(chat)
+        self._record(chat)
         words = self.reply(chat, seed).split(" ")
         text, stopped = truncate_at_stop(" ".join(words[:max_tokens]), stop)
         return Sample(
@@ -59,8 +64,14 @@ class FakeLM:
     async def choice_logprobs(
         self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
     ) -> list[float] | None:
-        self.calls.append(chat)
+        self._record(chat)
         return self.odds(chat, choices)
+
+    def _record(self, chat: Chat) -> None:
+        self.num_calls += 1
+        self.calls.append(chat)
+        if len(self.calls) > 2 * RECENT_CALLS:  # a file of many rows would fill the memory
+            del self.calls[:-RECENT_CALLS]
 
     async def aclose(self) -> None:
         """Nothing to close."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from cai.errors import BackendError, TransientError, UnansweredError, UsageError, blame
 from cai.lm import credentials
-from cai.lm.base import ANSWER_USAGE, RefusedAnswerError, Sample, Usage
+from cai.lm.base import ANSWER_USAGE, TOP_LOGPROBS, RefusedAnswerError, Sample, Usage
 from cai.lm.body import MalformedAnswerError, read_body
 from cai.lm.chat_completions import (
     Answer,
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TRANSIENT_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
-TOP_LOGPROBS = 20
-"""Alternatives requested for a choice: the most that the API allows."""
+_ABOUT_TOP_LOGPROBS = re.compile(r"(?=.*logprobs).*\b\d{1,2}\b", re.IGNORECASE)
+"""A server's message on how many alternatives it allows."""
 CALLS_PER_CONNECTION = 16
 """Rows in flight for each connection, so that connections never wait for a slow row."""
 EARLY_ATTEMPTS = 6
@@ -85,6 +86,20 @@ class HttpConfig(FrozenModel):
 
     If not, the judge has to answer with the bare option.
     """
+    top_logprobs: int = Field(TOP_LOGPROBS, ge=2, le=TOP_LOGPROBS)
+    """Alternatives to ask for at a judge's choice, where the server allows fewer than 20."""
+
+    def answer_settings(self) -> dict[str, str]:
+        """The settings that decide what a row holds.
+
+        Defaults are left out: artefacts of earlier versions have no record of them.
+        """
+        defaults = HttpConfig()
+        return {
+            f"http.{name}": str(getattr(self, name))
+            for name in ("prefill", "allow", "top_logprobs")
+            if getattr(self, name) != getattr(defaults, name)
+        }
 
 
 class HttpLM:
@@ -103,6 +118,8 @@ class HttpLM:
         self.meter: Meter | None = None
         """Charges the calls, if they are limited."""
         self.allow = self.config.allow
+        self.prefill = self.config.prefill
+        self.top_logprobs = self.config.top_logprobs
         self.fingerprint = f"{self.url}#{self.model}"
         self.max_concurrency = self.config.connections * CALLS_PER_CONNECTION
         self._key = credentials.read_api_key()
@@ -157,9 +174,9 @@ class HttpLM:
             "max_tokens": 1,
             "temperature": 0.0,
             "logprobs": True,
-            "top_logprobs": TOP_LOGPROBS,
+            "top_logprobs": self.top_logprobs,
         }
-        if prefill and self.config.prefill:
+        if prefill and self.prefill:
             body["messages"].append({"role": "assistant", "content": prefill})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         return await self._call(body, chat, lambda answer: self._choose(answer, choices, chat))
@@ -331,7 +348,7 @@ class HttpLM:
         # until the answer says otherwise: one that is lost on its way has been paid for as well
         usage: Usage | None = estimate
         try:
-            answer = parse_answer(await self._exchange(transport, call.request), self.url)
+            answer = self._parse(await self._exchange(transport, call.request))
             usage = usage_of(answer, call.chat)
             ANSWER_USAGE.set(usage)
             self._answers += 1
@@ -351,7 +368,7 @@ class HttpLM:
         return answer
 
     async def _exchange(self, transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> bytes:
-        """The body of an answer with status 200, with secrets masked."""
+        """The body of an answer with status 200."""
         deadline = 2 * self.config.timeout
         try:
             async with asyncio.timeout(deadline):
@@ -369,10 +386,20 @@ class HttpLM:
                 raise _UnpaidError(failure) from error
             raise failure from error
         if response.status_code != 200:
-            raise _UnpaidError(self._failure(response, credentials.mask_bytes(data, self._secrets)))
-        # a short password may be part of the format itself
+            raise _UnpaidError(self._failure(response, data))
+        return data
+
+    def _parse(self, data: bytes) -> Answer:
+        """The answer of a body, with secrets masked in its texts.
+
+        Not in the body: JSON has several spellings of a character.
+        """
+        # a short password may be part of a reply by chance
         long_secrets = [secret for secret in self._secrets if len(secret) >= MIN_LONG_SECRET]
-        return credentials.mask_bytes(data, long_secrets)
+        least = credentials.PART_OF_REPLY
+        return parse_answer(
+            data, self.url, lambda text: credentials.mask(text, long_secrets, least)
+        )
 
     def _failure(self, response: httpx.Response, data: bytes) -> BackendError:
         """The error of a status other than 200."""
@@ -394,7 +421,10 @@ class HttpLM:
             error = TransientError(f"{self.url}: status {status}")
             error.wait = requested_wait(response.headers)
             return error
-        return UnansweredError(f"{self.url}: status {status}: {error_message(data)}")
+        words = error_message(data, self._masked)
+        if self.top_logprobs == TOP_LOGPROBS and _ABOUT_TOP_LOGPROBS.search(words):
+            words += ": if it allows fewer alternatives, set http.top_logprobs to their number"
+        return UnansweredError(f"{self.url}: status {status}: {words}")
 
     def _masked(self, text: str) -> str:
         return credentials.mask(text, self._secrets)
@@ -464,6 +494,7 @@ def _parse_spec(spec: str) -> tuple[str, str]:
     with blame(UsageError, f"model {spec!r}: not an address"):
         parts = urlsplit(url)
         _ = parts.port  # a number up to 65535
+        spec.encode()  # an argument that is not UTF-8 cannot be sent, or logged
     if not model or not parts.hostname:
         raise UsageError(f"model {spec!r}: write it as http://HOST:PORT/v1#MODEL")
     return url.rstrip("/"), model

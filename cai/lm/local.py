@@ -23,7 +23,7 @@ from cai.lm.thoughts import cut_thoughts
 from cai.modeling import generation
 from cai.modeling.attention import Prefix
 from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length
-from cai.modeling.loading import fingerprint, load_model
+from cai.modeling.loading import fingerprint, load_model, window_of
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat
@@ -107,7 +107,7 @@ class LocalLM:
     # ---- gathering ----
 
     def _submit(self, call: _SampleCall | _ChoiceCall) -> None:
-        max_length = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
+        max_length = window_of(self.model.config)
         new_tokens = call.max_tokens if isinstance(call, _SampleCall) else 1
         if len(call.ids) + new_tokens > max_length:
             raise UnansweredError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from cai.errors import BackendError, blame
 from cai.modeling import attention
@@ -14,6 +14,8 @@ from cai.modeling.gated_mlp import recompute_gated_mlps
 from cai.modeling.precision import device, matmul_dtype
 from cai.modeling.skinny_linear import use_skinny_linears
 from cai.store import digest, file_digest
+
+UNBOUNDED = 1 << 30
 
 
 def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -34,6 +36,21 @@ def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> PreTrai
     use_skinny_linears(model)
     recompute_gated_mlps(model)
     return model.eval()
+
+
+def window_of(config: Any) -> int:
+    """Tokens that a model takes, by its configuration; very many where that does not say."""
+    return int(getattr(config, "max_position_embeddings", None) or UNBOUNDED)
+
+
+def window_of_weights(name_or_path: str) -> int:
+    """`window_of` a model that is not loaded.
+
+    Raises:
+        BackendError: its configuration cannot be read.
+    """
+    with blame(BackendError, f"model {name_or_path}"):
+        return window_of(AutoConfig.from_pretrained(name_or_path))
 
 
 def reject_sliding_windows(config: Any, name_or_path: str) -> None:

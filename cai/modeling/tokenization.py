@@ -5,11 +5,14 @@ Text inside messages never becomes a control token.
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cai.errors import BackendError, blame
@@ -88,7 +91,40 @@ def load_renderer(folder: Path | str) -> Renderer:
         raise BackendError(
             f"{folder}: the tokenizer names no end-of-sequence token; cai needs one to end a reply"
         )
+    if header := missing_header(tokenizer):
+        _warn_of_missing_header(str(folder), header)
     return Renderer(tokenizer)
+
+
+def missing_header(tokenizer: Any) -> str | None:
+    """What begins a reply, and is missing at a prompt's end; None if nothing is.
+
+    A chat template that ignores `add_generation_prompt` leaves a prompt without it. Templates in
+    which a reply simply follows the prompt, as Mistral's, miss nothing.
+    """
+    question = {"role": "user", "content": "Hello"}
+    reply = {"role": "assistant", "content": "Goodbye"}
+    try:
+        bare, prompt, dialogue = (
+            tokenizer.apply_chat_template(chat, add_generation_prompt=flag, tokenize=False)
+            for chat, flag in (([question], False), ([question], True), ([question, reply], False))
+        )
+    except (TemplateError, TypeError, ValueError):
+        return None  # prompts that are needed will show what is wrong
+    if prompt != bare or not dialogue.startswith(prompt):
+        return None
+    header, mark, _ = dialogue[len(prompt) :].partition(reply["content"])
+    return header.strip() or None if mark else None
+
+
+@functools.cache
+def _warn_of_missing_header(name: str, header: str) -> None:
+    """Say it once: a command loads the tokenizer of a model several times."""
+    print(
+        f"{name}: the chat template ignores add_generation_prompt: prompts end without "
+        f"{header!r}, and the model may go on with the user's turn: mend the template",
+        file=sys.stderr,
+    )
 
 
 def token_counter(spec: str) -> Callable[[str], int]:

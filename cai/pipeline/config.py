@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cai.artifacts import SETTINGS
 from cai.constitution import find_constitution
-from cai.constitution.yaml_source import Source, parse, parse_value, read_yaml
+from cai.constitution.overrides import override
+from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.data.filters import HygieneConfig
 from cai.errors import ConfigError, StoreError, UsageError, blame
 from cai.evals.replies import EvalConfig
@@ -142,7 +142,7 @@ def save_run(resolved: ResolvedRun) -> None:
     """Leave the settings in the run's folder."""
     text = settings_text(resolved)
     file = resolved.folder / SETTINGS
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
+    if not file.exists() or file.read_bytes() != text.encode():
         atomic_write(file, text)
 
 
@@ -205,36 +205,3 @@ def _existing(source: Source, key: tuple[str, ...], names: Sequence[str]) -> tup
             raise StoreError(f"{source.at(key)}: {'.'.join(key)}: no such file: {name} ({hint})")
         files.append(file)
     return tuple(files)
-
-
-def override(source: Source, settings: Sequence[str]) -> Source:
-    """The same source with `a.b=value` put in; unknown keys are found later, like those of the
-    file.
-
-    Raises:
-        ConfigError: a setting is not of that form, or names a key below a value.
-    """
-    data: dict[str, Any] = copy.deepcopy(source.data)
-    lines = dict(source.lines)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not all(part.isidentifier() for part in key.split(".")):
-            raise ConfigError(
-                f"--set {setting}: expected key.path=value, for example --set ppo.num_updates=20"
-            )
-        try:
-            value = parse_value(text)
-        except ValueError as error:
-            shown = setting if len(setting) <= 100 else setting[:99] + "…"
-            raise ConfigError(f"--set {shown}: the value is not YAML: {error}") from None
-        *parents, last = key.split(".")
-        section = data
-        for part in parents:
-            section = section.setdefault(part, {})
-            if not isinstance(section, dict):
-                raise ConfigError(f"--set {setting}: {part} is not a section")
-        section[last] = value
-        for depth in range(len(parents) + 1):  # so that messages name a key the file lacks
-            given = (*parents, last)[: depth + 1]
-            lines.setdefault(given, source.line(given))
-    return source._replace(data=data, lines=lines)

@@ -20,15 +20,17 @@ from cai.data.filters import HygieneConfig, needs_token_counts
 from cai.data.split import read_prompts, split
 from cai.errors import PASSING, ConfigError, StoreError, is_passing
 from cai.generate.row_reuse import only_principles, reusable_rows_path, set_aside
+from cai.generate.unanswered import set_unanswered_aside
 from cai.lm import LM, open_lm
 from cai.lm.budget import Budget, MeteredLM
 from cai.lm.caching import CachedLM
-from cai.lm.http import HttpConfig, HttpLM
+from cai.lm.http import HttpLM
 from cai.lm.request_log import REQUEST_LOG_NAME, RequestLog
 from cai.modeling import memory
 from cai.pipeline.config import ResolvedRun, Run
 from cai.progress import ProgressFactory
 from cai.records import Prompt
+from cai.report.formats import shorten_reason
 from cai.rubric import CompiledRubric, compile_rubric
 from cai.store import Manifest, digest
 
@@ -194,7 +196,7 @@ class RunContext:
                 )
         finished = self.begin(out, stage, provenance)
         if not finished:
-            _set_unanswered_aside(out, kind)
+            set_unanswered_aside(out, kind)
             return False
         counts = manifest.counts if manifest is not None else {}
         if not counts.get(PASSING):
@@ -205,8 +207,20 @@ class RunContext:
             )
             return True
         store.claim_artifact(out, stage, provenance)
-        self.notify(f"{stage}: {_set_unanswered_aside(out, kind)} unanswered rows are asked again")
+        self.notify(f"{stage}: {set_unanswered_aside(out, kind)} unanswered rows are asked again")
         return False
+
+    def reopen_unanswered(self, out: Path, stage: str, provenance: Mapping[str, str]) -> bool:
+        """Claim a finished artefact again, if some of its rows are worth asking again.
+
+        For a stage that no other stage works on. It sets the rows aside itself.
+        """
+        manifest = store.read_manifest(out)
+        if manifest is None or not manifest.counts.get(PASSING):
+            return False
+        store.claim_artifact(out, stage, _comparable(manifest, provenance))
+        self.notify(f"{stage}: {manifest.counts[PASSING]} unanswered rows are asked again")
+        return True
 
     def record_nulls(self, stage: str, reasons: Sequence[str | None]) -> dict[str, int]:
         """Note for the stage's line how many rows are null, and why.
@@ -252,18 +266,9 @@ class RunContext:
         return provenance | models
 
     def answer_settings(self, *specs: str) -> dict[str, str]:
-        """Settings of endpoints that decide what a row holds, where one of `specs` is an endpoint.
-
-        Defaults are left out: artefacts of earlier versions have no record of them.
-        """
-        if not any(spec.startswith(("http:", "https:")) for spec in specs):
-            return {}
-        defaults = HttpConfig()
-        return {
-            f"http.{name}": str(getattr(self.run.http, name))
-            for name in ("prefill", "allow")
-            if getattr(self.run.http, name) != getattr(defaults, name)
-        }
+        """Settings of endpoints that decide what a row holds, where one of `specs` is one."""
+        has_endpoint = any(spec.startswith(("http:", "https:")) for spec in specs)
+        return self.run.http.answer_settings() if has_endpoint else {}
 
 
 SPLIT_SEED = 0
@@ -284,34 +289,16 @@ def _comparable(manifest: Manifest | None, provenance: Mapping[str, str]) -> dic
     }
 
 
-def _set_unanswered_aside(out: Path, kind: type[RowT]) -> int:
-    """Move the answered rows aside, if some are not, so that the stage makes only the others."""
-
-    def reason(row: RowT) -> str | None:
-        return getattr(row, "dropped", None) or getattr(row, "unscored", None)
-
-    store.truncate_torn_line(out)
-    if not out.exists() or not any(is_passing(reason(row)) for row in store.read_rows(out, kind)):
-        return 0
-    _, unanswered = set_aside(out, kind, lambda row: not is_passing(reason(row)), keep_stale=False)
-    return unanswered
-
-
 def _nulls_line(reasons: Mapping[str, int], rows: int | None = None) -> str:
     """`3 of 40 rows null: 2 no answer …, 1 near copy`; nothing if none is."""
     if not reasons:
         return ""
     most = sorted(reasons.items(), key=lambda item: -item[1])
-    listed = [f"{count} {_cut(reason)}" for reason, count in most[:3]]
+    listed = [f"{count} {shorten_reason(reason)}" for reason, count in most[:3]]
     if others := sum(count for _, count in most[3:]):
         listed.append(f"{others} for other reasons")
     total = "" if rows is None else f" of {rows}"
     return f"{sum(reasons.values())}{total} rows null: {', '.join(listed)}"
-
-
-def _cut(reason: str) -> str:
-    text = " ".join(reason.split())
-    return text if len(text) <= 100 else text[:99] + "…"
 
 
 def request_log_name() -> str:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -28,14 +26,11 @@ from cai.evals.replies import prompt_draws, reply_step
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
-from cai.lm.base import LM, RefusedAnswerError, Sample
 from cai.lm.budget import Budget, Prices
 from cai.pipeline.context import RunContext, read_run_prompts
-from cai.records import Chat, Pair, Prompt
+from cai.pipeline.probe import ROW, Probe, Used
+from cai.records import Pair, Prompt
 from cai.reward.direct_rlaif import rate
-
-CHARACTERS_PER_TOKEN = 4.0
-"""Assumed until a model has reported a count."""
 
 
 @dataclass(frozen=True)
@@ -61,90 +56,6 @@ class Forecast:
     completion: Interval
     cost: Interval
     hours: Interval
-
-
-@dataclass
-class Used:
-    """Use of one row."""
-
-    calls: int = 0
-    prompt: float = 0.0
-    shared: float = 0.0
-    completion: int = 0
-    seconds: float = 0.0
-    """Spent waiting for answers, summed over calls."""
-
-
-ROW: ContextVar[Used] = ContextVar("ROW")
-"""Entry of the row that the current task works on."""
-
-
-class Probe:
-    """An LM that records the use of each call in the entry of the current row."""
-
-    def __init__(self, lm: LM) -> None:
-        self.lm, self.fingerprint, self.max_concurrency = lm, lm.fingerprint, lm.max_concurrency
-        self.last: dict[str, str] = {}
-        self.characters = self.tokens = 0
-
-    async def sample(
-        self,
-        chat: Chat,
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        stop: Sequence[str] = (),
-    ) -> Sample:
-        started = time.perf_counter()
-        try:
-            answer = await self.lm.sample(
-                chat, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
-            )
-        except RefusedAnswerError as error:
-            self._add("sample", chat, *error.usage, time.perf_counter() - started)
-            raise
-        self.characters += len(_text(chat))
-        self.tokens += answer.prompt_tokens
-        self._add(
-            "sample",
-            chat,
-            answer.prompt_tokens,
-            answer.completion_tokens,
-            time.perf_counter() - started,
-        )
-        return answer
-
-    async def aclose(self) -> None:
-        await self.lm.aclose()
-
-    async def choice_logprobs(
-        self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
-    ) -> list[float] | None:
-        started = time.perf_counter()
-        try:
-            logprobs = await self.lm.choice_logprobs(chat, choices, prefill=prefill)
-        except RefusedAnswerError as error:
-            self._add("choice", chat, *error.usage, time.perf_counter() - started)
-            raise
-        ratio = self.tokens / self.characters if self.characters else 1 / CHARACTERS_PER_TOKEN
-        self._add("choice", chat, ratio * len(_text(chat)), 1, time.perf_counter() - started)
-        return logprobs
-
-    def _add(self, kind: str, chat: Chat, prompt: float, completion: int, seconds: float) -> None:
-        text = _text(chat)
-        shared = len(os.path.commonprefix([text, self.last.get(kind, "")]))  # noqa: RUF071
-        self.last[kind] = text
-        row = ROW.get()
-        row.calls += 1
-        row.prompt += prompt
-        row.completion += completion
-        row.shared += prompt * shared / max(1, len(text))
-        row.seconds += seconds
-
-
-def _text(chat: Chat) -> str:
-    return "\n".join(f"{m.role}: {m.content}" for m in chat)
 
 
 def total(values: Sequence[float], rows: int) -> Interval:
@@ -198,6 +109,16 @@ class _Stage:
     step: Callable[[Any], Awaitable[Any]]
     rows: int
     """Of the whole stage."""
+    is_reused: bool
+    """Whether the run needs the same answers, and takes them from its request log."""
+
+
+def _announce(ctx: RunContext, stage: _Stage, count: int) -> None:
+    """Say, before they leave, which calls to an endpoint are made."""
+    if not stage.model.startswith(("http:", "https:")):
+        return
+    reuse = "the run reuses the answers" if stage.is_reused else "the run cannot use the answers"
+    ctx.notify(f"plan: {count} rows of {stage.name} are tried with {stage.model}: {reuse}")
 
 
 def plan(ctx: RunContext, count: int) -> list[Forecast]:
@@ -215,6 +136,7 @@ def plan(ctx: RunContext, count: int) -> list[Forecast]:
             for stage in _stages(ctx, author, judge):
                 chosen = evenly_spaced(stage.probes, count)
                 if chosen:
+                    _announce(ctx, stage, len(chosen))
                     forecasts.append(await _probe(ctx, stage, chosen))
         finally:
             await author.aclose()
@@ -237,7 +159,7 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
 
     revisions = revise_items(subsample(train, run.revise.prompts, seed, "revise"), run.revise)
     step = reviser(ctx.constitution, author, run.revise, gate, seed)
-    yield _Stage("revise", run.model, revisions, step, len(revisions))
+    yield _Stage("revise", run.model, revisions, step, len(revisions), True)
 
     pairs: list[Pair] = []
     sample_pair = pairer(author, run.pair, seed)
@@ -246,25 +168,30 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
         pairs.append(await sample_pair(item))
 
     pair_rows = pair_items(subsample(train, run.pair.prompts, seed, "pair"), run.pair, seed)
-    yield _Stage("pair", run.model, pair_rows, keep_pair, len(pair_rows))
+    yield _Stage("pair", run.model, pair_rows, keep_pair, len(pair_rows), False)
 
     kinds = {prompt.id: (prompt.kind, prompt.category) for prompt in train}
     label = labeller(
         ctx.constitution, judge, run.label, seed, lambda pair: kinds.get(pair.source, (None, None))
     )
-    yield _Stage("label", judge_spec, pairs, label, len(pair_rows))
+    yield _Stage("label", judge_spec, pairs, label, len(pair_rows), False)
 
     async def rate_first(pair: Pair) -> None:
         await rate(judge, pair.chat, pair.first)
 
     if run.reward_weights.direct:
         yield _Stage(
-            "ppo", judge_spec, pairs, rate_first, run.ppo.num_updates * run.ppo.rollout.episodes
+            "ppo",
+            judge_spec,
+            pairs,
+            rate_first,
+            run.ppo.num_updates * run.ppo.rollout.episodes,
+            False,
         )
 
     draws = prompt_draws(subsample(held_out, run.eval.prompts, seed, "eval"), run.eval.draws)
     answer = reply_step("base", author, ctx.rubric, run.eval, seed)
-    yield _Stage("eval", run.model, draws, answer, len(draws) * len(SUBJECTS))
+    yield _Stage("eval", run.model, draws, answer, len(draws) * len(SUBJECTS), True)
 
 
 async def _probe(ctx: RunContext, stage: _Stage, rows: Sequence[Any]) -> Forecast:

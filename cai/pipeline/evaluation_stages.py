@@ -23,6 +23,7 @@ from cai.artifacts import (
 from cai.data.split import subsample
 from cai.evals.refusal import answered, comparisons, refusal_scores
 from cai.evals.replies import item_id, prompt_draws, reply_step
+from cai.generate.unanswered import set_unanswered_aside
 from cai.pipeline.context import RunContext, load_rows
 from cai.records import EvalReply, Prompt, PromptDraw
 from cai.report.html import write_report
@@ -38,7 +39,8 @@ def evaluate(ctx: RunContext) -> None:
     inputs = [HELD_OUT, SFT, REWARD, POLICY]
     answers = ctx.answer_settings(run.model)
     provenance = ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint, **answers)
-    if ctx.begin(out, "eval", provenance):
+    finished = ctx.begin(out, "eval", provenance)
+    if finished and not ctx.reopen_unanswered(out, "eval", provenance):
         return
     held_out = load_rows(ctx.path(HELD_OUT), Prompt)
     draws = prompt_draws(subsample(held_out, run.eval.prompts, ctx.seed, "eval"), run.eval.draws)
@@ -56,6 +58,8 @@ def evaluate(ctx: RunContext) -> None:
     store.atomic_write(out, "".join(score.line() + "\n" for score in scores))
     nulls = ctx.record_nulls("eval", [reply.grade.unscored for reply in measured])
     counts = {"replies": len(measured), "scores": len(scores), **nulls}
+    if without_kind := sum(reply.kind is None for reply in measured):
+        counts["without_kind"] = without_kind  # metrics of refusals leave them out
     store.finish_artifact(out, ctx.path(REPLIES), **counts)
 
 
@@ -64,6 +68,7 @@ def _subject_replies(ctx: RunContext, subject: str, draws: Sequence[PromptDraw])
     folder, out = SUBJECTS[subject], ctx.path(EVAL) / f"{subject}.jsonl"
     lm = ctx.lm(f"local:{ctx.path(folder)}" if folder else ctx.run.model)
     step = reply_step(subject, lm, ctx.rubric, ctx.run.eval, ctx.seed)
+    set_unanswered_aside(out, EvalReply)
     ctx.map_rows(lm, out, draws, step, EvalReply, f"eval {subject}", source=item_id)
     del lm, step
     ctx.close_models()
@@ -75,16 +80,16 @@ def _add_rewards(ctx: RunContext, replies: Sequence[EvalReply]) -> list[EvalRepl
     to the reference. Both stay None for a prompt without an answer, and for one that does not fit
     the model's window with its reply.
     """
-    from cai.modeling.loading import load_model
+    from cai.modeling.loading import load_model, window_of
     from cai.modeling.lora import with_adapter
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_preference_model
-    from cai.reward.preference_model import ADAPTER, window_of
+    from cai.reward.preference_model import ADAPTER
     from cai.train.ppo.rollout import text_logprobs
 
     run, weights = ctx.run, str(ctx.path(SFT))
     renderer, reference = load_renderer(weights), load_model(weights)
-    scored = [r for r in replies if _can_be_scored(r, renderer, window_of(reference))]
+    scored = [r for r in replies if _can_be_scored(r, renderer, window_of(reference.config))]
     of_policy = [(r.chat, r.response, r.finished) for r in scored if r.subject == "policy"]
     temperature = run.eval.temperature or 1.0
     progress = ctx.progress("eval reward and kl")

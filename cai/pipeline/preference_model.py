@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cai import store
+from cai.data.filters import prompt_key
 from cai.errors import StoreError, TrainError
 from cai.evals.stats import estimate
 from cai.modeling.loading import load_model
@@ -60,8 +61,33 @@ def make_comparison(
         source: where the label comes from.
     """
     first, second = replies
-    prompt = Prompt(chat=chat).id
+    prompt = prompt_key(Prompt(chat=chat))
     return Comparison(prompt, model.rows(chat, first), model.rows(chat, second), p_first, source)
+
+
+def fits_window(model: PreferenceModel, comparison: Comparison) -> bool:
+    """Whether the model takes both replies with their prompt.
+
+    A longer row would be scored at positions that the model was never trained on.
+    """
+    return max(len(comparison.first), len(comparison.second)) <= model.window
+
+
+def within_window(
+    model: PreferenceModel, comparisons: Sequence[Comparison]
+) -> tuple[list[Comparison], int]:
+    """(comparisons whose rows the model takes, number of the others).
+
+    Raises:
+        TrainError: there are comparisons, and none is left.
+    """
+    kept = [comparison for comparison in comparisons if fits_window(model, comparison)]
+    if comparisons and not kept:
+        raise TrainError(
+            f"reward: none of {len(comparisons)} pairs fits the model's window of {model.window} "
+            "tokens with its prompt: take a model with a longer one, or shorter texts"
+        )
+    return kept, len(comparisons) - len(kept)
 
 
 def labelled_comparisons(
@@ -103,6 +129,9 @@ def fit_preference_model(
 ) -> tuple[int, list[Score]]:
     """Train `model`, and publish it as the folder `out`.
 
+    Comparisons that do not fit the model's window are left out, and counted as `too_long_pairs` in
+    the folder's metrics.
+
     Args:
         normalize_over: token ids of replies whose scores get mean 0 and variance 1; None: all that
             were compared.
@@ -114,6 +143,7 @@ def fit_preference_model(
     Raises:
         TrainError: too little to train on, or to decide by.
     """
+    comparisons, too_long = within_window(model, comparisons)
     train_set, held_out = split_by_prompt(comparisons, config.held_out, seed)
     deciding: list[Comparison] = []
     if config.patience is not None:
@@ -127,8 +157,10 @@ def fit_preference_model(
     agreements = evaluate(model, held_out)
     scores = agreement_and_loss("reward", agreements)
     all_rows = [row for c in comparisons for row in (c.first, c.second)]
-    model.normalize(model.score(all_rows if normalize_over is None else normalize_over))
+    scored = model.score_within_window(all_rows if normalize_over is None else normalize_over)
+    model.normalize([value for value in scored if value is not None])
     metrics: dict[str, object] = {"train_loss": loss, "train_pairs": len(train_set)}
+    metrics["too_long_pairs"] = too_long
     metrics |= {score.metric.removeprefix("reward."): score.model_dump() for score in scores}
     metrics |= _by_source(comparisons, agreements)
     normalized_over = (

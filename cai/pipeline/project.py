@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from cai.errors import UsageError
+from cai.files import atomic_write
+from cai.locks import is_working_file, locked_name
 from cai.shipped import PROJECT, PROMPTS
-from cai.store import atomic_write
 
 RUN_NAME = "name: my-project\n"
 """The line of the shipped run that gets the project's own name."""
@@ -19,11 +22,26 @@ def create_project(folder: Path) -> list[Path]:
     Returns:
         The files, in the order in which one would read them.
 
+    A project that a kill has cut short is completed.
+
     Raises:
-        UsageError: the folder has something in it, or cannot be written.
+        UsageError: the folder has something else in it, or cannot be written.
+        StoreError: another process writes this project.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder}: there is something already: name a new or an empty folder")
+    texts = _texts(folder)
+    _refuse_foreign(folder, texts)
+    try:
+        (folder / "prompts").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror}") from None
+    with locked_name(folder / "run.yaml"):
+        for name, text in texts.items():
+            atomic_write(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    """Path in the project -> content."""
     texts = {
         "run.yaml": (PROJECT / "run.yaml").read_text(encoding="utf-8"),
         "constitution.yaml": (PROJECT / "constitution.yaml").read_text(encoding="utf-8"),
@@ -31,13 +49,22 @@ def create_project(folder: Path) -> list[Path]:
     texts["run.yaml"] = texts["run.yaml"].replace(RUN_NAME, f"name: {_run_name(folder)}\n", 1)
     for file in sorted(PROMPTS.glob("*.jsonl")):
         texts[f"prompts/{file.name}"] = file.read_text(encoding="utf-8")
-    try:
-        (folder / "prompts").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written: {error.strerror}") from None
-    for name, text in texts.items():
-        atomic_write(folder / name, text)
-    return [folder / name for name in texts]
+    return texts
+
+
+def _refuse_foreign(folder: Path, texts: Mapping[str, str]) -> None:
+    """Nothing, if the folder is new, is empty, or holds a part of the project and nothing else."""
+    if folder.is_dir():
+        entries = [path for path in folder.rglob("*") if path != folder / "prompts"]
+        names = {str(p.relative_to(folder)): p for p in entries if not is_working_file(p)}
+        is_unfinished = names.keys() < texts.keys() or len(names) < len(entries)
+        if is_unfinished and all(
+            name in texts and path.is_file() and path.read_bytes() == texts[name].encode()
+            for name, path in names.items()
+        ):
+            return
+    if os.path.lexists(folder):
+        raise UsageError(f"{folder}: there is something already: name a new or an empty folder")
 
 
 def _run_name(folder: Path) -> str:

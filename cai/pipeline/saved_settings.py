@@ -107,7 +107,7 @@ def _changed_settings(resolved: ResolvedRun) -> dict[str, list[str]]:
     try:
         saved = json.loads((resolved.folder / SETTINGS).read_text(encoding="utf-8"))
         old = _by_name(ResolvedRun.model_validate(saved | {"folder": resolved.folder}))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         # nothing to compare with: the folder takes the settings of this command
         return {}
     return {

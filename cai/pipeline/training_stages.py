@@ -80,6 +80,7 @@ def reward(ctx: RunContext) -> None:
         fit_preference_model,
         fresh_model,
         labelled_comparisons,
+        within_window,
     )
     from cai.train.cross_validation import mix_pairs
 
@@ -97,7 +98,8 @@ def reward(ctx: RunContext) -> None:
     preferences: list[Preference] = load_rows(ctx.path(PREFERENCES), Preference)
     for preference in preferences:
         source_of(preference, pairs, ctx.path(PREFERENCES), PAIRS)
-    run_comparisons = labelled_comparisons(model, list(pairs.values()), preferences, RUN_LABELS)
+    labelled = labelled_comparisons(model, list(pairs.values()), preferences, RUN_LABELS)
+    run_comparisons, too_long = within_window(model, labelled)
     others, dropped = _other_comparisons(ctx, model)
     comparisons = mix_pairs(
         run_comparisons,
@@ -120,6 +122,8 @@ def reward(ctx: RunContext) -> None:
         normalize_over=[row for c in run_comparisons for row in (c.first, c.second)],
     )
     counts = {"pairs": len(comparisons), "held_out": num_held_out}
+    if too_long:
+        counts["too_long"] = too_long
     if files:
         counts["of others"] = sum(c.source != RUN_LABELS for c in comparisons)
         counts |= {f"others' {reason}": n for reason, n in dropped.items()}
@@ -135,7 +139,7 @@ def _other_comparisons(
     Raises:
         StoreError: files are given, and none of their pairs is left.
     """
-    from cai.pipeline.preference_model import make_comparison
+    from cai.pipeline.preference_model import make_comparison, within_window
 
     run = ctx.run
     against = [ctx.path(HELD_OUT), *ctx.resolved.against]
@@ -148,6 +152,9 @@ def _other_comparisons(
             for row in rows
         ]
         dropped += reasons
+    comparisons, too_long = within_window(model, comparisons)
+    if too_long:
+        dropped["too_long"] = too_long
     if run.preferences and not comparisons:
         reasons_text = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "no verdict"
         raise StoreError(f"{', '.join(run.preferences)}: no pair is left ({reasons_text})")
@@ -198,9 +205,8 @@ def ppo(ctx: RunContext) -> None:
     history = trainer.train(load_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
     save_policy(actor, renderer, weights, out)
     if rank() == 0:
-        store.finish_artifact(
-            out, updates=len(history), episodes=sum(int(row["episodes"]) for row in history)
-        )
+        episodes = sum(int(row["episodes"]) for row in history)
+        store.finish_artifact(out, updates=len(history), episodes=episodes, **trainer.left_out)
         # three times the model's size. Last, for a kill before this would need it; a run of no
         # update has none
         shutil.rmtree(out / "checkpoints", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Text of numbers with their intervals."""
+"""Text of numbers with their intervals, and of reasons."""
 
 from __future__ import annotations
 
@@ -16,3 +16,9 @@ def estimate_text(score: Score, form: str = ".3f") -> str:
         return "–"
     bounds = "" if score.ci_low is None else f" {interval(score.ci_low, score.ci_high, form)}"
     return f"{score.mean:{form}}{bounds} n={score.n}"
+
+
+def shorten_reason(reason: str) -> str:
+    """A null row's reason on one line of at most 100 characters."""
+    text = " ".join(reason.split())
+    return text if len(text) <= 100 else text[:99] + "…"

@@ -31,6 +31,7 @@ from cai.artifacts import (
 from cai.errors import StoreError
 from cai.records import EvalReply, Preference, Revision, Score
 from cai.report import examples, labels, plots, table
+from cai.report.nulls import null_rows
 from cai.report.sections import (
     MANIFEST,
     RunFiles,
@@ -79,6 +80,7 @@ def render(run_dir: Path) -> str:
         run=run_dir.resolve().name,
         stages=stages,
         settings=settings_summary(stages),
+        nulls=null_rows(run_dir),
         **_score_sections(run_files),
         **_ppo_sections(run_files),
         labels=run_files.section(

@@ -119,7 +119,7 @@ def read_metrics(path: Path) -> list[tuple[str, object]]:
     """
     try:
         return list(flat_metrics(json.loads(path.read_text(encoding="utf-8"))))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise StoreError(
             f"{path}: cannot be read as metrics; delete it and run `cai reward` again"
         ) from None

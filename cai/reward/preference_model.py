@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from cai.errors import StoreError, blame
 from cai.modeling.batching import length_batches, right_pad
+from cai.modeling.loading import window_of
 from cai.modeling.lora import (
     ADAPTER_FILE,
     adapter_tensors,
@@ -33,12 +33,6 @@ ADAPTER = "reward"
 HEAD_FILE = "head.json"
 HEAD_PREFIX = "head."
 """Of the head's tensors in the adapter file."""
-UNBOUNDED = 1 << 30
-
-
-def window_of(model: Any) -> int:
-    """Tokens that a model takes; very many where its configuration does not say."""
-    return int(getattr(model.config, "max_position_embeddings", None) or UNBOUNDED)
 
 
 class PreferenceModel(nn.Module):
@@ -93,7 +87,7 @@ class PreferenceModel(nn.Module):
     @property
     def window(self) -> int:
         """Tokens that the model takes; a longer row has no score."""
-        return window_of(self.shared[0])
+        return window_of(self.shared[0].config)
 
     def score_within_window(self, rows: Sequence[Sequence[int]]) -> list[float | None]:
         """`score`, with None for a row that is longer than the model's window."""

@@ -20,8 +20,9 @@ from cai.errors import ConfigError
 from cai.records import Degree
 from cai.rubric.expression import MAX_NAMES, Node, names_in, parse
 from cai.rubric.grade import Behaviour, Class, CompiledRubric, Feature
+from cai.rubric.patterns import check_total_work
 from cai.rubric.prefilter import Prefilter
-from cai.rubric.propositions import PropositionTest, ReplyPatterns, compile_test
+from cai.rubric.propositions import PromptPatterns, PropositionTest, ReplyPatterns, compile_test
 from cai.rubric.text_classifier import CachedClassifier, ClassifierTest
 from cai.rubric.truth_table import (
     Definitions,
@@ -45,11 +46,17 @@ def compile_rubric(rubric: Rubric) -> CompiledRubric:
         more = f" (and {others} more)" if others else ""
         raise ConfigError(findings.errors[0] + more)
     questions = {id: proposition.question for id, proposition in rubric.propositions.items()}
+    by_key = {
+        f"rubric.propositions.{id}": (*test.patterns, *test.unless)
+        for id, test in parts.tests.items()
+        if isinstance(test, ReplyPatterns | PromptPatterns)
+    }
+    check_total_work(by_key)
     patterns = [
         pattern
-        for test in parts.tests.values()
+        for id, test in parts.tests.items()
         if isinstance(test, ReplyPatterns)
-        for pattern in (*test.patterns, *test.unless)
+        for pattern in by_key[f"rubric.propositions.{id}"]
     ]
     return CompiledRubric(
         tests=tuple(parts.tests.items()),

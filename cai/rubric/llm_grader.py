@@ -77,7 +77,7 @@ async def grade_with_model(
             [log_odds(lm, shots, chat, response, compiled.questions[id]) for id in ids]
         )
     except UnansweredError as error:
-        return unscored_grade(tested, f"no answer: {error}")
+        return unscored_grade(tested, error.reason)
     answers: dict[str, float] = {}
     unanswered = []
     for id, z in zip(ids, odds, strict=True):

@@ -3,14 +3,19 @@
 Python's `re` backtracks, so a pattern such as `(a+)+b` takes time exponential in the text. From the
 pattern's parse tree follows a bound on the number of ways in which it can match from one position.
 Patterns above the limit are refused.
+
+Time grows in proportion to the text: a pattern that may begin anywhere repeats nothing more than
+`MAX_REPETITIONS` times, since `a.*b` without that limit takes time quadratic in a text of a's.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from re import _compiler as sre_compiler  # type: ignore[attr-defined]  # compiles a parse tree
 from re import _parser as sre  # type: ignore[attr-defined]  # a second parser could disagree
 from typing import Any
 
@@ -22,8 +27,11 @@ TEXT_LENGTH = 10_000
 """Characters of the text for which the work of a search is estimated."""
 MAX_WORK = 300_000_000
 """The limit on ways to match from all positions of such a text: a few seconds at worst."""
-_UNBOUNDED_WAYS = 1_000
-"""The count for `*`, `+` and `{n,}` on one character: one per pattern passes, two are refused."""
+MAX_TOTAL_WORK = 2_000_000_000
+"""The limit on `MAX_WORK` summed over a rubric's patterns; the shipped rubrics take a fifth."""
+MAX_REPETITIONS = 1_000
+"""What `*`, `+` and `{n,}` stand for in a pattern that does not begin with ^. It is also the count
+of their ways on one character: one per pattern passes, two are refused."""
 _MAX_STRINGS = 400
 """Fixed strings that a part of a pattern may stand for before they are no longer enumerated."""
 
@@ -39,6 +47,29 @@ class Pattern:
     """
 
     regex: re.Pattern[str]
+    """As it is written."""
+    searched: re.Pattern[str]
+    """The same, with bounded repetitions."""
+    work: int
+    """Steps of a search in a text of `TEXT_LENGTH`, at most."""
+
+
+def check_total_work(patterns: Mapping[str, Sequence[Pattern]]) -> None:
+    """Nothing, if a rubric's patterns together are cheap enough.
+
+    Args:
+        patterns: key in the rubric -> patterns below it.
+
+    Raises:
+        ConfigError: they are not; the message names the key with the most costly ones.
+    """
+    work = {key: sum(pattern.work for pattern in below) for key, below in patterns.items()}
+    if sum(work.values()) > MAX_TOTAL_WORK:
+        raise ConfigError(
+            f"{max(work, key=lambda key: work[key])}: the rubric's patterns together can take over "
+            f"{MAX_TOTAL_WORK:,} steps in a text of {TEXT_LENGTH:,} characters, these the most of "
+            "them: bound their quantifiers lower, or use fewer"
+        )
 
 
 def compile_pattern(text: str, key: str) -> Pattern:
@@ -68,7 +99,8 @@ def compile_pattern(text: str, key: str) -> Pattern:
             f"{key}: can match in over {MAX_WAYS:,} ways from one position: "
             f"bound its quantifiers lower: {text!r}"
         )
-    if _work_of_search(tree, ways) > MAX_WORK:
+    work = _work_of_search(tree, ways)
+    if work > MAX_WORK:
         raise ConfigError(
             f"{key}: can take over {MAX_WORK:,} steps in a text of {TEXT_LENGTH:,} characters: "
             f"bound its quantifiers lower, or begin it with a word or ^: {text!r}"
@@ -77,7 +109,27 @@ def compile_pattern(text: str, key: str) -> Pattern:
         raise ConfigError(
             f"{key}: matches the empty text, so it would hold for every reply: {text!r}"
         )
-    return Pattern(regex)
+    return Pattern(regex, _bounded(regex, tree), work)
+
+
+def _bounded(regex: re.Pattern[str], tree: Any) -> re.Pattern[str]:
+    """The expression with at most `MAX_REPETITIONS`, if it may begin anywhere in a text."""
+    if not _has_unbounded(tree) or _start_positions(tree) == 1:
+        return regex
+    _bound_repeats(tree)
+    bounded: re.Pattern[str] = sre_compiler.compile(tree, regex.flags)
+    return bounded
+
+
+def _bound_repeats(sequence: Any) -> None:
+    for index, (kind, value) in enumerate(sequence.data):
+        if kind in _REPEATS:
+            least, most, body = value
+            if most is sre.MAXREPEAT:
+                sequence.data[index] = (kind, (least, max(least, MAX_REPETITIONS), body))
+            _bound_repeats(body)
+        for child in _children(kind, value):
+            _bound_repeats(child)
 
 
 class _UnboundedCost(Exception): ...
@@ -86,7 +138,7 @@ class _UnboundedCost(Exception): ...
 def _work_of_search(tree: Any, ways: int) -> int:
     """An upper bound on the ways to match from all positions of a text of `TEXT_LENGTH`."""
     if _has_unbounded(tree):
-        ways *= TEXT_LENGTH // _UNBOUNDED_WAYS
+        ways *= TEXT_LENGTH // MAX_REPETITIONS
     return ways * _start_positions(tree)
 
 
@@ -151,7 +203,7 @@ def _ways_of_repeat(least: Any, most: Any, body: Any) -> int:
             raise _UnboundedCost(
                 "an unbounded quantifier on a group that can match in several ways"
             )
-        return _UNBOUNDED_WAYS
+        return MAX_REPETITIONS
     if inner == 1:
         return int(most - least + 1)
     total = 0

@@ -29,7 +29,7 @@ _CATEGORIES = {
 _GAP = 20
 """Width of the range from which on a repeated character set is a gap between two parts."""
 _ANY_CHARACTER = "(?s:.)"
-_ALWAYS_MATCHES = Pattern(re.compile(""))
+_ALWAYS_MATCHES = Pattern(re.compile(""), re.compile(""), 0)
 """Part of each set, so that an empty answer of RE2 can only mean that it ran out of memory."""
 _REPEATS = (c.MAX_REPEAT, c.MIN_REPEAT, c.POSSESSIVE_REPEAT)
 

@@ -175,9 +175,9 @@ def _find(
 ) -> tuple[int, int] | None:
     """Start and end of the first match that no `unless` pattern cancels."""
     for pattern in patterns:
-        for match in pattern.regex.finditer(text):
+        for match in pattern.searched.finditer(text):
             start, end = max(0, match.start() - UNLESS_WINDOW), match.end() + UNLESS_WINDOW
-            if not any(other.regex.search(text, start, end) for other in unless):
+            if not any(other.searched.search(text, start, end) for other in unless):
                 return match.span()
     return None
 

@@ -26,6 +26,8 @@ from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.seeds import rng
 from cai.train.losses import soft_bradley_terry
 
+MAX_PAIRS_OF_PROMPT = 64
+"""In one step, which bounds its memory. Nine replies to a prompt, as in the paper, give 36."""
 MAX_CACHE_BYTES = 1 << 30
 """Of the frozen blocks' outputs on the training rows; above it they are recomputed every epoch."""
 FLOAT32_BYTES = 4
@@ -42,7 +44,7 @@ class RewardConfig(FrozenModel):
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(8, ge=1)
     """Pairs a step. All pairs of a prompt are in one step (arXiv:2203.02155, section 3.4), even
-    where that makes it larger."""
+    where that makes it larger; a prompt with more than 64 pairs has several steps."""
     label_share: float | None = Field(None, gt=0, lt=1)
     """Share of the run's pairs among all pairs, where the run has `preferences` too: pairs of the
     side with too many are dropped. None: all pairs of both."""
@@ -62,7 +64,7 @@ class Comparison:
     """Token rows of two replies to one prompt, and P(first beats second)."""
 
     prompt: str
-    """Id of the prompt's text alone: all labels of a prompt are on one side of a split."""
+    """`cai.data.filters.prompt_key`: all labels of a prompt are on one side of a split."""
     first: list[int]
     second: list[int]
     p_first: float
@@ -206,7 +208,8 @@ def _log_loss(model: PreferenceModel, comparisons: Sequence[Comparison]) -> floa
 def batch_by_prompt(comparisons: Sequence[Comparison], size: int) -> list[list[int]]:
     """Indices of `comparisons` in batches of about `size`, all pairs of a prompt in one batch.
 
-    Prompts whose rows are of like length are batched together.
+    Prompts whose rows are of like length are batched together. A prompt with more pairs than
+    MAX_PAIRS_OF_PROMPT has several batches.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for index, comparison in enumerate(comparisons):
@@ -216,7 +219,13 @@ def batch_by_prompt(comparisons: Sequence[Comparison], size: int) -> list[list[i
         return sum(_tokens(comparisons[i]) for i in indices) // len(indices)
 
     batches: list[list[int]] = [[]]
-    for indices in sorted(groups.values(), key=mean_tokens):
+    most = max(size, MAX_PAIRS_OF_PROMPT)
+    parts = [
+        indices[start : start + most]
+        for indices in groups.values()
+        for start in range(0, len(indices), most)
+    ]
+    for indices in sorted(parts, key=mean_tokens):
         if batches[-1] and len(batches[-1]) + len(indices) > size:
             batches.append([])
         batches[-1] += indices
@@ -252,7 +261,8 @@ class Agreement:
     prompt: str
     source: str
     agrees: float | None
-    """1 or 0; None when the label is exactly 0.5."""
+    """1 or 0; 0.5 when the model's scores are equal; None when the label is exactly 0.5, or the
+    replies are the same."""
     log_loss: float
     """Cross-entropy with the soft label, nats."""
 
@@ -273,6 +283,10 @@ def evaluate(model: PreferenceModel, comparisons: Sequence[Comparison]) -> list[
         loss = soft_bradley_terry(
             torch.tensor([first]), torch.tensor([second]), torch.tensor([p_first])
         )
-        agrees = None if p_first == 0.5 else float((first > second) == (p_first > 0.5))
+        agrees: float | None = float((first > second) == (p_first > 0.5))
+        if p_first == 0.5 or comparison.first == comparison.second:
+            agrees = None
+        elif first == second:
+            agrees = 0.5
         agreements.append(Agreement(comparison.prompt, comparison.source, agrees, float(loss)))
     return agreements

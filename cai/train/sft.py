@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from cai.errors import TrainError, blame
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_model, window_of_weights
 from cai.modeling.lora import lora_config
 from cai.modeling.precision import autocast, device
 from cai.modeling.tokenization import Renderer, load_renderer
@@ -45,7 +45,7 @@ class SFTConfig(FrozenModel):
     batch_size: int = Field(8, ge=1)
     """Examples a step."""
     max_length: int = Field(512, ge=8)
-    """Longer examples are left out and counted."""
+    """Longer examples are left out and counted, and so are those longer than the model's window."""
 
 
 def sft(
@@ -68,11 +68,10 @@ def sft(
         TrainError: no example fits, or the loss is not a number.
     """
     renderer = load_renderer(base)
-    rows, too_long = _tokenize(renderer, examples, config.max_length)
+    longest = min(config.max_length, window_of_weights(base))
+    rows, too_long = _tokenize(renderer, examples, longest)
     if not rows:
-        raise TrainError(
-            f"sft: none of {len(examples)} examples fits into {config.max_length} tokens"
-        )
+        raise TrainError(f"sft: none of {len(examples)} examples fits into {longest} tokens")
     with atomic_directory(out) as folder, blame(TrainError, "sft"):
         checkpoints = folder / "checkpoints"
         trainer = _build_trainer(base, rows, config, checkpoints, seed, progress)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,9 +19,10 @@ from dataclasses import replace
 import pytest
 from reward_toys import LIMITS, TOKEN, by_length, connected, send, serving
 
-from cai.integrations.reward_batching import RewardTable
+from cai.integrations.reward_batching import Job, RewardTable
+from cai.integrations.reward_requests import Limits
 from cai.integrations.reward_server import RewardServer
-from cai.records import Prompt
+from cai.records import Prompt, chat_of
 
 ROW = {"prompt": "a", "response": "b c", "kind": "benign"}
 BODY = json.dumps({"rows": [ROW]}).encode()
@@ -46,6 +47,13 @@ def head(path: str = "/score", method: str = "POST", **headers: object) -> bytes
     lines = [f"{method} {path} HTTP/1.1", "Host: a"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def everything(raw: socket.socket) -> bytes:
@@ -164,6 +172,40 @@ def test_connections_are_bounded(server: RewardServer) -> None:
         assert time.monotonic() < deadline
 
 
+def test_bytes_in_flight_are_bounded() -> None:
+    """Two bodies of 40 kB fit into 100 kB: the third client is asked to retry, and is let in when
+    one of the others is done."""
+    limits = replace(Limits(), max_bytes_in_flight=100_000)
+    body = json.dumps({"rows": [ROW | {"response": "b" * 40_000}]}).encode()
+    with serving(by_length, limits=limits) as running, ExitStack() as stack:
+        token = f"Bearer {TOKEN}"
+        waiting = [stack.enter_context(connected(running)) for _ in range(2)]
+        for raw in waiting:
+            raw.sendall(head(Authorization=token, Content_Length=len(body)) + body[:-1])
+        wait_until(lambda: running.bodies.held == 2 * len(body))
+        with connected(running) as raw:
+            raw.sendall(head(Authorization=token, Content_Length=len(body)) + body)
+            answer = everything(raw)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1\r\n" in answer
+        assert send(running, "/health", b"", method="GET")[0] == 200
+        waiting[0].sendall(body[-1:])
+        assert waiting[0].recv(1 << 16).startswith(b"HTTP/1.1 200")
+        assert send(running, "/score", body)[0] == 200
+        waiting[1].close()
+        wait_until(lambda: running.bodies.held == 0)
+
+
+def test_a_cancelled_job_holds_no_text() -> None:
+    job = Job(Prompt(chat=chat_of(("user", "x" * 1000))), "y" * 1000)
+    job.cancel()
+    assert len(job.reply) + len(job.prompt.chat[0].content) == 1
+    done = Job(Prompt(chat=chat_of(("user", "x"))), "y")
+    done.result.set_result({})
+    done.cancel()
+    assert done.reply == "y"
+
+
 def test_small_answers_do_not_wait_for_acknowledgements(server: RewardServer) -> None:
     """Nagle's algorithm with delayed acknowledgements costs 40 ms a request."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
@@ -244,6 +286,7 @@ def test_a_signal_ends_the_command_after_its_requests(number: signal.Signals, co
 HOG = """
 import asyncio, resource, sys, threading, time
 from reward_toys import TOKEN, by_length
+from cai.integrations.reward_requests import Limits
 from cai.integrations.reward_server import RewardServer
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

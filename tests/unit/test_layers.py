@@ -18,6 +18,7 @@ LAYERS = [
     "progress",
     "artifacts",
     "files",
+    "locks",
     "store",
     "async_map",
     "constitution",

@@ -10,9 +10,10 @@ addressed by (seed, update, prompt, draw), so a resumed run equals an uninterrup
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from cai.artifacts import METRICS
 from cai.errors import TrainError, UsageError
 from cai.modeling import memory
+from cai.modeling.loading import window_of
 from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt
@@ -66,6 +68,7 @@ from cai.train.ppo.rollout import (
     sample_rollouts,
 )
 from cai.train.ppo.save import save_policy
+from cai.train.ppo.window import prompts_within, texts_within
 from cai.train.signals import deferred_signals
 from cai.train.tracking import Track, no_tracker
 
@@ -91,6 +94,8 @@ class PPOTrainer:
 
     weights: str | None = None
     """Folder or hub id of the model that the policy began as; `from_pretrained` sets it."""
+    left_out: Mapping[str, int] = MappingProxyType({})
+    """Reason -> prompts or texts that `train` left out."""
 
     def __init__(
         self,
@@ -148,6 +153,9 @@ class PPOTrainer:
         At SIGINT or SIGTERM the update is finished and saved first. With `ema_decay`, the policy
         holds the averaged weights in the end.
 
+        Prompts that do not fit the policy's window with a response are left out, and counted in
+        `left_out`; so are texts.
+
         Args:
             prompts: training prompts; each update samples from them.
             folder: made if there is none; training resumes from a checkpoint in it.
@@ -168,6 +176,7 @@ class PPOTrainer:
             raise TrainError(
                 "ppo.ptx: there is no fine-tuning text to mix in; leave ptx out, or give it some"
             )
+        prompts, texts = self._within_window(prompts, texts)
         folder.mkdir(parents=True, exist_ok=True)
         digest = state_digest(self.config, prompts, texts, self.seed)
         start = self._load_checkpoint(folder, digest)
@@ -190,6 +199,20 @@ class PPOTrainer:
                     signal.reraise()
         self.learner.use_ema_weights()
         return history
+
+    def _within_window(
+        self, prompts: Sequence[Prompt], texts: Sequence[PtxText]
+    ) -> tuple[list[Prompt], list[PtxText]]:
+        """Those that fit the policy's window; `left_out` counts the others."""
+        window = window_of(self.actor.module.model.config)
+        kept = prompts_within(prompts, self.renderer, self.config.rollout, window)
+        kept_texts = texts_within(texts, window)
+        counts = {
+            "too_long_prompts": len(prompts) - len(kept),
+            "too_long_texts": len(texts) - len(kept_texts),
+        }
+        self.left_out = {name: count for name, count in counts.items() if count}
+        return kept, kept_texts
 
     def save_policy(self, folder: str | Path) -> None:
         """Write the policy as a plain model with its tokenizer. All processes call it.

@@ -100,3 +100,60 @@ def test_edited_metrics(tmp_path: Path, line: str) -> None:
         read_history(file, 5)
     assert "\n" not in str(caught.value)
     assert digest(file.read_bytes()) == digest(f'{{"update": 0}}\n{line}\n')
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "epochs=2026-01-01",
+        "epochs=2026-13-45",
+        "batch_size=1:30",
+        f"epochs={DIGITS}",
+        "epochs=!!int abc",
+        "epochs={? [1]: 2}",
+        "learning_rate=.nan",
+        "2026=3",
+    ],
+)
+def test_odd_settings_of_the_preference_model(
+    capsys: Capture, tmp_path: Path, tiny_model: Path, setting: str
+) -> None:
+    row = {"prompt": "a", "first": "b", "second": "c", "p_first": 1}
+    source = write_lines(tmp_path / "in.jsonl", row)
+    options = ("--model", f"local:{tiny_model}", "--input", source, "--output", tmp_path / "out")
+    error = run_command(capsys, "fit-reward", *options, "--set", setting).usage_error
+    assert error.startswith("--set ")
+    assert len(error) < 300
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", ["rank", "reward"])
+def test_fit_and_nan_in_a_table(capsys: Capture, tmp_path: Path, value: str) -> None:
+    """A table's NaN is a missing value: a row needs a rank, and may have no reward."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = {"prompt": "a", "kind": "benign", "response": "b", "rank": 1.0, "reward": 0.5}
+    rows = [row, row | {"rank": 0.0} | {value: float("nan")}]
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), source)
+    options = ("--constitution", "harmless", "--input", source, "--output", tmp_path / "w.yaml")
+    result = run_command(capsys, "fit", *options)
+    if value == "rank":
+        assert result.usage_error.startswith(f"{source}:2: a line needs `kind`, `rank`")
+    else:
+        assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"{", b"[]", DIGITS.encode()])
+def test_edited_settings_of_a_run(capsys: Capture, tmp_path: Path, content: bytes) -> None:
+    """A command with the run's YAML writes them anew; one with its folder says what is wrong."""
+    run = run_file(tmp_path)
+    assert run_command(capsys, "revise", run).code == 2  # its prompts come first
+    settings = tmp_path / "out" / "run.json"
+    good = settings.read_bytes()
+    settings.write_bytes(content)
+    result = run_command(capsys, "revise", tmp_path / "out")
+    assert result.usage_error.startswith(f"{settings}: not the settings of a run")
+    assert "Traceback" not in run_command(capsys, "revise", run).err
+    assert settings.read_bytes() == good

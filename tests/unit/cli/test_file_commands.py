@@ -182,7 +182,7 @@ def test_wrong_usage(capsys: Capture, arguments: list[str], why: str) -> None:
 def test_wrong_lines(tmp_path: Path, capsys: Capture) -> None:
     source = write_lines(tmp_path / "in.jsonl", PAIRS[0], {"prompt": "a", "first": "b"})
     assert label(source, tmp_path / "out.jsonl") == 2
-    assert f"{source}:2: a line needs `second` (text)" in capsys.readouterr().err
+    assert f"{source}:2: a row needs `second` (text)" in capsys.readouterr().err
 
 
 def test_limits_hold_for_files_too(tmp_path: Path, capsys: Capture) -> None:
@@ -202,4 +202,4 @@ def test_limits_hold_for_files_too(tmp_path: Path, capsys: Capture) -> None:
     assert label(source, out, "--max-cost", 1) == 2
     assert "--max-cost needs prices" in capsys.readouterr().err
     assert label(source, out, "--set", "seed=1") == 2
-    assert "--set changes a run's YAML" in capsys.readouterr().err
+    assert "only the sections http and prices can be set" in capsys.readouterr().err

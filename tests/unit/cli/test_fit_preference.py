@@ -59,10 +59,10 @@ def test_the_command_trains_measures_and_saves(tiny_model: Path, tmp_path: Path)
     assert metrics["train_pairs"] == 19  # 24 prompts less a fifth
     base = with_adapter(load_model(str(tiny_model)), "policy", 2)
     model = PreferenceModel.load(base, load_renderer(str(tiny_model)), tmp_path / "reward")
-    chat = chat_of(("user", "something new"))
+    chat = chat_of(("user", "x 99"))
     good, bad = model.score([model.rows(chat, "zz"), model.rows(chat, "aa")])
     assert good > bad
-    assert "is there already" in str(CliRunner().invoke(app, arguments).exception)
+    assert "exists already" in str(CliRunner().invoke(app, arguments).exception)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,7 @@ def test_the_command_trains_measures_and_saves(tiny_model: Path, tmp_path: Path)
     [
         (["--set", "ranks=4"], "--set ranks"),
         (["--set", "epochs=["], "is not YAML"),
+        (["--set", "epochs=!!timestamp 2024-13-45"], "--set epochs"),
         (["--set", "epochs"], "expected KEY=VALUE"),
         (["--set", "label_share=0.5"], "no other pairs"),
         (["--model", "fake:brief"], "training needs weights"),

@@ -133,6 +133,39 @@ def test_own_fields_are_not_overwritten(tmp_path: Path, tool: Tool, command: str
     assert (tmp_path / "out.jsonl").read_text() == ""
 
 
+def test_a_prefix_keeps_own_fields(tmp_path: Path, tool: Tool, command: str) -> None:
+    """The refusal names it. The values are those without it; another prefix, another output."""
+    rows = ROWS[command]
+    plain, output = tmp_path / "plain.jsonl", tmp_path / "out.jsonl"
+    source = write_lines(tmp_path / "in.jsonl", *rows)
+    assert tool(source, plain).code == 0
+    assert "--prefix" in tool(plain, output).err
+    assert tool(plain, output, "--prefix", "2.").code == 0
+    before = output.read_bytes()
+    for line in output.read_text().splitlines():
+        row = json.loads(line)
+        added = {name: value for name, value in row.items() if name.startswith("2.")}
+        assert f"2.{FIELD[command]}" in added
+        assert added == {name: row[name.removeprefix("2.")] for name in added}
+    assert "another prefix" in tool(plain, output, "--prefix", "3.").usage_error
+    assert "another prefix" in tool(plain, output).err
+    assert tool(plain, output, "--prefix", "2.").code == 0
+    assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("prefix", ["a b", "\udcff", '"', "\n"])
+def test_a_prefix_is_a_word(tmp_path: Path, tool: Tool, command: str, prefix: str) -> None:
+    source = write_lines(tmp_path / "in.jsonl", *ROWS[command])
+    error = tool(source, tmp_path / "out.jsonl", "--prefix", prefix).usage_error
+    assert "use letters, digits, dots, dashes and underscores" in error
+
+
+def test_a_run_has_no_prefix(tmp_path: Path, capsys: Capture) -> None:
+    for command in ("revise", "label"):
+        error = run_command(capsys, command, "run.yaml", "--prefix", "x_").usage_error
+        assert "run.yaml and --prefix: give a run's YAML or a file tool's options" in error
+
+
 def test_two_processes_do_not_write_one_file(tmp_path: Path, tool: Tool, command: str) -> None:
     source, output = write_lines(tmp_path / "in.jsonl", *ROWS[command]), tmp_path / "out.jsonl"
     with output.open("ab") as other:

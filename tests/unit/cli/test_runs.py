@@ -72,7 +72,7 @@ def test_wrong_runs(capsys: Capture, tmp_path: Path, old: str, new: str, message
         (["--from", "ppo", "--until", "sft"], "--until sft comes before --from ppo"),
         (["--set", "ppo.num_updates"], "--set ppo.num_updates: expected key.path=value"),
         (["--set", "ppo.num_updatse=1"], "unknown key 'num_updatse': did you mean 'num_updates'?"),
-        (["--set", "ppo.num_updates=[1"], "--set ppo.num_updates=[1: the value is not YAML"),
+        (["--set", "ppo.num_updates=[1"], "--set ppo.num_updates: the value is not YAML"),
     ],
 )
 def test_wrong_arguments(

@@ -96,6 +96,39 @@ def test_comparison_principles(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+LANGCHAIN = [
+    {"name": "harmful1", "critique_request": "Is it harmful?", "revision_request": "Take it out."},
+    {"name": "Kind words", "critique_request": "Is it kind?", "revision_request": "Be kind."},
+    {"name": "kind-words", "critique_request": "Is it?", "revision_request": "Be so.", "x": 1},
+]
+
+
+@pytest.mark.parametrize("form", ["list", "mapping"])
+def test_critique_and_revision_requests(tmp_path: Path, form: str) -> None:
+    """As LangChain has them: a list, or a mapping from the name."""
+    rest = [{k: v for k, v in row.items() if k != "name"} for row in LANGCHAIN]
+    named = {row["name"]: pair for row, pair in zip(LANGCHAIN, rest, strict=True)}
+    constitution, notes = imported(tmp_path, LANGCHAIN if form == "list" else named)
+    assert [(p.id, p.category, p.critique, p.revision) for p in constitution.principles] == [
+        ("harmful1", "harmful", "Is it harmful?", "Take it out."),
+        ("kind-words", "kind-words", "Is it kind?", "Be kind."),
+        ("kind-words-2", "kind-words", "Is it?", "Be so."),
+    ]
+    assert notes == [
+        "principles have no comparison text: they cannot label pairs", "keys left out: x"
+    ]  # fmt: skip
+
+
+def test_requests_without_a_name(tmp_path: Path) -> None:
+    pair = {"critique_request": "Is it harmful?", "revision_request": "Take it out."}
+    constitution, _ = imported(tmp_path, [pair, pair])
+    assert [p.id for p in constitution.principles] == ["principle-1", "principle-2"]
+    with pytest.raises(
+        ConfigError, match=r"theirs\.json: item 2: revision_request: expected a text"
+    ):
+        imported(tmp_path, [pair, {"critique_request": "Is it harmful?"}])
+
+
 def test_critic_and_revision_pairs(tmp_path: Path) -> None:
     """One of two conversations has the six turns of an example; the other is noted."""
     constitution, notes = imported(tmp_path, PAIRS)

@@ -14,6 +14,7 @@ from cai.data.filters import HygieneConfig
 from cai.data.preferences import (
     DIFFERENT_PROMPTS,
     EQUAL_REPLIES,
+    NO_VERDICT,
     clean_labelled_pairs,
     labelled_pairs,
 )
@@ -44,7 +45,7 @@ def test_both_shapes_are_read(tmp_path: Path) -> None:
     ]
     skipped: Counter[str] = Counter()
     list(labelled_pairs(file, passed_over=skipped))
-    assert skipped == {"no verdict (`p_first` is null)": 1}
+    assert skipped == {NO_VERDICT: 1}
     parted = {"chosen": DIALOGUE, "rejected": "\n\nHuman: yo\n\nAssistant: x"}
     dialogues = write_lines(
         tmp_path / "y.jsonl", parted, {"chosen": DIALOGUE + "fine", "rejected": DIALOGUE + " no"}

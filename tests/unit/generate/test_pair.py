@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
+import pytest
 from generate_toys import prompt
 
+from cai.errors import UnansweredError
 from cai.generate.pair import PairConfig, PairItem, pair_items, paired_item, pairer
 from cai.lm import FakeLM
-from cai.records import Pair, Prompt, chat_of
+from cai.records import Chat, Pair, Prompt, chat_of
 
 
 def draw(lm: FakeLM, seed: int, config: PairConfig) -> Pair:
@@ -72,3 +75,15 @@ def test_some_of_the_pairs() -> None:
     assert len({item.id for item in items}) == 150
     assert len({item.indices for item in items}) == 10, "all pairs of indices are drawn"
     assert pair_items(prompts, PairConfig(replies=2), 0)[0].indices == (0, 1)
+
+
+def test_two_failures_of_a_pair_are_one_null_row(caplog: pytest.LogCaptureFixture) -> None:
+    """The second one is nobody's to wait for: asyncio must not print its traceback."""
+
+    def fails(chat: Chat, seed: int) -> str:
+        raise UnansweredError("http://x: status 400")
+
+    row = draw(FakeLM(fails), 0, PairConfig())
+    assert row.unscored == "no answer: http://x: status 400"
+    gc.collect()
+    assert caplog.text == ""

@@ -151,7 +151,9 @@ def test_unanswered_calls_are_rows(tmp_path: Path) -> None:
 
     taken = collect(tmp_path / "a.jsonl", FakeLM(fails))
     assert taken.prompts == []
-    assert {row.unanswered for row in read_rows(tmp_path / "a.jsonl", Attempt)} == {"status 500"}
+    assert {row.unanswered for row in read_rows(tmp_path / "a.jsonl", Attempt)} == {
+        "no answer: status 500"
+    }
 
 
 @pytest.mark.parametrize(

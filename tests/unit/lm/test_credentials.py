@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
-from typing import Any
 
-import httpx2 as httpx
 import pytest
-from canned import Canned, CannedLM, always, choice_answer, reply_answer
+from canned import Canned, CannedLM, always, reply_answer
+from key_fuzz import fuzz_keys
 from lm_calls import sample_hello
 
-import cai.cli
-import cai.lm
 from cai.errors import BackendError, ConfigError, UnansweredError, UsageError
 from cai.lm import open_lm
 from cai.lm.credentials import has_user_info, mask, read_proxy
@@ -50,6 +46,13 @@ def test_a_key_with_odd_characters_is_refused_unquoted(
         "http://me:p#SECRET@host/v1#m",
         "HTTP://me:SECRET@host/v1#m",
         "http://host/v1?key=SECRET#m",
+        "https://SEC/RET@host/v1#m",
+        "http://SEC#RET@host/v1#m",
+        "htp://me:SECRET@host/v1#m",
+        "me:SECRET@host/v1#m",
+        " http://me:SECRET@host/v1#m",
+        "http:/me:SECRET@host/v1#m",
+        "http:me:SECRET@host#m",
     ],
 )
 def test_a_secret_in_an_address_is_refused_unquoted(tmp_path: Path, spec: str) -> None:
@@ -57,7 +60,7 @@ def test_a_secret_in_an_address_is_refused_unquoted(tmp_path: Path, spec: str) -
     for check in (lambda: open_lm(spec), lambda: HttpLM(spec)):
         with pytest.raises(UsageError) as error:
             check()
-        assert "SECRET" not in str(error.value)
+        assert "SEC" not in str(error.value)
     run = tmp_path / "run.yaml"
     run.write_text(
         f"name: x\nconstitution: assistant\nprompts: [p.jsonl]\njudge: {json.dumps(spec)}\n"
@@ -65,7 +68,7 @@ def test_a_secret_in_an_address_is_refused_unquoted(tmp_path: Path, spec: str) -
     (tmp_path / "p.jsonl").write_text("")
     with pytest.raises(ConfigError, match="keys don't belong into the address") as refused:
         load_run(run)
-    assert "SECRET" not in str(refused.value)
+    assert "SEC" not in str(refused.value)
 
 
 def test_addresses_without_secrets() -> None:
@@ -98,7 +101,7 @@ def test_a_proxy_without_a_scheme_and_the_loopback(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("http_proxy", "me:p%40ss@127.0.0.1:9")
     proxy = read_proxy("http", "example.invalid")
     assert proxy is not None
-    assert proxy.secrets == ("p%40ss", "p@ss")
+    assert proxy.secrets == ("p%40ss", "p@ss", "bWU6cEBzcw==")
     for host in ("127.0.0.1", "localhost", "::1", "127.8.8.8"):
         assert read_proxy("http", host) is None
 
@@ -128,68 +131,51 @@ def test_masked_before_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mask("ab abc", ("ab", "abc")) == "*** ***"
 
 
-def hostile(stream: random.Random) -> Any:
-    """A server that repeats the request's headers, secrets and all, wherever it can."""
-
-    def respond(body: dict[str, Any], request: httpx.Request) -> Canned:
-        key = request.headers.get("authorization", "")
-        words = f"{'x' * stream.randrange(250)} {key} {MARKED}:proxy"
-        status = stream.choice([200, 200, 200, 200, 400, 422, 401, 429, 500, 307, 404, 418])
-        if status != 200:
-            data = stream.choice([json.dumps({"error": {"message": words}}), words]).encode()
-            return Canned(data, status, [("location", words), ("retry-after", words)])
-        logprobs = body.get("logprobs")
-        answer = choice_answer(("A", -0.2), (words, -2.0)) if logprobs else reply_answer(words)
-        choice = answer["choices"][0]
-        choice["finish_reason"] = stream.choice(["stop", words, "length"])
-        choice["message"]["refusal"] = words
-        if stream.random() < 0.2:
-            choice["message"]["content"] = None
-        if stream.random() < 0.1:
-            answer = {"error": {"message": words}}
-        return Canned(json.dumps(answer).encode())
-
-    return respond
+KEY = "sk-Marked/0123456789+abcdefghij"
 
 
-COMMANDS = {
-    "label": ("--constitution", "helpful_honest", "--input", "pairs.jsonl", "--output", "o.jsonl"),
-    "revise": ("--constitution", "harmless", "--input", "pairs.jsonl", "--output", "o.jsonl"),
-    "grade": ("--constitution", "harmless", "--input", "replies.jsonl", "--output", "o.jsonl",
-              "--ask-all"),
-    "eval": ("--only", "refusal", "--data", "replies.jsonl", "--output", "o.jsonl"),
-}  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (f"a {KEY} b", "a *** b"),
+        (f"cut {KEY[:20]}", "cut ***"),
+        (f"cut {KEY[9:]} b {KEY[:7]}", "cut *** b sk-Mark"),
+        (f"{KEY[4:13]} {KEY[20:]}", "*** ***"),
+        ("nothing of it", "nothing of it"),
+    ],
+)
+def test_parts_of_a_secret_are_masked(text: str, masked: str) -> None:
+    """Eight characters or more: a server may have cut its text itself."""
+    assert mask(text, (KEY,)) == masked
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_no_file_and_no_stream_holds_a_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
-) -> None:
-    """6 runs a command against a hostile server, with keys and proxies that are usable or not."""
-    stream = random.Random(command)
-    monkeypatch.setattr(
-        cai.lm, "HttpLM", lambda spec, config: CannedLM(hostile(stream), config, spec=spec)
-    )
-    rows = [
-        {"prompt": f"Ask {i}", "kind": "benign", "first": "A b.", "second": "C d.", "response": "E"}
-        for i in range(4)
-    ]
-    for run in range(6):
-        folder = tmp_path / str(run)
-        folder.mkdir()
-        monkeypatch.chdir(folder)
-        for name in ("pairs.jsonl", "replies.jsonl"):
-            Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        monkeypatch.setenv("CAI_API_KEY", MARKED + stream.choice(["", "", "", "\n", " "]))
-        proxy = f"{stream.choice(['http', 'http', 'socks'])}://me:{MARKED}:proxy@127.0.0.1:9"
-        monkeypatch.setenv("http_proxy", proxy)
-        user_info = stream.choice(["", "", "", f":{MARKED}@"])
-        host = stream.choice(["127.0.0.1", "example.invalid"])
-        model = f"http://{user_info}{host}:1/v1#m"
-        with pytest.raises(SystemExit):
-            cai.cli.main([command, "--model", model, *COMMANDS[command]])
-        streams = capfd.readouterr()
-        assert "Traceback" not in streams.err
-        assert MARKED[:12] not in streams.out + streams.err
-        for file in folder.rglob("*"):
-            assert MARKED.encode()[:12] not in file.read_bytes(), file
+def test_every_part_is_found() -> None:
+    for start in range(len(KEY) - 8):
+        for end in range(start + 8, len(KEY) + 1):
+            assert mask(f"x{KEY[start:end]}#", (KEY,)) == "x***#"
+
+
+@pytest.mark.parametrize("spell", ["escaped", "slash", "plain"])
+def test_a_key_in_other_spellings_of_json(monkeypatch: pytest.MonkeyPatch, spell: str) -> None:
+    """As PHP writes "/", and with every character escaped: in a reply, and in an error."""
+    monkeypatch.setenv("CAI_API_KEY", KEY)
+    spelled = {
+        "escaped": "".join(f"\\u{ord(char):04x}" for char in KEY),
+        "slash": KEY.replace("/", "\\/"),
+        "plain": KEY,
+    }[spell]
+    reply = json.dumps(reply_answer("Yes: KEY")).replace("KEY", spelled).encode()
+    assert sample_hello(CannedLM(always(Canned(reply)))).text == "Yes: ***"
+    for status in (200, 400):
+        body = '{"error": {"message": "no KEY"}}'.replace("KEY", spelled).encode()
+        with pytest.raises(BackendError, match=r"no \*\*\*"):
+            sample_hello(CannedLM(always(Canned(body, status))))
+
+
+def test_no_file_and_no_stream_holds_a_secret(tmp_path: Path) -> None:
+    """A few commands of `benchmarks/key_fuzz.py`, which makes a thousand runs."""
+    commands = ("label", "calibrate", "eval", "grade")
+    counts = fuzz_keys(tmp_path, 16, seed=7, commands=commands)
+    assert counts["leaks"] == counts["tracebacks"] == 0
+    assert counts["in process"] == 16
+    assert counts["exit 0"] > 1, "a usable key meets a server that answers"

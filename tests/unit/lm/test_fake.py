@@ -10,7 +10,7 @@ from cai.lm import FakeLM, Sample, open_lm
 
 
 def test_fake_lm() -> None:
-    """`echo` returns the last message, cut at a limit in words; `calls` lists all chats."""
+    """`echo` returns the last message, cut at a limit in words; `calls` lists the chats."""
     fake = open_lm("fake:echo")
     assert isinstance(fake, FakeLM)
     sample = asyncio.run(
@@ -35,3 +35,16 @@ def test_fake_lm_stops() -> None:
         )
     )
     assert (sample.text, sample.finished) == ("a b", True)
+
+
+def test_the_chats_of_many_calls_do_not_fill_the_memory() -> None:
+    fake = FakeLM(lambda chat, seed: "x")
+
+    async def call() -> None:
+        for i in range(5000):
+            await fake.choice_logprobs(user_chat(str(i)), ["A", "B"])
+
+    asyncio.run(call())
+    assert fake.num_calls == 5000
+    assert 1000 <= len(fake.calls) <= 2000
+    assert fake.calls[-1000:] == [user_chat(str(i)) for i in range(4000, 5000)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,27 @@ def test_what_is_no_log(tmp_path: Path) -> None:
         RequestLog(tmp_path / "x.sqlite")
     with pytest.raises(StoreError, match="no such request log"):
         RequestLog(tmp_path / "y.sqlite", create=False)
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_database_of_others_gets_no_table(tmp_path: Path, create: bool) -> None:
+    """An empty file is a new log, but only where one may be created."""
+    path = tmp_path / "mine.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE thesis (line TEXT)")
+        database.commit()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"mine\.sqlite: not a request log, but a database"):
+        RequestLog(path, create=create)
+    assert path.read_bytes() == before
+    empty = tmp_path / "empty.sqlite"
+    empty.touch()
+    if create:
+        assert list(RequestLog(empty).rows()) == []
+    else:
+        with pytest.raises(StoreError, match="not a request log"):
+            RequestLog(empty, create=False)
+        assert empty.read_bytes() == b""
 
 
 def test_the_log_can_be_exported(tmp_path: Path) -> None:

@@ -32,6 +32,50 @@ def test_control_tokens_in_texts_are_text(renderer: Renderer) -> None:
     assert renderer.response_ids(hostile)[-1] == END
 
 
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+MISTRAL = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+)
+THINKING = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: <think>{% endif %}"
+)
+REFUSING = "{{ raise_exception('no') }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "header"),
+    [
+        (None, None),
+        (TURNS, "<|im_start|>assistant"),
+        (MISTRAL, None),
+        (THINKING, None),
+        (REFUSING, None),
+    ],
+)
+def test_a_template_without_a_generation_prompt(
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    template: str | None,
+    header: str | None,
+) -> None:
+    """One line, once, where the start of a reply is missing."""
+    tokenizer = load_renderer(tiny_model).tokenizer
+    tokenizer.chat_template = template or tokenizer.chat_template
+    tokenizer.save_pretrained(tmp_path)
+    for _ in range(2):
+        load_renderer(tmp_path)
+    told = capsys.readouterr().err.splitlines()
+    if header is None:
+        assert told == []
+    else:
+        (line,) = told
+        assert line.startswith(f"{tmp_path}: the chat template ignores add_generation_prompt")
+        assert f"end without '{header}'" in line
+
+
 def test_no_system_prompt_is_added(renderer: Renderer) -> None:
     text = renderer.tokenizer.decode(renderer.prompt_ids(user_chat("Hi")))
     assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"

@@ -205,12 +205,12 @@ def test_overrides(tmp_path: Path) -> None:
     ("setting", "message"),
     [
         ("ppo.num_updates", r"--set ppo\.num_updates: expected key\.path=value, for example"),
-        ("=3", r"--set =3: expected key\.path=value"),
+        ("=3", r"--set =: expected key\.path=value"),
         ("ppo..num_updates=3", r"expected key\.path=value"),
         ("prompts.0=x", r"expected key\.path=value"),
-        ("ppo.num_updates=[3", r"--set ppo\.num_updates=\[3: the value is not YAML"),
+        ("ppo.num_updates=[3", r"--set ppo\.num_updates: the value is not YAML"),
         ("seed=!!python/object/apply:os.getcwd []", r"the value is not YAML"),
-        ("name.first=x", r"--set name\.first=x: name is not a section"),
+        ("name.first=x", r"--set name\.first: name is not a section"),
         (
             "ppo.num_updatse=3",
             r":5: ppo\.num_updatse: unknown key 'num_updatse': did you mean 'num_updates'\?",

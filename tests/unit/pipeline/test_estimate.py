@@ -17,7 +17,6 @@ from cai.pipeline.context import open_run
 from cai.pipeline.estimate import (
     Forecast,
     Interval,
-    Used,
     evenly_spaced,
     exceeded_limits,
     forecast,
@@ -25,6 +24,7 @@ from cai.pipeline.estimate import (
     plan,
     total,
 )
+from cai.pipeline.probe import Used
 from cai.pipeline.runner import run_stages
 
 COUNT = 60

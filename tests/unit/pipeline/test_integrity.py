@@ -17,7 +17,7 @@ from cai.constitution import load_constitution
 from cai.errors import StoreError, TransientError, UnansweredError, is_passing
 from cai.lm.fake import FakeLM
 from cai.modeling import memory
-from cai.pipeline import context
+from cai.pipeline import context, evaluation_stages
 from cai.pipeline.config import ResolvedRun, load_run, save_run
 from cai.pipeline.context import RunContext, open_run
 from cai.pipeline.runner import run_stages
@@ -358,6 +358,38 @@ def test_unanswered_rows_are_asked_again(tmp_path: Path, monkeypatch: pytest.Mon
     names = [{p.name for p in ctx.resolved.folder.iterdir()} for ctx in (again, fresh)]
     assert names[0] == names[1]
     assert "no answer" not in again.nulls["label"]
+
+
+def test_unanswered_evaluation_replies_are_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are no input of another stage: at any later time."""
+    lm = Flaky(passing=True)
+    monkeypatch.setattr(context, "open_lm", lambda spec, http: lm)
+    monkeypatch.setattr(evaluation_stages, "_add_rewards", lambda ctx, replies: replies)
+
+    def evaluated(folder: Path) -> RunContext:
+        folder.mkdir(exist_ok=True)
+        ctx = toy_context(folder, held_out=0.8)
+        walk(ctx, "prompts")
+        for name in ("20-sft", "50-reward", "60-policy"):
+            ctx.path(name).mkdir(exist_ok=True)
+            (ctx.path(name) / "weights").write_bytes(b"w")
+        walk(ctx, "eval")
+        return ctx
+
+    first = evaluated(tmp_path / "a")
+    assert "no answer for now: http://x: out of order" in first.nulls["eval"]
+    lm.mended, lm.calls_made = True, 0
+    again = evaluated(tmp_path / "a")
+    rows = int(again.nulls.get("eval") == "" and lm.calls_made)
+    assert 0 < rows < 3 * 8
+    fresh = evaluated(tmp_path / "b")
+    for name in ("70-replies.jsonl", "70-scores.jsonl"):
+        assert again.path(name).read_bytes() == fresh.path(name).read_bytes()
+    calls = lm.calls_made
+    evaluated(tmp_path / "a")
+    assert lm.calls_made == calls
 
 
 def test_rows_that_will_not_pass_are_not_asked_again(

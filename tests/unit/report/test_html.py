@@ -131,7 +131,7 @@ def test_the_page_loads_nothing(run: Path) -> None:
 
 def test_every_section_is_there(run: Path) -> None:
     page = render(run)
-    assert len(set(re.findall(r'<section id="(\w+)"', page))) == 9
+    assert len(set(re.findall(r'<section id="(\w+)"', page))) == 10
     assert set(re.findall(r'<a href="#(\w+)"', page)) == set(
         re.findall(r'<section id="(\w+)"', page)
     )
@@ -141,6 +141,30 @@ def test_every_section_is_there(run: Path) -> None:
     assert "The filters kept 1 of 2 revisions" in page
     assert "may be harmful or offensive" in page
     assert "none is hand-picked" in page
+
+
+def test_null_rows_are_listed_by_stage_and_reason(tmp_path: Path) -> None:
+    """The most frequent reason first; a reason that passes by itself is asked again."""
+    passing = "no answer for now: http://h/v1: status 503"
+    labels = [Preference(source=str(i), p_first=None, unscored=passing) for i in range(3)]
+    labels += [Preference(source=f"x{i}", p_first=None, unscored=f"reason {i}") for i in range(12)]
+    write(tmp_path / "40-preferences.jsonl", [*labels, Preference(source="y", p_first=0.5)])
+    write(tmp_path / "70-replies.jsonl", [reply("a"), reply("b", unscored="no kind")])
+    rows = re.findall(r'<section id="nulls">.*?</section>', render(tmp_path), flags=re.DOTALL)
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", rows[0])[5:]
+    table = [tuple(cells[i : i + 5]) for i in range(0, len(cells), 5)]
+    assert table[0] == ("label", passing, "3", "16", "yes")
+    assert table[1] == ("label", "reason 0", "1", "16", "no")
+    assert table[-2:] == [
+        ("label", "other reasons", "3", "16", "no"),
+        ("eval", "no kind", "1", "2", "no"),
+    ]
+    assert "No row of a finished file is null" in render_empty(tmp_path / "empty")
+
+
+def render_empty(folder: Path) -> str:
+    folder.mkdir()
+    return render(folder)
 
 
 def test_the_page_is_a_function_of_the_files(run: Path) -> None:

@@ -162,6 +162,25 @@ def test_a_prompts_pairs_are_in_one_step() -> None:
     assert [len(indices) for indices in batch_by_prompt(comparisons, 1)] == [3, 1, 1, 2]
 
 
+def test_a_prompt_of_very_many_pairs_has_several_steps() -> None:
+    """300 pairs of one prompt in steps of 64, and of 100 where a step is that large."""
+    comparisons = [Comparison("a", [i], [0], 1.0) for i in range(300)]
+    batches = batch_by_prompt(comparisons, 8)
+    assert sorted(map(len, batches)) == [44, 64, 64, 64, 64]
+    assert sorted(i for batch in batches for i in batch) == list(range(300))
+    assert list(map(len, batch_by_prompt(comparisons, 100))) == [100] * 3
+
+
+def test_equal_replies_and_equal_scores_are_no_disagreement(tiny_model: Path) -> None:
+    model = untrained_model(tiny_model)
+    row, other = model.rows(HELLO, "a"), model.rows(HELLO, "b")
+    (same,) = evaluate(model, [Comparison("p", row, row, 0.2)])
+    assert same.agrees is None
+    torch.nn.init.zeros_(model.head.weight)
+    agreements = evaluate(model, [Comparison("p", row, other, p) for p in (0.2, 0.5, 0.9)])
+    assert [a.agrees for a in agreements] == [0.5, None, 0.5]
+
+
 def test_the_best_epoch_is_kept() -> None:
     """Losses 3, 2, 4, 5 with weights 0 to 3: the best one's age is 0, 0, 1, 2; it is restored."""
     weight = torch.nn.Parameter(torch.zeros(1))

@@ -1,0 +1,111 @@
+"""An LM that notes what each row takes: calls, tokens, seconds. The forecast is made of that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from cai.lm.base import CHARGES, LM, RefusedAnswerError, Sample, Usage, total_usage
+from cai.records import Chat
+
+CHARACTERS_PER_TOKEN = 4.0
+"""Assumed until a model has reported a count."""
+
+
+@dataclass
+class Used:
+    """Use of one row."""
+
+    calls: int = 0
+    prompt: float = 0.0
+    shared: float = 0.0
+    completion: int = 0
+    seconds: float = 0.0
+    """Spent waiting for answers, summed over calls."""
+
+
+ROW: ContextVar[Used] = ContextVar("ROW")
+"""Entry of the row that the current task works on."""
+
+
+class Probe:
+    """An LM that records the use of each call in the entry of the current row."""
+
+    def __init__(self, lm: LM) -> None:
+        self.lm, self.fingerprint, self.max_concurrency = lm, lm.fingerprint, lm.max_concurrency
+        self.last: dict[str, str] = {}
+        self.characters = self.tokens = 0
+
+    async def sample(
+        self,
+        chat: Chat,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: Sequence[str] = (),
+    ) -> Sample:
+        with self._tracked("sample", chat) as call:
+            answer = await self.lm.sample(
+                chat, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
+            )
+            call.usage = (answer.prompt_tokens, answer.completion_tokens)
+            self.characters += len(_text(chat))
+            self.tokens += answer.prompt_tokens
+        return answer
+
+    async def aclose(self) -> None:
+        await self.lm.aclose()
+
+    async def choice_logprobs(
+        self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
+    ) -> list[float] | None:
+        with self._tracked("choice", chat) as call:
+            logprobs = await self.lm.choice_logprobs(chat, choices, prefill=prefill)
+            ratio = self.tokens / self.characters if self.characters else 1 / CHARACTERS_PER_TOKEN
+            call.usage = (round(ratio * len(_text(chat))), 1)
+        return logprobs
+
+    @contextlib.contextmanager
+    def _tracked(self, kind: str, chat: Chat) -> Iterator[_CallUse]:
+        """Add a call's use to the current row: what an endpoint charged, else what the call says.
+
+        An answer that is refused, or lost, is paid for as well.
+        """
+        call, charges = _CallUse(), list[Usage]()
+        token = CHARGES.set(charges)
+        started = time.perf_counter()
+        try:
+            yield call
+        except RefusedAnswerError as error:
+            call.usage = error.usage
+            raise
+        finally:
+            CHARGES.reset(token)
+            usage = total_usage(charges) if charges else call.usage
+            if usage is not None:
+                self._add(kind, chat, usage, len(charges) or 1, time.perf_counter() - started)
+
+    def _add(self, kind: str, chat: Chat, usage: Usage, calls: int, seconds: float) -> None:
+        text = _text(chat)
+        shared = len(os.path.commonprefix([text, self.last.get(kind, "")]))  # noqa: RUF071
+        self.last[kind] = text
+        row = ROW.get()
+        row.calls += calls
+        row.prompt += usage[0]
+        row.completion += usage[1]
+        row.shared += usage[0] * shared / max(1, len(text))
+        row.seconds += seconds
+
+
+@dataclass
+class _CallUse:
+    usage: Usage | None = None
+
+
+def _text(chat: Chat) -> str:
+    return "\n".join(f"{m.role}: {m.content}" for m in chat)

@@ -1,0 +1,137 @@
+"""Every command that writes files, on small inputs of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data_toys import prompt
+from json_lines import write_lines
+
+from cai import store
+from cai.records import Pair, Preference, Prompt
+
+COUNT = 20
+"""Rows of an input: more than two batches of a fake model."""
+RUBRIC = ("--constitution", "harmless")
+Arguments = tuple[object, ...]
+Tool = Callable[[Path, Path], Arguments]
+"""(folder of the inputs, path of the output) -> the command's arguments."""
+
+
+def write_inputs(folder: Path) -> None:
+    """Write the inputs of all tools into a folder."""
+    folder.mkdir()
+    kinds = ("disallowed", "benign", "sensitive")
+    about = [
+        {"prompt": f"Say {i}, and {i * 7}.", "kind": kinds[i % 3], "category": "fraud"}
+        for i in range(COUNT)
+    ]
+    write_lines(folder / "prompts.jsonl", *about)
+    pairs = [row | {"first": "one " * (i % 4), "second": "two"} for i, row in enumerate(about)]
+    write_lines(folder / "pairs.jsonl", *pairs)
+    replies = [
+        row
+        | {
+            "response": "I'm sorry, I can't." if i % 2 else f"Sure: {i}.",
+            "holds": i % 2 == 0,
+            "propositions": {"declines": i % 2 == 1},
+        }
+        for i, row in enumerate(about)
+    ]
+    write_lines(folder / "replies.jsonl", *replies)
+    ordered = [
+        {"prompt": f"Say {i // 2}.", "kind": "benign", "rank": i % 2, "response": text}
+        for i, text in enumerate(["Yes: 1, 2, 3.", "I'm sorry, I can't."] * 8)
+    ]
+    write_lines(folder / "ordered.jsonl", *ordered)
+    chosen = [{"prompt": f"q{i}", "first": "a", "second": "b", "p_first": 1} for i in range(8)]
+    write_lines(folder / "labels.jsonl", *chosen)
+    _write_run(folder / "run")
+
+
+def _write_run(folder: Path) -> None:
+    """A run's folder with prompts, pairs and labels."""
+    folder.mkdir()
+    prompts = [prompt(f"Say {i}.", kind="benign") for i in range(3)]
+    pairs = [Pair(source=p.id, chat=p.chat, first="a", second="b") for p in prompts]
+    labels = [Preference(source=pair.id, p_first=0.75) for pair in pairs]
+    rows: dict[str, list[Prompt] | list[Pair] | list[Preference]] = {
+        "00-prompts": prompts,
+        "30-pairs": pairs,
+        "40-preferences": labels,
+    }
+    for name, content in rows.items():
+        path = folder / f"{name}.jsonl"
+        store.begin_artifact(path, name, {"seed": "0"})
+        store.append_rows(path, content)
+        store.finish_artifact(path)
+
+
+def _on_lines(command: str, model: str, rows: str, *more: object) -> Tool:
+    def arguments(inputs: Path, output: Path) -> Arguments:
+        files = ("--input", inputs / rows, "--output", output)
+        return (command, *RUBRIC, "--model", model, *files, *more)
+
+    return arguments
+
+
+GROWING: dict[str, Tool] = {
+    "revise": _on_lines("revise", "fake:polite", "prompts.jsonl"),
+    "label": _on_lines("label", "fake:brief", "pairs.jsonl"),
+    "grade": _on_lines("grade", "fake:echo", "replies.jsonl", "--ask-all", "--prefix", "g_"),
+}
+"""Tools whose output grows row by row."""
+REPLACED: dict[str, Tool] = {
+    "eval": lambda inputs, output: (
+        *("eval", "--only", "refusal", "--model", "fake:polite"),
+        *("--data", inputs / "prompts.jsonl", "--output", output),
+    ),
+    "redteam": lambda inputs, output: (
+        *("redteam", *RUBRIC, "--model", "fake:echo", "--seeds", inputs / "prompts.jsonl"),
+        *("--category", "fraud", "--per-category", 1, "--tries", 9, "--output", output),
+    ),
+    "clean": lambda inputs, output: (
+        *("clean", inputs / "prompts.jsonl", "--near", "0.9", "--output", output),
+    ),
+    "near-miss": lambda inputs, output: (
+        *("near-miss", *RUBRIC, "--prompts", inputs / "prompts.jsonl", "--output", output),
+    ),
+    "fit": lambda inputs, output: (
+        *("fit", *RUBRIC, "--input", inputs / "ordered.jsonl", "--output", output),
+    ),
+    "fit-text": lambda inputs, output: (
+        *("fit-text", "--input", inputs / "replies.jsonl", "--licence", "MIT"),
+        *("--replies", 1, "--output", output),
+    ),
+    "calibrate": _on_lines("calibrate", "fake:echo", "replies.jsonl"),
+}
+"""Tools that write their output in one go."""
+FOLDERS: dict[str, Tool] = {
+    "init": lambda inputs, output: ("init", output),
+    "export": lambda inputs, output: ("export", inputs / "run", "--output", output),
+    "export-verl": lambda inputs, output: (
+        *("export", inputs / "run", "--to", "verl", "--output", output),
+    ),
+    "fit-reward": lambda inputs, output: (
+        *("fit-reward", "--model", f"local:{inputs / 'tiny'}", "--output", output),
+        *("--input", inputs / "labels.jsonl", "--set", "lora_rank=2", "--set", "epochs=1"),
+    ),
+}
+"""Tools that write a new folder. The model of `fit-reward` is not among the inputs."""
+TOOLS = GROWING | REPLACED | FOLDERS
+
+
+def output_name(tool: str) -> str:
+    """The name of a tool's output: its suffix is that of the format."""
+    suffixes = {"fit": ".yaml", "calibrate": ".yaml", "fit-text": ".json"}
+    return "out" if tool in FOLDERS else "out" + suffixes.get(tool, ".jsonl")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Path below the folder -> content, of every file."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
