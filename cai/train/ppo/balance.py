@@ -69,3 +69,14 @@ def failure_rates(scored: ScoredRollouts, config: BalanceConfig) -> dict[str, fl
         if group in config.targets and value is not None:
             outcomes[str(group)].append(float(value < 0))
     return {name: fmean(values) for name, values in outcomes.items()}
+
+
+def balance_metrics(
+    balance: Balance, scored: ScoredRollouts, config: BalanceConfig
+) -> dict[str, float]:
+    """The weights that an update uses, and how often its responses fail."""
+    weights = balance.weights(config) if config.targets else {}
+    rates = failure_rates(scored, config)
+    return {f"weight.{name}": weight for name, weight in weights.items()} | {
+        f"failures.{name}": rate for name, rate in rates.items()
+    }

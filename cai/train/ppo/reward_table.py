@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import Counter, deque
-from collections.abc import Container, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
@@ -91,31 +91,6 @@ def sum_rewards(table: RewardTable) -> tuple[list[int], list[float]]:
     if not known:
         raise TrainError("ppo: no rollout of this update has a known reward")
     return list(known), list(known.values())
-
-
-def informative_prompts(scored: ScoredRollouts, min_gap: float) -> list[int]:
-    """Those of the update's prompts whose known rewards lie further apart than `min_gap`."""
-    rewards: dict[int, list[float]] = {}
-    for prompt, total in zip(scored.prompt_indices, scored.totals, strict=True):
-        rewards.setdefault(prompt, []).append(total)
-    return [prompt for prompt, values in rewards.items() if max(values) - min(values) > min_gap]
-
-
-def take_in_turns(prompts: Mapping[int, str | None], count: int) -> set[int]:
-    """At most `count` of the prompts, equally many of each group as far as there are.
-
-    Args:
-        prompts: prompt -> its group; earlier ones of a group are taken first.
-    """
-    queues: dict[str | None, deque[int]] = {}
-    for prompt, group in prompts.items():
-        queues.setdefault(group, deque()).append(prompt)
-    taken: set[int] = set()
-    while len(taken) < min(count, len(prompts)):
-        for queue in queues.values():
-            if queue and len(taken) < count:
-                taken.add(queue.popleft())
-    return taken
 
 
 def reward_metrics(scored: ScoredRollouts) -> dict[str, Any]:

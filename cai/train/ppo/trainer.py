@@ -35,7 +35,7 @@ from cai.train.distributed import (
 )
 from cai.train.ppo import steps
 from cai.train.ppo.actor import Actor, build_actor
-from cai.train.ppo.balance import Balance, failure_rates
+from cai.train.ppo.balance import Balance, balance_metrics, failure_rates
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.experience import (
     Experience,
@@ -48,17 +48,15 @@ from cai.train.ppo.experience import (
 )
 from cai.train.ppo.gather import gather_rollouts, rollout_indices
 from cai.train.ppo.learner import Learner, Metrics
-from cai.train.ppo.prompt_sampler import group_of, sample_prompts
+from cai.train.ppo.prompt_sampler import sample_prompts
 from cai.train.ppo.ptx import PtxText
 from cai.train.ppo.resume import read_history, state_digest
 from cai.train.ppo.reward_table import (
     ScoredRollouts,
     add_missing_eos_penalty,
     compute_rewards,
-    informative_prompts,
     reward_metrics,
     sum_rewards,
-    take_in_turns,
     text_metrics,
 )
 from cai.train.ppo.rollout import (
@@ -68,7 +66,8 @@ from cai.train.ppo.rollout import (
     sample_rollouts,
 )
 from cai.train.ppo.save import save_policy
-from cai.train.ppo.window import prompts_within, texts_within
+from cai.train.ppo.selection import select_prompts
+from cai.train.ppo.window import within_window
 from cai.train.signals import deferred_signals
 from cai.train.tracking import Track, no_tracker
 
@@ -176,7 +175,10 @@ class PPOTrainer:
             raise TrainError(
                 "ppo.ptx: there is no fine-tuning text to mix in; leave ptx out, or give it some"
             )
-        prompts, texts = self._within_window(prompts, texts)
+        window = window_of(self.actor.module.model.config)
+        prompts, texts, self.left_out = within_window(
+            prompts, texts, self.renderer, self.config.rollout.max_new_tokens, window
+        )
         folder.mkdir(parents=True, exist_ok=True)
         digest = state_digest(self.config, prompts, texts, self.seed)
         start = self._load_checkpoint(folder, digest)
@@ -200,20 +202,6 @@ class PPOTrainer:
         self.learner.use_ema_weights()
         return history
 
-    def _within_window(
-        self, prompts: Sequence[Prompt], texts: Sequence[PtxText]
-    ) -> tuple[list[Prompt], list[PtxText]]:
-        """Those that fit the policy's window; `left_out` counts the others."""
-        window = window_of(self.actor.module.model.config)
-        kept = prompts_within(prompts, self.renderer, self.config.rollout, window)
-        kept_texts = texts_within(texts, window)
-        counts = {
-            "too_long_prompts": len(prompts) - len(kept),
-            "too_long_texts": len(texts) - len(kept_texts),
-        }
-        self.left_out = {name: count for name, count in counts.items() if count}
-        return kept, kept_texts
-
     def save_policy(self, folder: str | Path) -> None:
         """Write the policy as a plain model with its tokenizer. All processes call it.
 
@@ -233,23 +221,28 @@ class PPOTrainer:
         self, prompts: Sequence[Prompt], update: int, texts: Sequence[PtxText] = ()
     ) -> Metrics:
         """One update; its metrics."""
-        config = self.config.rollout
-        shares = config.shares or dict.fromkeys(self.config.balance.targets, 1.0) or None
+        config, targets = self.config.rollout, self.config.balance.targets
+        shares = config.shares or dict.fromkeys(targets, 1.0) or None
         batch = sample_prompts(prompts, config.candidate_prompts, self.seed, update, shares)
         rollouts = self.sample_rollouts(batch, update)  # 1 act
         scored = self.score_rollouts(rollouts, batch)  # 2 judge
         if update == 0 and self.config.critic == "reference":
             kinds = [rollout.prompt.kind for rollout in scored.known_rollouts]
             self.actor.critic.init_from_rewards(kinds, scored.totals)
-        learnt = self.select_prompts(scored, batch)
+        learnt = select_prompts(scored, batch, config, config.shares or targets)
         experience, first_logp_N = self.make_experience(learnt, update)  # 3 credit
         metrics = self.learner.optimize(experience, first_logp_N, texts)  # 4 learn
         metrics |= experience_metrics(experience) | reward_metrics(scored)
-        metrics |= text_metrics(scored.rollouts) | self._balance_metrics(scored)
+        metrics |= text_metrics(scored.rollouts)
+        metrics |= balance_metrics(self.balance, scored, self.config.balance)
+        episodes = len(learnt.known_indices)
         metrics |= {"kl_coef": self.kl_controller.beta, "update": update}
-        metrics["learnt_episodes"] = len(learnt.known_indices)
+        metrics["learnt_episodes"] = episodes
         steps.check_finite(metrics)
-        self.kl_controller = self.kl_controller.updated(metrics["kl"], len(learnt.known_indices))
+        self.kl_controller = self.kl_controller.updated(metrics["kl"], episodes)
+        self.balance = self.balance.updated(
+            failure_rates(scored, self.config.balance), self.config.balance
+        )
         return metrics
 
     def sample_rollouts(self, prompts: Sequence[Prompt], update: int) -> list[Rollout]:
@@ -273,18 +266,6 @@ class PPOTrainer:
         rollouts, table = gather_rollouts(rollouts, table, prompts, self.renderer, config)
         return ScoredRollouts(rollouts, table, *sum_rewards(table), config.responses_per_prompt)
 
-    def select_prompts(self, scored: ScoredRollouts, prompts: Sequence[Prompt]) -> ScoredRollouts:
-        """The rollouts to learn from: with `rollout.candidates` above 1, those of prompts whose
-        rewards differ, equally many of each group. Where no prompt's do, all.
-        """
-        config = self.config.rollout
-        informative = informative_prompts(scored, config.min_gap)
-        if config.candidates == 1 or not informative:
-            return scored
-        names = config.shares or self.config.balance.targets
-        groups = {i: group_of(prompts[i], names) for i in informative}
-        return scored.of_prompts(take_in_turns(groups, config.prompts_per_update))
-
     def make_experience(self, scored: ScoredRollouts, update: int) -> tuple[Experience, Tensor]:
         """Experience of the rollouts with known rewards, and the first micro-batch's
         log-probabilities with their graph.
@@ -307,16 +288,6 @@ class PPOTrainer:
         terms = RewardTerms(self.kl_controller.beta, weights)
         experience = make_experience(scored, minibatches, outputs, config.advantage, terms)
         return replace(experience, update=update), outputs.first_logp_N
-
-    def _balance_metrics(self, scored: ScoredRollouts) -> Metrics:
-        """The weights that the update used, and its failures; the weights follow them."""
-        config = self.config.balance
-        weights = self.balance.weights(config) if config.targets else {}
-        rates = failure_rates(scored, config)
-        self.balance = self.balance.updated(rates, config)
-        return {f"weight.{name}": weight for name, weight in weights.items()} | {
-            f"failures.{name}": rate for name, rate in rates.items()
-        }
 
     # ---- state ----
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from cai.records import Prompt, chat_of
+from cai.train.ppo.config import RolloutConfig
 from cai.train.ppo.critic import KINDS, Critic
-from cai.train.ppo.reward_table import (
-    ScoredRollouts,
-    informative_prompts,
-    take_in_turns,
-    text_metrics,
-)
+from cai.train.ppo.reward_table import ScoredRollouts, text_metrics
 from cai.train.ppo.rollout import Rollout
+from cai.train.ppo.selection import informative_prompts, select_prompts, take_in_turns
 
 PROMPT = Prompt(chat=chat_of(("user", "Hi")))
 
@@ -35,6 +32,18 @@ def test_the_rollouts_of_some_prompts() -> None:
     assert (kept.known_indices, kept.totals) == ([0, 4, 5], [1.0, 5.0, 6.0])
     assert kept.prompt_indices == [0, 2, 2]
     assert len(kept.rollouts) == 6
+
+
+def test_an_update_learns_from_prompts_whose_rewards_differ() -> None:
+    """With as many candidates as prompts, and where no rewards differ, it learns from all."""
+    rows, prompts = scored(1.0, 2.0, 3.0, 3.0, 5.0, 6.0), [PROMPT] * 3
+    config = RolloutConfig(prompts_per_update=2, candidates=1.5)
+    assert select_prompts(rows, prompts, config, ()).prompt_indices == [0, 0, 2, 2]
+    narrow = RolloutConfig(prompts_per_update=1, candidates=3)
+    assert select_prompts(rows, prompts, narrow, ()).prompt_indices == [0, 0]
+    assert select_prompts(rows, prompts, RolloutConfig(prompts_per_update=3), ()) is rows
+    far_apart = RolloutConfig(prompts_per_update=2, candidates=1.5, min_gap=9.0)
+    assert select_prompts(rows, prompts, far_apart, ()) is rows
 
 
 def test_groups_take_turns() -> None:
