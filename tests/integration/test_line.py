@@ -7,6 +7,7 @@ not behaviour.
 from __future__ import annotations
 
 import json
+import math
 import logging
 import os
 import random
@@ -281,8 +282,11 @@ def test_the_metrics_of_ppo_are_kept(finished_run: tuple[Path, float]) -> None:
     metrics = ppo_metrics(folder)
     assert [row["update"] for row in metrics] == [0, 1, 2]
     assert metrics[0]["kl"] == 0
-    names = {"reward.pm", "reward.rubric", "kl", "first_ratio_error"}
+    names = {"reward.rubric", "kl", "first_ratio_error"}
     assert all(names <= row.keys() for row in metrics)
+    fitted = json.loads((folder / "50-reward" / "metrics.json").read_text(encoding="utf-8"))
+    is_useful = fitted["log_loss"]["mean"] < math.log(2)
+    assert all(("reward.pm" in row) is is_useful for row in metrics)
 
 
 def test_every_metric_of_ppo_is_documented(finished_run: tuple[Path, float]) -> None:
