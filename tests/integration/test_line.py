@@ -7,8 +7,8 @@ not behaviour.
 from __future__ import annotations
 
 import json
-import math
 import logging
+import math
 import os
 import random
 import re
