@@ -41,7 +41,10 @@ def sample_prompts(
     for name, part in allocate(shares, count).items():
         group = [prompt for prompt in prompts if group_of(prompt, shares) == name]
         if not group:
-            raise TrainError(f"ppo.rollout.shares: no training prompt is {name}")
+            raise TrainError(
+                f"ppo: no training prompt is {name}, which rollout.shares or balance.targets names:"
+                " leave it out there, or add such prompts"
+            )
 
         def stream(epoch: int, name: str = name) -> Random:
             return rng(seed, "ppo", "prompts", name, epoch)
