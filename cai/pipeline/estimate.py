@@ -185,7 +185,7 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
             judge_spec,
             pairs,
             rate_first,
-            run.ppo.num_updates * run.ppo.rollout.episodes,
+            run.ppo.num_updates * run.ppo.rollout.sampled_responses,
             False,
         )
 

@@ -46,6 +46,11 @@ class RolloutConfig(FrozenModel):
         return round(self.prompts_per_update * self.candidates)
 
     @property
+    def sampled_responses(self) -> int:
+        """Responses per update that are sampled and rewarded."""
+        return self.candidate_prompts * self.responses_per_prompt
+
+    @property
     def episodes(self) -> int:
         """Responses per update that are learnt from, at most."""
         return self.prompts_per_update * self.responses_per_prompt

@@ -114,15 +114,16 @@ def test_the_forecast_of_a_run(tmp_path: Path) -> None:
 
 
 def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
-    """Direct RLAIF calls the judge once a rollout: 5 updates of 4 prompts x 2 replies."""
+    """Direct RLAIF calls the judge once a rollout: 5 updates of 4 x 1.5 prompts x 2 replies."""
     with endpoint(tmp_path / "server") as server:
         more = (
             "\nreward_weights: {pm: 0, direct: 1}\n"
-            "ppo: {num_updates: 5, rollout: {prompts_per_update: 4, responses_per_prompt: 2}}\n"
+            "ppo: {num_updates: 5, rollout: "
+            "{prompts_per_update: 4, responses_per_prompt: 2, candidates: 1.5}}\n"
         )
         forecasts = {f.stage: f for f in planned(tmp_path, server.spec, 6, more=more)}
     assert list(forecasts) == ["revise", "pair", "label", "ppo", "eval"]
-    assert forecasts["ppo"].calls.mean == 40
+    assert forecasts["ppo"].calls.mean == 60
 
 
 def test_a_few_rows_cost_a_few_calls(tmp_path: Path) -> None:
