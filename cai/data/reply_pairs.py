@@ -161,7 +161,8 @@ def _from_dialogues(data: dict[str, Any], location: str) -> ReplyPair | None:
     rejected_prompt, rejected = _split_last_turn(data, "rejected", location)
     if chosen_prompt != rejected_prompt:
         return None
-    return ReplyPair(Prompt(chat=dialogue_turns(chosen_prompt, location)), chosen, rejected, 1.0)
+    prompt = parse_row({"chat": dialogue_turns(chosen_prompt, location)}, Prompt, location)
+    return ReplyPair(prompt, chosen, rejected, 1.0)
 
 
 def _split_last_turn(data: dict[str, Any], name: str, location: str) -> tuple[str, str]:

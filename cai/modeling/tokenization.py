@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cai.errors import BackendError, blame
 from cai.modeling.model_files import local_model_name, resolve_model_path
-from cai.records import Chat, message_dicts
+from cai.records import Chat, Message, message_dicts
 from cai.store import digest
 
 
@@ -31,8 +31,21 @@ class Renderer:
         """The chat up to the assistant's next turn, plus `prefill` as the start of its reply.
 
         Text that looks like a control token inside a message is encoded as plain text, so no
-        message can open or close a turn.
+        message can open or close a turn. Where a template refuses the chat (many know no system
+        role, or want turns to alternate), the system's text opens the first user turn, and
+        neighbouring turns of one role are joined.
+
+        Raises:
+            BackendError: the template refuses that too.
         """
+        try:
+            ids = self._template_ids(chat)
+        except TemplateError:
+            with blame(BackendError, "the model's chat template refuses the chat"):
+                ids = self._template_ids(plain_turns(chat))
+        return ids + (self.text_ids(prefill) if prefill else [])
+
+    def _template_ids(self, chat: Chat) -> list[int]:
         ids: list[int] = self.tokenizer.apply_chat_template(
             message_dicts(chat),
             add_generation_prompt=True,
@@ -40,7 +53,7 @@ class Renderer:
             return_dict=False,
             sanitize_control_tokens=True,
         )
-        return ids + (self.text_ids(prefill) if prefill else [])
+        return ids
 
     def text_ids(self, text: str) -> list[int]:
         """Plain text without control tokens of any kind."""
@@ -75,6 +88,21 @@ class Renderer:
     def fingerprint(self) -> str:
         template = str(self.tokenizer.chat_template)
         return digest(template, self.tokenizer.backend_tokenizer.to_str())
+
+
+def plain_turns(chat: Chat) -> Chat:
+    """The chat in alternating turns of user and assistant: system texts become the beginning of the
+    next user turn, and neighbouring turns of one role are one, with an empty line between them.
+    """
+    turns: list[Message] = []
+    for message in chat:
+        role = "user" if message.role == "system" else message.role
+        if turns and turns[-1].role == role:
+            text = f"{turns.pop().content}\n\n{message.content}"
+        else:
+            text = message.content
+        turns.append(Message(role=role, content=text))
+    return tuple(turns)
 
 
 def load_renderer(folder: Path | str) -> Renderer:

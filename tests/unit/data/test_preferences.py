@@ -121,6 +121,11 @@ def test_what_is_held_out_is_not_learnt_from(tmp_path: Path) -> None:
         ({"prompt": "q", "first": "a", "second": "b", "p_first": 1}, "who", "needs `who`"),
         ({"prompt": "q", "first": "a", "second": "b", "p_first": 1}, "principle", "needs `votes`"),
         ({"chosen": DIALOGUE, "rejected": "no dialogue"}, None, "`rejected` must be a dialogue"),
+        (
+            dict.fromkeys(("chosen", "rejected"), "\n\nHuman: \n\nAssistant: Hi"),
+            None,
+            "chat must end with a non-empty user turn",
+        ),
     ],
 )
 def test_wrong_rows_are_named(

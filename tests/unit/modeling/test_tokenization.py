@@ -8,6 +8,7 @@ import pytest
 from lm_calls import user_chat
 from plain_decoding import END, START
 
+from cai.errors import BackendError
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import chat_of
 
@@ -79,3 +80,43 @@ def test_a_template_without_a_generation_prompt(
 def test_no_system_prompt_is_added(renderer: Renderer) -> None:
     text = renderer.tokenizer.decode(renderer.prompt_ids(user_chat("Hi")))
     assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+)
+"""Refuses what Gemma's template does."""
+
+
+def with_template(tiny_model: Path, folder: Path, template: str) -> Renderer:
+    tokenizer = load_renderer(tiny_model).tokenizer
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return load_renderer(folder)
+
+
+def test_a_template_without_a_system_role_or_with_strict_turns(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """The system's text opens the first user turn; neighbouring turns of one role are joined."""
+    strict = with_template(tiny_model, tmp_path, NO_SYSTEM)
+    chat = chat_of(
+        ("system", "Be brief."),
+        ("user", "Hi"),
+        ("user", "there"),
+        ("assistant", "Yes?"),
+        ("assistant", "And?"),
+        ("user", "Bye"),
+    )
+    text = strict.tokenizer.decode(strict.prompt_ids(chat))
+    assert text == "user: Be brief.\n\nHi\n\nthere\nassistant: Yes?\n\nAnd?\nuser: Bye\nassistant: "
+
+
+def test_a_template_that_refuses_every_chat_is_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    refusing = with_template(tiny_model, tmp_path, REFUSING)
+    with pytest.raises(BackendError, match=r"^the model's chat template refuses the chat: .*no$"):
+        refusing.prompt_ids(user_chat("Hi"))
