@@ -47,10 +47,27 @@ def test_fit_refuses_a_margin_that_is_none(capsys: Capture, tmp_path: Path, marg
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_standard_output(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "show harmless",
+        "check harmless",
+        "diff harmless assistant",
+        "schema",
+        "clean rows.jsonl --output -",
+        "clean rows.jsonl --output clean.jsonl",
+        "grade --constitution harmless --input rows.jsonl --output -",
+        "label --constitution harmless --model fake:brief --input rows.jsonl --output -",
+        "revise --constitution harmless --model fake:polite --input rows.jsonl --output -",
+        "eval --only refusal --model fake:polite --data rows.jsonl --output scores.jsonl",
+    ],
+)
+def test_a_full_standard_output(tmp_path: Path, command: str) -> None:
+    row = {"prompt": "Name a fish.", "kind": "benign", "response": "Cod."}
+    write_lines(tmp_path / "rows.jsonl", row | {"first": "Cod.", "second": "Hake."})
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "cai.cli", "show", "harmless"],
+            [sys.executable, "-m", "cai.cli", *command.split()],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -59,8 +76,9 @@ def test_a_full_standard_output(tmp_path: Path) -> None:
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    *progress, line = done.stderr.splitlines()
     assert line.startswith("cai: standard output, or a temporary file: No space left on device")
+    assert not [text for text in progress if text.startswith((" ", "Traceback"))]
 
 
 def test_an_error_of_the_system_is_one_line(
