@@ -127,7 +127,7 @@ def _sigterm_interrupts(received: list[int]) -> Iterator[None]:
 def _exit_without_stdout(error: OSError) -> NoReturn:
     """End after an error of the system: most often, standard output takes nothing any more.
 
-    A reader that has seen enough (`| head`) is no error to speak of.
+    A reader that has seen enough (`| head`) is no error.
     """
     silent = os.open(os.devnull, os.O_WRONLY)
     with suppress(OSError, ValueError):  # what is left in the buffer must not be written at exit

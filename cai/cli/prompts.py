@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cai.cli.columns import Columns, column_names
 from cai.cli.output import print_table
 from cai.cli.silence import quiet
 from cai.errors import StoreError, UsageError
@@ -35,14 +36,6 @@ Files = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option("--output", help="JSONL (or .parquet) of the prompts kept; - is stdout."),
-]
-ColumnNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--column",
-        metavar="FIELD=KEY",
-        help="Read a field from another key or column, as prompt=Goal; repeatable.",
-    ),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop at a wrong row instead of skipping it.")
@@ -88,7 +81,7 @@ SHOWN_ROWS = 5
 def clean(
     files: Files,
     output: Output = None,
-    columns: ColumnNames = None,
+    columns: Columns = None,
     strict: Strict = False,
     min_tokens: MinTokens = None,
     max_tokens: MaxTokens = None,
@@ -125,7 +118,7 @@ def clean(
         _output_held(output, (*files, *(against or ())), explain is None),
         _reusable(files) as inputs,
     ):
-        source = _Inputs(inputs, _column_names(columns or ()), strict)
+        source = _Inputs(inputs, column_names(columns), strict)
         _clean_inputs(source, config, model, output, explain)
 
 
@@ -142,22 +135,6 @@ def _output_held(
     if is_stream(output) or not is_written:
         return contextlib.nullcontext()
     return replaced_output(output, "clean", *sources)
-
-
-def _column_names(options: Sequence[str]) -> dict[str, str]:
-    """Field -> key or column, from `--column FIELD=KEY`."""
-    from cai.data.readers import KNOWN
-
-    columns: dict[str, str] = {}
-    for option in options:
-        name, separator, key = option.partition("=")
-        if not separator or name not in KNOWN or not key:
-            raise UsageError(
-                f"clean: --column {option}: write FIELD=KEY, where FIELD is one of "
-                f"{', '.join(sorted(KNOWN))}"
-            )
-        columns[name] = key
-    return columns
 
 
 @contextlib.contextmanager

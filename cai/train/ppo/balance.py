@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from cai.errors import TrainError
 from cai.records import Prompt
 from cai.train.ppo.config import BalanceConfig
 from cai.train.ppo.prompt_sampler import group_of
@@ -61,10 +62,21 @@ class Balance:
 
 
 def failure_rates(scored: ScoredRollouts, config: BalanceConfig) -> dict[str, float]:
-    """Share of each group's responses, of those with a known reward, that fail."""
-    part = scored.table.get(config.part, [])
+    """Share of each group's responses, of those with a known reward, that fail.
+
+    Raises:
+        TrainError: there are targets, and the reward has no such part to tell failures by.
+    """
+    if not config.targets:
+        return {}
+    part = scored.table.get(config.part)
+    if part is None:
+        raise TrainError(
+            f"ppo.balance.part: {config.part}: the reward has no such part, only "
+            f"{', '.join(scored.table)}: name one of these, or leave out balance.targets"
+        )
     outcomes: defaultdict[str, list[float]] = defaultdict(list)
-    for i in scored.known_indices if part else ():
+    for i in scored.known_indices:
         group, value = group_of(scored.rollouts[i].prompt, config.targets), part[i]
         if group in config.targets and value is not None:
             outcomes[str(group)].append(float(value < 0))

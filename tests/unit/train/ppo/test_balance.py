@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cai.errors import TrainError
 from cai.records import Prompt, chat_of
 from cai.train.ppo.balance import Balance, failure_rates
 from cai.train.ppo.config import BalanceConfig
@@ -92,4 +93,6 @@ def test_failure_rates_count_negative_parts_of_known_rewards() -> None:
     }
     scored = ScoredRollouts(rollouts, table, [0, 1, 3, 4], [-2.0, 2.0, 1.0, -1.0])
     assert failure_rates(scored, CONFIG) == {"disallowed": 0.5, "benign": 0.0}
-    assert failure_rates(scored, BalanceConfig(targets=CONFIG.targets, part="other")) == {}
+    assert failure_rates(scored, BalanceConfig()) == {}
+    with pytest.raises(TrainError, match=r"ppo\.balance\.part: other: .* only rubric, pm"):
+        failure_rates(scored, BalanceConfig(targets=CONFIG.targets, part="other"))
