@@ -9,6 +9,7 @@ STAGES = ("prompts", "revise", "sft", "pair", "label", "reward", "ppo", "eval", 
 """The stages, in the order in which they run."""
 PROMPTS = "00-prompts.jsonl"
 HELD_OUT = "01-held-out.jsonl"
+VALIDATION = "02-validation.jsonl"
 REVISIONS = "10-revisions.jsonl"
 SFT = "20-sft"
 PAIRS = "30-pairs.jsonl"
@@ -23,6 +24,7 @@ REPORT = "report.html"
 FILES = (
     PROMPTS,
     HELD_OUT,
+    VALIDATION,
     REVISIONS,
     SFT,
     PAIRS,
@@ -35,7 +37,7 @@ FILES = (
     SCORES,
 )
 """The artefacts in the order of their stages: each may decide those after it."""
-FINISHED_WITH = {HELD_OUT: PROMPTS, REPLIES: SCORES}
+FINISHED_WITH = {HELD_OUT: PROMPTS, VALIDATION: PROMPTS, REPLIES: SCORES}
 """Artefact without a manifest of its own -> the one whose manifest records it too."""
 METRICS = "metrics.jsonl"
 """In the policy's folder: one line an update."""

@@ -58,6 +58,10 @@ class Run(FrozenModel):
     """
     dev: float = Field(0.0, ge=0, lt=1)
     """Share of the prompts kept from both training and `held_out`, to choose settings by."""
+    validation: float = Field(0.0, ge=0, lt=1)
+    """Share of the prompts that nothing learns from, for PPO to choose its final weights by. The
+    evaluation sees other prompts.
+    """
     evaluate_on: Literal["held_out", "dev"] = "held_out"
     """Prompts of the evaluation. While settings are chosen: `dev`, which leaves the held-out ones
     unseen.
@@ -94,9 +98,10 @@ class Run(FrozenModel):
 
     @model_validator(mode="after")
     def _shares_of_prompts_fit(self) -> Run:
-        if self.held_out + self.dev >= 1:
+        taken = self.held_out + self.dev + self.validation
+        if taken >= 1:
             raise ValueError(
-                f"held_out and dev take {self.held_out + self.dev:g} of the prompts: "
+                f"held_out, dev and validation take {taken:g} of the prompts: "
                 "leave some for training"
             )
         if self.evaluate_on == "dev" and not self.dev:

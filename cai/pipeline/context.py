@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cai import store
 from cai.artifacts import FILES, FINISHED_WITH
@@ -347,8 +347,18 @@ def hygiene_provenance(resolved: ResolvedRun, config: HygieneConfig) -> dict[str
     return provenance
 
 
-def read_run_prompts(resolved: ResolvedRun) -> tuple[list[Prompt], list[Prompt], Counter[str]]:
-    """(training prompts, prompts of the evaluation, what hygiene counted) of a run."""
+class RunPrompts(NamedTuple):
+    """A run's prompts by what they are for."""
+
+    train: list[Prompt]
+    evaluated: list[Prompt]
+    validation: list[Prompt]
+    counts: Counter[str]
+    """What hygiene counted."""
+
+
+def read_run_prompts(resolved: ResolvedRun) -> RunPrompts:
+    """Read and split a run's prompts."""
     run = resolved.run
     count_tokens: Callable[[str], int] = len
     if needs_token_counts(run.hygiene):
@@ -357,10 +367,14 @@ def read_run_prompts(resolved: ResolvedRun) -> tuple[list[Prompt], list[Prompt],
         count_tokens = token_counter(run.model)
     prompts, counts = read_prompts(resolved.prompts, run.hygiene, resolved.against, count_tokens)
     train, evaluated = split(prompts, run.held_out, SPLIT_SEED, run.split_by)
+    left = 1 - run.held_out
     if run.dev:
-        train, dev = split(train, run.dev / (1 - run.held_out), SPLIT_SEED, run.split_by)
-        evaluated = dev if run.evaluate_on == "dev" else evaluated
-    return train, evaluated, counts
+        train, dev = split(train, run.dev / left, SPLIT_SEED, run.split_by)
+        evaluated, left = (dev if run.evaluate_on == "dev" else evaluated), left - run.dev
+    validation: list[Prompt] = []
+    if run.validation:
+        train, validation = split(train, run.validation / left, SPLIT_SEED, run.split_by)
+    return RunPrompts(train, evaluated, validation, counts)
 
 
 def load_rows(path: Path, kind: Any) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cai import store, templates
-from cai.artifacts import HELD_OUT, PAIRS, PREFERENCES, PROMPTS, REVISIONS, REWARD, SFT
+from cai.artifacts import HELD_OUT, PAIRS, PREFERENCES, PROMPTS, REVISIONS, REWARD, SFT, VALIDATION
 from cai.data.filters import needs_token_counts
 from cai.data.split import subsample
 from cai.errors import StoreError
@@ -24,13 +24,16 @@ from cai.rubric import training_gate
 
 
 def prompts(ctx: RunContext) -> None:
-    """00-prompts.jsonl for training, 01-held-out.jsonl for evaluation."""
+    """00-prompts.jsonl for training, 01-held-out.jsonl for evaluation, and 02-validation.jsonl,
+    which the policy is chosen by.
+    """
     run = ctx.run
     inputs = zip(run.prompts, ctx.resolved.prompts, strict=True)
     provenance = {
         "held_out": f"{run.held_out} by {run.split_by}",
         "seed": str(run.seed),
         **({"dev": f"{run.dev}, evaluated: {run.evaluate_on}"} if run.dev else {}),
+        **({"validation": f"{run.validation}"} if run.validation else {}),
         **{f"input {name}": store.file_digest(path) for name, path in inputs},
         **hygiene_provenance(ctx.resolved, run.hygiene),
     }
@@ -38,7 +41,7 @@ def prompts(ctx: RunContext) -> None:
         from cai.modeling.tokenization import tokenizer_digest
 
         provenance["tokenizer"] = tokenizer_digest(run.model)
-    train, held_out, counts = read_run_prompts(ctx.resolved)
+    train, held_out, validation, counts = read_run_prompts(ctx.resolved)
     if not train or not held_out:
         grouped = any(getattr(prompt, run.split_by) for prompt in (*train, *held_out))
         reason = f", each {run.split_by} on one side" if grouped else ""
@@ -50,11 +53,15 @@ def prompts(ctx: RunContext) -> None:
     # only now: a file with a mistake in it must not lay claim to the folder
     if ctx.begin(out, "prompts", provenance):
         return
-    store.atomic_write(ctx.path(HELD_OUT), "".join(prompt.line() + "\n" for prompt in held_out))
-    store.atomic_write(out, "".join(prompt.line() + "\n" for prompt in train))
+    files = {ctx.path(HELD_OUT): held_out}
+    if validation:
+        files[ctx.path(VALIDATION)] = validation
+    for path, rows in (files | {out: train}).items():
+        store.atomic_write(path, "".join(prompt.line() + "\n" for prompt in rows))
     dropped = {reason: n for reason, n in counts.items() if reason != "kept"}
     counts_of_rows = {"train": len(train), "held_out": len(held_out), **dropped}
-    store.finish_artifact(out, ctx.path(HELD_OUT), **counts_of_rows)
+    counts_of_rows |= {"validation": len(validation)} if validation else {}
+    store.finish_artifact(out, *files, **counts_of_rows)
 
 
 def revise(ctx: RunContext) -> None:

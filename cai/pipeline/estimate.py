@@ -152,7 +152,7 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
     """
     run, seed = ctx.run, ctx.seed
     judge_spec = run.judge or run.model
-    train, held_out, _ = read_run_prompts(ctx.resolved)
+    train, held_out, validation, _ = read_run_prompts(ctx.resolved)
 
     def gate(prompt: Prompt, reply: str) -> None:
         """Lets everything through: what a gate drops costs as much as what it keeps."""
@@ -180,14 +180,11 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
         await rate(judge, pair.chat, pair.first)
 
     if run.reward_weights.direct:
-        yield _Stage(
-            "ppo",
-            judge_spec,
-            pairs,
-            rate_first,
-            run.ppo.num_updates * run.ppo.rollout.sampled_responses,
-            False,
-        )
+        config = run.ppo
+        validations = 1 + math.ceil(config.num_updates / config.validation.every)
+        rated = config.num_updates * config.rollout.sampled_responses
+        rated += validations * len(validation) * config.validation.draws
+        yield _Stage("ppo", judge_spec, pairs, rate_first, rated, False)
 
     draws = prompt_draws(subsample(held_out, run.eval.prompts, seed, "eval"), run.eval.draws)
     answer = reply_step("base", author, ctx.rubric, run.eval, seed)

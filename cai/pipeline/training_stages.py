@@ -18,6 +18,7 @@ from cai.artifacts import (
     REWARD,
     SFT,
     TENSORBOARD,
+    VALIDATION,
 )
 from cai.data.preferences import clean_labelled_pairs, labelled_pairs
 from cai.data.split import clean_training
@@ -202,7 +203,9 @@ def ppo(ctx: RunContext) -> None:
             if r.final is not None
         ]
     folder = store.open_partial(out)
-    history = trainer.train(load_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
+    prompts: list[Prompt] = load_rows(ctx.path(PROMPTS), Prompt)
+    validation: list[Prompt] = load_rows(ctx.path(VALIDATION), Prompt) if run.validation else []
+    history = trainer.train(prompts, folder, texts, _on_update(ctx), validation)
     save_policy(actor, renderer, weights, out)
     if rank() == 0:
         episodes = sum(int(row["episodes"]) for row in history)
@@ -215,6 +218,8 @@ def ppo(ctx: RunContext) -> None:
 def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
     run = ctx.run
     inputs = [PROMPTS, SFT, REWARD]
+    if run.validation:
+        inputs.append(VALIDATION)
     if run.ppo.ptx.coef:
         inputs.append(REVISIONS)
     models = {}

@@ -14,27 +14,34 @@ from cai.train.ppo.config import BalanceConfig
 from cai.train.ppo.prompt_sampler import group_of
 from cai.train.ppo.reward_table import ScoredRollouts
 
-FULL_STEP = 0.2
-"""A group that fails this much more often than others do, targets taken off, gets a full step."""
+FULL_STEP = 0.5
+"""A group with this much more of its way left than the average gets a full step."""
+SHORTEST_WAY = 0.05
+"""The way from start to target counts as this long at least: a rate that begins at its target
+does not divide by zero.
+"""
 
 
 @dataclass(frozen=True)
 class Balance:
     """The weight of each group's advantages. Immutable: `updated` gives the next one.
 
-    A group that exceeds its target by more than the groups do on average gains weight, one that
-    exceeds it by less loses it (dual ascent on the logarithm of a multiplier, arXiv:2310.12773, eq.
-    12). Only ratios of weights matter, as advantages are scaled: so it is the average, and not 0,
-    that excesses are compared with.
+    A group that has more of the way from its first rate of failures to its target left than the
+    groups have on average gains weight, one with less of it loses weight (dual ascent on the
+    logarithm of a multiplier, arXiv:2310.12773, eq. 12). Only ratios of weights matter, as
+    advantages are scaled: so it is the average, and not 0, that groups are compared with. Measured
+    from its start, a group that seldom fails is not given up for one that fails often.
 
-        failures <- smoothing * failures + (1 - smoothing) * rate of this update
-        excess   =  failures - target
-        log w    <- log w + step * clip((excess - mean excess) / 0.2, -1, 1)
+        failures  <- smoothing * failures + (1 - smoothing) * new rate
+        remaining =  (failures - target) / max(start - target, 0.05)
+        log w     <- log w + step * clip((remaining - mean remaining) / 0.5, -1, 1)
     """
 
     failures: Mapping[str, float] = field(default_factory=dict)
     """Running rate by group; a group without any graded response is missing."""
     log_weights: Mapping[str, float] = field(default_factory=dict)
+    start: Mapping[str, float] = field(default_factory=dict)
+    """Each group's first rate."""
 
     def weights(self, config: BalanceConfig) -> dict[str, float]:
         """Weight by group; their mean is 1, so that the size of a step does not grow."""
@@ -42,23 +49,35 @@ class Balance:
         return {name: weight / fmean(raw.values()) for name, weight in raw.items()}
 
     def updated(self, rates: Mapping[str, float], config: BalanceConfig) -> Balance:
-        """The balance after an update in which groups failed at these `rates`."""
-        failures, log_weights = dict(self.failures), dict(self.log_weights)
-        limit = math.log(config.max_weight)
+        """The balance after groups failed at these `rates`."""
+        start, failures = {**rates, **self.start}, dict(self.failures)
         for name, rate in rates.items():
             past = failures.get(name, rate)
             failures[name] = config.smoothing * past + (1 - config.smoothing) * rate
-        excess = {name: rate - config.targets[name] for name, rate in failures.items()}
+        remaining = remaining_way(failures, start, config.targets)
+        log_weights, limit = dict(self.log_weights), math.log(config.max_weight)
         for name in rates:
-            lead = (excess[name] - fmean(excess.values())) / FULL_STEP
+            lead = (remaining[name] - fmean(remaining.values())) / FULL_STEP
             moved = log_weights.get(name, 0.0) + config.step * max(-1.0, min(1.0, lead))
             log_weights[name] = max(-limit, min(limit, moved))
-        return Balance(failures, log_weights)
+        return Balance(failures, log_weights, start)
 
     def rollout_weights(self, prompts: Sequence[Prompt], config: BalanceConfig) -> list[float]:
         """One weight per prompt; 1 for a prompt of no group."""
         weights = self.weights(config)
         return [weights.get(group_of(prompt, weights) or "", 1.0) for prompt in prompts]
+
+
+def remaining_way(
+    failures: Mapping[str, float], start: Mapping[str, float], targets: Mapping[str, float]
+) -> dict[str, float]:
+    """Part of the way from a group's first rate of failures to its target that is left: 1 at the
+    start, 0 at the target, negative below it.
+    """
+    return {
+        name: (rate - targets[name]) / max(start[name] - targets[name], SHORTEST_WAY)
+        for name, rate in failures.items()
+    }
 
 
 def failure_rates(scored: ScoredRollouts, config: BalanceConfig) -> dict[str, float]:

@@ -135,6 +135,18 @@ class BalanceConfig(FrozenModel):
     """Weights lie between 1 / this and this, before their mean is set to 1."""
 
 
+class ValidationConfig(FrozenModel):
+    """Answers to validation prompts, on which nothing is learnt: the policy that does best on them
+    becomes the final one (as InstructGPT's models were chosen, arXiv:2203.02155, section 3.5).
+    """
+
+    every: int = Field(2, ge=1)
+    """Updates between two validations; there is one before the first update and one after the last.
+    """
+    draws: int = Field(2, ge=1)
+    """Responses to each prompt, at the temperature of the rollouts."""
+
+
 class KLConfig(FrozenModel):
     """KL penalty to the reference policy: coefficient, adaptive target, early stop."""
 
@@ -232,6 +244,7 @@ class PPOConfig(FrozenModel):
     advantage: AdvantageConfig = AdvantageConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     balance: BalanceConfig = BalanceConfig()
+    validation: ValidationConfig = ValidationConfig()
     kl: KLConfig = KLConfig()
     ptx: PtxConfig = PtxConfig()
 

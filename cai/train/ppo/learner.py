@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import fmean
 from typing import Any
 
@@ -151,7 +152,21 @@ class Learner:
     def use_ema_weights(self) -> None:
         """Give the policy its averaged weights, where there are any."""
         if self.ema_weights:
-            for parameter, mean in zip(
-                self.actor.trainable_parameters(), self.ema_weights, strict=True
-            ):
-                parameter.data.copy_(mean)
+            self.set_weights(self.ema_weights)
+
+    def set_weights(self, weights: Sequence[Tensor]) -> None:
+        """Give the policy these weights."""
+        for parameter, weight in zip(self.actor.trainable_parameters(), weights, strict=True):
+            parameter.data.copy_(weight)
+
+    @contextmanager
+    def ema_weights_in_use(self) -> Iterator[list[Tensor]]:
+        """The policy has its averaged weights within it, if there are any; yields its weights."""
+        parameters = self.actor.trainable_parameters()
+        last = [parameter.detach().clone() for parameter in parameters] if self.ema_weights else []
+        self.use_ema_weights()
+        try:
+            yield [parameter.detach() for parameter in parameters]
+        finally:
+            if last:
+                self.set_weights(last)

@@ -36,7 +36,7 @@ from cai.train.distributed import (
 from cai.train.ppo import steps
 from cai.train.ppo.actor import Actor, build_actor
 from cai.train.ppo.balance import Balance, balance_metrics, failure_rates
-from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.config import PPOConfig, RolloutConfig
 from cai.train.ppo.experience import (
     Experience,
     RewardTerms,
@@ -62,11 +62,13 @@ from cai.train.ppo.reward_table import (
 from cai.train.ppo.rollout import (
     RewardFn,
     Rollout,
+    RolloutRequest,
     rollout_requests,
     sample_rollouts,
 )
 from cai.train.ppo.save import save_policy
 from cai.train.ppo.selection import select_prompts
+from cai.train.ppo.validation import Validation, validation_requests
 from cai.train.ppo.window import within_window
 from cai.train.signals import deferred_signals
 from cai.train.tracking import Track, no_tracker
@@ -111,6 +113,7 @@ class PPOTrainer:
             config.kl.coef, config.kl.target, config.kl.horizon
         )
         self.balance = Balance()
+        self.validation: Validation | None = None
 
     @classmethod
     def from_pretrained(
@@ -145,12 +148,14 @@ class PPOTrainer:
         folder: Path,
         texts: Sequence[PtxText] = (),
         on_update: Track = no_tracker,
+        validation_prompts: Sequence[Prompt] = (),
     ) -> list[Metrics]:
         """Run all updates; metrics go to `folder/metrics.jsonl`, exact state to
         `folder/checkpoints`.
 
         At SIGINT or SIGTERM the update is finished and saved first. With `ema_decay`, the policy
-        holds the averaged weights in the end.
+        holds the averaged weights in the end. With validation prompts it holds those (averaged)
+        weights that did best on them, and `folder/validation.jsonl` has a line for each try.
 
         Prompts that do not fit the policy's window with a response are left out, and counted in
         `left_out`; so are texts.
@@ -160,6 +165,7 @@ class PPOTrainer:
             folder: made if there is none; training resumes from a checkpoint in it.
             texts: (prompt, reply) tokens, mixed in where `config.ptx` asks for it.
             on_update: called with (update, its metrics).
+            validation_prompts: nothing is learnt from them; see `ValidationConfig`.
 
         Returns:
             The metrics of all updates, those before a kill included.
@@ -176,15 +182,22 @@ class PPOTrainer:
                 "ppo.ptx: there is no fine-tuning text to mix in; leave ptx out, or give it some"
             )
         window = window_of(self.actor.module.model.config)
-        prompts, texts, self.left_out = within_window(
-            prompts, texts, self.renderer, self.config.rollout.max_new_tokens, window
-        )
+        size = self.config.rollout.max_new_tokens
+        prompts, texts, self.left_out = within_window(prompts, texts, self.renderer, size, window)
+        if validation_prompts:
+            validation_prompts, _, _ = within_window(
+                validation_prompts, (), self.renderer, size, window
+            )
+            weights = [p.detach().clone() for p in self.actor.trainable_parameters()]
+            self.validation = Validation(weights)
         folder.mkdir(parents=True, exist_ok=True)
-        digest = state_digest(self.config, prompts, texts, self.seed)
+        digest = state_digest(self.config, [*prompts, *validation_prompts], texts, self.seed)
         start = self._load_checkpoint(folder, digest)
         history = read_history(folder / METRICS, start)
         memory.mmap_large_tensors()
         with deferred_signals() as signal:
+            if self.validation and not self.validation.history:
+                self._validate(validation_prompts, 0, folder)
             for update in range(start, self.config.num_updates):
                 memory.malloc_trim()
                 metrics = self.train_step(prompts, update, texts)
@@ -194,12 +207,16 @@ class PPOTrainer:
                         folder / METRICS, (json.dumps(metrics, allow_nan=False) + "\n").encode()
                     )
                 on_update(update, metrics)
+                if self._due(update, self.config.validation.every):
+                    self._validate(validation_prompts, update + 1, folder)
                 stopping = bool(all_reduce_max(float(signal.number is not None)))
-                if stopping or self._should_save(update):
+                if stopping or self._due(update, self.config.save_every):
                     self._save_checkpoint(folder, update + 1, digest)
                 if stopping:
                     signal.reraise()
         self.learner.use_ema_weights()
+        if self.validation:
+            self.learner.set_weights(self.validation.weights)
         return history
 
     def save_policy(self, folder: str | Path) -> None:
@@ -224,8 +241,9 @@ class PPOTrainer:
         config, targets = self.config.rollout, self.config.balance.targets
         shares = config.shares or dict.fromkeys(targets, 1.0) or None
         batch = sample_prompts(prompts, config.candidate_prompts, self.seed, update, shares)
-        rollouts = self.sample_rollouts(batch, update)  # 1 act
-        scored = self.score_rollouts(rollouts, batch)  # 2 judge
+        requests = rollout_requests(batch, config.responses_per_prompt, self.seed, update)
+        rollouts = self.sample_rollouts(requests, config)  # 1 act
+        scored = self.score_rollouts(rollouts, batch, config)  # 2 judge
         if update == 0 and self.config.critic == "reference":
             kinds = [rollout.prompt.kind for rollout in scored.known_rollouts]
             self.actor.critic.init_from_rewards(kinds, scored.totals)
@@ -240,27 +258,44 @@ class PPOTrainer:
         metrics["learnt_episodes"] = episodes
         steps.check_finite(metrics)
         self.kl_controller = self.kl_controller.updated(metrics["kl"], episodes)
-        self.balance = self.balance.updated(
-            failure_rates(scored, self.config.balance), self.config.balance
-        )
+        if self.validation is None:
+            rates = failure_rates(scored, self.config.balance)
+            self.balance = self.balance.updated(rates, self.config.balance)
         return metrics
 
-    def sample_rollouts(self, prompts: Sequence[Prompt], update: int) -> list[Rollout]:
-        """Sample this process's share of an update's responses from the policy."""
-        per_prompt = self.config.rollout.responses_per_prompt
-        requests = rollout_requests(prompts, per_prompt, self.seed, update)
-        local = [requests[i] for i in rollout_indices(local_share(range(len(prompts))), per_prompt)]
-        with self.actor.rollout_model() as model:
-            return sample_rollouts(model, self.renderer, local, self.config.rollout)
+    def _validate(self, prompts: Sequence[Prompt], updates: int, folder: Path) -> None:
+        """Answer the validation prompts; the balance follows them, as nothing was learnt there."""
+        if self.validation is None:
+            return
+        draws = self.config.validation.draws
+        config = self.config.rollout.model_copy(update={"responses_per_prompt": draws})
+        requests = validation_requests(prompts, draws, self.seed)
+        with self.learner.ema_weights_in_use() as weights:
+            rollouts = self.sample_rollouts(requests, config)
+            scored = self.score_rollouts(rollouts, prompts, config)
+            rates = self.validation.record(updates, scored, self.config.balance, weights)
+        self.balance = self.balance.updated(rates, self.config.balance)
+        self.validation.write(folder)
 
-    def score_rollouts(self, rollouts: list[Rollout], prompts: Sequence[Prompt]) -> ScoredRollouts:
+    def sample_rollouts(
+        self, requests: Sequence[RolloutRequest], config: RolloutConfig
+    ) -> list[Rollout]:
+        """Sample this process's share of the responses from the policy."""
+        per_prompt = config.responses_per_prompt
+        shares = local_share(range(len(requests) // per_prompt))
+        local = [requests[i] for i in rollout_indices(shares, per_prompt)]
+        with self.actor.rollout_model() as model:
+            return sample_rollouts(model, self.renderer, local, config)
+
+    def score_rollouts(
+        self, rollouts: list[Rollout], prompts: Sequence[Prompt], config: RolloutConfig
+    ) -> ScoredRollouts:
         """Reward this process's rollouts, and gather those of all processes.
 
         Raises:
             TrainError: no rollout has a known reward, or a part of the table has the
                 wrong length or a value that is not finite.
         """
-        config = self.config.rollout
         table = compute_rewards(self.reward_fn, rollouts)
         table = add_missing_eos_penalty(table, rollouts, config.missing_eos_penalty)
         rollouts, table = gather_rollouts(rollouts, table, prompts, self.renderer, config)
@@ -291,26 +326,34 @@ class PPOTrainer:
 
     # ---- state ----
 
-    def _should_save(self, update: int) -> bool:
-        return (update + 1) % self.config.save_every == 0 or update + 1 == self.config.num_updates
+    def _due(self, update: int, every: int) -> bool:
+        return (update + 1) % every == 0 or update + 1 == self.config.num_updates
 
     def _load_checkpoint(self, folder: Path, digest: str) -> int:
         """Continue from the newest checkpoint; the number of updates done."""
         state = checkpoint.load(
-            folder / CHECKPOINTS, self.learner.state_tensors(), self.learner.optimizer, digest
+            folder / CHECKPOINTS, self._state_tensors(), self.learner.optimizer, digest
         )
         if state is None:
             return 0
         self.kl_controller = replace(self.kl_controller, beta=float(state["beta"]))
         self.balance = Balance(**state["balance"])
+        if self.validation:
+            self.validation.history = state["validation"]
+            self.validation.write(folder)
         return int(state["step"])
 
     def _save_checkpoint(self, folder: Path, done: int, digest: str) -> None:
         state = {
             "beta": self.kl_controller.beta,
             "balance": asdict(self.balance),
+            "validation": self.validation.history if self.validation else [],
             "state_digest": digest,
         }
         checkpoint.save(
-            folder / CHECKPOINTS, done, self.learner.state_tensors(), self.learner.optimizer, state
+            folder / CHECKPOINTS, done, self._state_tensors(), self.learner.optimizer, state
         )
+
+    def _state_tensors(self) -> list[Tensor]:
+        best = self.validation.weights if self.validation else []
+        return [*self.learner.state_tensors(), *best]

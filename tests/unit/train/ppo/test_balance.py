@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cai.errors import TrainError
 from cai.records import Prompt, chat_of
-from cai.train.ppo.balance import Balance, failure_rates
+from cai.train.ppo.balance import Balance, failure_rates, remaining_way
 from cai.train.ppo.config import BalanceConfig
 from cai.train.ppo.reward_table import ScoredRollouts
 from cai.train.ppo.rollout import Rollout
@@ -26,25 +26,33 @@ def prompt(kind: str, category: str | None = None) -> Prompt:
     )
 
 
-def test_the_group_further_above_its_target_gains_weight() -> None:
-    """Excesses 0.2 and 0.1, mean 0.15: 0.05 / 0.2 of a step of 0.5 up and down. The weights' mean
-    is 1.
+def test_the_group_with_more_of_its_way_left_gains_weight() -> None:
+    """After 0.5 and 0.3: running rates 0.4 and 0.3; 0.3 of 0.4 and 0.2 of 0.2 are left, 0.75 and 1,
+    mean 0.875: 0.125 / 0.5 of a step of 0.5 down and up. The weights' mean is 1.
     """
-    balance = Balance().updated({"disallowed": 0.3, "benign": 0.2}, CONFIG)
-    assert balance.log_weights == pytest.approx({"disallowed": 0.125, "benign": -0.125})
+    balance = Balance().updated({"disallowed": 0.5, "benign": 0.3}, CONFIG)
+    assert balance.log_weights == pytest.approx({"disallowed": 0, "benign": 0})
+    balance = balance.updated({"disallowed": 0.3, "benign": 0.3}, CONFIG)
+    assert balance.log_weights == pytest.approx({"disallowed": -0.125, "benign": 0.125})
     high, low = math.exp(0.125), math.exp(-0.125)
     mean = (high + low) / 2
-    expected = {"disallowed": high / mean, "benign": low / mean}
+    expected = {"disallowed": low / mean, "benign": high / mean}
     assert balance.weights(CONFIG) == pytest.approx(expected)
 
 
-def test_groups_that_are_all_far_above_their_targets_are_still_balanced() -> None:
-    """Excesses 0.8 and 0.2: a full step each way, up to the bound."""
-    balance = Balance()
+def test_weights_go_up_to_their_bounds() -> None:
+    """From 0.9 and 0.3, disallowed prompts stay where they are: a full step each way."""
+    balance = Balance().updated({"disallowed": 0.9, "benign": 0.3}, CONFIG)
     for _ in range(9):
-        balance = balance.updated({"disallowed": 0.9, "benign": 0.3}, CONFIG)
+        balance = balance.updated({"disallowed": 0.9, "benign": 0.0}, CONFIG)
     limit = math.log(CONFIG.max_weight)
     assert balance.log_weights == pytest.approx({"disallowed": limit, "benign": -limit})
+
+
+def test_a_group_that_begins_at_its_target_has_a_way_of_five_points() -> None:
+    """0.1 above the target, of at least 0.05: 2."""
+    left = remaining_way({"benign": 0.2}, {"benign": 0.1}, {"benign": 0.1})
+    assert left == pytest.approx({"benign": 2.0})
 
 
 def test_failures_are_smoothed() -> None:
