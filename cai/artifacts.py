@@ -41,6 +41,8 @@ FINISHED_WITH = {HELD_OUT: PROMPTS, VALIDATION: PROMPTS, REPLIES: SCORES}
 """Artefact without a manifest of its own -> the one whose manifest records it too."""
 METRICS = "metrics.jsonl"
 """In the policy's folder: one line an update."""
+VALIDATION_FILE = "validation.jsonl"
+"""In the policy's folder: one line a validation."""
 SETTINGS = "run.json"
 """The run's settings, as the last command used them."""
 SUBJECTS: dict[str, str | None] = {"base": None, "sft": SFT, "policy": POLICY}

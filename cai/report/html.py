@@ -27,6 +27,7 @@ from cai.artifacts import (
     REVISIONS,
     REWARD,
     SCORES,
+    VALIDATION_FILE,
 )
 from cai.errors import StoreError
 from cai.records import EvalReply, Preference, Revision, Score
@@ -44,7 +45,7 @@ from cai.report.sections import (
     read_stage,
     settings_summary,
 )
-from cai.store import atomic_write, read_rows
+from cai.store import atomic_write, json_lines, read_rows
 
 EXAMPLES_PER_KIND = 3
 """Examples of each kind of prompt."""
@@ -107,6 +108,7 @@ def _ppo_sections(run_files: RunFiles) -> dict[str, Any]:
     updates = run_files.section(f"{POLICY}/{METRICS}", "ppo", ppo_updates)
     return {
         "curves": updates.then(lambda rows: Markup(plots.ppo_curves(rows)), NO_UPDATE),  # noqa: S704
+        "validation": run_files.section(f"{POLICY}/{VALIDATION_FILE}", "ppo", _validation_plot),
         "last": updates.then(lambda rows: list(flat_metrics(rows[-1])), NO_UPDATE),
     }
 
@@ -127,6 +129,12 @@ def _example_sections(run_files: RunFiles) -> dict[str, Any]:
         "revisions": run_files.section(REVISIONS, "revise", first_revisions),
         "replies": run_files.section(REPLIES, "eval", first_replies),
     }
+
+
+def _validation_plot(path: Path) -> Markup | None:
+    rows = [row for _, row in json_lines(path)]
+    drawn = [row for row in rows if any(key.startswith(plots.FAILURES) for key in row)]
+    return Markup(plots.validation_curves(drawn)) if drawn else None  # noqa: S704
 
 
 def _style_plot(scores: list[Score]) -> Markup | None:

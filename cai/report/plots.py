@@ -41,6 +41,7 @@ MAX_UPDATES_WITH_MARKERS = 40
 MIN_LABELLED_SHARE = 6
 """Per cent: narrower bars have no number on them."""
 STYLE_METRICS = "refusal.style."
+FAILURES = "failures."
 SubjectMetric = tuple[str, str]
 """(subject, metric)"""
 STYLES: dict[Style, tuple[str, str, str]] = {
@@ -107,6 +108,35 @@ def _draw_ppo_curves(figure: Figure, metrics: Sequence[Mapping[str, Any]]) -> No
     if parts:
         top.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.align_ylabels()
+
+
+def validation_curves(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Failures on validation prompts by group, over the updates of PPO; a line marks the kept
+    weights.
+
+    Args:
+        rows: one dict per validation with `updates`, `score` and `failures.GROUP`.
+    """
+    groups = sorted({key for row in rows for key in row if key.startswith(FAILURES)})
+    updates = [float(row["updates"]) for row in rows]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for index, group in enumerate(groups):
+            color, dashes = PART_LINES[index % len(PART_LINES)]
+            shares = [100 * _number(row.get(group)) for row in rows]
+            name = _short(group.removeprefix(FAILURES))
+            axes.plot(updates, shares, color=color, linestyle=dashes, marker="o", label=name)
+        best = max(rows, key=lambda row: _number(row["score"]))
+        axes.axvline(float(best["updates"]), color=_INK, linewidth=0.8, label="kept weights")
+        axes.set_ylabel("failing replies (%)")
+        axes.set_xlabel("PPO updates")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.2, color=_INK, linewidth=0.6)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+    return _svg(draw, "Failures on validation prompts over the updates of PPO", height=3.2)
 
 
 def _draw_metric(axes: Axes, metrics: Sequence[Mapping[str, Any]], key: str, **style: Any) -> None:

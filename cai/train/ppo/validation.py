@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cai.artifacts import VALIDATION_FILE
 from cai.records import Prompt
 from cai.seeds import derive
 from cai.store import atomic_write
@@ -20,9 +21,6 @@ from cai.train.ppo.balance import failure_rates, remaining_way
 from cai.train.ppo.config import BalanceConfig
 from cai.train.ppo.reward_table import ScoredRollouts
 from cai.train.ppo.rollout import RolloutRequest
-
-FILE = "validation.jsonl"
-"""In the policy's folder: one line a validation."""
 
 
 @dataclass
@@ -73,7 +71,7 @@ class Validation:
         """Leave the rows in the policy's folder; the first process does."""
         if rank() == 0:
             lines = (json.dumps(row, allow_nan=False) + "\n" for row in self.history)
-            atomic_write(folder / FILE, "".join(lines))
+            atomic_write(folder / VALIDATION_FILE, "".join(lines))
 
 
 def validation_requests(prompts: Sequence[Prompt], draws: int, seed: int) -> list[RolloutRequest]:

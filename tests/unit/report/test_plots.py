@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 from report_toys import STEPS, score
 
-from cai.report.plots import ppo_curves, style_shares
+from cai.report.plots import ppo_curves, style_shares, validation_curves
 
 
 def test_plots_are_well_formed_repeatable_and_follow_the_page() -> None:
@@ -31,6 +31,16 @@ def test_axes_have_names_and_units() -> None:
         "a dollar sign does not start a formula"
     )
     for words in ("PPO update", "reward per reply", "KL (nats per reply)", "total", "pm", "rubric"):
+        assert f">{words}</text>" in svg
+
+
+def test_validation_names_its_groups_and_the_kept_weights() -> None:
+    rows = [
+        {"updates": 0, "score": -1.0, "failures.benign/borderline": 0.25},
+        {"updates": 2, "score": -0.5, "failures.benign/borderline": 0.125},
+    ]
+    svg = validation_curves(rows)
+    for words in ("benign/borderline", "kept weights", "failing replies (%)"):
         assert f">{words}</text>" in svg
 
 

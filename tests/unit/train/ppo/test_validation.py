@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from cai.artifacts import VALIDATION_FILE
 from cai.records import Kind
 from cai.train.ppo.config import BalanceConfig, PPOConfig
 from cai.train.ppo.reward_table import ScoredRollouts
 from cai.train.ppo.rollout import RewardTable, Rollout
-from cai.train.ppo.validation import FILE, Validation, validation_requests
+from cai.train.ppo.validation import Validation, validation_requests
 from tests.ppo_toys import (
     CONFIG,
     PROMPTS,
@@ -88,7 +89,7 @@ def test_the_policy_ends_as_its_best_state(
     trainer.train(PROMPTS[:4], tmp_path, validation_prompts=PROMPTS[4:])
     after = trainer.actor.trainable_parameters()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    rows = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / VALIDATION_FILE).read_text().splitlines()]
     assert [row["updates"] for row in rows] == [0, 1, 2]
 
 
