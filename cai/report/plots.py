@@ -18,6 +18,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cai.evals.refusal import subjects_of
 from cai.records import Kind, Score, Style
@@ -132,7 +133,7 @@ def validation_curves(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.set_ylabel("failing replies (%)")
         axes.set_xlabel("PPO updates")
         axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.2, color=_INK, linewidth=0.6)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
