@@ -170,7 +170,7 @@ class KLController:
     """Reward lost per nat."""
     target: float | None = None
     """Nats per reply (summed over its tokens)."""
-    horizon: int = 10_000
+    horizon: float = 10_000
     """Episodes."""
 
     def __post_init__(self) -> None:

@@ -108,7 +108,7 @@ class PPOTrainer:
         self.config, self.seed = config, seed
         self.learner = Learner(actor, config, seed)
         self.kl_controller = losses.KLController(
-            config.kl.coef, config.kl.target, config.kl.horizon
+            config.kl.coef, config.kl.target, config.kl_horizon
         )
         self.balance = Balance()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -213,18 +215,20 @@ def test_the_end_token_is_learnt(tiny_model: Path) -> None:
     assert end_logp() > before + 0.5
 
 
-def bandit(tiny: Path, folder: Path, coef: float) -> tuple[float, float, float]:
-    """(P(arm) before, P(arm) after, last KL) of one-token replies: one token has the reward 1."""
+def bandit(tiny: Path, folder: Path, **settings: Any) -> tuple[float, float, list[dict[str, Any]]]:
+    """(P(arm) before, P(arm) after, metrics) of one-token replies: one token has the reward 1."""
     arm, prompt = 216, Prompt(chat=chat_of(("user", "say a")))
     config = with_settings(
         CONFIG,
-        num_updates=20,
-        prompts_per_update=1,
-        responses_per_prompt=32,
-        max_new_tokens=1,
-        num_minibatches=1,
-        learning_rate=1e-2,
-        kl={"coef": coef},
+        **{
+            "num_updates": 20,
+            "prompts_per_update": 1,
+            "responses_per_prompt": 32,
+            "max_new_tokens": 1,
+            "num_minibatches": 1,
+            "learning_rate": 1e-2,
+        }
+        | settings,
     )
     renderer = load_renderer(tiny)
     paying = [rollout_of([arm], renderer, prompt)]
@@ -238,7 +242,7 @@ def bandit(tiny: Path, folder: Path, coef: float) -> tuple[float, float, float]:
     trainer = fresh_trainer(tiny, config, score)
     before = probability()
     history = train(trainer, folder, [prompt])
-    return before, probability(), history[-1]["kl"]
+    return before, probability(), history
 
 
 def test_a_bandit_is_learnt_and_the_kl_penalty_limits_it(tiny_model: Path, tmp_path: Path) -> None:
@@ -247,9 +251,23 @@ def test_a_bandit_is_learnt_and_the_kl_penalty_limits_it(tiny_model: Path, tmp_p
     With a KL coefficient of 1 a nat costs as much as the arm pays: the optimal policy has e times
     the odds, less than one in six, and the KL stays small.
     """
-    before, after, free_kl = bandit(tiny_model, tmp_path / "free", 0.0)
+    before, after, free = bandit(tiny_model, tmp_path / "free", kl={"coef": 0.0})
     assert before < 0.1
     assert after > 0.8
-    _, penalised, small_kl = bandit(tiny_model, tmp_path / "held", 1.0)
+    _, penalised, held = bandit(tiny_model, tmp_path / "held", kl={"coef": 1.0})
     assert penalised < 0.3
-    assert small_kl < free_kl / 4
+    assert held[-1]["kl"] < free[-1]["kl"] / 4
+
+
+def test_a_target_of_the_kl_is_held(tiny_model: Path, tmp_path: Path) -> None:
+    """The coefficient 0.1 lets the bandit go to 2.6 nats; 1 nat needs three times as much.
+
+    The horizon of the run's size gets there; 2,000 episodes move the coefficient by a fifth.
+    """
+    kls = {}
+    for horizon in (None, 2000):
+        kl = {"coef": 0.1, "target": 1.0, "horizon": horizon}
+        *_, history = bandit(tiny_model, tmp_path / str(horizon), num_updates=60, kl=kl)
+        kls[horizon] = fmean(row["kl"] for row in history[-15:])
+    assert kls[None] == pytest.approx(1.0, abs=0.3)
+    assert kls[2000] > 2
