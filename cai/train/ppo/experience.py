@@ -25,6 +25,7 @@ from cai.train.ppo.rollout import (
     response_logprobs,
     token_kinds,
 )
+from cai.train.ppo.sampler_gap import sampler_gap
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,8 @@ def _normalized(
 
 
 def experience_metrics(experience: Experience) -> dict[str, float | None]:
-    """KL from the reference policy, and how much of the returns the critic explained.
+    """KL from the reference policy, how far the sampler was from the policy that learns, and how
+    much of the returns the critic explained.
 
     `kl` and `kl_k3` are sums over a response's tokens, means over responses: nats a response.
     """
@@ -246,5 +248,6 @@ def experience_metrics(experience: Experience) -> dict[str, float | None]:
     value_N, return_N = torch.cat(experience.values), torch.cat(experience.returns)
     return {
         **losses.kl_metrics(logp_BT, ref_logp_BT, mask_BT),
+        "sampler_gap": sampler_gap(experience.rollouts, experience.logps),
         "explained_variance": losses.explained_variance(value_N, return_N),
     }

@@ -65,6 +65,7 @@ from cai.train.ppo.rollout import (
     rollout_requests,
     sample_rollouts,
 )
+from cai.train.ppo.sampler_gap import warn_of_sampler_gap
 from cai.train.ppo.save import save_policy
 from cai.train.ppo.selection import select_prompts
 from cai.train.ppo.window import within_window
@@ -189,6 +190,7 @@ class PPOTrainer:
                 memory.malloc_trim()
                 metrics = self.train_step(prompts, update, texts)
                 history.append(metrics)
+                warn_of_sampler_gap(history)
                 if rank() == 0:
                     append_bytes(
                         folder / METRICS, (json.dumps(metrics, allow_nan=False) + "\n").encode()

@@ -20,6 +20,7 @@ from ppo_toys import (
     high_bytes,
     literal_logprobs,
     logprobs_and_states,
+    ratio_errors,
     rollout_of,
     train,
     with_settings,
@@ -34,6 +35,7 @@ from cai.seeds import rng
 from cai.train.ppo.actor import POLICY, LoraActor
 from cai.train.ppo.experience import random_partition
 from cai.train.ppo.rollout import RewardTable, Rollout
+from cai.train.ppo.sampler_gap import MAX_SAMPLER_GAP
 from cai.train.ppo.trainer import PPOTrainer
 
 
@@ -44,10 +46,54 @@ def test_the_first_minibatch_sees_the_policy_that_sampled(tiny_model: Path, tmp_
     the second computed again.
     """
     config = with_settings(CONFIG, num_updates=3, learning_rate=1e-2, micro_batch_size=1)
+    trainer = fresh_trainer(tiny_model, config)
+    taken = ratio_errors(trainer)
+    assert len(train(trainer, tmp_path)) == 3
+    steps = config.optimization.num_ppo_epochs * config.optimization.num_minibatches
+    assert len(taken) == 3 * steps
+    assert max(taken[::steps]) < 1e-5
+    assert min(error for i, error in enumerate(taken) if i % steps) > 1e-3
+
+
+def test_the_sampler_is_compared_with_the_learner(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At another temperature than 1, its recorded log-probabilities are the policy's, to rounding."""
+    config = with_settings(CONFIG, num_updates=3, learning_rate=1e-2, temperature=0.7)
     history = train(fresh_trainer(tiny_model, config), tmp_path)
-    assert len(history) == 3
-    assert max(row["first_ratio_error"] for row in history) < 1e-5
-    assert min(row["ratio_error"] for row in history) > 1e-3
+    assert all(0 <= row["sampler_gap"] < 1e-5 for row in history)
+    assert "sampler" not in capsys.readouterr().err
+
+
+def test_a_sampler_with_other_weights_is_named_once(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy that keeps the weights of the start, in a run of three updates: |log p - log p'| of
+    the tokens that it samples, computed here from unpadded forward passes.
+    """
+    config = with_settings(CONFIG, num_updates=3, learning_rate=3e-2)
+    torch.manual_seed(0)
+    base = with_adapter(load_model(str(tiny_model)), POLICY, config.lora_rank)
+    actor, stale = LoraActor(base, load_model(str(tiny_model))), load_model(str(tiny_model))
+    actor.copy_weights_to = lambda target: None  # type: ignore[method-assign]
+    wanted: list[float] = []
+
+    @torch.no_grad()
+    def score(rollouts: Sequence[Rollout]) -> RewardTable:
+        logps, _ = logprobs_and_states(actor, POLICY, rollouts)
+        gaps = [a - literal_logprobs(stale, r) for a, r in zip(logps, rollouts, strict=True)]
+        wanted.append(float(torch.cat(gaps).abs().mean()))
+        return high_bytes(rollouts)
+
+    history = train(PPOTrainer(actor, load_renderer(tiny_model), score, config), tmp_path)
+    assert [row["sampler_gap"] for row in history] == pytest.approx(wanted, abs=1e-5)
+    assert min(wanted[1:]) > MAX_SAMPLER_GAP
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "sampler" in line] == [
+        f"ppo: update 1: the sampler's log-probabilities are {wanted[1]:.2g} nats a token from the "
+        "policy's, more than 0.1: what is sampled is not what is trained (another number format, "
+        "or wrong weights)"
+    ]
 
 
 @pytest.mark.parametrize("copied", [False, True])
