@@ -190,10 +190,16 @@ class KLController:
         )
 
 
-def soft_bradley_terry(first_B: Tensor, second_B: Tensor, p_first_B: Tensor) -> Tensor:
+def soft_bradley_terry(
+    first_B: Tensor, second_B: Tensor, p_first_B: Tensor, weight_B: Tensor | None = None
+) -> Tensor:
     """-p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1), mean over pairs: cross-entropy with a
     soft label.
+
+    Args:
+        weight_B: of each pair in the mean; None: all count the same.
     """
     margin_B = first_B - second_B
     logsigmoid = torch.nn.functional.logsigmoid
-    return -(p_first_B * logsigmoid(margin_B) + (1 - p_first_B) * logsigmoid(-margin_B)).mean()
+    loss_B = -(p_first_B * logsigmoid(margin_B) + (1 - p_first_B) * logsigmoid(-margin_B))
+    return loss_B.mean() if weight_B is None else (weight_B * loss_B).sum() / weight_B.sum()

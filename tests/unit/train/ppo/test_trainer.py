@@ -58,7 +58,7 @@ def test_the_first_minibatch_sees_the_policy_that_sampled(tiny_model: Path, tmp_
 def test_the_sampler_is_compared_with_the_learner(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At another temperature than 1, its recorded log-probabilities are the policy's, to rounding."""
+    """At another temperature than 1, the recorded numbers are the policy's, to rounding."""
     config = with_settings(CONFIG, num_updates=3, learning_rate=1e-2, temperature=0.7)
     history = train(fresh_trainer(tiny_model, config), tmp_path)
     assert all(0 <= row["sampler_gap"] < 1e-5 for row in history)
