@@ -17,9 +17,14 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return x[mask].mean()
 
 
+def inverse_std(x: Tensor) -> Tensor:
+    """What `x` is multiplied by to have unit variance."""
+    return torch.rsqrt(x.var(unbiased=False) + 1e-8)
+
+
 def scale_by_std(x: Tensor, mask: Tensor) -> Tensor:
     """Unit variance over `mask`; the mean is scaled but not removed: zero stays zero (rewards)."""
-    return x * torch.rsqrt(x[mask].var(unbiased=False) + 1e-8)
+    return x * inverse_std(x[mask])
 
 
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
@@ -106,6 +111,18 @@ def kl_metrics(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor) -> dict[st
         "kl": float((k1(logp_BT, ref_logp_BT) * mask_BT).sum(1).mean()),
         "kl_k3": float((k3(logp_BT, ref_logp_BT) * mask_BT).sum(1).mean()),
     }
+
+
+def explained_variance_within(value_N: Tensor, return_N: Tensor, group_N: Tensor) -> float | None:
+    """`explained_variance` of what is left of both when the mean of each group (integers) is
+    subtracted: knowing a group's mean return explains none of it.
+    """
+    values_N, returns_N = torch.zeros_like(value_N), torch.zeros_like(return_N)
+    for group in group_N.unique():
+        of_group_N = group_N == group
+        values_N[of_group_N] = value_N[of_group_N] - value_N[of_group_N].mean()
+        returns_N[of_group_N] = return_N[of_group_N] - return_N[of_group_N].mean()
+    return explained_variance(values_N, returns_N)
 
 
 def explained_variance(value_N: Tensor, return_N: Tensor) -> float | None:

@@ -230,7 +230,7 @@ class PPOConfig(FrozenModel):
     """Only the last blocks of the model learn, which makes an update cheaper; None: all."""
     critic: Literal["reference", "reward"] = "reference"
     """Hidden states that the value heads take: the reference's, starting at the mean reward of the
-    first update; or the preference model's, starting as its head.
+    first update; or the preference model's, starting as its head and the mean of the rest.
     """
     save_every: int = Field(1, ge=1)
     """Updates between checkpoints: what a kill costs at most. The state of full fine-tuning is

@@ -45,6 +45,7 @@ from cai.train.ppo.experience import (
     make_experience,
     random_partition,
     split_minibatches,
+    start_critic,
 )
 from cai.train.ppo.gather import gather_rollouts, rollout_indices
 from cai.train.ppo.learner import Learner, Metrics
@@ -228,10 +229,10 @@ class PPOTrainer:
         batch = sample_prompts(prompts, config.candidate_prompts, self.seed, update, shares)
         rollouts = self.sample_rollouts(batch, update)  # 1 act
         scored = self.score_rollouts(rollouts, batch)  # 2 judge
-        if update == 0 and self.config.critic == "reference":
-            kinds = [rollout.prompt.kind for rollout in scored.known_rollouts]
-            self.actor.critic.init_from_rewards(kinds, scored.totals)
         learnt = select_prompts(scored, batch, config, config.shares or targets)
+        if update == 0:
+            scale_rewards = self.config.advantage.scale_rewards
+            start_critic(self.actor.critic, scored, learnt, scale_rewards=scale_rewards)
         experience, first_logp_N = self.make_experience(learnt, update)  # 3 credit
         metrics = self.learner.optimize(experience, first_logp_N, texts)  # 4 learn
         metrics |= experience_metrics(experience) | reward_metrics(scored)
