@@ -84,8 +84,12 @@ def load_actor(mode: str, config: Any) -> tuple[Any, Any, Any]:
     return FullActor(load_model(path), base, rollout_copy), base, renderer
 
 
-PHASE_OF = {"sample_rollouts": "sample", "make_experience": "read", "optimize": "learn"}
-"""Method of the trainer or its learner -> phase of an update; `score` is the reward function."""
+PHASE_OF = {
+    "environment.sample": "sample",
+    "make_experience": "read",
+    "learner.optimize": "learn",
+}
+"""Method below the trainer -> phase of an update; `score` is the reward function."""
 
 
 def run_cai(mode: str) -> None:
@@ -121,8 +125,9 @@ def run_cai(mode: str) -> None:
 
     trainer = PPOTrainer(actor, renderer, timer.timed("score", reward_fn), config)
     for name, phase in PHASE_OF.items():
-        owner = trainer.learner if name == "optimize" else trainer
-        setattr(owner, name, timer.timed(phase, getattr(owner, name)))
+        owner, _, method = name.rpartition(".")
+        part = getattr(trainer, owner) if owner else trainer
+        setattr(part, method, timer.timed(phase, getattr(part, method)))
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(prompts, Path(folder), on_update=timer.end_update)
     print(json.dumps(report(mode, timer, tokens[0])), flush=True)

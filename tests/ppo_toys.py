@@ -105,6 +105,20 @@ def train(
     return trainer.train(prompts, folder)
 
 
+def ratio_errors(trainer: PPOTrainer) -> list[float]:
+    """Grows by the ratio error of each minibatch that the trainer learns from."""
+    taken: list[float] = []
+    learn = trainer.learner._train_minibatch
+
+    def record(*args: Any) -> dict[str, Any]:
+        metrics = learn(*args)
+        taken.append(metrics["ratio_error"])
+        return metrics
+
+    trainer.learner._train_minibatch = record  # type: ignore[method-assign]
+    return taken
+
+
 def copied_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in module.named_parameters()}
 

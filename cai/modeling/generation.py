@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from cai.modeling.attention import Prefix
@@ -35,6 +36,8 @@ class Generation:
 
     ids: list[int]
     finished: bool
+    logps: list[float] | None = None
+    """Log-probability of each token at the sampling temperature, nats; None: not recorded."""
 
 
 @torch.no_grad()
@@ -203,6 +206,16 @@ def sample_tokens(
     ]
 
 
+def chosen_logprobs(
+    logits_BV: Tensor, temperatures: Sequence[float], tokens: Sequence[int]
+) -> list[float]:
+    """Log-probability of each row's token at its temperature, nats; of temperature 0, at 1."""
+    temperature_B1 = torch.tensor([[t or 1.0] for t in temperatures], device=logits_BV.device)
+    tokens_B = torch.tensor(tokens, device=logits_BV.device)
+    logp_B = -cross_entropy(logits_BV / temperature_B1, tokens_B, reduction="none")
+    return logp_B.tolist()
+
+
 @torch.no_grad()
 def generate(
     model: PreTrainedModel,
@@ -215,12 +228,14 @@ def generate(
     pad: int,
     prefix: Prefix | None = None,
     stop_when: Callable[[int, list[int]], bool] = lambda row, ids: False,
+    record_logprobs: bool = False,
 ) -> list[Generation]:
     """Continue each row until a stop token, its `max_tokens`, or `stop_when(row, ids so far)`.
 
     Finished rows leave the batch.
     """
     generated: list[list[int]] = [[] for _ in rows]
+    logps: list[list[float]] = [[] for _ in rows]
     stopped = [False] * len(rows)
     streams = [random.Random(seed) for seed in seeds]
     batch = DecodingBatch(model, rows, prefix, pad)
@@ -228,7 +243,12 @@ def generate(
     while active:
         row_temperatures = [temperatures[row] for row in active]
         row_streams = [streams[row] for row in active]
-        tokens = sample_tokens(batch.logits(), row_temperatures, row_streams)
+        logits_BV = batch.logits()
+        tokens = sample_tokens(logits_BV, row_temperatures, row_streams)
+        if record_logprobs:
+            chosen = chosen_logprobs(logits_BV, row_temperatures, tokens)
+            for row, logp in zip(active, chosen, strict=True):
+                logps[row].append(logp)
         unfinished = []  # indices in the batch
         for index, (row, token) in enumerate(zip(active, tokens, strict=True)):
             generated[row].append(token)
@@ -242,7 +262,10 @@ def generate(
         if active:
             next_ids = [tokens[index] for index in unfinished]
             batch.step(torch.tensor(next_ids, device=model.device))
-    return [Generation(ids, done) for ids, done in zip(generated, stopped, strict=True)]
+    return [
+        Generation(ids, done, row_logps if record_logprobs else None)
+        for ids, done, row_logps in zip(generated, stopped, logps, strict=True)
+    ]
 
 
 @torch.no_grad()

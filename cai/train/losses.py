@@ -17,9 +17,14 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return x[mask].mean()
 
 
+def inverse_std(x: Tensor) -> Tensor:
+    """What `x` is multiplied by to have unit variance."""
+    return torch.rsqrt(x.var(unbiased=False) + 1e-8)
+
+
 def scale_by_std(x: Tensor, mask: Tensor) -> Tensor:
     """Unit variance over `mask`; the mean is scaled but not removed: zero stays zero (rewards)."""
-    return x * torch.rsqrt(x[mask].var(unbiased=False) + 1e-8)
+    return x * inverse_std(x[mask])
 
 
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
@@ -108,6 +113,18 @@ def kl_metrics(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor) -> dict[st
     }
 
 
+def explained_variance_within(value_N: Tensor, return_N: Tensor, group_N: Tensor) -> float | None:
+    """`explained_variance` of what is left of both when the mean of each group (integers) is
+    subtracted: knowing a group's mean return explains none of it.
+    """
+    values_N, returns_N = torch.zeros_like(value_N), torch.zeros_like(return_N)
+    for group in set(group_N.tolist()):
+        of_group_N = group_N == group
+        values_N[of_group_N] = value_N[of_group_N] - value_N[of_group_N].mean()
+        returns_N[of_group_N] = return_N[of_group_N] - return_N[of_group_N].mean()
+    return explained_variance(values_N, returns_N)
+
+
 def explained_variance(value_N: Tensor, return_N: Tensor) -> float | None:
     """1 - Var(return - value) / Var(return); None where equal returns leave nothing to explain."""
     variance = float(return_N.var(unbiased=False))
@@ -170,7 +187,7 @@ class KLController:
     """Reward lost per nat."""
     target: float | None = None
     """Nats per reply (summed over its tokens)."""
-    horizon: int = 10_000
+    horizon: float = 10_000
     """Episodes."""
 
     def __post_init__(self) -> None:
@@ -190,10 +207,16 @@ class KLController:
         )
 
 
-def soft_bradley_terry(first_B: Tensor, second_B: Tensor, p_first_B: Tensor) -> Tensor:
+def soft_bradley_terry(
+    first_B: Tensor, second_B: Tensor, p_first_B: Tensor, weight_B: Tensor | None = None
+) -> Tensor:
     """-p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1), mean over pairs: cross-entropy with a
     soft label.
+
+    Args:
+        weight_B: of each pair in the mean; None: all count the same.
     """
     margin_B = first_B - second_B
     logsigmoid = torch.nn.functional.logsigmoid
-    return -(p_first_B * logsigmoid(margin_B) + (1 - p_first_B) * logsigmoid(-margin_B)).mean()
+    loss_B = -(p_first_B * logsigmoid(margin_B) + (1 - p_first_B) * logsigmoid(-margin_B))
+    return loss_B.mean() if weight_B is None else (weight_B * loss_B).sum() / weight_B.sum()

@@ -6,7 +6,7 @@ Source: arXiv:2212.08073, section 4.1. The loss is `losses.soft_bradley_terry`.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -44,7 +44,8 @@ class RewardConfig(FrozenModel):
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(8, ge=1)
     """Pairs a step. All pairs of a prompt are in one step (arXiv:2203.02155, section 3.4), even
-    where that makes it larger; a prompt with more than 64 pairs has several steps."""
+    where that makes it larger; a prompt with more than 64 pairs has several steps. In a step each
+    prompt weighs the same, however many pairs it has."""
     label_share: float | None = Field(None, gt=0, lt=1)
     """Share of the run's pairs among all pairs, where the run has `preferences` too: pairs of the
     side with too many are dropped. None: all pairs of both."""
@@ -238,9 +239,11 @@ def pair_loss(
     labels: Literal["soft", "hard"] = "soft",
     cache: FrozenCache | None = None,
 ) -> Tensor:
-    """Mean soft Bradley-Terry loss of a batch, nats a pair.
+    """Soft Bradley-Terry loss of a batch, nats a pair: the mean over the pairs of each prompt, then
+    over prompts.
 
-    A reply that several pairs share goes through the model once.
+    So a pair of K replies to a prompt has the weight 1 / C(K, 2) of arXiv:2203.02155, eq. 1. A
+    reply that several pairs share goes through the model once.
     """
     rows = list(dict.fromkeys(tuple(row) for c in batch for row in (c.first, c.second)))
     index_of = {row: i for i, row in enumerate(rows)}
@@ -251,7 +254,9 @@ def pair_loss(
     p_B = torch.tensor([c.p_first for c in batch], device=scores_R.device)
     if labels == "hard":
         p_B = (torch.sign(p_B - 0.5) + 1) / 2
-    return soft_bradley_terry(first_B, second_B, p_B)
+    pairs_of = Counter(c.prompt for c in batch)
+    weight_B = torch.tensor([1 / pairs_of[c.prompt] for c in batch], device=scores_R.device)
+    return soft_bradley_terry(first_B, second_B, p_B, weight_B)
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ def test_the_metrics_of_ppo_are_kept(finished_run: tuple[Path, float]) -> None:
     metrics = ppo_metrics(folder)
     assert [row["update"] for row in metrics] == [0, 1, 2]
     assert metrics[0]["kl"] == 0
-    names = {"reward.rubric", "kl", "first_ratio_error"}
+    names = {"reward.rubric", "kl", "sampler_gap"}
     assert all(names <= row.keys() for row in metrics)
     fitted = json.loads((folder / "50-reward" / "metrics.json").read_text(encoding="utf-8"))
     is_useful = fitted["log_loss"]["mean"] < math.log(2)

@@ -4,12 +4,18 @@ KL control, pretraining mix.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from cai.records import FrozenModel
 from cai.train.ppo.prompt_sampler import Share, allocate
+
+KL_CLIP = 0.2
+"""Of the relative error that `cai.train.losses.KLController` acts on."""
+COEF_FACTOR = 10.0
+"""By which a run may move an adaptive KL coefficient, where `kl.horizon` is not given."""
 
 
 class RolloutConfig(FrozenModel):
@@ -154,8 +160,10 @@ class KLConfig(FrozenModel):
     """Reward lost per nat: the fixed coefficient, or the adaptive controller's first."""
     target: float | None = Field(None, gt=0)
     """Nats per response that the adaptive controller steers to; None: the coefficient is fixed."""
-    horizon: int = Field(2000, ge=1)
-    """Episodes in which the controller may move the coefficient by a factor of about e^0.2."""
+    horizon: int | None = Field(None, ge=1)
+    """Episodes in which the controller may move the coefficient by a factor of about e^0.2; None:
+    from the run's size, so that the run may move it by a factor of about ten.
+    """
     stop: float | None = Field(None, gt=0)
     """An update ends after the step whose `approx_kl` exceeds this many nats a token; None: never
     early.
@@ -234,7 +242,7 @@ class PPOConfig(FrozenModel):
     """Only the last blocks of the model learn, which makes an update cheaper; None: all."""
     critic: Literal["reference", "reward"] = "reference"
     """Hidden states that the value heads take: the reference's, starting at the mean reward of the
-    first update; or the preference model's, starting as its head.
+    first update; or the preference model's, starting as its head and the mean of the rest.
     """
     save_every: int = Field(1, ge=1)
     """Updates between checkpoints: what a kill costs at most. The state of full fine-tuning is
@@ -247,6 +255,24 @@ class PPOConfig(FrozenModel):
     validation: ValidationConfig = ValidationConfig()
     kl: KLConfig = KLConfig()
     ptx: PtxConfig = PtxConfig()
+
+    @property
+    def kl_horizon(self) -> float:
+        """Episodes: `kl.horizon`, or the one that follows from the run's size.
+
+        An update of n responses multiplies the coefficient by 1 + e * n / horizon, with an error e
+        of at most 0.2 either way. Under a full error, a run of N responses in all multiplies it by
+        about exp(±0.2 * N / horizon), which is ten, or a tenth, for
+
+            horizon = 0.2 * N / ln 10
+
+        A run of few updates would need large steps for that. The horizon is so long that no update
+        changes the coefficient by more than a half.
+        """
+        if self.kl.horizon is not None:
+            return self.kl.horizon
+        run = KL_CLIP * self.num_updates * self.rollout.episodes / math.log(COEF_FACTOR)
+        return max(run, 2 * KL_CLIP * self.rollout.sampled_responses)
 
     @model_validator(mode="before")
     @classmethod
@@ -264,11 +290,13 @@ class PPOConfig(FrozenModel):
     @model_validator(mode="after")
     def _sizes_fit(self) -> PPOConfig:
         episodes, minibatches = self.rollout.episodes, self.optimization.num_minibatches
-        if self.kl.target is not None and 0.2 * episodes >= self.kl.horizon:
+        # where no prompt is informative, an update learns from all that it sampled
+        most = self.rollout.sampled_responses
+        if self.kl.target is not None and KL_CLIP * most >= self.kl_horizon:
             raise ValueError(
-                f"kl.horizon = {self.kl.horizon}: an update of {episodes} responses could make "
+                f"kl.horizon = {self.kl.horizon}: an update of {most} responses could make "
                 "the coefficient zero or negative;"
-                f" give more than {episodes // 5}, about ten times an update's responses"
+                f" give more than {most // 5}, about ten times an update's responses"
             )
         if self.rollout.shares:
             counts = allocate(self.rollout.shares, self.rollout.prompts_per_update)

@@ -23,7 +23,7 @@ class Critic(nn.Module):
     first update (`init_from_rewards`), on the reference policy's states.
 
     `init_from_preference_model` starts it as the preference model instead, on that model's states
-    (arXiv:2203.02155 section 3.5).
+    (arXiv:2203.02155 section 3.5), plus the mean of the reward's other parts.
 
     The value of a refusal depends on the kind of prompt, which no single head on the same states
     can express. The policy does not see the kind; a critic may know more than the actor, because
@@ -39,15 +39,25 @@ class Critic(nn.Module):
         """(B, T) ids -> (B, T, hidden); None: the heads read the reference policy's states."""
 
     @torch.no_grad()
-    def init_from_rewards(self, kinds: Sequence[Kind | None], rewards: Sequence[float]) -> None:
-        """Each kind's head predicts the mean reward of its prompts.
+    def init_from_rewards(
+        self, kinds: Sequence[Kind | None], rewards: Sequence[float], scale: float = 1.0
+    ) -> None:
+        """Each kind's head predicts the mean reward of its prompts, besides what it predicts
+        already; all of it in the units of the returns.
 
         A critic that begins at zero takes a reward that every response earns for a success of all.
+
+        Args:
+            rewards: of responses to prompts of these `kinds`; of a critic that began as the
+                preference model, without the part that is that model's.
+            scale: what rewards are multiplied by before they become returns.
         """
+        self.head.weight.mul_(scale)
+        self.head.bias.mul_(scale)
         for index, kind in enumerate(KINDS):
             known = [reward for of, reward in zip(kinds, rewards, strict=True) if of == kind]
             if known:
-                self.head.bias[index] = fmean(known)
+                self.head.bias[index] += scale * fmean(known)
 
     @torch.no_grad()
     def init_from_preference_model(self, model: PreferenceModel, weight: float = 1.0) -> None:

@@ -14,9 +14,9 @@ from cai.train import losses
 from cai.train.distributed import local_micro_batches, local_share
 from cai.train.ppo.actor import Actor
 from cai.train.ppo.config import AdvantageConfig, PPOConfig
-from cai.train.ppo.critic import KINDS
+from cai.train.ppo.critic import KINDS, Critic
 from cai.train.ppo.gather import gather_padded
-from cai.train.ppo.reward_table import ScoredRollouts
+from cai.train.ppo.reward_table import PREFERENCE_MODEL, ScoredRollouts
 from cai.train.ppo.rollout import (
     Rollout,
     batched_logprobs,
@@ -25,6 +25,7 @@ from cai.train.ppo.rollout import (
     response_logprobs,
     token_kinds,
 )
+from cai.train.ppo.sampler_gap import sampler_gap
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,26 @@ class ModelOutputs:
     """(N,) the first micro-batch's log-probabilities with their graph. No optimizer step comes
     before it: it need not be run twice.
     """
+
+
+def start_critic(
+    critic: Critic, scored: ScoredRollouts, learnt: ScoredRollouts, *, scale_rewards: bool
+) -> None:
+    """Before the first update: values begin at the rewards, in the units of the returns.
+
+    Args:
+        scored: all responses of the update, whose mean rewards are what is expected.
+        learnt: those that the update learns from, over whose tokens rewards are scaled. The policy
+            is the reference: their only reward is that of the last token.
+    """
+    kinds = [rollout.prompt.kind for rollout in scored.known_rollouts]
+    rewards = scored.totals if critic.backbone is None else scored.totals_without(PREFERENCE_MODEL)
+    scale = 1.0
+    if scale_rewards:
+        reward_N = torch.zeros(sum(len(r.response_ids) for r in learnt.known_rollouts))
+        reward_N[: len(learnt.totals)] = torch.tensor(learnt.totals)
+        scale = float(losses.inverse_std(reward_N))
+    critic.init_from_rewards(kinds, rewards, scale)
 
 
 @dataclass(frozen=True)
@@ -236,7 +257,8 @@ def _normalized(
 
 
 def experience_metrics(experience: Experience) -> dict[str, float | None]:
-    """KL from the reference policy, and how much of the returns the critic explained.
+    """KL from the reference policy, how far the sampler was from the policy that learns, and how
+    much of the returns the critic explained.
 
     `kl` and `kl_k3` are sums over a response's tokens, means over responses: nats a response.
     """
@@ -246,5 +268,9 @@ def experience_metrics(experience: Experience) -> dict[str, float | None]:
     value_N, return_N = torch.cat(experience.values), torch.cat(experience.returns)
     return {
         **losses.kl_metrics(logp_BT, ref_logp_BT, mask_BT),
+        "sampler_gap": sampler_gap(experience.rollouts, experience.logps),
         "explained_variance": losses.explained_variance(value_N, return_N),
+        "explained_variance_within_kinds": losses.explained_variance_within(
+            value_N, return_N, token_kinds(experience.rollouts, return_N.device)
+        ),
     }

@@ -38,16 +38,31 @@ def gather_rollouts(
         for r in range(world_size())
     ]
     encoded = torch.zeros(len(local), config.max_new_tokens + 2, dtype=torch.int64)
-    for row, rollout in zip(encoded, local, strict=True):
+    # NaN encodes None during the collective only
+    logps_BT = torch.full((len(local), config.max_new_tokens), math.nan)
+    for row, logps_T, rollout in zip(encoded, logps_BT, local, strict=True):
         length = len(rollout.response_ids)
         row[:2] = torch.tensor([length, rollout.finished])
         row[2 : 2 + length] = torch.tensor(rollout.response_ids)
+        if rollout.sampler_logps is not None:
+            logps_T[:length] = torch.tensor(rollout.sampler_logps)
+    rows = zip(
+        all_gather_rows(encoded, order).tolist(),
+        all_gather_rows(logps_BT, order).tolist(),
+        strict=True,
+    )
     rollouts = []
-    for i, (length, finished, *ids) in enumerate(all_gather_rows(encoded, order).tolist()):
+    for i, ((length, finished, *ids), logps) in enumerate(rows):
         prompt, response_ids = prompts[i // per_prompt], ids[:length]
-        text = renderer.text(response_ids)
         rollouts.append(
-            Rollout(prompt, renderer.prompt_ids(prompt.chat), response_ids, text, bool(finished))
+            Rollout(
+                prompt,
+                renderer.prompt_ids(prompt.chat),
+                response_ids,
+                renderer.text(response_ids),
+                bool(finished),
+                None if math.isnan(logps[0]) else logps[:length],
+            )
         )
     return rollouts, _gather_table(table, len(local), order)
 

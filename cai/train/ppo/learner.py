@@ -74,11 +74,7 @@ class Learner:
             if stop is not None and taken[-1]["approx_kl"] > stop:
                 break
         means = {key: fmean(row[key] for row in taken) for key in taken[0]}
-        fractions = {
-            "first_ratio_error": taken[0]["ratio_error"],
-            "steps_fraction": len(taken) / planned,
-        }
-        return means | fractions
+        return means | {"steps_fraction": len(taken) / planned}
 
     def _train_minibatch(
         self,

@@ -20,12 +20,16 @@ def state_digest(
     config: PPOConfig, prompts: Sequence[Prompt], texts: Sequence[PtxText], seed: int
 ) -> str:
     """Digest of what a run's state depends on besides its weights. More updates, or other times to
-    save, continue the same state.
+    save, continue the same state; but not where the KL controller's horizon follows from the number
+    of updates.
     """
     prompt_keys = [f"{prompt.id} {prompt.kind} {prompt.category}" for prompt in prompts]
-    settings = config.model_dump_json(exclude={"num_updates", "save_every"})
+    settings = config.model_dump_json(
+        exclude={"num_updates": True, "save_every": True, "kl": {"horizon"}}
+    )
+    horizon = str(config.kl_horizon) if config.kl.target is not None else ""
     text_key = digest(json.dumps(texts)) if texts else "0"
-    return digest(settings, str(seed), str(matmul_dtype()), text_key, *prompt_keys)
+    return digest(settings, horizon, str(seed), str(matmul_dtype()), text_key, *prompt_keys)
 
 
 def read_history(file: Path, num_updates: int) -> list[dict[str, Any]]:

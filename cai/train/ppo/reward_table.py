@@ -15,6 +15,9 @@ from cai.async_map import as_coroutine, run_sync
 from cai.errors import TrainError, blame
 from cai.train.ppo.rollout import RewardFn, RewardTable, Rollout
 
+PREFERENCE_MODEL = "pm"
+"""The part of the reward that is the preference model's, times its weight."""
+
 
 @dataclass(frozen=True)
 class ScoredRollouts:
@@ -37,6 +40,14 @@ class ScoredRollouts:
     def prompt_indices(self) -> list[int]:
         """Which of the update's prompts each known rollout answers."""
         return [i // self.responses_per_prompt for i in self.known_indices]
+
+    def totals_without(self, part: str) -> list[float]:
+        """The summed rewards of the known rollouts, less a part where there is one."""
+        values = self.table.get(part, [0.0] * len(self.rollouts))
+        return [
+            total - (values[i] or 0.0)
+            for i, total in zip(self.known_indices, self.totals, strict=True)
+        ]
 
     def of_prompts(self, kept: Container[int]) -> ScoredRollouts:
         """The same, with the rollouts of these of the update's prompts as the known ones."""

@@ -40,6 +40,8 @@ class Rollout:
     text: str
     finished: bool
     """Whether the model ended the response itself."""
+    sampler_logps: list[float] | None = None
+    """Log-probability of each token as it was sampled, nats; None: not recorded."""
 
     @property
     def ids(self) -> list[int]:
@@ -101,11 +103,17 @@ def sample_rollouts(
             stop_ids=frozenset({renderer.eos_token_id}),
             pad=renderer.pad_token_id,
             prefix=prefill_prefix(model, rows[0][:shared]) if shared >= MIN_SHARED_TOKENS else None,
+            record_logprobs=True,
         )
         for i, generation in zip(indices, generations, strict=True):
             text = renderer.text(generation.ids)
             rollouts[i] = Rollout(
-                requests[i].prompt, prompt_ids[i], generation.ids, text, generation.finished
+                requests[i].prompt,
+                prompt_ids[i],
+                generation.ids,
+                text,
+                generation.finished,
+                generation.logps,
             )
     return [rollouts[i] for i in range(len(requests))]
 

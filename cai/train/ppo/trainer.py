@@ -30,13 +30,13 @@ from cai.store import append_bytes
 from cai.train import checkpoint, losses
 from cai.train.distributed import (
     all_reduce_max,
-    local_share,
     rank,
 )
 from cai.train.ppo import steps
 from cai.train.ppo.actor import Actor, build_actor
 from cai.train.ppo.balance import Balance, balance_metrics, failure_rates
-from cai.train.ppo.config import PPOConfig, RolloutConfig
+from cai.train.ppo.config import PPOConfig
+from cai.train.ppo.environment import Environment
 from cai.train.ppo.experience import (
     Experience,
     RewardTerms,
@@ -45,27 +45,22 @@ from cai.train.ppo.experience import (
     make_experience,
     random_partition,
     split_minibatches,
+    start_critic,
 )
-from cai.train.ppo.gather import gather_rollouts, rollout_indices
 from cai.train.ppo.learner import Learner, Metrics
 from cai.train.ppo.prompt_sampler import sample_prompts
 from cai.train.ppo.ptx import PtxText
 from cai.train.ppo.resume import read_history, state_digest
 from cai.train.ppo.reward_table import (
     ScoredRollouts,
-    add_missing_eos_penalty,
-    compute_rewards,
     reward_metrics,
-    sum_rewards,
     text_metrics,
 )
 from cai.train.ppo.rollout import (
     RewardFn,
-    Rollout,
-    RolloutRequest,
     rollout_requests,
-    sample_rollouts,
 )
+from cai.train.ppo.sampler_gap import warn_of_sampler_gap
 from cai.train.ppo.save import save_policy
 from cai.train.ppo.selection import select_prompts
 from cai.train.ppo.validation import Validation, validation_requests
@@ -106,11 +101,12 @@ class PPOTrainer:
         config: PPOConfig,
         seed: int = 0,
     ) -> None:
-        self.actor, self.renderer, self.reward_fn = actor, renderer, reward_fn
+        self.actor, self.renderer = actor, renderer
+        self.environment = Environment(actor, renderer, reward_fn)
         self.config, self.seed = config, seed
         self.learner = Learner(actor, config, seed)
         self.kl_controller = losses.KLController(
-            config.kl.coef, config.kl.target, config.kl.horizon
+            config.kl.coef, config.kl.target, config.kl_horizon
         )
         self.balance = Balance()
         self.validation: Validation | None = None
@@ -202,6 +198,7 @@ class PPOTrainer:
                 memory.malloc_trim()
                 metrics = self.train_step(prompts, update, texts)
                 history.append(metrics)
+                warn_of_sampler_gap(history)
                 if rank() == 0:
                     append_bytes(
                         folder / METRICS, (json.dumps(metrics, allow_nan=False) + "\n").encode()
@@ -242,12 +239,12 @@ class PPOTrainer:
         shares = config.shares or dict.fromkeys(targets, 1.0) or None
         batch = sample_prompts(prompts, config.candidate_prompts, self.seed, update, shares)
         requests = rollout_requests(batch, config.responses_per_prompt, self.seed, update)
-        rollouts = self.sample_rollouts(requests, config)  # 1 act
-        scored = self.score_rollouts(rollouts, batch, config)  # 2 judge
-        if update == 0 and self.config.critic == "reference":
-            kinds = [rollout.prompt.kind for rollout in scored.known_rollouts]
-            self.actor.critic.init_from_rewards(kinds, scored.totals)
+        rollouts = self.environment.sample(requests, config)  # 1 act
+        scored = self.environment.score(rollouts, batch, config)  # 2 judge
         learnt = select_prompts(scored, batch, config, config.shares or targets)
+        if update == 0:
+            scale_rewards = self.config.advantage.scale_rewards
+            start_critic(self.actor.critic, scored, learnt, scale_rewards=scale_rewards)
         experience, first_logp_N = self.make_experience(learnt, update)  # 3 credit
         metrics = self.learner.optimize(experience, first_logp_N, texts)  # 4 learn
         metrics |= experience_metrics(experience) | reward_metrics(scored)
@@ -271,35 +268,11 @@ class PPOTrainer:
         config = self.config.rollout.model_copy(update={"responses_per_prompt": draws})
         requests = validation_requests(prompts, draws, self.seed)
         with self.learner.ema_weights_in_use() as weights:
-            rollouts = self.sample_rollouts(requests, config)
-            scored = self.score_rollouts(rollouts, prompts, config)
+            rollouts = self.environment.sample(requests, config)
+            scored = self.environment.score(rollouts, prompts, config)
             rates = self.validation.record(updates, scored, self.config.balance, weights)
         self.balance = self.balance.updated(rates, self.config.balance)
         self.validation.write(folder)
-
-    def sample_rollouts(
-        self, requests: Sequence[RolloutRequest], config: RolloutConfig
-    ) -> list[Rollout]:
-        """Sample this process's share of the responses from the policy."""
-        per_prompt = config.responses_per_prompt
-        shares = local_share(range(len(requests) // per_prompt))
-        local = [requests[i] for i in rollout_indices(shares, per_prompt)]
-        with self.actor.rollout_model() as model:
-            return sample_rollouts(model, self.renderer, local, config)
-
-    def score_rollouts(
-        self, rollouts: list[Rollout], prompts: Sequence[Prompt], config: RolloutConfig
-    ) -> ScoredRollouts:
-        """Reward this process's rollouts, and gather those of all processes.
-
-        Raises:
-            TrainError: no rollout has a known reward, or a part of the table has the
-                wrong length or a value that is not finite.
-        """
-        table = compute_rewards(self.reward_fn, rollouts)
-        table = add_missing_eos_penalty(table, rollouts, config.missing_eos_penalty)
-        rollouts, table = gather_rollouts(rollouts, table, prompts, self.renderer, config)
-        return ScoredRollouts(rollouts, table, *sum_rewards(table), config.responses_per_prompt)
 
     def make_experience(self, scored: ScoredRollouts, update: int) -> tuple[Experience, Tensor]:
         """Experience of the rollouts with known rewards, and the first micro-batch's

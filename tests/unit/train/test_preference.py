@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -145,6 +146,30 @@ def test_a_group_has_the_gradient_of_the_pairwise_loop(tiny_model: Path) -> None
     one_by_one = gradients(torch.stack([pair_loss(model, [c]) for c in pairs]).mean())
     for a, b in zip(batched, one_by_one, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_each_prompt_weighs_the_same(tiny_model: Path) -> None:
+    """Three pairs of one prompt and one of another: mean over pairs, then over prompts.
+
+    Scores 0, 1, 3 and labels 1: margins -1, -3, -2 and, for the other prompt, 2. With s(x) =
+    ln(1 + e^-x): s(-1) = 1.313262, s(-3) = 3.048587, s(-2) = 2.126928, s(2) = 0.126928. The first
+    prompt's mean is 2.162926, the loss (2.162926 + 0.126928) / 2 = 1.144927; over the four pairs it
+    would be 1.653926.
+    """
+    model = untrained_model(tiny_model)
+    scores = {(1,): 0.0, (2,): 1.0, (3,): 3.0, (4,): 2.0}
+    model.unnormalized_scores = lambda rows: torch.tensor(  # type: ignore[method-assign]
+        [scores[tuple(row)] for row in rows]
+    )
+    batch = [
+        Comparison("three", [1], [2], 1.0),
+        Comparison("three", [1], [3], 1.0),
+        Comparison("one", [4], [1], 1.0),
+        Comparison("three", [2], [3], 1.0),
+    ]
+    assert float(pair_loss(model, batch)) == pytest.approx(1.144927, abs=1e-6)
+    singles = [replace(c, prompt=str(i)) for i, c in enumerate(batch)]
+    assert float(pair_loss(model, singles)) == pytest.approx(1.653926, abs=1e-6)
 
 
 def test_a_prompts_pairs_are_in_one_step() -> None:

@@ -54,7 +54,7 @@ def test_every_weight_learns_and_the_reference_keeps_every_bit(
     assert all(not torch.equal(before[name], p) for name, p in actor.model.named_parameters())
     assert all(torch.equal(before[name], p) for name, p in actor.reference_model.named_parameters())
     assert not any(p.requires_grad for p in actor.reference_model.parameters())
-    assert max(row["first_ratio_error"] for row in history) < 1e-5
+    assert max(row["sampler_gap"] for row in history) < 1e-4
     assert history[0]["kl"] == 0 < history[1]["kl_k3"]
     copied, ids = load_model(str(tiny_model)), torch.tensor([[5, 9, 200]])
     actor.copy_weights_to(copied)
@@ -203,9 +203,8 @@ def test_two_processes_compute_the_update_of_one(
     assert any(row["unscored"] for row in history)
     for mine, theirs in zip(history, first, strict=True):
         assert mine.keys() == theirs.keys()
-        errors = {"ratio_error", "first_ratio_error"}
-        assert {k: theirs[k] for k in mine.keys() - errors} == pytest.approx(
-            {k: mine[k] for k in mine.keys() - errors}, abs=1e-4
+        assert {k: theirs[k] for k in mine.keys() - {"ratio_error"}} == pytest.approx(
+            {k: mine[k] for k in mine.keys() - {"ratio_error"}}, abs=1e-4
         )
-        assert theirs["first_ratio_error"] < 1e-5
+        assert 0 < theirs["sampler_gap"] < 1e-4, "recorded in both processes, and gathered"
     assert len((two / "metrics.jsonl").read_text().splitlines()) == 2

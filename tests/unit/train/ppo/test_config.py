@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from cai.train.losses import KLController
 from cai.train.ppo.config import (
     AdvantageConfig,
     KLConfig,
@@ -66,6 +67,30 @@ def test_sections_stay_small(section: type[BaseModel]) -> None:
         name for name, field in section.model_fields.items() if field.annotation not in SECTIONS
     ]
     assert len(names) <= 12
+
+
+@pytest.mark.parametrize(("kl", "grows"), [(100.0, True), (0.0, False)])
+def test_a_whole_run_of_full_errors_moves_the_coefficient_by_about_ten(
+    kl: float, grows: bool
+) -> None:
+    """100 updates of 64: horizon = 0.2 * 6400 / ln 10 = 555.9; a step is 1 ± ln 10 / 100.
+
+    1.023026^100 = 9.74, 0.976974^100 = 1/10.27.
+    """
+    config = PPOConfig(num_updates=100, kl=KLConfig(coef=0.05, target=2.0))
+    assert config.kl_horizon == pytest.approx(555.9, abs=0.05)
+    controller = KLController(config.kl.coef, config.kl.target, config.kl_horizon)
+    for _ in range(config.num_updates):
+        controller = controller.updated(kl, config.rollout.episodes)
+    assert controller.beta / 0.05 == pytest.approx(9.74 if grows else 1 / 10.27, rel=1e-3)
+
+
+def test_an_update_of_a_short_run_moves_the_coefficient_by_a_half_at_most() -> None:
+    """Two updates of 64: 0.2 * 128 / ln 10 = 11.1 would make the coefficient negative."""
+    config = PPOConfig(num_updates=2, kl=KLConfig(coef=0.05, target=2.0))
+    controller = KLController(config.kl.coef, config.kl.target, config.kl_horizon)
+    assert controller.updated(0.0, config.rollout.episodes).beta == pytest.approx(0.025)
+    assert PPOConfig(num_updates=2, kl=KLConfig(target=2.0, horizon=2000)).kl_horizon == 2000
 
 
 def test_rollouts_are_a_multiple_of_the_minibatches() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from ppo_toys import (
     high_bytes,
     literal_logprobs,
     logprobs_and_states,
+    ratio_errors,
     rollout_of,
     train,
     with_settings,
@@ -32,6 +35,7 @@ from cai.seeds import rng
 from cai.train.ppo.actor import POLICY, LoraActor
 from cai.train.ppo.experience import random_partition
 from cai.train.ppo.rollout import RewardTable, Rollout
+from cai.train.ppo.sampler_gap import MAX_SAMPLER_GAP
 from cai.train.ppo.trainer import PPOTrainer
 
 
@@ -42,10 +46,54 @@ def test_the_first_minibatch_sees_the_policy_that_sampled(tiny_model: Path, tmp_
     the second computed again.
     """
     config = with_settings(CONFIG, num_updates=3, learning_rate=1e-2, micro_batch_size=1)
+    trainer = fresh_trainer(tiny_model, config)
+    taken = ratio_errors(trainer)
+    assert len(train(trainer, tmp_path)) == 3
+    steps = config.optimization.num_ppo_epochs * config.optimization.num_minibatches
+    assert len(taken) == 3 * steps
+    assert max(taken[::steps]) < 1e-5
+    assert min(error for i, error in enumerate(taken) if i % steps) > 1e-3
+
+
+def test_the_sampler_is_compared_with_the_learner(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At another temperature than 1, the recorded numbers are the policy's, to rounding."""
+    config = with_settings(CONFIG, num_updates=3, learning_rate=1e-2, temperature=0.7)
     history = train(fresh_trainer(tiny_model, config), tmp_path)
-    assert len(history) == 3
-    assert max(row["first_ratio_error"] for row in history) < 1e-5
-    assert min(row["ratio_error"] for row in history) > 1e-3
+    assert all(0 <= row["sampler_gap"] < 1e-5 for row in history)
+    assert "sampler" not in capsys.readouterr().err
+
+
+def test_a_sampler_with_other_weights_is_named_once(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy that keeps the weights of the start, in a run of three updates: |log p - log p'| of
+    the tokens that it samples, computed here from unpadded forward passes.
+    """
+    config = with_settings(CONFIG, num_updates=3, learning_rate=3e-2)
+    torch.manual_seed(0)
+    base = with_adapter(load_model(str(tiny_model)), POLICY, config.lora_rank)
+    actor, stale = LoraActor(base, load_model(str(tiny_model))), load_model(str(tiny_model))
+    actor.copy_weights_to = lambda target: None  # type: ignore[method-assign]
+    wanted: list[float] = []
+
+    @torch.no_grad()
+    def score(rollouts: Sequence[Rollout]) -> RewardTable:
+        logps, _ = logprobs_and_states(actor, POLICY, rollouts)
+        gaps = [a - literal_logprobs(stale, r) for a, r in zip(logps, rollouts, strict=True)]
+        wanted.append(float(torch.cat(gaps).abs().mean()))
+        return high_bytes(rollouts)
+
+    history = train(PPOTrainer(actor, load_renderer(tiny_model), score, config), tmp_path)
+    assert [row["sampler_gap"] for row in history] == pytest.approx(wanted, abs=1e-5)
+    assert min(wanted[1:]) > MAX_SAMPLER_GAP
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "sampler" in line] == [
+        f"ppo: update 1: the sampler's log-probabilities are {wanted[1]:.2g} nats a token from the "
+        "policy's, more than 0.1: what is sampled is not what is trained (another number format, "
+        "or wrong weights)"
+    ]
 
 
 @pytest.mark.parametrize("copied", [False, True])
@@ -213,18 +261,20 @@ def test_the_end_token_is_learnt(tiny_model: Path) -> None:
     assert end_logp() > before + 0.5
 
 
-def bandit(tiny: Path, folder: Path, coef: float) -> tuple[float, float, float]:
-    """(P(arm) before, P(arm) after, last KL) of one-token replies: one token has the reward 1."""
+def bandit(tiny: Path, folder: Path, **settings: Any) -> tuple[float, float, list[dict[str, Any]]]:
+    """(P(arm) before, P(arm) after, metrics) of one-token replies: one token has the reward 1."""
     arm, prompt = 216, Prompt(chat=chat_of(("user", "say a")))
     config = with_settings(
         CONFIG,
-        num_updates=20,
-        prompts_per_update=1,
-        responses_per_prompt=32,
-        max_new_tokens=1,
-        num_minibatches=1,
-        learning_rate=1e-2,
-        kl={"coef": coef},
+        **{
+            "num_updates": 20,
+            "prompts_per_update": 1,
+            "responses_per_prompt": 32,
+            "max_new_tokens": 1,
+            "num_minibatches": 1,
+            "learning_rate": 1e-2,
+        }
+        | settings,
     )
     renderer = load_renderer(tiny)
     paying = [rollout_of([arm], renderer, prompt)]
@@ -238,7 +288,7 @@ def bandit(tiny: Path, folder: Path, coef: float) -> tuple[float, float, float]:
     trainer = fresh_trainer(tiny, config, score)
     before = probability()
     history = train(trainer, folder, [prompt])
-    return before, probability(), history[-1]["kl"]
+    return before, probability(), history
 
 
 def test_a_bandit_is_learnt_and_the_kl_penalty_limits_it(tiny_model: Path, tmp_path: Path) -> None:
@@ -247,9 +297,23 @@ def test_a_bandit_is_learnt_and_the_kl_penalty_limits_it(tiny_model: Path, tmp_p
     With a KL coefficient of 1 a nat costs as much as the arm pays: the optimal policy has e times
     the odds, less than one in six, and the KL stays small.
     """
-    before, after, free_kl = bandit(tiny_model, tmp_path / "free", 0.0)
+    before, after, free = bandit(tiny_model, tmp_path / "free", kl={"coef": 0.0})
     assert before < 0.1
     assert after > 0.8
-    _, penalised, small_kl = bandit(tiny_model, tmp_path / "held", 1.0)
+    _, penalised, held = bandit(tiny_model, tmp_path / "held", kl={"coef": 1.0})
     assert penalised < 0.3
-    assert small_kl < free_kl / 4
+    assert held[-1]["kl"] < free[-1]["kl"] / 4
+
+
+def test_a_target_of_the_kl_is_held(tiny_model: Path, tmp_path: Path) -> None:
+    """The coefficient 0.1 lets the bandit go to 2.6 nats; 1 nat needs three times as much.
+
+    The horizon of the run's size gets there; 2,000 episodes move the coefficient by a fifth.
+    """
+    kls = {}
+    for horizon in (None, 2000):
+        kl = {"coef": 0.1, "target": 1.0, "horizon": horizon}
+        *_, history = bandit(tiny_model, tmp_path / str(horizon), num_updates=60, kl=kl)
+        kls[horizon] = fmean(row["kl"] for row in history[-15:])
+    assert kls[None] == pytest.approx(1.0, abs=0.3)
+    assert kls[2000] > 2
