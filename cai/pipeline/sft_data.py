@@ -1,4 +1,6 @@
-"""What a run's fine-tuning learns from: replies of its revisions, filtered and weighted."""
+"""What a run's fine-tuning learns from: replies of its revisions and demonstrations, filtered and
+weighted.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cai.artifacts import PROMPTS, REVISIONS
+from cai import store
+from cai.artifacts import HELD_OUT, PROMPTS, REVISIONS
+from cai.data.demonstrations import demonstrations
 from cai.data.split import clean_training
 from cai.errors import TrainError
 from cai.pipeline.context import RunContext, load_rows
@@ -34,8 +38,10 @@ def sft_rows(ctx: RunContext) -> tuple[list[SFTRow], dict[str, int]]:
             rows += revision_rows(revision, config, prompt.kind, prompt.category)
         _check_groups(ctx, list(prompts.values()))
     rows, reasons = _cleaned(ctx, rows, ctx.resolved.against)
-    rows, selected = select_rows(rows, config, ctx.seed)
-    counts = {reason: n for reason, n in reasons.items() if reason != "kept"} | selected
+    extra, extra_counts = _extra_rows(ctx)
+    rows, selected = select_rows([*rows, *extra], config, ctx.seed)
+    counts = {reason: n for reason, n in reasons.items() if reason != "kept"}
+    counts |= extra_counts | selected
     if not rows:
         listed = ", ".join(f"{n} {reason}" for reason, n in counts.items())
         raise TrainError(
@@ -46,11 +52,47 @@ def sft_rows(ctx: RunContext) -> tuple[list[SFTRow], dict[str, int]]:
     return rows, counts
 
 
+def extra_provenance(ctx: RunContext) -> dict[str, str]:
+    """What decides the demonstrations that are learnt: their files, and the evaluation's prompts,
+    which they must not repeat.
+    """
+    files = zip(ctx.run.sft.extra, ctx.resolved.extra, strict=True)
+    provenance = {f"extra {name}": store.file_digest(path) for name, path in files}
+    if provenance:
+        provenance[f"input {HELD_OUT}"] = store.content_digest(ctx.require(HELD_OUT))
+    return provenance
+
+
+def _extra_rows(ctx: RunContext) -> tuple[list[SFTRow], dict[str, int]]:
+    """(the demonstrations that hygiene lets through; how many, and what it dropped, by reason).
+
+    None may repeat a prompt of the evaluation.
+    """
+    if not ctx.resolved.extra:
+        return [], {}
+    rows = [
+        SFTRow(
+            store.digest(prompt.id, reply),
+            prompt.chat,
+            reply,
+            kind=prompt.kind,
+            category=prompt.category,
+        )
+        for file in ctx.resolved.extra
+        for prompt, reply in demonstrations(file)
+    ]
+    kept, reasons = _cleaned(ctx, rows, [ctx.path(HELD_OUT), *ctx.resolved.against])
+    dropped = {f"extra {reason}": n for reason, n in reasons.items() if reason != "kept"}
+    return kept, {"extra": len(kept)} | dropped
+
+
 def row_counts_line(rows: int, counts: Mapping[str, int], is_cut_kept: bool) -> str:
-    """`sft: 190 rows; left out: 12 same reply, 3 cut; 170 before weights`."""
-    kept = {"before weights", *(["cut"] if is_cut_kept else [])}
+    """`sft: 190 rows; 20 extra; left out: 12 same reply, 3 cut; 170 before weights`."""
+    kept = {"before weights", "extra", *(["cut"] if is_cut_kept else [])}
     left_out = [f"{count} {reason}" for reason, count in counts.items() if reason not in kept]
     parts = [f"sft: {rows} rows"]
+    if "extra" in counts:
+        parts.append(f"{counts['extra']} extra")
     if left_out:
         parts.append(f"left out: {', '.join(left_out)}")
     if is_cut_kept and "cut" in counts:

@@ -40,7 +40,7 @@ RUN_LABELS = "this run"
 
 def sft(ctx: RunContext) -> None:
     """20-sft/: the model fine-tuned on the final replies that the gate let through."""
-    from cai.pipeline.sft_data import row_counts_line, sft_rows
+    from cai.pipeline.sft_data import extra_provenance, row_counts_line, sft_rows
     from cai.train.sft import sft as train_sft
     from cai.train.sft_rows import examples
 
@@ -51,6 +51,7 @@ def sft(ctx: RunContext) -> None:
             f"model: {run.model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
         )
     rules = hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
+    rules |= extra_provenance(ctx)
     fingerprint = ctx.lm(run.model).fingerprint
     inputs = [REVISIONS, *([PROMPTS] if run.sft.weights else [])]
     if ctx.begin(out, "sft", ctx.provenance(run.sft, inputs, model=fingerprint, **rules)):
@@ -211,11 +212,13 @@ def ppo(ctx: RunContext) -> None:
 
 
 def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
+    from cai.pipeline.sft_data import extra_provenance
+
     run = ctx.run
     inputs = [PROMPTS, SFT, REWARD]
     if run.ppo.ptx.coef:
         inputs.append(REVISIONS)
-    models = {}
+    models = extra_provenance(ctx) if run.ppo.ptx.coef else {}
     if run.reward_weights.direct:
         models["judge"] = ctx.lm(run.judge or run.model).fingerprint
         models["templates"] = templates.templates_digest()

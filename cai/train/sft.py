@@ -70,6 +70,9 @@ class SFTConfig(FrozenModel):
     """How often a row is learnt in each epoch, by kind, or `kind/category`, of its prompt; others
     are learnt once. A weight of 1.5 repeats half of the rows, drawn by the seed; 0 leaves a group
     out. Names are those of `ppo.rollout.shares`."""
+    extra: tuple[str, ...] = ()
+    """Files of demonstrations, which are learnt like replies of the run: rows with a prompt or a
+    conversation, and `response` or a last turn of the assistant. Relative to the run's YAML."""
 
 
 def sft(

@@ -74,7 +74,7 @@ def test_the_trainer_computes_that_loss(tiny_model: Path, tmp_path: Path) -> Non
     result = sft(str(tiny_model), EXAMPLES, config, tmp_path / "out", seed=0, progress=quiet)
     lm = load_local(str(tiny_model))
     terms: list[float] = []
-    for chat, reply in EXAMPLES:
+    for chat, reply, _ in EXAMPLES:
         prompt, completion = lm.renderer.prompt_ids(chat), lm.renderer.response_ids(reply)
         with torch.no_grad():
             logp_TV = lm.model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
