@@ -134,6 +134,15 @@ class Round(FrozenModel):
     """`Principle.id`."""
     critique: str
     revision: str
+    finished: bool | None = None
+    """Whether the model ended the revision; False: it was cut at the token limit, and is without
+    its unfinished sentence. None: not recorded."""
+    passes: bool | None = None
+    """Whether the filters let the revision through; None: not recorded."""
+    samples: int | None = None
+    """Number of revisions sampled, of which this is the best; None: one."""
+    sample: int | None = None
+    """Index of this one among them."""
 
 
 class Revision(Row):
@@ -147,6 +156,13 @@ class Revision(Row):
     """Index of this reply among those to the same prompt."""
     chat: Chat
     initial: str
+    initial_finished: bool | None = None
+    """Whether the model ended `initial`; False: it was cut at the token limit, and is without its
+    unfinished sentence. None: not recorded."""
+    initial_samples: int | None = None
+    """Number of first replies sampled, of which `initial` is the best; None: one."""
+    initial_sample: int | None = None
+    """Index of `initial` among them."""
     rounds: tuple[Round, ...] = ()
     final: str | None
     """The text to train on; None when a filter dropped the row."""
@@ -162,6 +178,13 @@ class Revision(Row):
         if (self.final is None) != (self.dropped is not None):
             raise ValueError("a revision has either a final text or a reason in `dropped`")
         return self
+
+    @property
+    def final_finished(self) -> bool | None:
+        """Whether the model ended `final`; None: not recorded."""
+        if self.chosen_round is None:
+            return self.initial_finished
+        return self.rounds[self.chosen_round].finished
 
 
 class Pair(Row):

@@ -76,6 +76,14 @@ def revise(
     direct: Annotated[
         bool, typer.Option("--direct", help="Revise without a critique first.")
     ] = False,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Revisions sampled per round, of which the best by the rubric stays.",
+        ),
+    ] = None,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
     prefix: Prefix = None,
     columns: Columns = None,
@@ -97,13 +105,16 @@ def revise(
         prefix,
     )
     if file is not None:
-        options.run_stage(file, rounds=rounds, direct=direct or None, column=columns)
+        options.run_stage(
+            file, rounds=rounds, direct=direct or None, samples=samples, column=columns
+        )
         return
     from cai.generate.revise import ReviseConfig
 
     config = ReviseConfig(
         rounds=1 if rounds is None else rounds,
         direct=direct,
+        samples=samples or 1,
         max_tokens=max_reply,
         stop_when_kept=False,
     )
@@ -123,6 +134,7 @@ def _revise_file(tool: FileTool, config: ReviseConfig, columns: dict[str, str], 
     step = reviser(tool.constitution, tool.lm, config, gate, seed)
 
     fields = {"initial", "rounds", "final", "chosen_round", "dropped"}
+    fields |= {"initial_finished", "initial_samples", "initial_sample"}
 
     async def revision_fields(line: Line) -> dict[str, Any]:
         row = await step(PromptDraw(prompt=line.prompt))

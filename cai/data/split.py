@@ -54,8 +54,8 @@ def read_prompts(
 
 def clean_training(
     chats: Sequence[Chat], config: HygieneConfig, against: Sequence[Path] = ()
-) -> tuple[list[Chat], Counter[str]]:
-    """(training chats that pass the filters, masked if so configured; reason -> chats).
+) -> tuple[dict[int, Chat], Counter[str]]:
+    """(index -> training chat that passes the filters, masked if so configured; reason -> chats).
 
     Each chat ends with the reply to learn. Only the filters that concern replies apply (see
     `HygieneConfig.for_training_rows`).
@@ -64,9 +64,9 @@ def clean_training(
     rows = [TrainingChat(chat=chat) for chat in chats]
     rules = PromptFilters(reply_config, len, _texts(against))
     cleaned = clean(lambda: iter(rows), reply_config, rules)
-    return [
-        row.chat for row in filtered_prompts(lambda: iter(rows), rules, cleaned)
-    ], cleaned.counts
+    kept = filtered_prompts(lambda: iter(rows), rules, cleaned)
+    indices = [index for index, code in enumerate(cleaned.codes) if code == 0]
+    return {index: row.chat for index, row in zip(indices, kept, strict=True)}, cleaned.counts
 
 
 def _texts(files: Iterable[Path]) -> Iterator[str]:

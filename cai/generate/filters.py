@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import accumulate
 
@@ -12,9 +13,22 @@ from cai.records import Prompt
 
 Gate = Callable[[Prompt, str], str | None]
 """(prompt, reply) -> reason against the reply, or None."""
+Score = Callable[[Prompt, str], float | None]
+"""(prompt, reply) -> how good the reply is; None: unknown."""
 UNSPACED_RUN = 6
 MAX_COMPARISONS = 2_000_000
 """Steps of one comparison in `near_copy`: about 0.2 s, and more than texts of 3,000 words take."""
+
+
+@dataclass(frozen=True)
+class GradedGate:
+    """A gate that also scores replies, so that the best of several can be chosen."""
+
+    gate: Gate
+    score: Score
+
+    def __call__(self, prompt: Prompt, reply: str) -> str | None:
+        return self.gate(prompt, reply)
 
 
 def not_degenerate(prompt: Prompt, reply: str) -> str | None:

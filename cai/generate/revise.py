@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pydantic import Field
 
 from cai import templates
-from cai.constitution.schema import Constitution, Principle
+from cai.constitution.schema import Constitution, CritiqueExample, Principle
 from cai.errors import UnansweredError
 from cai.generate import regression
-from cai.generate.filters import Gate, near_copy
+from cai.generate.best_of import Draw, Judgement, TextRequest, sample_best, sample_text
+from cai.generate.filters import Gate, GradedGate, near_copy
 from cai.generate.label import category_weight
 from cai.lm.base import LM
 from cai.records import Chat, FrozenModel, Kind, Prompt, PromptDraw, Revision, Round
-from cai.seeds import derive, rng
-
-
-class Parser(Protocol):
-    """A parser of what a model generated: the text that is used, or None."""
-
-    def __call__(self, text: str, *, finished: bool) -> str | None: ...
+from cai.seeds import rng
 
 
 class ReviseConfig(FrozenModel):
@@ -40,6 +34,10 @@ class ReviseConfig(FrozenModel):
     helpful_samples: int = Field(1, ge=1)
     """Replies to each prompt of those other kinds; the paper draws two. More of them lead to fewer
     refusals of harmless requests."""
+    samples: int = Field(1, ge=1, le=64)
+    """Samples of each revision, and of each reply that is not revised, of which the best is kept.
+    That is the one with the highest score by the rubric among those that the filters let through
+    and the model ended itself. Rows record how many there were, and the index of the kept one."""
     matrix: bool = False
     """Compare every revision with the first reply by every principle drawn. A revision that
     undoes an earlier improvement is then rejected, and the best of the others is chosen. Costs two
@@ -51,6 +49,9 @@ class ReviseConfig(FrozenModel):
     revise_temperature: float = Field(0.7, ge=0)
     max_tokens: int = Field(64, ge=1)
     """Of a reply or a revision; one that is cut there loses its unfinished sentence."""
+    helpful_max_tokens: int | None = Field(None, ge=1)
+    """Of a reply to prompts of kinds that are not revised, which may need more room than a refusal.
+    None: `max_tokens`."""
     critique_tokens: int = Field(48, ge=1)
 
 
@@ -127,89 +128,122 @@ class _Reviser:
 
     async def _revise(self, item: PromptDraw) -> Revision:
         config, prompt = self.config, item.prompt
-        initial = await self._sample(
-            prompt,
-            f"reply {item.draw}",
-            prompt.chat,
-            config.max_tokens,
-            config.temperature,
-            parse=templates.parse_first_reply,
-        )
-        rounds = await self._rounds(prompt, initial) if is_revised(prompt, config) else []
+        initial = await self._initial(item)
+        rounds = await self._rounds(prompt, initial.text) if is_revised(prompt, config) else []
         matrix = None
         if config.matrix and rounds:
             matrix = await regression.comparison_matrix(
                 self.author,
                 self.constitution.examples.compare,
                 prompt.chat,
-                initial,
+                initial.text,
                 rounds,
                 self._principles(),
             )
-        return choose(item, initial, rounds, self.gate, matrix)
+        row = choose(item, initial.text, rounds, self.gate, matrix)
+        samples, kept = initial.choice
+        return row.model_copy(
+            update={
+                "initial_finished": initial.finished,
+                "initial_samples": samples,
+                "initial_sample": kept,
+            }
+        )
+
+    async def _initial(self, item: PromptDraw) -> Draw:
+        """The first reply: the best of several where no round will revise it."""
+        config, prompt = self.config, item.prompt
+        is_helpful = not is_revised(prompt, config)
+        limit = config.helpful_max_tokens if is_helpful else None
+        request = TextRequest(
+            (prompt.id, f"reply {item.draw}"),
+            prompt.chat,
+            limit or config.max_tokens,
+            config.temperature,
+            templates.parse_first_reply,
+        )
+        is_final = is_helpful or not config.rounds or self._principle(prompt, 0) is None
+        return await sample_best(
+            self.author,
+            request,
+            self.seed,
+            config.samples if is_final else 1,
+            lambda text: _judgement(prompt, None, text, self.gate),
+        )
 
     async def _rounds(self, prompt: Prompt, initial: str) -> list[Round]:
         rounds: list[Round] = []
         reply = initial
         for number in range(self.config.rounds):
-            principle = draw_principle(self._principles(), prompt, self.seed, "revise", number)
+            principle = self._principle(prompt, number)
             if principle is None:
                 break
-            current = await self._round(prompt, number, reply, principle)
-            rounds.append(current)
-            reply = current.revision or reply
-            if self.config.stop_when_kept and self._passes(prompt, initial, current.revision):
+            critique = await self._critique(prompt, number, reply, principle)
+            shown_critique = None if self.config.direct else critique or templates.NO_CRITIQUE
+            request = self._request(
+                prompt,
+                f"revision {number}",
+                templates.revision_chat(
+                    self._shots(prompt), prompt.chat, reply, principle, shown_critique
+                ),
+                self.config.max_tokens,
+            )
+            revision = await sample_best(
+                self.author,
+                request,
+                self.seed,
+                self.config.samples,
+                lambda text: _judgement(prompt, initial, text, self.gate),
+            )
+            rounds.append(_round(principle, critique, revision))
+            reply = revision.text or reply
+            if self.config.stop_when_kept and self._passes(prompt, initial, revision.text):
                 break
         return rounds
 
     def _passes(self, prompt: Prompt, initial: str, revision: str) -> bool:
         return _objection(prompt, initial, revision, self.gate) is None
 
-    async def _round(self, prompt: Prompt, number: int, reply: str, principle: Principle) -> Round:
-        """One critique of `reply`, unless revisions are direct, and one revision of it."""
-        config = self.config
-        shots = self.constitution.examples.critique_for(prompt.kind)
-        critique = ""
-        if not config.direct:
-            chat = templates.critique_chat(shots, prompt.chat, reply, principle)
-            critique = await self._sample(
-                prompt,
-                f"critique {number}",
-                chat,
-                config.critique_tokens,
-                config.revise_temperature,
-            )
-        shown_critique = None if config.direct else critique or templates.NO_CRITIQUE
-        chat = templates.revision_chat(shots, prompt.chat, reply, principle, shown_critique)
-        revision = await self._sample(
-            prompt, f"revision {number}", chat, config.max_tokens, config.revise_temperature
-        )
-        return Round(principle=principle.id, critique=critique, revision=revision)
+    async def _critique(self, prompt: Prompt, number: int, reply: str, principle: Principle) -> str:
+        """A critique of `reply`; empty where revisions are direct."""
+        if self.config.direct:
+            return ""
+        chat = templates.critique_chat(self._shots(prompt), prompt.chat, reply, principle)
+        request = self._request(prompt, f"critique {number}", chat, self.config.critique_tokens)
+        return (await sample_text(self.author, request, self.seed)).text
 
-    async def _sample(
-        self,
-        prompt: Prompt,
-        name: str,
-        chat: Chat,
-        max_tokens: int,
-        temperature: float,
-        parse: Parser = templates.parse_reply,
-    ) -> str:
-        """One text, empty if nothing is left of it; its seed follows from the prompt and `name`."""
-        sample = await self.author.sample(
-            chat,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=derive(self.seed, "revise", prompt.id, name),
-        )
-        return parse(sample.text, finished=sample.finished) or ""
+    def _request(self, prompt: Prompt, name: str, chat: Chat, max_tokens: int) -> TextRequest:
+        return TextRequest((prompt.id, name), chat, max_tokens, self.config.revise_temperature)
+
+    def _shots(self, prompt: Prompt) -> tuple[CritiqueExample, ...]:
+        return self.constitution.examples.critique_for(prompt.kind)
+
+    def _principle(self, prompt: Prompt, number: int) -> Principle | None:
+        return draw_principle(self._principles(), prompt, self.seed, "revise", number)
 
     def _principles(self) -> list[Principle]:
         return revision_principles(self.constitution, self.config)
 
 
-def _objection(prompt: Prompt, initial: str, revision: str, gate: Gate) -> str | None:
-    if revision and near_copy(revision, initial):
+def _round(principle: Principle, critique: str, revision: Draw) -> Round:
+    samples, kept = revision.choice
+    return Round(
+        principle=principle.id,
+        critique=critique,
+        revision=revision.text,
+        finished=revision.finished,
+        samples=samples,
+        sample=kept,
+    )
+
+
+def _judgement(prompt: Prompt, initial: str | None, text: str, gate: Gate) -> Judgement:
+    objection = _objection(prompt, initial, text, gate)
+    return Judgement(objection, gate.score(prompt, text) if isinstance(gate, GradedGate) else None)
+
+
+def _objection(prompt: Prompt, initial: str | None, revision: str, gate: Gate) -> str | None:
+    if revision and initial is not None and near_copy(revision, initial):
         return "near copy of the first reply"
     return gate(prompt, revision)
 
@@ -254,7 +288,10 @@ def choose(
         draw=item.draw,
         chat=prompt.chat,
         initial=initial,
-        rounds=tuple(rounds),
+        rounds=tuple(
+            entry.model_copy(update={"passes": reason is None})
+            for entry, reason in zip(rounds, reasons, strict=True)
+        ),
         final=final,
         chosen_round=chosen,
         dropped=dropped,

@@ -13,6 +13,7 @@ from cai.artifacts import SETTINGS
 from cai.constitution import find_constitution
 from cai.constitution.overrides import override
 from cai.constitution.yaml_source import Source, parse, read_yaml
+from cai.data.demonstrations import demonstrations
 from cai.data.filters import HygieneConfig
 from cai.errors import ConfigError, StoreError, UsageError, blame
 from cai.evals.replies import EvalConfig
@@ -130,11 +131,13 @@ class ResolvedRun(BaseModel):
     against: tuple[Path, ...] = ()
     """Evaluation texts that prompts must not repeat."""
     preferences: tuple[Path, ...] = ()
+    extra: tuple[Path, ...] = ()
+    """Demonstrations of `sft.extra`."""
 
 
 def settings_text(resolved: ResolvedRun) -> str:
     """The settings as the run's folder keeps them, with absolute paths."""
-    names = ("prompts", "against", "preferences")
+    names = ("prompts", "against", "preferences", "extra")
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
     absolute = resolved.model_copy(
         update={"constitution": resolved.constitution.resolve(), **files}
@@ -174,7 +177,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
     Raises:
         ConfigError: every mistake with file, line and the nearest valid key; an override that does
             not fit.
-        StoreError: a prompt file is missing.
+        StoreError: a file is missing, or a demonstration of `sft.extra` is wrong.
     """
     if path.is_dir():
         return _saved_run(path, overrides)
@@ -191,7 +194,20 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
         prompts=_existing(source, ("prompts",), run.prompts),
         against=_existing(source, ("hygiene", "against"), run.hygiene.against),
         preferences=_existing(source, ("preferences",), run.preferences),
+        extra=_readable(_existing(source, ("sft", "extra"), run.sft.extra)),
     )
+
+
+def _readable(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files of demonstrations. They are read here, as the stages before `sft` take long.
+
+    Raises:
+        StoreError: a row is wrong; the message begins with file:row.
+    """
+    for file in files:
+        for _ in demonstrations(file):
+            pass
+    return files
 
 
 def _existing(source: Source, key: tuple[str, ...], names: Sequence[str]) -> tuple[Path, ...]:

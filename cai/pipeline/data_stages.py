@@ -81,7 +81,17 @@ def revise(ctx: RunContext) -> None:
     step = reviser(ctx.constitution, author, config, training_gate(ctx.rubric), ctx.seed)
     train = load_rows(ctx.path(PROMPTS), Prompt)
     rows = revise_items(subsample(train, config.prompts, ctx.seed, "revise"), config)
-    ctx.map_rows(author, out, rows, step, Revision, "revise", source=revised_item)
+    window = author.max_concurrency // config.samples or 1
+    ctx.map_rows(
+        author,
+        out,
+        rows,
+        step,
+        Revision,
+        "revise",
+        max_concurrency=window,
+        source=revised_item,
+    )
     revisions: list[Revision] = load_rows(out, Revision)
     revised = [r.final for r in revisions if r.final is not None and r.chosen_round is not None]
     counts: dict[str, float | None] = {
@@ -89,6 +99,8 @@ def revise(ctx: RunContext) -> None:
         "kept": sum(r.final is not None for r in revisions),
         "revised": len(revised),
     }
+    if cut := sum(r.final is not None and r.final_finished is False for r in revisions):
+        counts["cut"] = cut
     for name, value in diversity_metrics(revised)._asdict().items():
         counts[f"revised {name}"] = value if value is None else round(value, 3)
     counts |= ctx.record_nulls("revise", [r.dropped for r in revisions])

@@ -55,6 +55,7 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "http": ("prompts", "revise", "label", "ppo", "eval"),
     "revise": ("revise",),
     "sft": ("sft",),
+    "extra": ("sft",),
     "pair": ("pair",),
     "label": ("label",),
     "reward": ("reward", "ppo", "eval"),

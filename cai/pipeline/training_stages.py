@@ -21,12 +21,11 @@ from cai.artifacts import (
     VALIDATION,
 )
 from cai.data.preferences import clean_labelled_pairs, labelled_pairs
-from cai.data.split import clean_training
 from cai.errors import ConfigError, StoreError
 from cai.modeling.model_files import local_model_name, resolve_model_path
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
 from cai.pipeline.staleness import source_of
-from cai.records import Message, Pair, Preference, Prompt, Revision
+from cai.records import Pair, Preference, Prompt
 from cai.seeds import rng
 from cai.store import digest
 
@@ -42,7 +41,9 @@ RUN_LABELS = "this run"
 
 def sft(ctx: RunContext) -> None:
     """20-sft/: the model fine-tuned on the final replies that the gate let through."""
+    from cai.pipeline.sft_data import extra_provenance, row_counts_line, sft_rows
     from cai.train.sft import sft as train_sft
+    from cai.train.sft_rows import examples
 
     run, out = ctx.run, ctx.path(SFT)
     weights = local_model_name(run.model)
@@ -51,27 +52,23 @@ def sft(ctx: RunContext) -> None:
             f"model: {run.model}: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
         )
     rules = hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
+    rules |= extra_provenance(ctx)
     fingerprint = ctx.lm(run.model).fingerprint
-    if ctx.begin(out, "sft", ctx.provenance(run.sft, [REVISIONS], model=fingerprint, **rules)):
+    inputs = [REVISIONS, *([PROMPTS] if run.sft.weights else [])]
+    if ctx.begin(out, "sft", ctx.provenance(run.sft, inputs, model=fingerprint, **rules)):
         return
-    revisions: list[Revision] = load_rows(ctx.path(REVISIONS), Revision)
-    dialogues = [
-        (*r.chat, Message(role="assistant", content=r.final))
-        for r in revisions
-        if r.final is not None
-    ]
-    chats, reasons = clean_training(dialogues, run.hygiene, ctx.resolved.against)
-    examples = [(chat[:-1], chat[-1].content) for chat in chats]
+    rows, changes = sft_rows(ctx)
+    if changes:
+        ctx.notify(row_counts_line(len(rows), changes, run.sft.cut_replies != "drop"))
     counts = train_sft(
         resolve_model_path(weights),
-        examples,
+        examples(rows, run.sft),
         run.sft,
         out,
         seed=ctx.seed,
         progress=ctx.progress("sft"),
     )
-    dropped = {reason: n for reason, n in reasons.items() if reason != "kept"}
-    store.finish_artifact(out, **counts, **dropped)
+    store.finish_artifact(out, **counts, **changes)
 
 
 def reward(ctx: RunContext) -> None:
@@ -170,11 +167,14 @@ def ppo(ctx: RunContext) -> None:
 
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_reward
+    from cai.pipeline.sft_data import sft_rows
     from cai.train.distributed import broadcast_flag, rank
     from cai.train.ppo.actor import build_actor
     from cai.train.ppo.rollout import RewardTable, Rollout
     from cai.train.ppo.save import save_policy
     from cai.train.ppo.trainer import PPOTrainer
+    from cai.train.sft import completion_ids
+    from cai.train.sft_rows import examples
 
     run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
     finished = rank() == 0 and ctx.begin(out, "ppo", _ppo_provenance(ctx))
@@ -196,11 +196,10 @@ def ppo(ctx: RunContext) -> None:
     trainer = PPOTrainer(actor, renderer, reward_fn, config, ctx.seed)
     texts: list[tuple[list[int], list[int]]] = []
     if config.ptx.coef:
-        revisions: list[Revision] = load_rows(ctx.path(REVISIONS), Revision)
+        rows, _ = sft_rows(ctx)
         texts = [
-            (renderer.prompt_ids(r.chat), renderer.response_ids(r.final))
-            for r in revisions
-            if r.final is not None
+            (renderer.prompt_ids(example.chat), completion_ids(renderer, example))
+            for example in examples(rows, run.sft)
         ]
     folder = store.open_partial(out)
     prompts: list[Prompt] = load_rows(ctx.path(PROMPTS), Prompt)
@@ -216,13 +215,15 @@ def ppo(ctx: RunContext) -> None:
 
 
 def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
+    from cai.pipeline.sft_data import extra_provenance
+
     run = ctx.run
     inputs = [PROMPTS, SFT, REWARD]
     if run.validation:
         inputs.append(VALIDATION)
     if run.ppo.ptx.coef:
         inputs.append(REVISIONS)
-    models = {}
+    models = extra_provenance(ctx) if run.ppo.ptx.coef else {}
     if run.reward_weights.direct:
         models["judge"] = ctx.lm(run.judge or run.model).fingerprint
         models["templates"] = templates.templates_digest()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cai.errors import UsageError
-from cai.generate.filters import Gate, all_of, not_degenerate
+from cai.generate.filters import Gate, GradedGate, all_of, not_degenerate
 from cai.records import Degree, Grade, Kind, Prompt, Style
 from cai.rubric.prefilter import Prefilter
 from cai.rubric.propositions import (
@@ -170,12 +170,20 @@ def grade_propositions(
 
 
 def training_gate(compiled: CompiledRubric | None) -> Gate:
-    """The filter of revised replies: no degenerate text, and what the rubric lets through.
+    """The filter of revised replies: no degenerate text, and what the rubric lets through. With a
+    rubric it scores replies too.
 
     Args:
         compiled: None: the constitution has no rubric.
     """
-    return not_degenerate if compiled is None else all_of(not_degenerate, gate_of(compiled))
+    if compiled is None:
+        return not_degenerate
+    rubric = compiled
+
+    def score(prompt: Prompt, reply: str) -> float | None:
+        return grade(rubric, prompt=prompt.chat[-1].content, response=reply, kind=prompt.kind).score
+
+    return GradedGate(all_of(not_degenerate, gate_of(compiled)), score)
 
 
 def gate_of(compiled: CompiledRubric) -> Gate:

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -22,14 +22,25 @@ from cai.modeling.tokenization import Renderer, load_renderer
 from cai.progress import Progress
 from cai.records import Chat, FrozenModel
 from cai.store import atomic_directory
+from cai.train.ppo.prompt_sampler import Share
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report usage by default
 IGNORE_INDEX = -100
 """Label of tokens without a loss."""
 COMPLETE_MARKER = "whole"
 """File that marks a checkpoint as completely written."""
-Example = tuple[Chat, str]
-"""(chat, the reply to learn)"""
+
+
+class Example(NamedTuple):
+    """A reply to learn."""
+
+    chat: Chat
+    reply: str
+    has_end: bool = True
+    """Whether the end token is learnt too."""
+
+
+Weight = Annotated[float, Field(ge=0, le=100)]
 
 
 class SFTConfig(FrozenModel):
@@ -46,6 +57,22 @@ class SFTConfig(FrozenModel):
     """Examples a step."""
     max_length: int = Field(512, ge=8)
     """Longer examples are left out and counted, and so are those longer than the model's window."""
+    rounds: Literal["last", "all"] = "last"
+    """Which revisions of a reply are learnt: the final one, or those of all rounds that the filters
+    let through, as in the paper. For several, set `revise.stop_when_kept: false`."""
+    cut_replies: Literal["end", "open", "drop"] = "end"
+    """Replies that reached their limit of tokens, and have lost their unfinished sentence. `end`:
+    learnt as if they ended there; `open`: learnt without the end token; `drop`: left out."""
+    max_repeats: int | None = Field(None, ge=1)
+    """Most rows with the same reply, such as one refusal to many requests. White space makes no
+    difference. Which ones stay is drawn by the seed. None: all."""
+    weights: dict[Share, Weight] = {}
+    """How often a row is learnt in each epoch, by kind, or `kind/category`, of its prompt; others
+    are learnt once. A weight of 1.5 repeats half of the rows, drawn by the seed; 0 leaves a group
+    out. Names are those of `ppo.rollout.shares`."""
+    extra: tuple[str, ...] = ()
+    """Files of demonstrations, which are learnt like replies of the run: rows with a prompt or a
+    conversation, and `response` or a last turn of the assistant. Relative to the run's YAML."""
 
 
 def sft(
@@ -105,13 +132,19 @@ def _tokenize(
 ) -> tuple[list[dict[str, list[int]]], int]:
     """(rows with `input_ids` and `labels`, number of examples longer than `max_tokens`)."""
     rows = []
-    for chat, reply in examples:
-        prompt = renderer.prompt_ids(chat)
-        completion = renderer.response_ids(reply)
+    for example in examples:
+        prompt, completion = renderer.prompt_ids(example.chat), completion_ids(renderer, example)
         if len(prompt) + len(completion) <= max_tokens:
             labels = [IGNORE_INDEX] * len(prompt) + completion
             rows.append({"input_ids": prompt + completion, "labels": labels})
     return rows, len(examples) - len(rows)
+
+
+def completion_ids(renderer: Renderer, example: Example) -> list[int]:
+    """The tokens that are learnt."""
+    if example.has_end:
+        return renderer.response_ids(example.reply)
+    return renderer.text_ids(example.reply)
 
 
 def _last_complete_checkpoint(folder: Path) -> str | None:

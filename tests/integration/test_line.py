@@ -28,7 +28,7 @@ from torchrun import run_two_processes
 from cai.cli import main
 from cai.records import EvalReply, Pair, Preference, Prompt, Revision, Score, chat_of
 from cai.store import Manifest, read_rows
-from cai.train.sft import SFTConfig, sft
+from cai.train.sft import Example, SFTConfig, sft
 
 CONSTITUTION = """\
 name: lenient
@@ -141,7 +141,7 @@ def home(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("line")
     answers = ["yes.", "no.", "ok.", "hi.", "why?", "me too."]
     examples = [
-        (chat_of(("user", f"{kind} {i}")), answer)
+        Example(chat_of(("user", f"{kind} {i}")), answer)
         for kind in KINDS
         for i, answer in enumerate(answers)
     ]

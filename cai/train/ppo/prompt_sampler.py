@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from random import Random
-from typing import Annotated, get_args
+from typing import Annotated, Protocol, get_args
 
 from pydantic import StringConstraints
 
@@ -17,6 +17,15 @@ from cai.seeds import rng
 
 Share = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(get_args(Kind))})(/.+)?$")]
 """A kind of prompts, or `kind/category`."""
+
+
+class HasKind(Protocol):
+    """A prompt, or a row about one."""
+
+    @property
+    def kind(self) -> Kind | None: ...
+    @property
+    def category(self) -> str | None: ...
 
 
 def sample_prompts(
@@ -53,7 +62,7 @@ def sample_prompts(
     return batch
 
 
-def group_of(prompt: Prompt, names: Container[str]) -> str | None:
+def group_of(prompt: HasKind, names: Container[str]) -> str | None:
     """The one of `names` that a prompt counts for: its kind and category where that is one, else
     its kind.
     """

@@ -48,7 +48,7 @@ def test_training_rows_are_cleaned_once_more() -> None:
     ]
     config = HygieneConfig(pii="mask", max_tokens=2, min_tokens=1, prefix=20, per_user=1)
     clean_rows, counts = clean_training(rows, config)
-    assert clean_rows == [exchange("a b c", "Write to [EMAIL]"), exchange("a b c", "Fine.")]
+    assert clean_rows == {0: exchange("a b c", "Write to [EMAIL]"), 1: exchange("a b c", "Fine.")}
     assert counts == {"kept": 2, "repeated": 1}
 
 
@@ -57,5 +57,5 @@ def test_a_reply_that_repeats_an_evaluation_goes(tmp_path: Path) -> None:
     rows = [exchange("Say it.", f"As they say: {SENTENCE}"), exchange("Say it.", "No.")]
     config = HygieneConfig(against=("eval.jsonl",))
     clean_rows, counts = clean_training(rows, config, [tmp_path / "eval.jsonl"])
-    assert clean_rows == rows[1:]
+    assert clean_rows == {1: rows[1]}
     assert counts == {"kept": 1, "in an evaluation": 1}

@@ -75,7 +75,16 @@ def test_one_round() -> None:
         source=prompt().id,
         chat=prompt().chat,
         initial="Here you go.",
-        rounds=(Round(principle="one", critique="It helps.", revision="I am sorry, no."),),
+        initial_finished=True,
+        rounds=(
+            Round(
+                principle="one",
+                critique="It helps.",
+                revision="I am sorry, no.",
+                finished=True,
+                passes=True,
+            ),
+        ),
         final="I am sorry, no.",
         chosen_round=0,
     )
@@ -169,7 +178,7 @@ def test_no_principle_no_round() -> None:
 def test_direct_revision_asks_no_critic() -> None:
     lm = author()
     row = run(lm, direct=True)
-    assert row.rounds == (Round(principle="one", critique="", revision="I am sorry, no."),)
+    assert [(r.critique, r.revision) for r in row.rounds] == [("", "I am sorry, no.")]
     assert [request_type(chat) for chat in lm.calls] == ["reply", "revision"]
 
 

@@ -20,7 +20,7 @@ from cai.train import sft as module
 from cai.train.sft import Example, SFTConfig, sft
 
 EXAMPLES: list[Example] = [
-    (chat_of(("user", f"say {word}")), word)
+    Example(chat_of(("user", f"say {word}")), word)
     for word in ("red", "blue", "green", "grey", "pink", "gold")
 ]
 CONFIG = SFTConfig(lora_rank=4, learning_rate=1e-2, epochs=2, batch_size=2, max_length=64)
@@ -48,10 +48,21 @@ def test_loss_on_the_completion_alone(monkeypatch: pytest.MonkeyPatch, tiny_mode
     """Labels: -100 on the prompt; the reply and its end token, which is the pad token, too."""
     renderer = load_renderer(tiny_model)
     chat = chat_of(("user", "a"), ("assistant", "b"), ("user", "c"))
-    (row,) = rows_passed(monkeypatch, tiny_model, [(chat, "dd")])
+    (row,) = rows_passed(monkeypatch, tiny_model, [Example(chat, "dd")])
     prompt, d = renderer.prompt_ids(chat), renderer.text_ids("d")[0]
     assert row["input_ids"] == [*prompt, d, d, renderer.eos_token_id]
     assert row["labels"] == [-100] * len(prompt) + [d, d, renderer.eos_token_id]
+
+
+def test_a_cut_reply_can_be_learnt_without_its_end(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    chat = chat_of(("user", "a"))
+    ended, cut = rows_passed(
+        monkeypatch, tiny_model, [Example(chat, "dd"), Example(chat, "dd", has_end=False)]
+    )
+    assert cut["labels"] == ended["labels"][:-1]
+    assert ended["labels"][-1] == load_renderer(tiny_model).eos_token_id
 
 
 def test_the_trainer_computes_that_loss(tiny_model: Path, tmp_path: Path) -> None:
@@ -63,7 +74,7 @@ def test_the_trainer_computes_that_loss(tiny_model: Path, tmp_path: Path) -> Non
     result = sft(str(tiny_model), EXAMPLES, config, tmp_path / "out", seed=0, progress=quiet)
     lm = load_local(str(tiny_model))
     terms: list[float] = []
-    for chat, reply in EXAMPLES:
+    for chat, reply, _ in EXAMPLES:
         prompt, completion = lm.renderer.prompt_ids(chat), lm.renderer.response_ids(reply)
         with torch.no_grad():
             logp_TV = lm.model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
@@ -80,7 +91,7 @@ def test_control_tokens_in_a_prompt_stay_text(
     rows = rows_passed(
         monkeypatch,
         tiny_model,
-        [(chat_of(("user", trick)), trick), (chat_of(("user", "hi")), "sure")],
+        [Example(chat_of(("user", trick)), trick), Example(chat_of(("user", "hi")), "sure")],
         SFTConfig(),
     )
     control = {renderer.eos_token_id, renderer.tokenizer.convert_tokens_to_ids(START)}
@@ -95,7 +106,8 @@ def test_too_long_examples_are_counted(
     """Exactly at the limit fits; one token more does not."""
     renderer = load_renderer(tiny_model)
     room = 64 - len(renderer.prompt_ids(EXAMPLES[0][0])) - 1
-    fits, over = (EXAMPLES[0][0], "x" * room), (EXAMPLES[0][0], "x" * (room + 1))
+    chat = EXAMPLES[0].chat
+    fits, over = Example(chat, "x" * room), Example(chat, "x" * (room + 1))
     assert [
         len(row["input_ids"]) for row in rows_passed(monkeypatch, tiny_model, [fits, over])
     ] == [64]

@@ -17,7 +17,7 @@ from cai.errors import TrainError
 from cai.modeling.loading import window_of
 from cai.records import Prompt, chat_of
 from cai.train import sft as sft_module
-from cai.train.sft import SFTConfig, sft
+from cai.train.sft import Example, SFTConfig, sft
 
 WINDOW = 64
 LONG = "x" * WINDOW
@@ -82,7 +82,7 @@ def test_sft_goes_by_the_window_too(
     with pytest.raises(Killed):
         sft(
             str(narrow_model),
-            [(hello, "yes"), (hello, LONG)],
+            [Example(hello, "yes"), Example(hello, LONG)],
             config,
             tmp_path / "never",
             seed=0,
@@ -90,7 +90,14 @@ def test_sft_goes_by_the_window_too(
         )
     assert len(passed) == 1
     with pytest.raises(TrainError, match="none of 1 examples fits into 64 tokens"):
-        sft(str(narrow_model), [(hello, LONG)], config, tmp_path / "x", seed=0, progress=quiet)
+        sft(
+            str(narrow_model),
+            [Example(hello, LONG)],
+            config,
+            tmp_path / "x",
+            seed=0,
+            progress=quiet,
+        )
 
 
 def test_ppo_leaves_long_prompts_and_texts_out(tmp_path: Path, narrow_model: Path) -> None:
