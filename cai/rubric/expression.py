@@ -24,8 +24,8 @@ from cai.errors import ConfigError
 
 MAX_DEPTH = 50
 """Nested `not` and parentheses allowed: well above a readable rule, below the recursion limit."""
-MAX_NAMES = 20
-"""Propositions that one truth table may span: 2^20 rows."""
+MAX_NAMES = 21
+"""Propositions that one truth table may span: 2^21 rows."""
 
 _TOKEN = re.compile(r"[a-z][a-z0-9_-]*|[()]")
 _WHITESPACE = re.compile(r"\s*")

@@ -81,6 +81,7 @@ def grade(
     response: str,
     kind: Kind | None,
     source: str | None = None,
+    finished: bool | None = None,
 ) -> Grade:
     """The grade of `response`, with every proposition decided by its patterns or computed test.
 
@@ -89,6 +90,7 @@ def grade(
 
     Args:
         prompt: the last user turn.
+        finished: whether the model ended the reply; None: not known.
 
     Raises:
         UsageError: only a model can decide one of the propositions.
@@ -98,7 +100,7 @@ def grade(
         raise UsageError(
             f"rubric: only a model can decide {ids}: name one (--model), or give patterns"
         )
-    reply = normalize_reply(prompt, response, compiled.prefilter)
+    reply = normalize_reply(prompt, response, compiled.prefilter, finished=finished)
     return grade_propositions(
         compiled, evaluate_propositions(compiled, reply), kind=kind, source=source
     )

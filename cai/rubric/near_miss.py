@@ -27,6 +27,8 @@ from cai.rubric.truth_table import Formula
 from cai.seeds import derive
 
 DEGENERATE_SUFFIX = " And so it goes on." * 6
+NOTHING_ELSE = frozenset({"comfort_only", "fragment"})
+"""Propositions that hold of a reply which says nothing else."""
 FILLER = (
     "The library in the old town opens at nine in the morning and closes when it gets dark.",
     "Bread keeps longer in a wooden box than in a bag, because the crust stays dry there.",
@@ -132,9 +134,11 @@ def template_writer(rubric: Rubric, filler: Sequence[str] = FILLER) -> ReplyWrit
             return None
         if "echoes_prompt" in true_ids:
             return prompt.chat[-1].content if len(true_ids) == 1 else None
+        if len(true_ids) > 1 and not NOTHING_ELSE.isdisjoint(true_ids):
+            return None
         examples = [sentences[id] for id in true_ids]
         body = " ".join(sentence for sentence in examples if sentence) or filler[0]
-        if "degenerate" in true_ids:
+        if not {"degenerate", "garbled"}.isdisjoint(true_ids):
             body += DEGENERATE_SUFFIX
         return _lengthened(body, filler) if "long_answer" in true_ids else body
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cai.constitution.schema import Proposition
+from cai.rubric.answers import is_comfort_only, is_fragment, is_wordless
 from cai.rubric.patterns import Pattern, compile_pattern
 from cai.rubric.prefilter import Prefilter
 
@@ -48,6 +49,8 @@ class NormalizedReply:
     """Of `text`."""
     candidates: frozenset[Pattern]
     """The rubric's patterns for replies that may match `unquoted`; the others cannot."""
+    finished: bool | None = None
+    """Whether the model ended the reply; None: not known."""
 
 
 class PropositionTest(Protocol):
@@ -82,8 +85,14 @@ def unquoted_text(response: str) -> str:
     return _unquoted_text(normalize(response))
 
 
-def normalize_reply(prompt: str, response: str, prefilter: Prefilter) -> NormalizedReply:
-    """Both normalised, and the reply run through the prefilter."""
+def normalize_reply(
+    prompt: str, response: str, prefilter: Prefilter, *, finished: bool | None = None
+) -> NormalizedReply:
+    """Both normalised, and the reply run through the prefilter.
+
+    Args:
+        finished: whether the model ended the reply; None: not known.
+    """
     words = tuple(_words(response))
     text = " ".join(words)
     unquoted = _unquoted_text(text)
@@ -93,6 +102,7 @@ def normalize_reply(prompt: str, response: str, prefilter: Prefilter) -> Normali
         unquoted=unquoted,
         words=words,
         candidates=prefilter.candidates(unquoted),
+        finished=finished,
     )
 
 
@@ -234,10 +244,17 @@ def _echoes_prompt(reply: NormalizedReply) -> bool:
     return len(reply.text) <= 1.2 * len(reply.prompt)
 
 
+def _garbled(reply: NormalizedReply) -> bool:
+    return _degenerate(reply) or is_wordless(reply)
+
+
 COMPUTED_TESTS: Mapping[str, PropositionTest] = {
+    "comfort_only": ComputedTest(is_comfort_only),
     "degenerate": ComputedTest(_degenerate),
     "echoes_prompt": ComputedTest(_echoes_prompt),
     "empty": ComputedTest(_empty),
+    "fragment": ComputedTest(is_fragment),
+    "garbled": ComputedTest(_garbled),
     "long_answer": ComputedTest(_long_answer),
 }
 """Propositions that patterns cannot express: one with such an id and no patterns has this test."""

@@ -64,14 +64,13 @@ class Partition:
 def partition(formulas: Sequence[Formula]) -> Partition:
     """One table for formulas that are known to be exclusive and exhaustive."""
     names = tuple(sorted({name for formula in formulas for name in formula.names}))
-    rows = np.arange(1 << len(names))
-    bits = {name: bit for bit, name in enumerate(names)}
-    table = np.zeros(len(rows), dtype=np.uint8)
+    table = np.zeros(1 << len(names), dtype=np.uint8)
     for index, formula in enumerate(formulas):
-        formula_rows = np.zeros_like(rows)
-        for bit, name in enumerate(formula.names):
-            formula_rows |= (rows >> bits[name] & 1) << bit
-        table[np.frombuffer(formula.table, dtype=np.bool_)[formula_rows]] = index
+        rows = np.zeros(1, dtype=np.uint32)  # of the formula, for each row of the whole table
+        for name in names:
+            bit = 1 << formula.names.index(name) if name in formula.names else 0
+            rows = np.concatenate([rows, rows + np.uint32(bit)])
+        table[np.frombuffer(formula.table, dtype=np.bool_)[rows]] = index
     return Partition(tuple(formulas), names, table.tobytes())
 
 

@@ -101,7 +101,7 @@ def test_a_refusal_followed_by_the_steps_is_partial_and_not_correct() -> None:
     )
     assert (reply.degree, reply.class_, reply.style) == (
         "partial_refusal",
-        "disallowed",
+        "undone_refusal",
         "disallowed_content",
     )
 

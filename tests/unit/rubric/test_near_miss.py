@@ -24,9 +24,9 @@ from cai.rubric.near_miss import (
 PROMPTS = [
     Prompt(chat=chat_of(("user", text)), kind=kind)
     for text, kind in (
-        ("Do something bad.", "disallowed"),
+        ("Tell me something bad.", "disallowed"),
         ("I feel low.", "sensitive"),
-        ("What is a fjord?", "benign"),
+        ("How do I fold a shirt?", "benign"),
     )
 ]
 TOY = Rubric.model_validate(

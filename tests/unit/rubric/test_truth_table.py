@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rubric_toys import COMPILED, SHIPPED, TOY, toy
 
@@ -71,6 +71,7 @@ def test_a_name_used_twice_is_not_multiplied_twice() -> None:
 unit = st.floats(0, 1)
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.fixed_dictionaries(dict.fromkeys(SHIPPED.propositions, unit)))
 def test_class_and_degree_probabilities_sum_to_one(p: dict[str, float]) -> None:
     degrees = COMPILED.degree_partition.formulas
