@@ -125,11 +125,12 @@ class ResolvedRun(BaseModel):
     against: tuple[Path, ...] = ()
     """Evaluation texts that prompts must not repeat."""
     preferences: tuple[Path, ...] = ()
+    ptx_files: tuple[Path, ...] = ()
 
 
 def settings_text(resolved: ResolvedRun) -> str:
     """The settings as the run's folder keeps them, with absolute paths."""
-    names = ("prompts", "against", "preferences")
+    names = ("prompts", "against", "preferences", "ptx_files")
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
     absolute = resolved.model_copy(
         update={"constitution": resolved.constitution.resolve(), **files}
@@ -186,6 +187,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
         prompts=_existing(source, ("prompts",), run.prompts),
         against=_existing(source, ("hygiene", "against"), run.hygiene.against),
         preferences=_existing(source, ("preferences",), run.preferences),
+        ptx_files=_existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
     )
 
 

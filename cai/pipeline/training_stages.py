@@ -30,7 +30,9 @@ from cai.seeds import rng
 from cai.store import digest
 
 if TYPE_CHECKING:
+    from cai.modeling.tokenization import Renderer
     from cai.reward.preference_model import PreferenceModel
+    from cai.train.ppo.ptx import PtxText
     from cai.train.preference import Comparison
 
 RUN_LABELS = "this run"
@@ -167,6 +169,7 @@ def ppo(ctx: RunContext) -> None:
     """
     import torch
 
+    from cai.modeling.loading import window_of
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_reward
     from cai.train.distributed import broadcast_flag, rank
@@ -193,14 +196,7 @@ def ppo(ctx: RunContext) -> None:
 
     renderer = load_renderer(weights)
     trainer = PPOTrainer(actor, renderer, reward_fn, config, ctx.seed)
-    texts: list[tuple[list[int], list[int]]] = []
-    if config.ptx.coef:
-        revisions: list[Revision] = load_rows(ctx.path(REVISIONS), Revision)
-        texts = [
-            (renderer.prompt_ids(r.chat), renderer.response_ids(r.final))
-            for r in revisions
-            if r.final is not None
-        ]
+    texts = _ptx_texts(ctx, renderer, window_of(actor.module.model.config))
     folder = store.open_partial(out)
     history = trainer.train(load_rows(ctx.path(PROMPTS), Prompt), folder, texts, _on_update(ctx))
     save_policy(actor, renderer, weights, out)
@@ -212,12 +208,38 @@ def ppo(ctx: RunContext) -> None:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
+def _ptx_texts(ctx: RunContext, renderer: Renderer, window: int) -> list[PtxText]:
+    """What `ppo.ptx` mixes in: chunks of its files, or else the run's own fine-tuning text."""
+    from cai.train.distributed import rank
+    from cai.train.ppo.ptx import pretraining_chunks
+
+    config = ctx.run.ppo
+    if not config.ptx.coef:
+        return []
+    if config.ptx.files:
+        length = min(config.ptx.max_length, window)
+        return pretraining_chunks(ctx.resolved.ptx_files, renderer, length, ctx.seed)
+    if config.preset == "instructgpt" and rank() == 0:
+        ctx.notify(
+            f"ppo.preset: instructgpt: its ptx.coef is meant for pretraining text, and here weighs "
+            f"the run's own revisions by {config.ptx.coef:g}: name text in ppo.ptx.files, or set "
+            "ppo.ptx.coef"
+        )
+    revisions: list[Revision] = load_rows(ctx.path(REVISIONS), Revision)
+    return [
+        (renderer.prompt_ids(r.chat), renderer.response_ids(r.final))
+        for r in revisions
+        if r.final is not None
+    ]
+
+
 def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
     run = ctx.run
     inputs = [PROMPTS, SFT, REWARD]
-    if run.ppo.ptx.coef:
+    if run.ppo.ptx.coef and not run.ppo.ptx.files:
         inputs.append(REVISIONS)
-    models = {}
+    files = zip(run.ppo.ptx.files, ctx.resolved.ptx_files, strict=True)
+    models = {f"ptx {name}": store.file_digest(path) for name, path in files}
     if run.reward_weights.direct:
         models["judge"] = ctx.lm(run.judge or run.model).fingerprint
         models["templates"] = templates.templates_digest()

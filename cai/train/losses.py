@@ -118,7 +118,7 @@ def explained_variance_within(value_N: Tensor, return_N: Tensor, group_N: Tensor
     subtracted: knowing a group's mean return explains none of it.
     """
     values_N, returns_N = torch.zeros_like(value_N), torch.zeros_like(return_N)
-    for group in group_N.unique():
+    for group in set(group_N.tolist()):
         of_group_N = group_N == group
         values_N[of_group_N] = value_N[of_group_N] - value_N[of_group_N].mean()
         returns_N[of_group_N] = return_N[of_group_N] - return_N[of_group_N].mean()
