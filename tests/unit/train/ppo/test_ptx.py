@@ -95,7 +95,7 @@ def test_of_large_files_a_part_is_drawn(
 def stage_texts(
     tiny: Path, folder: Path, ppo: dict[str, Any], files: Sequence[Path] = ()
 ) -> tuple[list[str], list[str]]:
-    """(texts, lines for the user) of the ppo stage of a run with two revisions, one of them dropped."""
+    """(texts, lines for the user) of the ppo stage of a run with two revisions, one dropped."""
     chat = chat_of(("user", "hi"))
     rows = (
         Revision(source="a", chat=chat, initial="a", final="fine"),
