@@ -133,11 +133,12 @@ class ResolvedRun(BaseModel):
     preferences: tuple[Path, ...] = ()
     extra: tuple[Path, ...] = ()
     """Demonstrations of `sft.extra`."""
+    ptx_files: tuple[Path, ...] = ()
 
 
 def settings_text(resolved: ResolvedRun) -> str:
     """The settings as the run's folder keeps them, with absolute paths."""
-    names = ("prompts", "against", "preferences", "extra")
+    names = ("prompts", "against", "preferences", "extra", "ptx_files")
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
     absolute = resolved.model_copy(
         update={"constitution": resolved.constitution.resolve(), **files}
@@ -195,6 +196,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
         against=_existing(source, ("hygiene", "against"), run.hygiene.against),
         preferences=_existing(source, ("preferences",), run.preferences),
         extra=_readable(_existing(source, ("sft", "extra"), run.sft.extra)),
+        ptx_files=_existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
     )
 
 

@@ -61,6 +61,7 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "reward": ("reward", "ppo", "eval"),
     "reward_weights": ("ppo",),
     "ppo": ("ppo",),
+    "ptx_files": ("ppo",),
     "eval": ("eval",),
 }
 """Setting -> stages whose artefacts it decides; a setting that is not listed: all of them."""

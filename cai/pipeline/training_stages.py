@@ -30,7 +30,9 @@ from cai.seeds import rng
 from cai.store import digest
 
 if TYPE_CHECKING:
+    from cai.modeling.tokenization import Renderer
     from cai.reward.preference_model import PreferenceModel
+    from cai.train.ppo.ptx import PtxText
     from cai.train.preference import Comparison
 
 RUN_LABELS = "this run"
@@ -165,16 +167,14 @@ def ppo(ctx: RunContext) -> None:
     """
     import torch
 
+    from cai.modeling.loading import window_of
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_reward
-    from cai.pipeline.sft_data import sft_rows
     from cai.train.distributed import broadcast_flag, rank
     from cai.train.ppo.actor import build_actor
     from cai.train.ppo.rollout import RewardTable, Rollout
     from cai.train.ppo.save import save_policy
     from cai.train.ppo.trainer import PPOTrainer
-    from cai.train.sft import completion_ids
-    from cai.train.sft_rows import examples
 
     run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
     finished = rank() == 0 and ctx.begin(out, "ppo", _ppo_provenance(ctx))
@@ -194,13 +194,7 @@ def ppo(ctx: RunContext) -> None:
 
     renderer = load_renderer(weights)
     trainer = PPOTrainer(actor, renderer, reward_fn, config, ctx.seed)
-    texts: list[tuple[list[int], list[int]]] = []
-    if config.ptx.coef:
-        rows, _ = sft_rows(ctx)
-        texts = [
-            (renderer.prompt_ids(example.chat), completion_ids(renderer, example))
-            for example in examples(rows, run.sft)
-        ]
+    texts = _ptx_texts(ctx, renderer, window_of(actor.module.model.config))
     folder = store.open_partial(out)
     prompts: list[Prompt] = load_rows(ctx.path(PROMPTS), Prompt)
     validation: list[Prompt] = load_rows(ctx.path(VALIDATION), Prompt) if run.validation else []
@@ -214,6 +208,33 @@ def ppo(ctx: RunContext) -> None:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
+def _ptx_texts(ctx: RunContext, renderer: Renderer, window: int) -> list[PtxText]:
+    """What `ppo.ptx` mixes in: chunks of its files, or else the run's own fine-tuning text."""
+    from cai.pipeline.sft_data import sft_rows
+    from cai.train.distributed import rank
+    from cai.train.ppo.ptx import pretraining_chunks
+    from cai.train.sft import completion_ids
+    from cai.train.sft_rows import examples
+
+    config = ctx.run.ppo
+    if not config.ptx.coef:
+        return []
+    if config.ptx.files:
+        length = min(config.ptx.max_length, window)
+        return pretraining_chunks(ctx.resolved.ptx_files, renderer, length, ctx.seed)
+    if config.preset == "instructgpt" and rank() == 0:
+        ctx.notify(
+            f"ppo.preset: instructgpt: its ptx.coef is meant for pretraining text, and here weighs "
+            f"the run's own revisions by {config.ptx.coef:g}: name text in ppo.ptx.files, or set "
+            "ppo.ptx.coef"
+        )
+    rows, _ = sft_rows(ctx)
+    return [
+        (renderer.prompt_ids(example.chat), completion_ids(renderer, example))
+        for example in examples(rows, ctx.run.sft)
+    ]
+
+
 def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
     from cai.pipeline.sft_data import extra_provenance
 
@@ -221,9 +242,12 @@ def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
     inputs = [PROMPTS, SFT, REWARD]
     if run.validation:
         inputs.append(VALIDATION)
-    if run.ppo.ptx.coef:
+    mixes_own_text = run.ppo.ptx.coef > 0 and not run.ppo.ptx.files
+    if mixes_own_text:
         inputs.append(REVISIONS)
-    models = extra_provenance(ctx) if run.ppo.ptx.coef else {}
+    models = extra_provenance(ctx) if mixes_own_text else {}
+    files = zip(run.ppo.ptx.files, ctx.resolved.ptx_files, strict=True)
+    models |= {f"ptx {name}": store.file_digest(path) for name, path in files}
     if run.reward_weights.direct:
         models["judge"] = ctx.lm(run.judge or run.model).fingerprint
         models["templates"] = templates.templates_digest()

@@ -183,9 +183,21 @@ class PtxConfig(FrozenModel):
     """Pretraining gradients mixed into each step (PPO-ptx, arXiv:2203.02155 section 3.5)."""
 
     coef: float = Field(0.0, ge=0)
-    """Weight of the mean negative log-likelihood of the fine-tuning text; 0 turns it off."""
+    """Weight of the mean negative log-likelihood of the text; 0 turns it off."""
     batch_size: int = Field(8, ge=1)
     """Texts per step."""
+    files: tuple[Annotated[str, Field(pattern=r"\.(txt|jsonl)(\.gz|\.zst)?$")], ...] = ()
+    """Pretraining text, relative to the run's YAML: plain `.txt`, or `.jsonl` with a `text` column.
+    Without files: the run's own fine-tuning text.
+    """
+    max_length: int = Field(512, ge=2)
+    """Tokens of the chunks that `files` are cut into; no more than the model's window."""
+
+    @model_validator(mode="after")
+    def _files_are_used(self) -> PtxConfig:
+        if self.files and not self.coef:
+            raise ValueError("files are mixed in by their weight, and coef is 0: give it")
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -209,7 +221,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Published recipes by name.
 
 `instructgpt`: arXiv:2203.02155 section 3.5 and appendix C (256,000 episodes, 512 an update in eight
-minibatches, eight fine-tuning texts an episode), for models of a billion weights and more. Where it
+minibatches, eight pretraining texts an episode), for models of a billion weights and more. Where it
 differs from the paper or the paper is silent:
 
 - the policy's learning rate is not published (appendix E.9 scans 2.55e-6 to 2.55e-5): 9e-6 is the
@@ -217,6 +229,8 @@ differs from the paper or the paper is silent:
 - GAE's lambda is not published: 1;
 - the critic is linear heads on the preference model's frozen states, not a network of its own;
 - Adam's second decay is 0.999, not 0.95;
+- its ptx weight is meant for pretraining text, which `ptx.files` names; without it the run's own
+  fine-tuning text is mixed in, and a line says so;
 - the longest response is whatever `max_new_tokens` says.
 
 `cai`: arXiv:2212.08073 says little beyond the reward, which is that of arXiv:2204.05862: the

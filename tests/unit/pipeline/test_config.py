@@ -280,3 +280,21 @@ def test_values_are_read_as_those_of_the_file(tmp_path: Path, setting: str, said
 @pytest.mark.parametrize("name", ["2024-01-31", "no"])
 def test_a_date_and_no_are_names(tmp_path: Path, name: str) -> None:
     assert load_run(write_run(tmp_path), [f"name={name}"]).run.name == name
+
+
+def test_files_of_pretraining_text_are_beside_the_yaml(tmp_path: Path) -> None:
+    """They are found, saved with absolute paths, and missing or unsuitable ones named by line."""
+    (tmp_path / "c.txt").write_text("text")
+    text = GOOD + "  ptx:\n    coef: 0.1\n    files: [c.txt]\n"
+    loaded = load_run(write_run(tmp_path, text))
+    assert loaded.ptx_files == (tmp_path / "c.txt",)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    save_run(loaded.model_copy(update={"folder": folder}))
+    assert load_run(folder).ptx_files == (tmp_path / "c.txt",)
+    with pytest.raises(StoreError, match=r"run\.yaml:10: ppo\.ptx\.files: no such file: d\.txt"):
+        load_run(write_run(tmp_path, text.replace("c.txt", "d.txt")))
+    with pytest.raises(ConfigError, match=r"run\.yaml:10: ppo\.ptx\.files"):
+        load_run(write_run(tmp_path, text.replace("c.txt", "c.pdf")))
+    with pytest.raises(ConfigError, match="coef is 0"):
+        load_run(write_run(tmp_path, text.replace("0.1\n    files", "0\n    files")))
