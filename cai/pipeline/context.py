@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cai import store
-from cai.artifacts import FILES, FINISHED_WITH
+from cai.artifacts import FILES, FINISHED_WITH, HELD_OUT, VALIDATION
 from cai.async_map import RowT, map_rows
 from cai.constitution import Constitution, digests, load_constitution
 from cai.data.filters import HygieneConfig, needs_token_counts
@@ -264,6 +264,13 @@ class RunContext:
         for name in inputs:
             provenance[f"input {name}"] = store.content_digest(self.require(name))
         return provenance | models
+
+    def unseen_prompts(self) -> list[Path]:
+        """Files of prompts that no training text may repeat: the evaluation's, and those of the
+        validation if there is one.
+        """
+        names = [HELD_OUT, VALIDATION] if self.run.validation else [HELD_OUT]
+        return [self.require(name) for name in names]
 
     def answer_settings(self, *specs: str) -> dict[str, str]:
         """Settings of endpoints that decide what a row holds, where one of `specs` is one."""

@@ -50,6 +50,7 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "against": ("prompts", "sft", "reward"),
     "held_out": ("prompts",),
     "dev": ("prompts",),
+    "validation": ("prompts", "ppo"),
     "evaluate_on": ("prompts",),
     "split_by": ("prompts",),
     "http": ("prompts", "revise", "label", "ppo", "eval"),

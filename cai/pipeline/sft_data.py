@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cai import store
-from cai.artifacts import HELD_OUT, PROMPTS, REVISIONS
+from cai.artifacts import PROMPTS, REVISIONS
 from cai.data.demonstrations import demonstrations
 from cai.data.split import clean_training
 from cai.errors import TrainError
@@ -53,13 +53,14 @@ def sft_rows(ctx: RunContext) -> tuple[list[SFTRow], dict[str, int]]:
 
 
 def extra_provenance(ctx: RunContext) -> dict[str, str]:
-    """What decides the demonstrations that are learnt: their files, and the evaluation's prompts,
+    """What decides the demonstrations that are learnt: their files, and the prompts
     which they must not repeat.
     """
     files = zip(ctx.run.sft.extra, ctx.resolved.extra, strict=True)
     provenance = {f"extra {name}": store.file_digest(path) for name, path in files}
     if provenance:
-        provenance[f"input {HELD_OUT}"] = store.content_digest(ctx.require(HELD_OUT))
+        for path in ctx.unseen_prompts():
+            provenance[f"input {path.name}"] = store.content_digest(path)
     return provenance
 
 
@@ -81,7 +82,7 @@ def _extra_rows(ctx: RunContext) -> tuple[list[SFTRow], dict[str, int]]:
         for file in ctx.resolved.extra
         for prompt, reply in demonstrations(file)
     ]
-    kept, reasons = _cleaned(ctx, rows, [ctx.path(HELD_OUT), *ctx.resolved.against])
+    kept, reasons = _cleaned(ctx, rows, [*ctx.unseen_prompts(), *ctx.resolved.against])
     dropped = {f"extra {reason}": n for reason, n in reasons.items() if reason != "kept"}
     return kept, {"extra": len(kept)} | dropped
 

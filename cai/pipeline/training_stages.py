@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from cai import store, templates
 from cai.artifacts import (
-    HELD_OUT,
     PAIRS,
     POLICY,
     PREFERENCES,
@@ -90,7 +89,7 @@ def reward(ctx: RunContext) -> None:
     inputs = [SFT, PAIRS, PREFERENCES]
     if files:
         provenance |= hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
-        inputs.append(HELD_OUT)
+        inputs += [path.name for path in ctx.unseen_prompts()]
     if ctx.begin(out, "reward", ctx.provenance(config, inputs, **provenance)):
         return
     model = fresh_model(str(ctx.path(SFT)), config, ctx.seed)
@@ -142,7 +141,7 @@ def _other_comparisons(
     from cai.pipeline.preference_model import make_comparison, within_window
 
     run = ctx.run
-    against = [ctx.path(HELD_OUT), *ctx.resolved.against]
+    against = [*ctx.unseen_prompts(), *ctx.resolved.against]
     comparisons: list[Comparison] = []
     dropped: Counter[str] = Counter()
     for name, path in zip(run.preferences, ctx.resolved.preferences, strict=True):

@@ -84,5 +84,5 @@ def test_runs_of_all_seeds_are_evaluated_on_the_same_prompts(
 def test_shares_of_prompts_must_leave_some_for_training(capsys: Capture, tmp_path: Path) -> None:
     prompt_sets(capsys, tmp_path)
     command = ("run", tmp_path / "run.yaml", "--until", "prompts", "--set")
-    assert "held_out and dev take 1.1" in run_command(capsys, *command, "dev=0.8").err
+    assert "held_out, dev and validation take 1.1" in run_command(capsys, *command, "dev=0.8").err
     assert "evaluate_on: dev needs" in run_command(capsys, *command, "evaluate_on=dev").err

@@ -108,7 +108,10 @@ def context(folder: Path, **settings: object) -> Any:
     run = SimpleNamespace(sft=config, hygiene=HygieneConfig(pii="mask"))
     resolved = SimpleNamespace(run=run, against=(), extra=(folder / "extra.jsonl",))
     path = lambda name: folder / name  # noqa: E731
-    return SimpleNamespace(run=run, resolved=resolved, path=path, require=path, seed=0)
+    unseen = lambda: [folder / HELD_OUT]  # noqa: E731
+    return SimpleNamespace(
+        run=run, resolved=resolved, path=path, require=path, unseen_prompts=unseen, seed=0
+    )
 
 
 def test_they_are_filtered_and_counted(tmp_path: Path) -> None:

@@ -74,10 +74,9 @@ def finished_folder(folder: Path) -> RunContext:
             (path / "checkpoints" / "state").write_bytes(b"of no more use")
             (path / "weights").write_bytes(bytes(1000))
             (path / "metrics.jsonl").write_text("1\n2\n3\n")
-    companions = {owner: name for name, owner in FINISHED_WITH.items()}
     for stage, name in ARTEFACT_OF.items():
         begin_artifact(ctx.path(name), stage, {"seed": "0"})
-        others = [ctx.path(companions[name])] if name in companions else []
+        others = [ctx.path(other) for other, owner in FINISHED_WITH.items() if owner == name]
         finish_artifact(ctx.path(name), *others, rows=3)
     shutil.rmtree(ctx.path("60-policy") / "checkpoints")
     return ctx

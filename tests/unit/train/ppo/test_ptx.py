@@ -11,6 +11,7 @@ import pytest
 import torch
 from ppo_toys import CONFIG, PROMPTS, fresh_actor, fresh_trainer, rollout_of, train, with_settings
 
+from cai.data.filters import HygieneConfig
 from cai.errors import StoreError, TrainError
 from cai.modeling.tokenization import load_renderer
 from cai.pipeline.training_stages import _ptx_texts
@@ -18,6 +19,7 @@ from cai.records import Revision, chat_of
 from cai.train.ppo import ptx
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.ptx import pretraining_chunks, ptx_losses
+from cai.train.sft import SFTConfig
 
 
 def test_micro_batches_of_texts_do_not_change_the_loss(
@@ -105,8 +107,10 @@ def stage_texts(
     (folder / "10-revisions.jsonl").write_text(text)
     lines: list[str] = []
     context: Any = SimpleNamespace(
-        run=SimpleNamespace(ppo=PPOConfig.model_validate(ppo)),
-        resolved=SimpleNamespace(ptx_files=tuple(files)),
+        run=SimpleNamespace(
+            ppo=PPOConfig.model_validate(ppo), sft=SFTConfig(), hygiene=HygieneConfig()
+        ),
+        resolved=SimpleNamespace(ptx_files=tuple(files), against=(), extra=()),
         seed=0,
         path=lambda name: folder / name,
         notify=lines.append,
