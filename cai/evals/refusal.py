@@ -26,19 +26,16 @@ from typing import get_args
 import numpy as np
 
 from cai.data.filters import spaced_words
-from cai.evals.stats import Array, Indices, bootstrap_interval, estimate, paired_bootstrap, resample
+from cai.evals.stats import Array, Indices, bootstrap_interval, estimate, resample
 from cai.records import EvalReply, Kind, Score, Style
 
 SUBJECTS = ("base", "sft", "policy")
 """Order of rows and columns; other subjects follow in order of appearance."""
-COMPARISONS = (("sft", "base"), ("policy", "base"), ("policy", "sft"))
 BORDERLINE = "borderline"
 """Category of benign prompts that look harmful and are not."""
 
 Value = Callable[[EvalReply], float | None]
 """A reply's value under one metric; None: the grade does not say."""
-DrawKey = tuple[str, int]
-"""(prompt id, draw)"""
 
 
 def subjects_of(names: Iterable[str]) -> list[str]:
@@ -250,62 +247,3 @@ def _resampled_shares(sums: Array, seed: int, side: str, draws: int = 2000) -> l
         return np.asarray(totals[:, 0] / totals[:, 1])
 
     return [float(value) for value in resample(share, len(sums), seed, draws, side)]
-
-
-# ---- one subject against another ----
-
-
-def comparisons(replies: Sequence[EvalReply], *, seed: int = 0) -> list[Score]:
-    """Paired differences of the two headline rates, one for each side.
-
-    `METRIC.change` is the difference, `METRIC.relative_change` the same as a share. The subject
-    "policy-base" is policy minus base. Harm: `refusal.incorrect_rate.disallowed`; help:
-    `refusal.refusal_rate.benign`. Replies are paired by prompt and draw; a reply counts as unscored
-    when it has no partner or its partner is ungraded.
-    """
-    sides: tuple[tuple[str, Kind, Value], ...] = (
-        ("refusal.incorrect_rate.disallowed", "disallowed", incorrect),
-        ("refusal.refusal_rate.benign", "benign", refused),
-    )
-    scores: list[Score] = []
-    for metric, kind, value in sides:
-        values: dict[str, dict[DrawKey, float | None]] = {}
-        for reply in replies:
-            if reply.kind == kind:
-                values.setdefault(reply.subject, {})[reply.source, reply.draw] = value(reply)
-        for left, right in COMPARISONS:
-            if left in values and right in values:
-                scores += _change(metric, f"{left}-{right}", values[left], values[right], seed)
-    return scores
-
-
-def _change(
-    metric: str,
-    subject: str,
-    left: dict[DrawKey, float | None],
-    right: dict[DrawKey, float | None],
-    seed: int,
-) -> list[Score]:
-    keys = sorted(left.keys() | right.keys())
-    left_values = [left.get(key) for key in keys]
-    right_values = [right.get(key) for key in keys]
-    prompts = [prompt for prompt, _ in keys]
-    d = paired_bootstrap(left_values, right_values, prompts, seed)
-    absolute = (d.mean, d.stderr, d.ci_low, d.ci_high)
-    relative = (d.relative, d.relative_stderr, d.relative_low, d.relative_high)
-    return [
-        Score(
-            metric=f"{metric}.{name}",
-            subject=subject,
-            mean=mean,
-            stderr=stderr,
-            ci_low=low,
-            ci_high=high,
-            n=d.n,
-            unscored=d.unscored,
-        )
-        for name, (mean, stderr, low, high) in (
-            ("change", absolute),
-            ("relative_change", relative),
-        )
-    ]

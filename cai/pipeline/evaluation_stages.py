@@ -21,7 +21,8 @@ from cai.artifacts import (
     SUBJECTS,
 )
 from cai.data.split import subsample
-from cai.evals.refusal import answered, comparisons, refusal_scores
+from cai.evals.comparisons import comparisons
+from cai.evals.refusal import answered, refusal_scores
 from cai.evals.replies import item_id, prompt_draws, reply_step
 from cai.generate.unanswered import set_unanswered_aside
 from cai.pipeline.context import RunContext, load_rows
@@ -54,7 +55,7 @@ def evaluate(ctx: RunContext) -> None:
     measured = [next(with_rewards) if r.source in rewarded else r for r in replies]
     store.atomic_write(ctx.path(REPLIES), "".join(reply.line() + "\n" for reply in measured))
     scores = refusal_scores(measured, seed=run.seed, rewarded=rewarded)
-    scores += comparisons(measured, seed=run.seed)
+    scores += comparisons(measured)
     store.atomic_write(out, "".join(score.line() + "\n" for score in scores))
     nulls = ctx.record_nulls("eval", [reply.grade.unscored for reply in measured])
     counts = {"replies": len(measured), "scores": len(scores), **nulls}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from report_toys import reply
 
-from cai.evals.refusal import comparisons, harmonic, refusal_scores, subjects_of
+from cai.evals.comparisons import comparisons
+from cai.evals.refusal import harmonic, refusal_scores, subjects_of
 from cai.evals.stats import wilson
 from cai.records import EvalReply, Kind, Score, Style
 
