@@ -147,8 +147,9 @@ def headline_markdown(scores: Sequence[Score]) -> str:
     subjects, lines = headline_rows(scores)
     table = [["metric", *subjects], ["---", *["---:"] * len(subjects)]]
     table += [[label, *cells] for label, cells in lines]
-    return "".join(_markdown_row(cells) for cells in table)
+    return "".join(markdown_row(cells) for cells in table)
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a Markdown table."""
     return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |\n"
