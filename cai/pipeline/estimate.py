@@ -195,7 +195,7 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
     if run.reward_weights.direct:
         prompts = len(draws) // run.eval.draws
         rated = min(run.eval.reward_prompts or prompts, prompts) * run.eval.draws
-        yield _Stage("eval", judge_spec, pairs, rate_first, rated * len(SUBJECTS), False)
+        yield _Stage("eval ratings", judge_spec, pairs, rate_first, rated * len(SUBJECTS), False)
 
 
 async def _probe(ctx: RunContext, stage: _Stage, rows: Sequence[Any]) -> Forecast:

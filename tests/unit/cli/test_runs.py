@@ -194,18 +194,15 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 def test_several_runs_are_compared(capsys: Capture, tmp_path: Path) -> None:
     folders = [str(evaluated_run(tmp_path, f"seed-{i}", i)) for i in range(2)]
     output = tmp_path / "seeds.md"
-    for _ in range(2):  # its own output is replaced
-        code, out, err = run_command(capsys, "report", *folders, "--output", str(output))
-        assert (code, err) == (0, "")
-    assert "seeds: 0, 1" in out
+    for _ in range(2):  # its file is replaced
+        result = run_command(capsys, "report", *folders, "--output", output)
+        assert (result.code, result.err) == (0, "")
+    assert "seeds: 0, 1" in result.out
     assert "mean of 2 runs" in output.read_text(encoding="utf-8")
-    code, _, err = run_command(capsys, "report", folders[0], folders[0])
-    assert (code, err.count("\n")) == (2, 1)
-    assert "a run that is given already" in err
-    code, _, err = run_command(capsys, "report", folders[0], "--output", str(output))
-    assert (code, err.count("\n")) == (2, 1)
-    assert "the report of one run is report.html in its folder" in err
+    result = run_command(capsys, "report", folders[0], folders[0])
+    assert "a run that is given already" in result.usage_error
+    result = run_command(capsys, "report", folders[0], "--output", output)
+    assert "the report of one run is report.html in its folder" in result.usage_error
     (Path(folders[1]) / SCORES).unlink()
-    code, _, err = run_command(capsys, "report", *folders)
-    assert (code, err.count("\n")) == (2, 1)
-    assert f"{SCORES}: not there yet" in err
+    result = run_command(capsys, "report", *folders)
+    assert f"{SCORES}: not there yet" in result.usage_error
