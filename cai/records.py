@@ -286,7 +286,33 @@ class EvalReply(Row):
     reward: Number | None
     """Normalised preference-model reward; None before a preference model exists."""
     kl: Number | None
-    """Sum over the reply of log pi - log pi_ref, in nats; None for the reference policy."""
+    """In rows of earlier versions: sum over the reply of log pi - log pi_ref, in nats. None now: KL
+    is measured on responses sampled for it, see `KLReply`.
+    """
+    reward_parts: dict[str, Number | None] | None = None
+    """Weighted parts of the run's reward by name; a part that is None is unknown."""
+
+    @property
+    def total_reward(self) -> float | None:
+        """Sum of the parts; None where one is unknown, or none was computed."""
+        parts = list((self.reward_parts or {}).values())
+        known = [part for part in parts if part is not None]
+        return sum(known) if parts and len(known) == len(parts) else None
+
+
+class KLReply(Row):
+    """One response of the policy, sampled to measure its KL from the reference policy."""
+
+    source: str
+    temperature: float
+    """Of the sampling, and of both models' distributions."""
+    response: str
+    finished: bool
+    tokens: int
+    kl: Number | None
+    """Sum over the tokens of the exact KL of the next-token distributions, nats; None where the
+    prompt leaves no room for a response.
+    """
 
 
 class Score(Row):

@@ -270,7 +270,7 @@ def _fit_behaviour(
         replies: to the prompts of its kinds.
         start: the weights in the rubric.
         config: of the fit.
-        seed: of the split by prompt and of the bootstrap.
+        seed: of the split by prompt.
     """
     from cai.rubric.fit_weights import fit_weights, split_prompts
 
@@ -283,7 +283,7 @@ def _fit_behaviour(
     )
     reported = held_out or train
     report = BehaviourFit(behaviour, reported, bool(held_out), start, weights, result.scale)
-    print_table(errors_table(report, seed))
+    print_table(errors_table(report))
     classes = {id(reply.row): reply.class_name for reply in replies}
     print_table(rewards_table(report, [classes[id(row)] for row in reported]))
     return weights

@@ -32,14 +32,10 @@ class BehaviourFit:
     """Divisor of the preference model's rewards."""
 
 
-def errors_table(fit: BehaviourFit, seed: int) -> Table:
-    """Share of pairs that each reward orders wrongly, and how much the fit changed it.
-
-    Args:
-        fit: the fit.
-        seed: of the paired bootstrap.
-    """
-    from cai.evals.stats import estimate, paired_bootstrap
+def errors_table(fit: BehaviourFit) -> Table:
+    """Share of pairs that each reward orders wrongly, and how much the fit changed it."""
+    from cai.evals.paired import paired_difference
+    from cai.evals.stats import estimate
     from cai.rubric.fit_weights import pair_errors
 
     rows, scale = fit.rows, fit.scale
@@ -64,11 +60,11 @@ def errors_table(fit: BehaviourFit, seed: int) -> Table:
         score = estimate(metric, name, values, prompts, proportion=True)
         table.add_row(name, estimate_text(score, ".1%"))
     if by_reward[best]:
-        difference = paired_bootstrap(
+        difference = paired_difference(
             [error for _, error in by_reward[best]],
             [error for _, error in by_reward[base]],
             [prompt for prompt, _ in by_reward[best]],
-            seed=seed,
+            proportion=True,
         )
         bounds = f"[{_points(difference.ci_low)}, {_points(difference.ci_high)}]"
         table.caption = f"{best} against {base}: {_points(difference.mean)} {bounds}"

@@ -217,4 +217,63 @@ _add_stage_command("sft", "Stage of a run: fine-tune on the revisions.")
 _add_stage_command("pair", "Stage of a run: sample two replies per prompt, from the SFT model.")
 _add_stage_command("reward", "Stage of a run: train the preference model on the labels.")
 _add_stage_command("ppo", "Stage of a run: PPO on preference model and rubric, with a KL penalty.")
-_add_stage_command("report", "Stage of a run: write report.html from the run's files.")
+
+
+@app.command(epilog="Example: cai report runs/seed-0 runs/seed-1 --output seeds.md")
+def report(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN.yaml...",
+            help="The run's settings, or its folder; several to compare them.",
+        ),
+    ],
+    settings: Settings = None,
+    output: Annotated[
+        Path | None, typer.Option(help="With several runs: the comparison, as Markdown.")
+    ] = None,
+    max_cost: MaxCost = None,
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
+) -> None:
+    """Stage of a run: write report.html from the run's files. Of several runs: compare them.
+
+    The comparison has the runs' headline tables, and the mean paired change over the runs with an
+    interval over runs and prompts. It names settings, other than the seed, that differ.
+    """
+    if len(files) == 1:
+        if output is not None:
+            raise UsageError(
+                "--output: the report of one run is report.html in its folder;"
+                " give several runs to compare them"
+            )
+        limits = SpendingLimits(max_cost, max_tokens, max_hours)
+        execute_run(files[0], ("report",), settings, limits)
+    else:
+        _compare(files, settings or [], output)
+
+
+def _compare(files: Sequence[Path], settings: list[str], output: Path | None) -> None:
+    from contextlib import nullcontext
+
+    from cai.artifacts import SCORES
+    from cai.cli.output_files import replaced_output, write_output
+    from cai.pipeline.config import load_run
+    from cai.report.several_runs import markdown, notes, read_run, rich_table, tables
+
+    resolved = [load_run(file, settings) for file in files]
+    folders = [run.folder.resolve() for run in resolved]
+    for index, folder in enumerate(folders):
+        if folder in folders[:index]:
+            raise UsageError(f"{files[index]}: a run that is given already: name each run once")
+    sources = [folder / SCORES for folder in folders]
+    with replaced_output(output, "report", *sources) if output else nullcontext():
+        runs = [
+            read_run(one.folder, load_run(one.folder).run.model_dump(mode="json"))
+            for one in resolved
+        ]
+        for table in tables(runs):
+            print_table(rich_table(table), 160)
+        print("\n".join(notes(runs)))
+        if output:
+            write_output(output, "report", markdown(runs))

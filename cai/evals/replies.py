@@ -22,8 +22,8 @@ class EvalConfig(FrozenModel):
     prompts: int | None = Field(None, ge=1)
     """Number of held-out prompts, drawn at random; None: all."""
     reward_prompts: int | None = Field(None, ge=1)
-    """Number of prompts whose replies get reward and KL, which take as long as sampling the
-    replies does; None: all."""
+    """Number of prompts whose replies get rewards, and on which the policy's KL is measured. For
+    them that takes as long as sampling the replies does; None: all."""
     draws: int = Field(1, ge=1)
     """Replies per prompt."""
     temperature: float = Field(0.7, ge=0)

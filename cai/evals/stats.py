@@ -1,4 +1,4 @@
-"""Means with standard errors, and differences with intervals. Pure: scores in, rows out.
+"""Means with standard errors and intervals. Pure: scores in, rows out.
 
 Several draws from one prompt are not several prompts. Every function takes the prompt of each score
 as its `clusters`, and treats prompts, not replies, as the sampled units. Left out on purpose:
@@ -9,7 +9,6 @@ how many there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +44,7 @@ def estimate(
         SE² = G/(G-1) · 1/n² · Σ_g (Σ_{i in g} (s_i − mean))²
 
     With one score a cluster this is the usual SE² = s²/n. Interval: Student's t with G−1 degrees of
-    freedom; for proportions, Wilson's on an effective sample size (`_wilson_clustered`).
+    freedom; for proportions, Wilson's on an effective sample size (`wilson_clustered`).
 
     Args:
         clusters: the prompt of each score; None: every score is its own cluster.
@@ -55,18 +54,18 @@ def estimate(
         `stderr` and the interval are None for fewer than two clusters with known scores, as the
         variance between prompts is then unknown.
     """
-    known, groups = _known(scores, clusters)
+    known, groups = known_scores(scores, clusters)
     n = len(known)
     cluster_count = len(set(groups.tolist()))
     mean = stderr = low = high = None
     if n:
         mean = float(known.mean())
-        stderr = _stderr(known, groups)
+        stderr = clustered_stderr(known, groups)
     if mean is not None and stderr is not None:
         if proportion is None:
-            proportion = bool(np.isin(known, (0.0, 1.0)).all())
+            proportion = yes_no(known)
         if proportion:
-            low, high = _wilson_clustered(mean, stderr, n, cluster_count)
+            low, high = wilson_clustered(mean, stderr, n, cluster_count)
         else:
             half = stderr * float(stats.t.ppf((1 + CONFIDENCE) / 2, cluster_count - 1))
             low, high = mean - half, mean + half
@@ -82,21 +81,28 @@ def estimate(
     )
 
 
-def _known(scores: Sequence[float | None], clusters: Sequence[str] | None) -> tuple[Array, Indices]:
+def yes_no(known: Array) -> bool:
+    """Whether all scores are 0 or 1."""
+    return bool(np.isin(known, (0.0, 1.0)).all())
+
+
+def known_scores(
+    scores: Sequence[float | None], clusters: Sequence[str] | None
+) -> tuple[Array, Indices]:
     """(known scores, their clusters' numbers)."""
     names = [str(i) for i in range(len(scores))] if clusters is None else clusters
     pairs = [(s, name) for s, name in zip(scores, names, strict=True) if s is not None]
     values = np.array([score for score, _ in pairs], dtype=float)
-    return values, _cluster_numbers([name for _, name in pairs])
+    return values, cluster_numbers([name for _, name in pairs])
 
 
-def _cluster_numbers(names: Sequence[str]) -> Indices:
+def cluster_numbers(names: Sequence[str]) -> Indices:
     """Each name's number, counted from 0 in order of first appearance."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
-def _stderr(known: Array, groups: Indices) -> float | None:
+def clustered_stderr(known: Array, groups: Indices) -> float | None:
     """Clustered standard error of the mean; None for fewer than two clusters."""
     clusters = len(set(groups.tolist()))
     if clusters < 2:
@@ -122,7 +128,7 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     return (0.0 if share == 0 else max(0.0, low)), (1.0 if share == 1 else min(1.0, high))
 
 
-def _wilson_clustered(share: float, stderr: float, n: int, clusters: int) -> tuple[float, float]:
+def wilson_clustered(share: float, stderr: float, n: int, clusters: int) -> tuple[float, float]:
     """Wilson's interval on the effective sample size (Korn and Graubard 1998, eq. 1-2).
 
         deff = SE²·(n−1) / (p(1−p))
@@ -139,88 +145,6 @@ def _wilson_clustered(share: float, stderr: float, n: int, clusters: int) -> tup
     t_clusters = float(stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1))
     t_scores = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
     return wilson(share, n / deff * (t_scores / t_clusters) ** 2)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """mean(a) − mean(b) over pairs with both sides known, with a 95 % interval.
-
-    `relative…`: the same as a share of mean(b).
-    """
-
-    n: int
-    """Pairs used."""
-    unscored: int
-    """Pairs left out because one side is unknown."""
-    mean: float | None = None
-    stderr: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    relative: float | None = None
-    """mean / mean(b); None when mean(b) is 0."""
-    relative_stderr: float | None = None
-    relative_low: float | None = None
-    """None, like the other end, also when mean(b) is 0 in some resample: the interval is then
-    unbounded."""
-    relative_high: float | None = None
-
-
-def paired_bootstrap(
-    a: Sequence[float | None],
-    b: Sequence[float | None],
-    clusters: Sequence[str],
-    seed: int,
-    draws: int = 2000,
-) -> Difference:
-    """mean(a) − mean(b) with an interval; `a[i]`, `b[i]` are scores on prompt `clusters[i]`.
-
-    Prompts are resampled with replacement, each with all its pairs (percentile bootstrap, Efron and
-    Tibshirani 1993, §13.3; by cluster: Field and Welsh 2007). This preserves the pairing and the
-    dependence between draws. With fewer than two prompts there is no interval.
-
-    When resamples do not vary (say 100 % against 0 %) the bootstrap has no interval. Yes/no scores
-    then get Newcombe's interval from the two Wilson intervals (1998, method 10), treated as
-    unpaired and therefore rather too wide; other scores get none.
-    """
-    pairs = [
-        (x, y, name)
-        for x, y, name in zip(a, b, clusters, strict=True)
-        if x is not None and y is not None
-    ]
-    n = len(pairs)
-    unscored = len(a) - n
-    if not n:
-        return Difference(n, unscored)
-    known = np.array([(x, y) for x, y, _ in pairs], dtype=float)
-    mean_a, mean_b = (float(mean) for mean in known.mean(axis=0))
-    gap = mean_a - mean_b
-    relative = gap / mean_b if mean_b else None
-    sums, counts = _per_cluster(known, [name for _, _, name in pairs])
-    if len(counts) < 2:
-        return Difference(n, unscored, mean=gap, relative=relative)
-
-    def mean_pairs(indices: Indices) -> Array:
-        means: Array = sums[indices].sum(axis=1) / counts[indices].sum(axis=1)[:, None]
-        return means
-
-    means = resample(mean_pairs, len(counts), seed, draws)
-    gaps = means[:, 0] - means[:, 1]
-    stderr, low, high = bootstrap_interval(gaps)
-    if low is None and np.isin(known, (0.0, 1.0)).all():
-        low, high = _newcombe(mean_a, mean_b, len(counts))
-    ratio: Interval = (None, None, None)
-    if relative is not None and (means[:, 1] != 0).all():
-        ratio = bootstrap_interval(gaps / means[:, 1])
-    return Difference(n, unscored, gap, stderr, low, high, relative, *ratio)
-
-
-def _per_cluster(known: Array, names: Sequence[str]) -> tuple[Array, Array]:
-    """Sums of each column, and counts, by cluster in order of first appearance."""
-    groups = _cluster_numbers(names)
-    columns = [np.bincount(groups, weights=column) for column in known.T]
-    sums: Array = np.stack(columns, axis=1).astype(float)
-    counts: Array = np.bincount(groups).astype(float)
-    return sums, counts
 
 
 def resample(
@@ -249,12 +173,3 @@ def bootstrap_interval(values: Array) -> Interval:
         return None, None, None
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(values.std(ddof=1)), float(low), float(high)
-
-
-def _newcombe(share_a: float, share_b: float, n: int) -> tuple[float, float]:
-    low_a, high_a = wilson(share_a, n)
-    low_b, high_b = wilson(share_b, n)
-    gap = share_a - share_b
-    below = float(np.hypot(share_a - low_a, high_b - share_b))
-    above = float(np.hypot(high_a - share_a, share_b - low_b))
-    return max(-1.0, gap - below), min(1.0, gap + above)

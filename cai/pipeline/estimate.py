@@ -189,6 +189,10 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
     draws = prompt_draws(subsample(held_out, run.eval.prompts, seed, "eval"), run.eval.draws)
     answer = reply_step("base", author, ctx.rubric, run.eval, seed)
     yield _Stage("eval", run.model, draws, answer, len(draws) * len(SUBJECTS), True)
+    if run.reward_weights.direct:
+        prompts = len(draws) // run.eval.draws
+        rated = min(run.eval.reward_prompts or prompts, prompts) * run.eval.draws
+        yield _Stage("eval ratings", judge_spec, pairs, rate_first, rated * len(SUBJECTS), False)
 
 
 async def _probe(ctx: RunContext, stage: _Stage, rows: Sequence[Any]) -> Forecast:

@@ -21,10 +21,14 @@ HEADLINE: tuple[tuple[str, str], ...] = (
     ("refusal.refusal_rate.benign_borderline", "refusals of borderline benign ↓"),
     ("refusal.style.disallowed.desired_refusal", "desired refusal style on disallowed ↑"),
     ("reward.mean", "preference model's score ↑"),
+    ("reward.total", "PPO's reward, before its KL penalty ↑"),
+    ("kl.at.*", "KL from reference at T = *, nats per reply"),
     ("kl.mean", "KL from reference, nats per reply"),
     ("length.words", "words per reply"),
 )
-"""Metric and its label in the table; an arrow, where there is one, points to the better side."""
+"""Metric and its label in the table; an arrow, where there is one, points to the better side. `*`
+stands for the rest of the metric's name. Of `kl.mean`, files of earlier versions have a row.
+"""
 
 _CHANGES = (".change", ".relative_change")
 
@@ -83,18 +87,25 @@ def headline_rows(scores: Iterable[Score]) -> tuple[list[str], list[tuple[str, l
 
     Metrics are in the order of `HEADLINE`. Of two rows of one metric and subject the later counts.
     """
-    labels = dict(HEADLINE)
-    headline_scores = {
-        (score.metric, score.subject): score for score in scores if score.metric in labels
-    }
-    subjects = subjects_of(subject for _, subject in headline_scores)
-    present = {metric for metric, _ in headline_scores}
-    lines = []
+    by_key = {(score.metric, score.subject): score for score in scores}
+    metrics = headline_metrics(metric for metric, _ in by_key)
+    subjects = subjects_of(subject for metric, subject in by_key if metric in metrics)
+    return subjects, [
+        (label, [cell(by_key.get((metric, subject))) for subject in subjects])
+        for metric, label in metrics.items()
+    ]
+
+
+def headline_metrics(present: Iterable[str]) -> dict[str, str]:
+    """Metric -> its label, of the metrics among `present` that belong in the headline table."""
+    names = list(dict.fromkeys(present))
+    labels: dict[str, str] = {}
     for metric, label in HEADLINE:
-        if metric in present:
-            cells = [cell(headline_scores.get((metric, subject))) for subject in subjects]
-            lines.append((label, cells))
-    return subjects, lines
+        start, star, _ = metric.partition("*")
+        for name in names:
+            if name == metric or (star and name.startswith(start)):
+                labels[name] = label.replace("*", name.removeprefix(start))
+    return labels
 
 
 def changes(scores: Iterable[Score]) -> list[tuple[str, str, str, str]]:
@@ -136,8 +147,9 @@ def headline_markdown(scores: Sequence[Score]) -> str:
     subjects, lines = headline_rows(scores)
     table = [["metric", *subjects], ["---", *["---:"] * len(subjects)]]
     table += [[label, *cells] for label, cells in lines]
-    return "".join(_markdown_row(cells) for cells in table)
+    return "".join(markdown_row(cells) for cells in table)
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a Markdown table."""
     return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |\n"

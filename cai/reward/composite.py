@@ -65,7 +65,7 @@ def reward_parts(
             model.rows(prompt.chat, reply) for prompt, reply in zip(prompts, replies, strict=True)
         ]
         scores = model.score_within_window(rows)
-        table["pm"] = [None if score is None else mix.pm * score for score in scores]
+        table["pm"] = weighted(scores, mix.pm)
     if mix.rubric and rubric is not None:
         table["rubric"] = [
             _rubric_score(prompt, reply, rubric, mix.rubric)
@@ -73,7 +73,7 @@ def reward_parts(
         ]
     if mix.direct and rate is not None:
         ratings = rate(prompts, replies)
-        table["direct"] = [None if rating is None else mix.direct * rating for rating in ratings]
+        table["direct"] = weighted(ratings, mix.direct)
     if mix.length:
         table["length"] = [
             -mix.length * penalties.length_excess(reply, mix.free_words) for reply in replies
@@ -81,6 +81,11 @@ def reward_parts(
     if mix.format:
         table["format"] = [-mix.format * len(penalties.format_faults(reply)) for reply in replies]
     return table
+
+
+def weighted(values: Sequence[float | None], weight: float) -> list[float | None]:
+    """The values times `weight`; what is unknown stays so."""
+    return [None if value is None else weight * value for value in values]
 
 
 def _rubric_score(

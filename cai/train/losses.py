@@ -174,6 +174,17 @@ def entropy(logits_NV: Tensor) -> Tensor:
     return -(logp_NV.exp() * logp_NV).sum(-1)
 
 
+def exact_kl(logits_NV: Tensor, ref_logits_NV: Tensor) -> Tensor:
+    """(N,) KL(pi, pi_ref) of each next-token distribution, nats: the sum over the vocabulary of
+    pi * (log pi - log pi_ref), which is the mean of `k1` over samples of pi.
+    """
+    logp_NV = logits_NV.log_softmax(-1)
+    log_ratio_NV = logp_NV - ref_logits_NV.log_softmax(-1)
+    p_NV = logp_NV.exp()
+    # a token that pi excludes adds nothing, whatever its ratio; rounding may leave less than 0
+    return torch.where(p_NV > 0, p_NV * log_ratio_NV, 0.0).sum(-1).clamp(min=0)
+
+
 @dataclass(frozen=True)
 class KLController:
     """The weight of the KL penalty, and how it follows the measured KL. Immutable: `updated` gives

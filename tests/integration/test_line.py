@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torchrun import run_two_processes
 
 from cai.cli import main
-from cai.records import EvalReply, Pair, Preference, Prompt, Revision, Score, chat_of
+from cai.records import EvalReply, KLReply, Pair, Preference, Prompt, Revision, Score, chat_of
 from cai.store import Manifest, read_rows
 from cai.train.sft import Example, SFTConfig, sft
 
@@ -214,9 +214,13 @@ def test_rows_name_what_they_come_from(finished_run: tuple[Path, float]) -> None
     assert [(r.subject, r.source) for r in replies] == [
         (s, i) for s in ("base", "sft", "policy") for i in held_ids
     ]
-    assert all(
-        (r.kl is not None) == (r.subject == "policy") and r.reward is not None for r in replies
-    )
+    assert all(r.reward is not None and r.total_reward is not None for r in replies)
+    kl_replies = rows(folder, "70-eval/kl.jsonl", KLReply)
+    assert [(r.temperature, r.source) for r in kl_replies] == [
+        (t, i) for t in (1.0, 0.7) for i in [r.source for r in kl_replies[:15]]
+    ]
+    assert {r.source for r in kl_replies} == set(held_ids)
+    assert all(r.kl is not None and r.kl >= 0 for r in kl_replies)
 
 
 def test_half_of_the_training_pairs_are_imported_preferences(

@@ -14,9 +14,8 @@ from transformers import PreTrainedModel
 from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length, length_batches, right_pad
 from cai.modeling.frozen_cache import FrozenCache
 from cai.modeling.generation import generate, prefill_prefix
-from cai.modeling.precision import autocast
 from cai.modeling.tokenization import Renderer
-from cai.records import Chat, Prompt
+from cai.records import Prompt
 from cai.seeds import derive
 from cai.train.ppo.actor import ForwardModel
 from cai.train.ppo.config import RolloutConfig
@@ -243,42 +242,3 @@ def critic_states(
 def padded(rows: Sequence[Tensor]) -> Tensor:
     """(B, T), zeros after each row's end."""
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-
-
-@torch.no_grad()
-def text_logprobs(
-    model: PreTrainedModel,
-    renderer: Renderer,
-    replies: Sequence[tuple[Chat, str, bool]],
-    temperature: float,
-    batch_size: int = 16,
-) -> list[float]:
-    """Summed log-probability, nats, of each (chat, reply, finished) under a plain model; a sampled
-    stop token counts.
-
-    The reply's text is tokenized anew: where the model had sampled other tokens for it, this is the
-    number of the usual tokenization.
-    """
-    prompts = [renderer.prompt_ids(chat) for chat, _, _ in replies]
-    responses = [
-        renderer.response_ids(text) if finished else renderer.text_ids(text)
-        for _, text, finished in replies
-    ]
-    rows = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-    logps = [0.0] * len(replies)
-    for indices in length_batches(rows, batch_size):
-        ids_BT, _ = right_pad([rows[i] for i in indices], renderer.pad_token_id, model.device)
-        with autocast(model.device):
-            hidden_BTE = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state.to(
-                model.dtype
-            )
-        for hidden_TE, i in zip(hidden_BTE, indices, strict=True):
-            if responses[i]:
-                tokens_T = torch.tensor(responses[i], dtype=torch.long, device=model.device)
-                response_TE = hidden_TE[len(prompts[i]) - 1 : len(rows[i]) - 1]
-                logps[i] = float(
-                    token_logprobs(
-                        response_TE, tokens_T, model.get_output_embeddings(), temperature
-                    ).sum()
-                )
-    return logps

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from cli_runner import ROOT, RUN, Capture, run_command, run_file, write_lines
+from report_toys import reply
 
 from cai import store
-from cai.artifacts import STAGES
+from cai.artifacts import REPLIES, SCORES, STAGES
 from cai.cli import main
-from cai.pipeline.config import load_run
+from cai.evals.refusal import refusal_scores
+from cai.pipeline.config import load_run, save_run
 from cai.pipeline.stages import RUN_STAGE
+from cai.records import Row
 
 
 def test_stages_are_those_of_the_line() -> None:
@@ -165,3 +169,40 @@ def test_training_wants_weights(capsys: Capture, tmp_path: Path) -> None:
     assert run_command(capsys, "run", file, "--until", "revise").code == 0
     error = run_command(capsys, "sft", file).usage_error
     assert error == "model: fake:polite: training needs weights: smollm2 or local:FOLDER_OR_HUB_ID"
+
+
+def evaluated_run(tmp_path: Path, name: str, seed: int) -> Path:
+    """The folder of a run with settings, and with replies of two models to two prompts."""
+    settings = [f"name={name}", f"seed={seed}", f"folder={tmp_path / name}"]
+    resolved = load_run(run_file(tmp_path, RUN), settings)
+    resolved.folder.mkdir(exist_ok=True)
+    save_run(resolved)
+    replies = [
+        reply(source, subject, correct=subject == "sft" or seed > 0)
+        for subject in ("sft", "policy")
+        for source in ("a", "b")
+    ]
+    write_rows(resolved.folder / REPLIES, replies)
+    write_rows(resolved.folder / SCORES, refusal_scores(replies))
+    return resolved.folder
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    path.write_text("".join(row.line() + "\n" for row in rows), encoding="utf-8")
+
+
+def test_several_runs_are_compared(capsys: Capture, tmp_path: Path) -> None:
+    folders = [str(evaluated_run(tmp_path, f"seed-{i}", i)) for i in range(2)]
+    output = tmp_path / "seeds.md"
+    for _ in range(2):  # its file is replaced
+        result = run_command(capsys, "report", *folders, "--output", output)
+        assert (result.code, result.err) == (0, "")
+    assert "seeds: 0, 1" in result.out
+    assert "mean of 2 runs" in output.read_text(encoding="utf-8")
+    result = run_command(capsys, "report", folders[0], folders[0])
+    assert "a run that is given already" in result.usage_error
+    result = run_command(capsys, "report", folders[0], "--output", output)
+    assert "the report of one run is report.html in its folder" in result.usage_error
+    (Path(folders[1]) / SCORES).unlink()
+    result = run_command(capsys, "report", *folders)
+    assert f"{SCORES}: not there yet" in result.usage_error

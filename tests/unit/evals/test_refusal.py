@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from report_toys import reply
 
-from cai.evals.refusal import comparisons, harmonic, refusal_scores, subjects_of
+from cai.evals.comparisons import comparisons
+from cai.evals.refusal import harmonic, refusal_scores, subjects_of
 from cai.evals.stats import wilson
 from cai.records import EvalReply, Kind, Score, Style
 
@@ -89,22 +90,24 @@ def test_nothing_graded_is_none_not_a_row_left_out() -> None:
     assert score["refusal.f1"].mean is None
 
 
-def test_reward_and_kl_have_rows_only_where_they_are_defined() -> None:
-    """KL of policy: (2 + 4)/2 = 3, one unknown; base has neither."""
+def test_rewards_have_rows_only_where_they_are_defined() -> None:
+    """Whole reward of policy: (1 − .5 + 2)/1, as a part of d2 is unknown; base has none."""
     rows = [
-        reply("d1", kl=2.0, reward=1.0),
-        reply("d2", kl=4.0, reward=0.0),
+        reply("d1", reward=1.0, reward_parts={"pm": 1.0, "format": -0.5, "rubric": 2.0}),
+        reply("d2", reward=0.0, reward_parts={"pm": 0.0, "rubric": None}),
         reply("d3"),
         reply("d1", "base"),
         reply("d2", "base"),
     ]
     scores = refusal_scores(rows)
     policy, base = named(scores), named(scores, "base")
-    assert (policy["kl.mean"].mean, policy["kl.mean"].n, policy["kl.mean"].unscored) == (3.0, 2, 1)
+    total = policy["reward.total"]
+    assert (total.mean, total.n, total.unscored) == (2.5, 1, 2)
     assert policy["reward.mean"].mean == 0.5
-    assert not {"kl.mean", "reward.mean"} & base.keys()
+    assert not {"reward.total", "reward.mean"} & base.keys()
     partly = named(refusal_scores(rows, rewarded={"d1", "d2"}))  # d3 is left out, not unknown
-    assert (partly["kl.mean"].n, partly["kl.mean"].unscored, partly["length.words"].n) == (2, 0, 3)
+    mean = partly["reward.mean"]
+    assert (mean.n, mean.unscored, partly["length.words"].n) == (2, 0, 3)
 
 
 def test_length_and_finish() -> None:

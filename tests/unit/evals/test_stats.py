@@ -1,4 +1,4 @@
-"""Estimates and paired differences, against values derived by hand in the docstrings.
+"""Estimates, against values derived by hand in the docstrings.
 
 Tabled quantiles: z = 1.959964; t(.975) with 1, 3, 7 degrees of freedom = 12.7062, 3.182446,
 2.364624.
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai.evals.stats import estimate, paired_bootstrap, wilson
+from cai.evals.stats import estimate, wilson
 
 
 def test_real_valued_scores_get_students_interval() -> None:
@@ -130,85 +130,3 @@ def test_the_interval_holds_the_mean_and_stays_a_share(
         assert score.ci_high is not None
         assert 0 <= score.ci_low <= score.mean <= score.ci_high <= 1
         assert score.ci_low < score.ci_high
-
-
-def test_difference_by_hand() -> None:
-    """a − b per prompt: 1, 1, 0, 0, with b = (0, 0, 1, 1): gap 1 − ½ = ½, relative ½/½ = 1.
-
-    The gap's bootstrap is Binomial(4, ½)/4: sd ¼; P(0) = P(1) = 1/16 > .025, so the interval is
-    [0, 1]. A resample of the first two prompts alone has mean(b) = 0 (chance 1/16 a draw, so sure
-    to be among 2000): the relative interval is unbounded.
-    """
-    difference = paired_bootstrap([1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], list("wxyz"), seed=0)
-    assert (difference.mean, difference.relative, difference.n, difference.unscored) == (
-        0.5,
-        1.0,
-        4,
-        0,
-    )
-    assert (difference.ci_low, difference.ci_high) == (0.0, 1.0)
-    assert difference.stderr == pytest.approx(0.25, abs=0.015)
-    assert (difference.relative_stderr, difference.relative_low, difference.relative_high) == (
-        None,
-        None,
-        None,
-    )
-
-
-def test_whole_prompts_are_resampled() -> None:
-    """Two prompts of 50 equal pairs, gaps 0 and 1: resampled means are 0, ½, 1 only.
-
-    Their sd is √(1/8) = .354; of 100 pairs it would be .05.
-    """
-    a, b = [0.0] * 50 + [1.0] * 50, [0.0] * 100
-    difference = paired_bootstrap(a, b, ["x"] * 50 + ["y"] * 50, seed=3)
-    assert (difference.mean, difference.ci_low, difference.ci_high) == (0.5, 0.0, 1.0)
-    assert difference.stderr == pytest.approx(math.sqrt(1 / 8), abs=0.02)
-
-
-def test_pairing_removes_what_the_sides_share() -> None:
-    """b varies widely, a = b + 1 ± 0.1: the gap's interval is narrow."""
-    b = [float(i * i) for i in range(20)]
-    a = [value + 1 + (0.1 if i % 2 else -0.1) for i, value in enumerate(b)]
-    difference = paired_bootstrap(a, b, list(map(str, range(20))), seed=0)
-    assert difference.mean == pytest.approx(1.0)
-    assert difference.ci_low is not None
-    assert difference.ci_high is not None
-    assert 0.9 < difference.ci_low < 1 < difference.ci_high < 1.1
-
-
-def test_pairs_with_an_unknown_side_are_counted_not_guessed() -> None:
-    difference = paired_bootstrap(
-        [1.0, None, 1.0, 0.0], [0.0, 0.0, None, 0.0], list("wxyz"), seed=0
-    )
-    assert (difference.mean, difference.n, difference.unscored) == (0.5, 2, 2)
-    assert difference.relative is None, "relative to 0 it is undefined"
-
-
-def test_where_resamples_cannot_differ_newcombe_is_used() -> None:
-    """All of 4 against none of 4: each Wilson end is .489891 off.
-
-    So the lower half width is √2·.489891 = .692811: [.307189, 1].
-    """
-    difference = paired_bootstrap([1.0] * 4, [0.0] * 4, list("wxyz"), seed=0)
-    assert difference.mean == 1.0
-    assert difference.stderr is None
-    assert (difference.ci_low, difference.ci_high) == pytest.approx((1 - 0.692811, 1.0), abs=2e-5)
-    constant = paired_bootstrap([2.5] * 4, [1.0] * 4, list("wxyz"), seed=0)
-    assert (constant.mean, constant.ci_low, constant.ci_high) == (1.5, None, None)
-
-
-def test_same_seed_same_interval() -> None:
-    a, b, names = [0.3, 0.9, 0.1, 0.7, 0.2], [0.5, 0.2, 0.4, 0.1, 0.9], list("vwxyz")
-    assert paired_bootstrap(a, b, names, seed=1) == paired_bootstrap(a, b, names, seed=1)
-    assert paired_bootstrap(a, b, names, seed=1) != paired_bootstrap(a, b, names, seed=2)
-
-
-def test_no_pairs() -> None:
-    difference = paired_bootstrap([None], [1.0], ["p"], seed=0)
-    assert (difference.mean, difference.ci_low, difference.n, difference.unscored) == (
-        None,
-        None,
-        0,
-        1,
-    )

@@ -365,7 +365,8 @@ def test_unanswered_evaluation_replies_are_asked_again(
     """They are no input of another stage: at any later time."""
     lm = Flaky(passing=True)
     monkeypatch.setattr(context, "open_lm", lambda spec, http: lm)
-    monkeypatch.setattr(evaluation_stages, "_add_rewards", lambda ctx, replies: replies)
+    monkeypatch.setattr(evaluation_stages, "add_rewards", lambda ctx, replies: replies)
+    monkeypatch.setattr(evaluation_stages, "measure_policy_kl", lambda ctx, prompts: [])
 
     def evaluated(folder: Path) -> RunContext:
         folder.mkdir(exist_ok=True)

@@ -13,7 +13,8 @@ from report_toys import STEPS, reply, score, vote
 
 from cai import store
 from cai.errors import StoreError
-from cai.evals.refusal import comparisons, refusal_scores
+from cai.evals.comparisons import comparisons
+from cai.evals.refusal import refusal_scores
 from cai.records import Preference, Prompt, Revision, Round, Row, chat_of
 from cai.report.html import SHOWN_CHARS, clean, render, write_report
 

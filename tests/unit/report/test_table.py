@@ -37,6 +37,8 @@ def test_cells(row: Score | None, text: str) -> None:
 def test_headline_keeps_its_order_and_says_what_is_unknown() -> None:
     rows = [
         score("kl.mean", 2.0, "policy", ends=False),
+        score("kl.at.1", 3.0, "policy", ends=False),
+        score("kl.at.0.7", 2.5, "policy", ends=False),
         score("refusal.refusal_rate.benign", 0.25, "policy", ends=False),
         score("refusal.refusal_rate.benign", 0.5, "base", ends=False),
         score("refusal.refusal_rate.benign", 0.5, "a|b", ends=False),
@@ -46,6 +48,8 @@ def test_headline_keeps_its_order_and_says_what_is_unknown() -> None:
         "| metric | base | policy | a\\|b |\n"
         "| --- | ---: | ---: | ---: |\n"
         "| refusals of benign ↓ | 50 % n=96 | 25 % n=96 | 50 % n=96 |\n"
+        "| KL from reference at T = 1, nats per reply | – | 3.00 n=96 | – |\n"
+        "| KL from reference at T = 0.7, nats per reply | – | 2.50 n=96 | – |\n"
         "| KL from reference, nats per reply | – | 2.00 n=96 | – |\n"
     )
     console = Console(width=200, record=True, file=io.StringIO())

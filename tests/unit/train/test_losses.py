@@ -16,6 +16,7 @@ from cai.train.losses import (
     KLController,
     center_by_group,
     entropy,
+    exact_kl,
     gae,
     k1,
     k3,
@@ -127,6 +128,33 @@ def test_value_loss_is_pessimistic() -> None:
 def test_fixed_controller_stays() -> None:
     fixed = KLController(0.1)
     assert fixed.updated(1e9, 10_000) is fixed
+
+
+def test_exact_kl_by_hand() -> None:
+    """pi = (1/2, 1/4, 1/4), ref = (1/4, 1/2, 1/4): ln 2/2 − ln 2/4 = ln 2/4. At T = 1/2 they are
+    (4, 1, 1)/6 and (1, 4, 1)/6: 4/6·ln 4 − 1/6·ln 4 = ln 2.
+
+    A token that pi excludes adds nothing; one that only the reference excludes makes it infinite.
+    """
+    logits = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    reference = torch.tensor([[0.25, 0.5, 0.25]]).log()
+    assert exact_kl(logits, reference).item() == pytest.approx(math.log(2) / 4)
+    assert exact_kl(logits / 0.5, reference / 0.5).item() == pytest.approx(math.log(2))
+    assert exact_kl(logits, logits).item() == 0
+    one, both = torch.tensor([[0.0, -torch.inf]]), torch.tensor([[0.0, 0.0]])
+    assert exact_kl(one, both).item() == pytest.approx(math.log(2))
+    assert exact_kl(both, one).item() == math.inf
+
+
+def test_exact_kl_is_the_mean_of_sampled_log_ratios() -> None:
+    """With less variance: none, here."""
+    torch.manual_seed(0)
+    logits, reference = torch.randn(1, 5), torch.randn(1, 5)
+    logp, ref_logp = logits.log_softmax(-1)[0], reference.log_softmax(-1)[0]
+    tokens = torch.multinomial(logp.exp(), 200_000, replacement=True)
+    ratios = k1(logp[tokens], ref_logp[tokens])
+    exact = exact_kl(logits, reference).item()
+    assert ratios.mean().item() == pytest.approx(exact, abs=5 * float(ratios.std()) / 447)
 
 
 @pytest.mark.parametrize(
