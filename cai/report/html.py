@@ -44,6 +44,7 @@ from cai.report.sections import (
     read_stage,
     settings_summary,
 )
+from cai.reward import hacking
 from cai.store import atomic_write, read_rows
 
 EXAMPLES_PER_KIND = 3
@@ -107,6 +108,7 @@ def _ppo_sections(run_files: RunFiles) -> dict[str, Any]:
     updates = run_files.section(f"{POLICY}/{METRICS}", "ppo", ppo_updates)
     return {
         "curves": updates.then(lambda rows: Markup(plots.ppo_curves(rows)), NO_UPDATE),  # noqa: S704
+        "signs": updates.then(hacking.sign_lines, NO_UPDATE),
         "last": updates.then(lambda rows: list(flat_metrics(rows[-1])), NO_UPDATE),
     }
 
