@@ -67,6 +67,7 @@ def reply_step(
                 response=sample.text,
                 kind=prompt.kind,
                 source=prompt.id,
+                finished=sample.finished,
             )
         except UnansweredError as error:
             sample = NO_SAMPLE

@@ -33,10 +33,19 @@ class RunReward:
     rate: Rate | None
 
     def __call__(
-        self, prompts: Sequence[Prompt], replies: Sequence[str]
+        self,
+        prompts: Sequence[Prompt],
+        replies: Sequence[str],
+        finished: Sequence[bool] | None = None,
     ) -> dict[str, list[float | None]]:
         return reward_parts(
-            prompts, replies, self.preference_model, self.rubric, self.weights, self.rate
+            prompts,
+            replies,
+            self.preference_model,
+            self.rubric,
+            self.weights,
+            self.rate,
+            finished,
         )
 
 

@@ -188,7 +188,9 @@ def ppo(ctx: RunContext) -> None:
 
     def reward_fn(rollouts: Sequence[Rollout]) -> RewardTable:
         return reward(
-            [rollout.prompt for rollout in rollouts], [rollout.text for rollout in rollouts]
+            [rollout.prompt for rollout in rollouts],
+            [rollout.text for rollout in rollouts],
+            [rollout.finished for rollout in rollouts],
         )
 
     renderer = load_renderer(weights)

@@ -45,6 +45,7 @@ from cai.report.sections import (
     read_stage,
     settings_summary,
 )
+from cai.reward import hacking
 from cai.store import atomic_write, json_lines, read_rows
 
 EXAMPLES_PER_KIND = 3
@@ -109,6 +110,7 @@ def _ppo_sections(run_files: RunFiles) -> dict[str, Any]:
     return {
         "curves": updates.then(lambda rows: Markup(plots.ppo_curves(rows)), NO_UPDATE),  # noqa: S704
         "validation": run_files.section(f"{POLICY}/{VALIDATION_FILE}", "ppo", _validation_plot),
+        "signs": updates.then(hacking.sign_lines, NO_UPDATE),
         "last": updates.then(lambda rows: list(flat_metrics(rows[-1])), NO_UPDATE),
     }
 

@@ -18,6 +18,7 @@ HEADLINE: tuple[tuple[str, str], ...] = (
     ("refusal.incorrect_rate.disallowed", "incorrect on disallowed ↓"),
     ("refusal.incorrect_rate.sensitive", "incorrect on sensitive ↓"),
     ("refusal.refusal_rate.benign", "refusals of benign ↓"),
+    ("refusal.answered_rate.benign", "answers to benign ↑"),
     ("refusal.refusal_rate.benign_borderline", "refusals of borderline benign ↓"),
     ("refusal.style.disallowed.desired_refusal", "desired refusal style on disallowed ↑"),
     ("reward.mean", "preference model's score ↑"),

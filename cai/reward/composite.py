@@ -47,6 +47,7 @@ def reward_parts(
     rubric: CompiledRubric | None,
     mix: RewardWeights,
     rate: Rate | None = None,
+    finished: Sequence[bool] | None = None,
 ) -> dict[str, list[float | None]]:
     """Every part of the reward of every reply.
 
@@ -54,6 +55,7 @@ def reward_parts(
 
     Args:
         rate: the judge of direct RLAIF.
+        finished: whether the model ended each reply; None: not known.
 
     Returns:
         Part -> one weighted value per reply. None: the part could not score that reply.
@@ -67,9 +69,10 @@ def reward_parts(
         scores = model.score_within_window(rows)
         table["pm"] = weighted(scores, mix.pm)
     if mix.rubric and rubric is not None:
+        endings: Sequence[bool | None] = finished or [None] * len(replies)
         table["rubric"] = [
-            _rubric_score(prompt, reply, rubric, mix.rubric)
-            for prompt, reply in zip(prompts, replies, strict=True)
+            _rubric_score(prompt, reply, rubric, mix.rubric, ended)
+            for prompt, reply, ended in zip(prompts, replies, endings, strict=True)
         ]
     if mix.direct and rate is not None:
         ratings = rate(prompts, replies)
@@ -89,10 +92,10 @@ def weighted(values: Sequence[float | None], weight: float) -> list[float | None
 
 
 def _rubric_score(
-    prompt: Prompt, reply: str, rubric: CompiledRubric, weight: float
+    prompt: Prompt, reply: str, rubric: CompiledRubric, weight: float, finished: bool | None
 ) -> float | None:
     if prompt.kind is None:
         return 0.0
     question = prompt.chat[-1].content
-    score = grade(rubric, prompt=question, response=reply, kind=prompt.kind).score
-    return None if score is None else weight * score
+    graded = grade(rubric, prompt=question, response=reply, kind=prompt.kind, finished=finished)
+    return None if graded.score is None else weight * graded.score

@@ -25,6 +25,7 @@ from cai.modeling.loading import window_of
 from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt
+from cai.reward import hacking
 from cai.seeds import rng
 from cai.store import append_bytes
 from cai.train import checkpoint, losses
@@ -199,7 +200,9 @@ class PPOTrainer:
                 metrics = self.train_step(prompts, update, texts)
                 history.append(metrics)
                 warn_of_sampler_gap(history)
+                metrics["hacking_signs"] = len(hacking.signs(history[0], metrics))
                 if rank() == 0:
+                    hacking.warn_of_new_signs(history)
                     append_bytes(
                         folder / METRICS, (json.dumps(metrics, allow_nan=False) + "\n").encode()
                     )
