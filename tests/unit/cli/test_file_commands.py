@@ -69,6 +69,16 @@ def test_revise_keeps_fields_and_adds_some(tmp_path: Path) -> None:
         assert row["dropped"] is None or row["final"] is None
 
 
+def test_revise_keeps_the_best_of_several(tmp_path: Path) -> None:
+    """The fake says the same each time: the first of three is kept, and the row says so."""
+    out = tmp_path / "out.jsonl"
+    assert revise(write_lines(tmp_path / "in.jsonl", *PROMPTS), out, "--samples", 3) == 0
+    for row in loads(out):
+        (entry,) = row["rounds"]
+        assert (entry["samples"], entry["sample"], entry["finished"]) == (3, 0, True)
+    assert run("revise", "run.yaml", "--samples", 3) == 2
+
+
 def test_label_of_an_even_judge_is_one_half(tmp_path: Path) -> None:
     """The fake prefers neither reply in either order: every label is exactly 0.5, with votes."""
     out = tmp_path / "out.jsonl"
