@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from cai.data.text_files import text_blocks
-from cai.errors import StoreError
+from cai.errors import StoreError, blame
 from cai.modeling.frozen_cache import FrozenCache
 from cai.modeling.tokenization import Renderer
 from cai.records import Prompt, chat_of
@@ -40,7 +40,8 @@ def pretraining_chunks(
     Raises:
         StoreError: a file cannot be read, as `file:line` where a line is wrong, or has no text.
     """
-    size = sum(path.stat().st_size for path in paths)
+    with blame(StoreError, "ppo.ptx.files"):
+        size = sum(path.stat().st_size for path in paths)
     chunks: list[PtxText] = []
     for name, path in enumerate(paths):
         is_empty = True

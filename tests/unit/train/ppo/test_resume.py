@@ -21,6 +21,7 @@ from ppo_toys import (
 from cai.errors import StoreError
 from cai.records import Prompt, chat_of
 from cai.train.losses import KLController
+from cai.train.ppo.resume import state_digest
 from cai.train.ppo.trainer import PPOTrainer
 
 ADAPTIVE = with_settings(
@@ -120,3 +121,16 @@ def test_the_state_of_another_run_is_refused(tiny_model: Path, tmp_path: Path, o
         train(
             fresh_trainer(tiny_model, config, seed=1 if other == "seed" else 0), tmp_path, prompts
         )
+
+
+def test_more_updates_continue_a_run_unless_the_horizon_follows_from_them() -> None:
+    """A run that is continued equals one that had as many updates from the start."""
+
+    def key(updates: int, **kl: Any) -> str:
+        config = with_settings(CONFIG, num_updates=updates, kl={"coef": 0.1} | kl)
+        return state_digest(config, PROMPTS, (), 0)
+
+    assert key(10) == key(20)
+    assert key(10, target=1.0) != key(20, target=1.0)
+    assert key(10, target=1.0, horizon=50) == key(20, target=1.0, horizon=50)
+    assert key(10, target=1.0, horizon=50) != key(10, target=1.0, horizon=60)
