@@ -9,6 +9,7 @@ import typer
 
 from cai.cli.columns import Choice, Columns, column_names, column_provenance
 from cai.cli.endpoint_options import SECTIONS, Connections, EndpointOptions
+from cai.cli.evaluations import EVALUATIONS, EvaluationJob, evaluate_file
 from cai.cli.file_tools import FileTool, FileToolOptions, open_file_tool
 from cai.cli.jsonl import (
     FORMATS,
@@ -55,7 +56,6 @@ Settings = Annotated[
         f"{' and '.join(SECTIONS)}, such as http.timeout=30; repeatable.",
     ),
 ]
-EVALUATIONS = ("refusal",)
 REPLY_FIELDS = ("first", "second", "chosen", "rejected")
 """Fields of pairs that `--column` may name."""
 
@@ -273,12 +273,9 @@ def evaluate(
         options.run_stage(file, column=columns)
         return
     options.check()
-    if only not in EVALUATIONS:
-        known = ", ".join(EVALUATIONS)
-        raise UsageError(f"--only {only}: no such evaluation; known: {known}")
     quiet()
-    from cai.cli.refusal_evaluation import evaluate_refusal
     from cai.evals.replies import EvalConfig
 
     config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
-    evaluate_refusal(options, constitution, config, column_names(columns), seed)
+    job = EvaluationJob(options, constitution, config, column_names(columns), seed)
+    evaluate_file(only, job)
