@@ -179,23 +179,17 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
     async def rate_first(pair: Pair) -> None:
         await rate(judge, pair.chat, pair.first)
 
+    evaluated = subsample(held_out, run.eval.prompts, seed, "eval")
     if run.reward_weights.direct:
-        yield _Stage(
-            "ppo",
-            judge_spec,
-            pairs,
-            rate_first,
-            run.ppo.num_updates * run.ppo.rollout.sampled_responses,
-            False,
-        )
+        ratings = run.ppo.num_updates * run.ppo.rollout.sampled_responses
+        # the evaluation's are alike, and counted here: a second probe would cost calls
+        rated = min(run.eval.reward_prompts or len(evaluated), len(evaluated)) * run.eval.draws
+        ratings += rated * len(SUBJECTS)
+        yield _Stage("ppo", judge_spec, pairs, rate_first, ratings, False)
 
-    draws = prompt_draws(subsample(held_out, run.eval.prompts, seed, "eval"), run.eval.draws)
+    draws = prompt_draws(evaluated, run.eval.draws)
     answer = reply_step("base", author, ctx.rubric, run.eval, seed)
     yield _Stage("eval", run.model, draws, answer, len(draws) * len(SUBJECTS), True)
-    if run.reward_weights.direct:
-        prompts = len(draws) // run.eval.draws
-        rated = min(run.eval.reward_prompts or prompts, prompts) * run.eval.draws
-        yield _Stage("eval ratings", judge_spec, pairs, rate_first, rated * len(SUBJECTS), False)
 
 
 async def _probe(ctx: RunContext, stage: _Stage, rows: Sequence[Any]) -> Forecast:
