@@ -60,6 +60,7 @@ def ctx(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
         seed=0,
         rubric=compile_rubric(constitution.rubric),
         path=lambda name: tmp_path / name,
+        require=lambda name: tmp_path / name,
         progress=lambda label: quiet,
     )
 
