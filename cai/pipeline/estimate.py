@@ -28,8 +28,9 @@ from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
 from cai.lm.budget import Budget, Prices
 from cai.pipeline.config import Run
-from cai.pipeline.context import RunContext, read_run_prompts
+from cai.pipeline.context import RunContext
 from cai.pipeline.probe import ROW, Probe, Used
+from cai.pipeline.run_prompts import read_run_prompts
 from cai.records import Pair, Prompt
 from cai.reward.direct_rlaif import rate
 
