@@ -75,7 +75,7 @@ OPTIONS = {
     "toxicity": ("scorer", "train"),
     "truthfulqa-open": ("judge", "train"),
     "jailbreak": ("templates", "systems", "train"),
-    "helpfulness": ("judge", "train"),
+    "helpfulness": ("reference", "train"),
     "closed-domain": ("train",),
 }
 """Evaluation of replies -> the options that it has for itself."""

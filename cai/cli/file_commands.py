@@ -280,9 +280,12 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="truthfulqa-open: the model that maps answers; helpfulness: that measures "
-            "relevance; your own: that answers the question.",
+            help="truthfulqa-open: the model that maps answers; your own: that answers a question.",
         ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="helpfulness: a local model that measures relevance."),
     ] = None,
     templates: Annotated[
         str | None, typer.Option(metavar="PATH", help="jailbreak: templates, in a file or folder.")
@@ -327,6 +330,7 @@ def evaluate(
         "preference": preference,
         "scorer": scorer,
         "judge": judge,
+        "reference": reference,
         "templates": templates,
         "systems": systems,
         "train": train,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cai.evals.graded_items import Grader, ReplyEvaluation
     from cai.lm import LM
     from cai.records import Prompt
+    from cai.reward.relevance import Relevance
 
 
 def build_harm(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:
@@ -92,19 +93,36 @@ def build_helpfulness(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:
     """Benign prompts: answers, words, variety, and relevance where a model is named for it."""
     from cai.evals.graded_items import ReplyEvaluation
     from cai.evals.helpfulness import helpful_grader, helpful_items, helpful_scores
-    from cai.evals.relevance import other_prompts
 
-    if judge is not None and _is_endpoint(job.needed("judge")):
-        raise UsageError(
-            "--judge: an endpoint gives no log-probabilities of whole replies: name a local model"
-        )
     items = helpful_items(_prompts(job), job.config.draws)
     if not items:
         raise UsageError(f"{job.options.path('data')}: no benign prompt in it")
     rubric, digest = rubric_of(job.constitution)
-    others = other_prompts([item.prompt for item in items], job.seed)
-    grader = helpful_grader(rubric, others, judge)
-    return ReplyEvaluation(items, grader, helpful_scores, {"rubric": digest})
+    provenance, relevance = {"rubric": digest}, None
+    if "reference" in job.extras:
+        prompts = list({item.prompt.id: item.prompt for item in items}.values())
+        relevance, provenance["reference"] = _relevance(job, prompts)
+    grader = helpful_grader(rubric, relevance)
+    return ReplyEvaluation(items, grader, helpful_scores, provenance)
+
+
+def _relevance(job: EvaluationJob, prompts: Sequence[Prompt]) -> tuple[Relevance, str]:
+    """(relevance under the model that --reference names, its fingerprint)."""
+    from cai.modeling.loading import fingerprint, load_model
+    from cai.modeling.lora import with_adapter
+    from cai.modeling.model_files import training_weights
+    from cai.modeling.tokenization import load_renderer
+    from cai.reward.preference_model import ADAPTER
+    from cai.reward.relevance import OTHERS, relevance_scorer
+    from cai.seeds import rng
+
+    if len(prompts) <= OTHERS:
+        raise UsageError(f"--reference: relevance needs {OTHERS + 1} benign prompts or more")
+    weights = training_weights(job.extras["reference"])
+    drawn = rng(job.seed, "relevance").sample(prompts, OTHERS + 1)
+    model = with_adapter(load_model(weights), ADAPTER, 1, 1)  # the adapter is not used
+    others = [prompt.chat for prompt in drawn]
+    return relevance_scorer(model, load_renderer(weights), others), fingerprint(weights)
 
 
 def build_closed_domain(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:

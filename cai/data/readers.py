@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import codecs
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,7 +32,7 @@ from cai.data.tables import (
     saved_rows,
     shards,
 )
-from cai.errors import StoreError, blame
+from cai.errors import StoreError
 from cai.json_input import open_input
 from cai.records import Prompt
 from cai.store import json_lines, parse_row
@@ -161,10 +161,14 @@ def _rows(path: Path, options: ReadOptions, cells: Cells = ALL_TEXT) -> tuple[bo
 
 def _line_rows(path: Path) -> Rows:
     """(line, row) of a text with a prompt a line; blank lines are left out."""
-    with blame(StoreError, str(path)), open_input(path) as file:
-        for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
-            if line.strip():
-                yield number, {"prompt": line.strip()}
+    with open_input(path) as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.removeprefix(codecs.BOM_UTF8).decode().strip()
+            except UnicodeDecodeError:
+                raise StoreError(f"{path}:{number}: not UTF-8 text") from None
+            if line:
+                yield number, {"prompt": line}
 
 
 def _prompt(

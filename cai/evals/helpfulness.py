@@ -9,14 +9,14 @@ helpfulness.relevant_rate   share of replies that are likelier after their own p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from cai.data.filters import spaced_words
-from cai.evals.graded_items import GradedItem, Grader, Verdict, mean_over_prompts
-from cai.evals.relevance import relevance
+from cai.evals.graded_items import GradedItem, Grader, Verdict, in_batches, mean_over_prompts
 from cai.generate.diversity import distinct_n
-from cai.lm.base import LM, Sample
-from cai.records import Chat, Prompt, Score, ScoredReply
+from cai.lm.base import Sample
+from cai.records import Prompt, Score, ScoredReply
+from cai.reward.relevance import Relevance
 
 NGRAMS = (1, 2)
 
@@ -31,19 +31,21 @@ def helpful_items(prompts: Sequence[Prompt], draws: int) -> list[GradedItem]:
     ]
 
 
-def helpful_grader(rubric: Grader, others: Mapping[str, Sequence[Chat]], lm: LM | None) -> Grader:
-    """What the rubric says, the words, and the relevance.
+def helpful_grader(rubric: Grader, relevance: Relevance | None) -> Grader:
+    """What the rubric says, the words, and the relevance where there is a model for it."""
 
-    Args:
-        others: id of a prompt -> chats of other prompts.
-        lm: gives log-probabilities of replies; None: relevance is left out.
-    """
+    def score(calls: Sequence[tuple[Prompt, str]]) -> list[float | None]:
+        if relevance is None:
+            return [None] * len(calls)
+        return relevance([prompt for prompt, _ in calls], [reply for _, reply in calls])
+
+    relevance_of = in_batches(score)
 
     async def grade(item: GradedItem, sample: Sample) -> Verdict:
         verdict = await rubric(item, sample)
         values = dict(verdict.values) | {"words": float(len(spaced_words(sample.text)))}
-        if lm is not None:
-            nats = await relevance(lm, item.chat, others[item.prompt.id], sample.text)
+        if relevance is not None:
+            nats = await relevance_of((item.prompt, sample.text))
             values |= {"relevance": nats, "relevant": None if nats is None else float(nats > 0)}
         return Verdict(values, verdict.unscored)
 
