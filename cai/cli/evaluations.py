@@ -26,15 +26,32 @@ class EvaluationJob:
     columns: Mapping[str, str]
     """Field -> the column of the data that has it."""
     seed: int
+    limit: int | None = None
+    """Rows of the data that are used, drawn by the seed; None: all."""
 
 
 def _refusal(job: EvaluationJob) -> None:
     from cai.cli.refusal_evaluation import evaluate_refusal
 
-    evaluate_refusal(job.options, job.constitution, job.config, dict(job.columns), job.seed)
+    evaluate_refusal(job)
 
 
-EVALUATIONS: dict[str, Callable[[EvaluationJob], None]] = {"refusal": _refusal}
+def _choices(name: str) -> Callable[[EvaluationJob], None]:
+    def evaluate(job: EvaluationJob) -> None:
+        from cai.cli.choice_evaluation import evaluate_choices
+
+        evaluate_choices(name, job)
+
+    return evaluate
+
+
+CHOICES = ("hhh", "bbq", "truthfulqa", "winogender", "crows-pairs", "likert", "calibration")
+"""Evaluations by questions with options: the names in `cai.evals.suite`, which take time to import.
+"""
+EVALUATIONS: dict[str, Callable[[EvaluationJob], None]] = {
+    "refusal": _refusal,
+    **{name: _choices(name) for name in CHOICES},
+}
 """Name -> what runs it. Each writes score rows to the output, and its items beside it."""
 
 

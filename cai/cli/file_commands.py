@@ -243,15 +243,25 @@ def evaluate(
     ] = None,
     model: ModelSpec = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help=f"Prompts with a kind: {FORMATS}")
+        Path | None,
+        typer.Option(
+            "--data",
+            help=f"For refusal, prompts with a kind: {FORMATS} Other evaluations read the files of"
+            " their sets: see the documentation.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Score rows; the replies go beside it, as .items.jsonl."),
+        typer.Option(
+            "--output", help="Score rows; replies or answers go beside it, as .items.jsonl."
+        ),
     ] = None,
     constitution: Annotated[
         str, typer.Option(help="Without RUN.yaml: the constitution whose rubric grades replies.")
     ] = "refusal_style",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Rows of the data to use, drawn by --seed.")
+    ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Replies per prompt.")] = 1,
     temperature: Annotated[float, typer.Option(min=0)] = 0.7,
     columns: Columns = None,
@@ -270,12 +280,13 @@ def evaluate(
         EndpointOptions("eval", connections, settings, limits),
     )
     if file is not None:
-        options.run_stage(file, column=columns)
+        options.run_stage(file, column=columns, limit=limit)
         return
     options.check()
     quiet()
     from cai.evals.replies import EvalConfig
 
     config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
-    job = EvaluationJob(options, constitution, config, column_names(columns), seed)
+    names = column_names(columns, (*REPLY_FIELDS, "response"))
+    job = EvaluationJob(options, constitution, config, names, seed, limit)
     evaluate_file(only, job)
