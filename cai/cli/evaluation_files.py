@@ -20,6 +20,7 @@ def build_described(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:
     """The evaluation of the file that `--only` names, on its data or that of `--data`."""
     from cai import store
     from cai.data.readers import located_rows
+    from cai.data.split import subsample
     from cai.evals.evaluation_file import described_items, described_scores, load_evaluation
     from cai.evals.graded_items import ReplyEvaluation
 
@@ -29,6 +30,10 @@ def build_described(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:
     )
     if not items:
         raise UsageError(f"{job.options.path('data')}: no row in it")
+    if job.limit is not None:
+        prompts = list({item.prompt.id: item.prompt for item in items}.values())
+        chosen = {prompt.id for prompt in subsample(prompts, job.limit, job.seed, "limit")}
+        items = [item for item in items if item.prompt.id in chosen]
     grader, digest = _grader(described, judge)
     provenance = {"grader": f"{digest} {store.digest(described.settings.grader)}"}
     scores = partial(described_scores, described.settings)

@@ -27,6 +27,8 @@ class EvaluationJob:
     columns: Mapping[str, str]
     """Field -> the column of the data that has it."""
     seed: int
+    limit: int | None = None
+    """Rows of the data that are used, drawn by the seed; None: all."""
     extras: Mapping[str, str] = field(default_factory=dict)
     """Options of single evaluations that were given, such as `judge`, by name."""
 
@@ -42,8 +44,12 @@ class EvaluationJob:
             UsageError: it was not given.
         """
         if option not in self.extras:
-            raise UsageError(f"--only {self.name}: give --{option}")
+            raise self.lacking(option)
         return self.extras[option]
+
+    def lacking(self, option: str) -> UsageError:
+        """The error of an option that this evaluation cannot do without."""
+        return UsageError(f"--only {self.name}: give --{option}")
 
 
 def _refusal(job: EvaluationJob) -> None:
@@ -58,6 +64,15 @@ def _replies(name: str) -> Callable[[EvaluationJob], None]:
         from cai.cli.reply_evaluations import BUILDS
 
         evaluate_replies(job, BUILDS[name])
+
+    return evaluate
+
+
+def _choices(name: str) -> Callable[[EvaluationJob], None]:
+    def evaluate(job: EvaluationJob) -> None:
+        from cai.cli.choice_evaluation import evaluate_choices
+
+        evaluate_choices(name, job)
 
     return evaluate
 
@@ -86,9 +101,13 @@ SAMPLING: dict[str, dict[str, float]] = {
     "toxicity": {"temperature": 1.0},
 }
 """Evaluation -> settings of its source, where they are not those of `EvalConfig`."""
+CHOICES = ("hhh", "bbq", "truthfulqa", "winogender", "crows-pairs", "likert", "calibration")
+"""Evaluations by questions with options: the names in `cai.evals.suite`, which take time to import.
+"""
 EVALUATIONS: dict[str, Callable[[EvaluationJob], None]] = {
     "refusal": _refusal,
     **{name: _replies(name) for name in OPTIONS if name != "refusal"},
+    **{name: _choices(name) for name in CHOICES},
 }
 """Name -> what runs it. Each writes score rows to the output, and its items beside it."""
 

@@ -65,7 +65,7 @@ Settings = Annotated[
 ]
 REPLY_FIELDS = ("first", "second", "chosen", "rejected")
 """Fields of pairs that `--column` may name."""
-EVALUATION_FIELDS = ("context",)
+EVALUATION_FIELDS = ("response", "context")
 """Fields of evaluations that `--column` may name."""
 
 
@@ -255,15 +255,25 @@ def evaluate(
     ] = None,
     model: ModelSpec = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help=f"Prompts with a kind: {FORMATS}")
+        Path | None,
+        typer.Option(
+            "--data",
+            help=f"For refusal, prompts with a kind: {FORMATS} Other evaluations read the files of"
+            " their sets: see the documentation.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Score rows; the replies go beside it, as .items.jsonl."),
+        typer.Option(
+            "--output", help="Score rows; replies or answers go beside it, as .items.jsonl."
+        ),
     ] = None,
     constitution: Annotated[
         str, typer.Option(help="Without RUN.yaml: the constitution whose rubric grades replies.")
     ] = "refusal_style",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Rows of the data to use, drawn by --seed.")
+    ] = None,
     preference: Annotated[
         str | None,
         typer.Option(metavar="FOLDER", help="harm: a run's folder, or that of a preference model."),
@@ -336,11 +346,12 @@ def evaluate(
         "train": train,
     }
     if file is not None:
-        options.run_stage(file, column=columns, **extras)
+        options.run_stage(file, column=columns, limit=limit, **extras)
         return
     options.check()
     quiet()
     config = sampling(only, {"draws": draws, "temperature": temperature, "max_tokens": max_reply})
-    names = column_names(columns, EVALUATION_FIELDS)
+    names = column_names(columns, (*REPLY_FIELDS, *EVALUATION_FIELDS))
     given = {name: value for name, value in extras.items() if value is not None}
-    evaluate_file(only, EvaluationJob(options, constitution, config, names, seed, given))
+    job = EvaluationJob(options, constitution, config, names, seed, limit, given)
+    evaluate_file(only, job)

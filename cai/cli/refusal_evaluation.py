@@ -25,6 +25,7 @@ def evaluate_refusal(job: EvaluationJob) -> None:
     from cai.cli.output_files import owned_output, replaced_output, write_output
     from cai.cli.reply_evaluation import split_scores
     from cai.data.readers import ReadOptions, prompt_rows
+    from cai.data.split import subsample
     from cai.evals.refusal import refusal_scores
     from cai.evals.replies import item_id, prompt_draws, reply_step
     from cai.generate.unanswered import null_reason
@@ -41,6 +42,7 @@ def evaluate_refusal(job: EvaluationJob) -> None:
         open_logged(options.text("model"), output, options.endpoint) as lm,
     ):
         prompts = list(prompt_rows(options.path("data"), ReadOptions(job.columns)))
+        prompts = subsample(prompts, job.limit, seed, "limit")
         _warn_of_missing_kinds(options.path("data"), prompts)
         replies_file = output.with_suffix(".items.jsonl")
         provenance = {

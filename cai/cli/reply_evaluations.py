@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,8 +64,7 @@ def build_closest(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:
     from cai.evals.graded_items import ReplyEvaluation
 
     if judge is None:
-        job.needed("judge")
-        raise AssertionError
+        raise job.lacking("judge")
     rows = [(line.prompt, references_of(line.data, line.location)) for line in _lines(job)]
     by_letter = _is_endpoint(job.needed("judge"))
     return ReplyEvaluation(
@@ -186,16 +185,18 @@ def _prompts(job: EvaluationJob) -> Sequence[Prompt]:
     return [line.prompt for line in _lines(job)]
 
 
-def _lines(job: EvaluationJob) -> Iterator[Line]:
-    """The rows of the data, without a prompt that came before.
+def _lines(job: EvaluationJob) -> list[Line]:
+    """The rows of the data, or `--limit` of them, without a prompt that came before.
 
     Raises:
         UsageError: there is none.
     """
-    seen: set[str] = set()
+    from cai.data.split import subsample
+
+    lines: dict[str, Line] = {}
     for line in read_lines(job.options.path("data"), job.columns):
-        if line.prompt.id not in seen:
-            seen.add(line.prompt.id)
-            yield line
-    if not seen:
+        lines.setdefault(line.prompt.id, line)
+    if not lines:
         raise UsageError(f"{job.options.path('data')}: no prompt in it")
+    prompts = [line.prompt for line in lines.values()]
+    return [lines[prompt.id] for prompt in subsample(prompts, job.limit, job.seed, "limit")]
