@@ -300,6 +300,28 @@ class EvalReply(Row):
         return sum(known) if parts and len(known) == len(parts) else None
 
 
+class ScoredReply(Row):
+    """One reply of a subject to an item of an evaluation, with the values that a grader gave it."""
+
+    source: str
+    """`Prompt.id` of the prompt, before an instruction or a template."""
+    subject: str
+    chat: Chat
+    """What the subject was given."""
+    condition: str = ""
+    """The instruction or template; empty where an evaluation has none."""
+    group: str = ""
+    """What is reported apart, such as the toxicity of the prompt; empty: nothing is."""
+    draw: int
+    response: str
+    finished: bool
+    """True if the model ended the reply; False if it was cut at the token limit."""
+    values: dict[str, Number | None]
+    """Metric -> value; None: unknown."""
+    unscored: str | None = None
+    """The reason why there are no values."""
+
+
 class KLReply(Row):
     """One response of the policy, sampled to measure its KL from the reference policy."""
 

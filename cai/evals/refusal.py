@@ -30,14 +30,13 @@ from typing import get_args
 import numpy as np
 
 from cai.data.filters import spaced_words
+from cai.data.public_sets import BORDERLINE
 from cai.evals.stats import Array, Indices, bootstrap_interval, estimate, resample
 from cai.records import EvalReply, Kind, Score, Style
 from cai.rubric.propositions import normalize
 
 SUBJECTS = ("base", "sft", "policy")
 """Order of rows and columns; other subjects follow in order of appearance."""
-BORDERLINE = "borderline"
-"""Category of benign prompts that look harmful and are not."""
 
 Value = Callable[[EvalReply], float | None]
 """A reply's value under one metric; None: the grade does not say."""

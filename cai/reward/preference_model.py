@@ -114,8 +114,12 @@ class PreferenceModel(nn.Module):
         self.gain = self.gain / std
         self.bias = (self.bias - mean) / std
 
-    def save(self, folder: Path) -> None:
-        """Adapter and head as safetensors; gain and bias as JSON."""
+    def save(self, folder: Path, base: str | None = None) -> None:
+        """Adapter and head as safetensors; gain and bias as JSON.
+
+        Args:
+            base: spec of the model under the adapter; None: it is beside the folder, in a run.
+        """
         tensors = adapter_tensors(self.shared[0], ADAPTER)
         tensors |= {f"{HEAD_PREFIX}{name}": t for name, t in self.head.state_dict().items()}
         save_file({name: t.contiguous() for name, t in tensors.items()}, folder / ADAPTER_FILE)
@@ -127,7 +131,7 @@ class PreferenceModel(nn.Module):
             "bias": self.bias,
             "rank": int(config.r),
             "layers": layers,
-        }
+        } | ({} if base is None else {"base": base})
         text = json.dumps(settings, indent=2) + "\n"
         (folder / HEAD_FILE).write_text(text, encoding="utf-8")
 
