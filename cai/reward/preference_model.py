@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cai.errors import StoreError, blame
 from cai.modeling.batching import length_batches, right_pad
+from cai.modeling.fast_paths import hidden_width
 from cai.modeling.loading import window_of
 from cai.modeling.lora import (
     ADAPTER_FILE,
@@ -51,7 +52,7 @@ class PreferenceModel(nn.Module):
         add_adapter(model, ADAPTER, rank, layers)
         self.shared = (model,)  # in a tuple, so that the base is not a submodule of this module
         self.renderer = renderer
-        width = int(model.config.hidden_size)
+        width = hidden_width(model)
         self.head = nn.Linear(width, 1, device=model.device)
         nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)  # as in arXiv:1909.08593
         nn.init.zeros_(self.head.bias)
