@@ -22,6 +22,8 @@ KL_REPLIES = f"{EVAL}/kl.jsonl"
 REPLIES = "70-replies.jsonl"
 SCORES = "70-scores.jsonl"
 REPORT = "report.html"
+REVIEW = "80-review.jsonl"
+"""People's judgements. No artefact of a stage: nothing makes it anew, and none is to delete it."""
 FILES = (
     PROMPTS,
     HELD_OUT,
