@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -108,14 +109,23 @@ class Page:
         path.write_bytes(base64.b64decode(data))
 
 
+def _pipe() -> tuple[int, int]:
+    """A pipe whose descriptors are none of those that the browser's get: 3 and 4."""
+    ends = os.pipe()
+    high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]
+
+
 @contextmanager
 def chromium(profile: Path) -> Iterator[Page]:
     """A page of a new browser with an empty profile."""
-    from_us, to_browser = os.pipe()
-    from_browser, to_us = os.pipe()
+    from_us, to_browser = _pipe()
+    from_browser, to_us = _pipe()
     script = f'exec "$@" 3<&{from_us} 4>&{to_us}'  # the numbers that the debugging pipe has
     process = subprocess.Popen(
-        ["sh", "-c", script, "sh", str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"],
+        ["bash", "-c", script, "bash", str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"],
         pass_fds=(from_us, to_us),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

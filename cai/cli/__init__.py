@@ -30,6 +30,7 @@ from cai.cli import (
     projects,
     prompts,
     redteam,
+    review,
     runs,
     serve,
 )
@@ -59,6 +60,7 @@ for module in (
     file_commands,
     exports,
     serve,
+    review,
 ):
     app.add_typer(module.app)
 app.add_typer(logs.log)

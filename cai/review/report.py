@@ -41,16 +41,16 @@ def question_scores(
     values: list[dict[str, Hashable]] = []
     machine: list[Value] = []
     for one in judged:
-        said = {
+        by_person = {
             name: value
             for name, row in one.by_person.items()
             if (value := question.person(one.item, row)) is not None
         }
-        if said:
-            values.append(said)
+        if by_person:
+            values.append(by_person)
             machine.append(question.machine(one.item))
-    people = sorted({name for said in values for name in said})
-    observed = {value for said in values for value in said.values()} | set(machine) - {None}
+    people = sorted({name for row in values for name in row})
+    observed = {value for row in values for value in row.values()} | set(machine) - {None}
     categories = sorted(observed, key=str)
 
     def score(statistic: str, raters: str, items: Sequence[Sequence[tuple[Value, Value]]]) -> Score:
@@ -67,16 +67,17 @@ def question_scores(
     rows = [agreement(f"alpha {question.name}", PEOPLE, coincidences, nominal_alpha, seed=seed)]
     rows.append(score("kappa", f"{PEOPLE} / {MACHINE}", with_machine(people)))
     if pairwise and len(people) > 1:
-        for one, other in combinations(people, 2):
+        for first, second in combinations(people, 2):
             both = [
-                [(row[one], row[other])] if {one, other} <= row.keys() else [] for row in values
+                [(row[first], row[second])] if {first, second} <= row.keys() else []
+                for row in values
             ]
-            rows.append(score("kappa", f"{one} / {other}", both))
-        rows += [score("kappa", f"{one} / {MACHINE}", with_machine([one])) for one in people]
+            rows.append(score("kappa", f"{first} / {second}", both))
+        rows += [score("kappa", f"{name} / {MACHINE}", with_machine([name])) for name in people]
     return [row for row in rows if row.n]
 
 
-def samechoice(judged: Sequence[Judged]) -> Score:
+def same_choice(judged: Sequence[Judged]) -> Score:
     """Share of choices that are the machine's, ties of either left out (arXiv:2309.00267, 3.2)."""
     same, clusters = [], []
     for one in judged:

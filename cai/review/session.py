@@ -7,6 +7,7 @@ processes may append to one file.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,13 +18,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from cai.errors import StoreError, blame
 from cai.files import write_errors
 from cai.records import FrozenModel, Judgement
 from cai.review.items import Item
 from cai.seeds import rng
-from cai.store import append_rows, read_rows, truncate_torn_line
+from cai.store import append_rows, parse_row, truncate_torn_line
 
 MAX_SECONDS = 86400.0
+BEGINNING = b'{"id":"'
+"""Of each line."""
 VERDICTS = {
     "pair": ("A", "B", "tie", "skip"),
     "reply": ("answered", "refused", "incorrect", "propositions", "skip"),
@@ -82,13 +86,26 @@ def latest(rows: Iterable[Judgement]) -> dict[tuple[str, str], Judgement]:
 def read_judgements(path: Path) -> list[Judgement]:
     """The rows of the file, in its order; none where there is no file.
 
+    A line that a kill has torn is no row yet. It is left in the file until the next row is written.
+
     Raises:
-        StoreError: a row is no judgement, as file:line.
+        StoreError: a line is no judgement, as file:line.
     """
     if not path.exists():
         return []
-    truncate_torn_line(path)
-    return list(read_rows(path, Judgement))
+    with blame(StoreError, f"{path}: cannot read"):
+        data = path.read_bytes()
+    *lines, rest = data.split(b"\n")
+    if not lines and not rest.startswith(BEGINNING[: len(rest)]):
+        raise StoreError(f"{path}:1: no judgement: name another file")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        with blame(StoreError, f"{path}:{number}: no judgement"):
+            fields = json.loads(line)
+        if not isinstance(fields, dict):
+            raise StoreError(f"{path}:{number}: no judgement: name another file")
+        rows.append(parse_row(fields, Judgement, f"{path}:{number}"))
+    return rows
 
 
 class Session:
