@@ -56,6 +56,7 @@ class ReviewServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = MAX_CONNECTIONS
 
     def __init__(self, session: Session, token: str, port: int = 0) -> None:
         self.session = session
