@@ -7,7 +7,7 @@ kept beside the texts, for the order and for the report; the page never gets it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -32,7 +32,8 @@ class Item:
     replies: tuple[str, ...]
     kind: Kind | None = None
     subjects: tuple[str, ...] = ()
-    """The models that gave each reply, where they are known."""
+    """Where they are known: the models that gave the first and the second reply, or all that gave
+    the only one."""
     p_first: float | None = None
     """A machine's label of a pair."""
     votes: tuple[Vote, ...] = ()
@@ -43,6 +44,11 @@ class Item:
     def id(self) -> str:
         turns = [f"{message.role}:{message.content}" for message in self.chat]
         return digest(self.task, self.kind or "", *turns, *self.replies)
+
+    def subjects_of(self, index: int) -> tuple[str, ...]:
+        """The models that gave a reply; `all` where none is known."""
+        known = self.subjects[index : index + 1] if self.task == "pair" else self.subjects
+        return known or ("all",)
 
     @property
     def doubt(self) -> float | None:
@@ -122,7 +128,9 @@ def reply_items(replies: Iterable[EvalReply]) -> list[Item]:
             subjects=(reply.subject,),
             graded=reply,
         )
-        items.setdefault(item.id, item)
+        same = items.get(item.id, item)
+        subjects = tuple(dict.fromkeys((*same.subjects, reply.subject)))
+        items[item.id] = replace(same, subjects=subjects)
     return list(items.values())
 
 

@@ -117,7 +117,7 @@ def win_rates(judged: Sequence[Judged]) -> list[Score]:
     """Per two subjects, the share of people's verdicts for the first; a tie is half a win."""
     wins: dict[tuple[str, ...], list[tuple[float, str]]] = {}
     for one in judged:
-        if len(one.item.subjects) != 2:
+        if one.item.task != "pair" or not one.item.subjects:
             continue
         subjects = tuple(sorted(one.item.subjects))
         for row in one.by_person.values():
@@ -137,8 +137,8 @@ def rating_counts(judged: Sequence[Judged]) -> dict[str, Counter[int]]:
         for row in one.by_person.values():
             for index, rating in enumerate(row.ratings):
                 if rating is not None:
-                    subject = one.item.subjects[index] if one.item.subjects else "all"
-                    counts.setdefault(subject, Counter())[rating] += 1
+                    for subject in one.item.subjects_of(index):
+                        counts.setdefault(subject, Counter())[rating] += 1
     return counts
 
 
@@ -154,8 +154,8 @@ def rating_scores(judged: Sequence[Judged], *, seed: int = 0) -> list[Score]:
                 if row.ratings and (rating := row.ratings[index]) is not None
             ]
             units += [unit] if unit else []
-            subject = one.item.subjects[index] if one.item.subjects else "all"
-            by_subject.setdefault(subject, []).extend((rating, one.item.id) for rating in unit)
+            for subject in one.item.subjects_of(index):
+                by_subject.setdefault(subject, []).extend((rating, one.item.id) for rating in unit)
     rows = [
         estimate("mean rating", subject, *zip(*rated, strict=True), proportion=False)
         for subject, rated in by_subject.items()

@@ -79,6 +79,7 @@ def test_replies_once_and_doubtful_first() -> None:
     ]
     items = doubtful_first(reply_items(rows))
     assert [item.replies for item in items] == [("Yes.",), ("Sure.",), ("Hm.",)]
+    assert items[1].subjects_of(0) == ("base", "sft")
 
 
 def test_pairs_of_subjects() -> None:
