@@ -19,6 +19,7 @@ import typer
 
 from cai.cli import (
     calibrate,
+    chat,
     constitutions,
     exports,
     file_commands,
@@ -61,6 +62,7 @@ for module in (
     exports,
     serve,
     review,
+    chat,
 ):
     app.add_typer(module.app)
 app.add_typer(logs.log)
