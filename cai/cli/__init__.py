@@ -35,6 +35,7 @@ from cai.cli import (
     runs,
     serve,
 )
+from cai.cli.terminal_text import printable
 from cai.errors import CaiError, UsageError
 
 __all__ = ["app", "main"]
@@ -145,5 +146,5 @@ def _exit_without_stdout(error: OSError) -> NoReturn:
 
 def _exit_with_error(message: str, code: int) -> NoReturn:
     for line in message.splitlines():
-        print(f"cai: {line}", file=sys.stderr)
+        print(f"cai: {printable(line)}", file=sys.stderr)
     sys.exit(code)

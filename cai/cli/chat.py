@@ -17,6 +17,7 @@ import typer
 from cai.cli.endpoint_options import EndpointOptions
 from cai.cli.runs import SpendingLimits
 from cai.cli.silence import quiet
+from cai.cli.terminal_text import printable
 from cai.errors import BackendError, JobError, UsageError
 
 if TYPE_CHECKING:
@@ -193,8 +194,6 @@ def _lines(interactive: bool) -> Iterator[str]:
 async def _turn(conversation: Conversation, text: str, console: Console) -> int:
     """Show each subject's reply as it comes; return how many failed."""
     from rich.text import Text
-
-    from cai.cli.chat_turns import printable
 
     failures = 0
     conversation.turn += 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cai.cli.output import print_table
 from cai.cli.review_files import Sources
+from cai.cli.terminal_text import printable
 from cai.errors import StoreError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _score_table(rows: list[Score], title: str) -> Table:
 
     table = Table("of", "who", "value, 95 % interval, n", title=title)
     for row in rows:
-        table.add_row(row.metric, row.subject, estimate_text(row, ".2f"))
+        table.add_row(printable(row.metric), printable(row.subject), estimate_text(row, ".2f"))
     return table
 
 
@@ -94,6 +95,6 @@ def _print_ratings(judged: list[Judged]) -> None:
         return
     table = Table("replies of", *map(str, RATINGS), title="ratings")
     for subject, ratings in counts.items():
-        table.add_row(subject, *(str(ratings[rating]) for rating in RATINGS))
+        table.add_row(printable(subject), *(str(ratings[rating]) for rating in RATINGS))
     print_table(table)
     print_table(_score_table(rating_scores(judged), "ratings: mean and agreement"))

@@ -6,7 +6,6 @@ import asyncio
 import io
 import os
 import pty
-import re
 import select
 import signal
 import subprocess
@@ -16,11 +15,9 @@ from pathlib import Path
 
 import pytest
 from cli_runner import Capture, CommandResult, run_command, run_file
-from hypothesis import given
-from hypothesis import strategies as st
 
 import cai.lm
-from cai.cli.chat_turns import ChatSettings, Conversation, Subject, printable
+from cai.cli.chat_turns import ChatSettings, Conversation, Subject
 from cai.errors import BackendError
 from cai.lm import FakeLM
 from cai.lm.fake import FAKES, uniform
@@ -51,35 +48,6 @@ def say(
 def conversation(*models: FakeLM) -> Conversation:
     subjects = [Subject(lm.fingerprint, lm) for lm in models]
     return Conversation(subjects, None, ChatSettings(64, 0.7, 0))
-
-
-# ---- the terminal is safe ----
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain\ttext\nof two lines — “ü” 🙂", "plain\ttext\nof two lines — “ü” 🙂"),
-        ("\x1b[31mred\x1b[0m", "red"),
-        ("\x1b[2J\x1b[1;1Hcleared", "cleared"),
-        ("\x1b]0;title\x07text", "text"),
-        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
-        ("\x1bP1$r\x1b\\text", "text"),
-        ("\x9b31mred", "red"),
-        ("\x1b]0;no end", "0;no end"),
-        ("over\rwritten\b\b\x7f\x00\x07", "overwritten"),
-        ("lines\r\nof Windows", "lines\nof Windows"),
-        ("\u202eevil\u2066", "evil"),
-        ("\x1b\x1b[31mtwo", "two"),
-    ],
-)
-def test_escape_sequences(text: str, shown: str) -> None:
-    assert printable(text) == shown
-
-
-@given(st.text(alphabet=st.sampled_from("\x1b\x9b\x9d[]0;mP\\\x07\r\n\tab\u202e"), max_size=30))
-def test_no_control_character_is_left(text: str) -> None:
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", printable(text))
 
 
 def test_replies_and_faults_reach_the_terminal_as_text(
