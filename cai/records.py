@@ -300,7 +300,7 @@ class EvalReply(Row):
         return sum(known) if parts and len(known) == len(parts) else None
 
 
-class Judgement(Row):
+class HumanJudgement(Row):
     """What one person says of an item. Of a person's rows on an item, the last one counts."""
 
     reviewer: str
