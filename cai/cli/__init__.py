@@ -19,6 +19,7 @@ import typer
 
 from cai.cli import (
     calibrate,
+    capability,
     constitutions,
     exports,
     file_commands,
@@ -58,6 +59,7 @@ for module in (
     runs,
     file_commands,
     exports,
+    capability,
     serve,
 ):
     app.add_typer(module.app)
