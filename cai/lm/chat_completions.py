@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from cai.errors import TransientError
 from cai.lm.base import RefusedAnswerError, Sample, Usage, estimate_prompt_tokens
 from cai.lm.body import MalformedAnswerError
-from cai.lm.thoughts import cut_thoughts
+from cai.modeling.thoughts import cut_thoughts
 from cai.records import Chat
 
 FINISHED = frozenset({"stop", "eos", "eos_token"})

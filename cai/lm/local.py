@@ -19,12 +19,12 @@ from transformers import PreTrainedModel
 
 from cai.errors import BackendError, UnansweredError, blame
 from cai.lm.base import Sample, truncate_at_stop
-from cai.lm.thoughts import cut_thoughts
 from cai.modeling import generation
 from cai.modeling.attention import Prefix
 from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length
 from cai.modeling.loading import fingerprint, load_model, window_of
 from cai.modeling.precision import matmul_dtype
+from cai.modeling.thoughts import cut_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat
 
@@ -184,7 +184,7 @@ class LocalLM:
             max_tokens=[call.max_tokens for call in calls],
             temperatures=[call.temperature for call in calls],
             seeds=[call.seed for call in calls],
-            stop_ids=frozenset({self.renderer.eos_token_id}),
+            stop_ids=self.renderer.stop_ids,
             pad=self.renderer.pad_token_id,
             prefix=self._shared_prefix(rows),
             stop_when=has_stop_text,

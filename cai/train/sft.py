@@ -107,8 +107,7 @@ def sft(
         if loss != loss:
             raise TrainError("sft: the loss is not a number; lower sft.learning_rate")
         model = trainer.model.merge_and_unload() if config.mode == "lora" else trainer.model
-        model.save_pretrained(folder)
-        renderer.tokenizer.save_pretrained(folder)
+        renderer.save(model, folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return {"examples": len(rows), "too_long": too_long, "loss": loss}
 

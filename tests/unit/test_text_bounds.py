@@ -19,7 +19,7 @@ from cai.generate.diversity import diversity_metrics
 from cai.generate.filters import near_copy, not_degenerate
 from cai.integrations.reward_requests import strip_end_texts
 from cai.lm.base import truncate_at_stop
-from cai.lm.thoughts import cut_thoughts
+from cai.modeling.thoughts import cut_thoughts
 from cai.records import Message, Prompt, chat_of
 from cai.reward.penalties import format_faults, length_excess
 from cai.rubric import compile_rubric, grade

@@ -23,7 +23,7 @@ from cai.lm.body import MAX_ANSWER_BYTES
 from cai.lm.caching import CachedLM
 from cai.lm.http import HttpConfig
 from cai.lm.request_log import RequestLog
-from cai.lm.thoughts import cut_thoughts
+from cai.modeling.thoughts import cut_thoughts
 
 Change = Callable[[dict[str, Any]], Any]
 
