@@ -31,8 +31,10 @@ class Thought:
     """Ends the thought; the reply follows."""
     closing: str
     """Written where the model does not end its thought in time."""
-    opening: str | None
-    """Begins a thought; None: the prompt or the model's first channel did."""
+    opening: str = ""
+    """Tag that begins a thought; empty where a reply has channels."""
+    is_open: bool = False
+    """Whether the prompt begins the thought."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
         suffix = header if prompt == bare and not _writes_thought(header) else ""
         turn = (later_end or "") + prompt.removeprefix(bare)
         thought = (
-            Thought(header.strip(), turn + header, None)
+            Thought(header.strip(), turn + header)
             if has_channel
             else _tagged_thought(prompt.rpartition(QUESTION)[2], header)
         )
@@ -244,7 +246,7 @@ def _closing(tail: str, tag: str) -> str:
 def _tagged_thought(tail: str, header: str) -> Thought:
     tag = opened_tag(tail)
     if tag is not None:
-        return Thought(closing_tag(tag), _closing(tail, tag), None)
+        return Thought(closing_tag(tag), _closing(tail, tag), tag, is_open=True)
     written = [word for word in re.findall(r"<[^<>]+>|\[[^\[\]]+\]", header) if is_tag(word)]
     tag = written[0] if written else THINK
     return Thought(closing_tag(tag), f"\n{closing_tag(tag)}\n\n", tag)

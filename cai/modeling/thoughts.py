@@ -63,17 +63,22 @@ def split_thoughts(text: str) -> Split:
     return Split(reply, depth == 0, thought or None)
 
 
-def cut_thoughts(text: str) -> tuple[str, bool]:
-    """`text` without its thoughts, and whether the last one was closed."""
-    return split_thoughts(text)[:2]
-
-
 def opened_tag(text: str) -> str | None:
     """The tag of a thought that `text` opens and does not close."""
     tags = list(_TAG.finditer(text))
     if not tags or tags[-1]["channel"] or _is_closing(tags[-1]):
         return None
     return tags[-1].group()
+
+
+def end_of_thought(text: str) -> int | None:
+    """Where the reply begins, after the last tag that closes a thought; None: there is none."""
+    ends = [
+        tag.end()
+        for tag in _TAG.finditer(text)
+        if (tag["channel"] or "").lower() == "final" or (not tag["channel"] and _is_closing(tag))
+    ]
+    return ends[-1] if ends else None
 
 
 def is_tag(text: str) -> bool:

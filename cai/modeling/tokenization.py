@@ -182,10 +182,14 @@ class Renderer:
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """The tokens that end a reply when they are sampled."""
-        ends = {self.eos_token_id, self.end_token_id, *self.config_eos}
-        if self.format.later_end is not None:
-            ends.add(self._id_of(self.format.later_end))
+        ends = {self.eos_token_id, self.end_token_id, self.later_end_id, *self.config_eos}
         return frozenset(ends)
+
+    @property
+    def later_end_id(self) -> int:
+        """The token that ends an assistant's turn between others."""
+        token = self.format.later_end
+        return self.end_token_id if token is None else self._id_of(token)
 
     def _id_of(self, token: str) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(token))
