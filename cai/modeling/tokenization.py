@@ -145,8 +145,11 @@ class Renderer:
         return ids
 
     def response_ids(self, text: str) -> list[int]:
-        """A complete assistant reply with its end token, as a policy emits and is trained on it."""
-        return [*self.text_ids(text), self.end_token_id]
+        """A complete assistant reply with its end token, as a policy emits and is trained on it.
+
+        Thoughts in it are left out.
+        """
+        return [*self.text_ids(split_thoughts(text).text), self.end_token_id]
 
     def text(self, ids: Sequence[int]) -> str:
         """The reply as text, without control tokens and outer white space.

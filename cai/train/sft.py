@@ -18,6 +18,7 @@ from cai.errors import TrainError, blame
 from cai.modeling.loading import load_model, window_of_weights
 from cai.modeling.lora import lora_config
 from cai.modeling.precision import autocast, device
+from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.progress import Progress
 from cai.records import Chat, FrozenModel
@@ -140,10 +141,10 @@ def _tokenize(
 
 
 def completion_ids(renderer: Renderer, example: Example) -> list[int]:
-    """The tokens that are learnt."""
+    """The tokens that are learnt: no thought is."""
     if example.has_end:
         return renderer.response_ids(example.reply)
-    return renderer.text_ids(example.reply)
+    return renderer.text_ids(split_thoughts(example.reply).text)
 
 
 def _last_complete_checkpoint(folder: Path) -> str | None:
