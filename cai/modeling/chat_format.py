@@ -132,7 +132,7 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
     suffix, thought = "", None
     if thinks:
         suffix = header if prompt == bare and not _writes_thought(header) else ""
-        turn = (later_end or "") + prompt.removeprefix(bare)
+        turn = later_end + prompt.removeprefix(bare) if later_end else ""
         thought = (
             Thought(header.strip(), turn + header)
             if has_channel
