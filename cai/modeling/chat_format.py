@@ -115,11 +115,12 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
     probe = _Probe(tokenizer, source)
     user = ("user", QUESTION)
     plain = probe.render([user], prompt=True)
-    if plain is not None and QUESTION not in plain:
+    loses_text = plain is not None and QUESTION not in plain
+    if plain is None or loses_text:
         probe.takes_parts = True
         plain = probe.render([user], prompt=True)
     if plain is None or QUESTION not in plain:
-        return ChatFormat(source, loses_text=plain is not None)
+        return ChatFormat(source, loses_text=loses_text)
     probe.variables = _switches(probe, on=thinks)
     bare = probe.render([user]) or ""
     prompt = probe.render([user], prompt=True) or plain
