@@ -40,7 +40,9 @@ class Run(FrozenModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = 0
     model: str = "smollm2"
-    """Author, critic, judge, and the model that is trained: a spec as `cai.lm.open_lm` takes it."""
+    """Author, critic, judge, and the model that is trained: a spec as `cai.lm.open_lm` takes it.
+    `?thinking=on` at its end lets it think before it replies; what is trained never does.
+    """
     judge: str | None = None
     """Labels the pairs instead of `model`."""
     constitution: str
