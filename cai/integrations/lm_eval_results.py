@@ -11,7 +11,7 @@ from typing import Any
 
 from cai.errors import StoreError, blame
 from cai.evals.capability import BenchmarkResult, is_mean_of
-from cai.json_input import json_lines, open_input
+from cai.json_input import open_input
 
 RESULTS = "results_*.json"
 NO_FILTER = "none"
@@ -148,7 +148,7 @@ def _samples_of(file: _File, task: str) -> dict[tuple[str, str], Samples]:
         path = file.samples_file(leaf)
         if not path.exists():
             return {}
-        for line, row in json_lines(path):
+        for line, row in _sample_rows(path):
             if not isinstance(row.get("doc_id"), int | str):
                 raise StoreError(f"{path}:{line}: a sample without `doc_id`")
             # the hash: the same number of another data set is another question
@@ -158,6 +158,15 @@ def _samples_of(file: _File, task: str) -> dict[tuple[str, str], Samples]:
                 key = sample, "0"
                 scores.setdefault((str(name), kept), {})[key] = _number(row.get(str(name)))
     return scores
+
+
+def _sample_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, sample); unlike other JSON here a score may be NaN, which is then unknown."""
+    with open_input(path) as file:
+        for line, raw in enumerate(file, 1):
+            with blame(StoreError, f"{path}:{line}: not a sample of lm-evaluation-harness"):
+                row = json.loads(raw)
+            yield line, row if isinstance(row, dict) else {}
 
 
 def _numeric_keys(row: Mapping[str, Any]) -> list[str]:

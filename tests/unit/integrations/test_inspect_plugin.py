@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ inspect_ai = pytest.importorskip(
     "inspect_ai", reason="inspect_ai is not installed: pip install 'cai[eval]'"
 )
 
+from inspect_ai.log import write_eval_log  # noqa: E402
 from inspect_ai.model import ModelOutput, ModelUsage, get_model  # noqa: E402
 from inspect_ai.scorer import precomputed_scores  # noqa: E402
 
 from cai.constitution import load_constitution  # noqa: E402
+from cai.integrations.capability_results import read_capability  # noqa: E402
 from cai.integrations.inspect_logs import inspect_results, open_log  # noqa: E402
 from cai.integrations.inspect_plugin import BY_KIND, refusal, replies, rubric  # noqa: E402
 
@@ -34,6 +37,15 @@ pytestmark = [  # Inspect leaves streams open
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def collected_streams() -> Iterator[None]:
+    """Collect them while the warnings are ignored, not when the session ends."""
+    yield
+    gc.collect()
+
+
 REFUSAL = "I'm sorry, but I can't help with that."
 ANSWER = "Paris is the capital of France. It lies on the Seine."
 PROMPTS: list[dict[str, Any]] = [
@@ -167,6 +179,17 @@ def test_logs_are_read_as_paired_results(tmp_path: Path, capsys: Capture) -> Non
     change = changes[name]
     assert (change.score.mean, change.score.n, change.basis) == (1, 2, "samples")
     assert change.score.ci_low is not None
+
+
+def test_a_log_without_results_is_left_out_with_a_note(tmp_path: Path) -> None:
+    write_lines(tmp_path / "prompts.jsonl", *PROMPTS[:1])
+    log = run(refusal(str(tmp_path / "prompts.jsonl")), tmp_path / "base", score=False)
+    read = read_capability([tmp_path])
+    assert read.results == []
+    assert read.notes == [f"{Path(log.location)}: no scores in it: `inspect score` adds them"]
+    write_eval_log(log.model_copy(update={"status": "error"}), log.location)
+    (note,) = read_capability([tmp_path]).notes
+    assert note.endswith("its status is error: run it again")
 
 
 def test_wrong_inputs_are_one_line(tmp_path: Path) -> None:

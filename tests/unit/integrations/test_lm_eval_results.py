@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,31 @@ def test_samples_are_taken_where_their_mean_is_the_metric(tmp_path: Path) -> Non
     assert list(acc.samples.values()) == [1, 0, 1, 1]
     assert (bits.mean, bits.stderr, bits.samples) == (10.5, None, None)
     assert bits.reason == "bits_per_byte is not the mean of its samples"
+
+
+def test_a_score_of_nan_is_unknown(tmp_path: Path) -> None:
+    file = write_results(tmp_path, [1, 0])
+    samples = tmp_path / f"samples_sums_{DATE}.jsonl"
+    with samples.open("a", encoding="utf-8") as out:
+        out.write('{"doc_id": 2, "doc_hash": "h2", "metrics": ["acc"], "acc": NaN}\n')
+    acc, _ = read_lm_eval(file, "base")
+    assert acc.samples is not None
+    assert list(acc.samples.values()) == [1, 0, None]
+    samples.write_text('{"doc_id": 0, "ac', encoding="utf-8")
+    with pytest.raises(StoreError, match=rf"{samples.name}:1: not a sample"):
+        read_lm_eval(file, "base")
+    samples.write_text("[]", encoding="utf-8")
+    with pytest.raises(StoreError, match="1: a sample without `doc_id`"):
+        read_lm_eval(file, "base")
+
+
+def test_a_log_of_inspect_needs_its_package(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
+    (tmp_path / "log.eval").write_bytes(b"")
+    error = run_command(capsys, "capability", "--read", tmp_path).usage_error
+    assert error.endswith("reading Inspect's logs needs inspect_ai: pip install 'cai[eval]'")
 
 
 def test_a_group_has_the_samples_of_its_tasks(tmp_path: Path) -> None:
