@@ -21,6 +21,8 @@ EVAL = "70-eval"
 KL_REPLIES = f"{EVAL}/kl.jsonl"
 REPLIES = "70-replies.jsonl"
 SCORES = "70-scores.jsonl"
+EVALUATIONS = "75-evaluations"
+EVALUATION_SCORES = "75-evaluations.jsonl"
 REPORT = "report.html"
 FILES = (
     PROMPTS,
@@ -36,6 +38,8 @@ FILES = (
     EVAL,
     REPLIES,
     SCORES,
+    EVALUATIONS,
+    EVALUATION_SCORES,
 )
 """The artefacts in the order of their stages: each may decide those after it."""
 FINISHED_WITH = {HELD_OUT: PROMPTS, VALIDATION: PROMPTS, REPLIES: SCORES}

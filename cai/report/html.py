@@ -42,6 +42,7 @@ from cai.report.sections import (
     kinds_of_prompts,
     ppo_updates,
     read_metrics,
+    read_scores,
     read_stage,
     settings_summary,
 )
@@ -95,7 +96,7 @@ def render(run_dir: Path) -> str:
 
 
 def _score_sections(run_files: RunFiles) -> dict[str, Any]:
-    scores = run_files.section(SCORES, "eval", lambda path: list(read_rows(path, Score)))
+    scores = run_files.section(SCORES, "eval", read_scores)
     no_comparison = "No two of base, sft and policy were evaluated on the same prompts."
     return {
         "headline": scores.then(headline, f"{SCORES} holds no row of the refusal evaluation."),

@@ -18,6 +18,7 @@ from cai.errors import StoreError
 from cai.evals.across_runs import RunChange, changes_across_runs
 from cai.evals.refusal import subjects_of
 from cai.records import EvalReply, Score
+from cai.report.sections import read_scores
 from cai.report.table import HEADLINE, UNKNOWN, cell, headline_metrics, markdown_row
 from cai.store import read_rows
 
@@ -54,7 +55,7 @@ def read_run(folder: Path, settings: Mapping[str, object]) -> FinishedRun:
     for name in (SCORES, REPLIES):
         if not (folder / name).exists():
             raise StoreError(f"{folder / name}: not there yet: `cai eval` of that run writes it")
-    scores = list(read_rows(folder / SCORES, Score))
+    scores = read_scores(folder / SCORES)
     return FinishedRun(
         folder.resolve().name, settings, scores, list(read_rows(folder / REPLIES, EvalReply))
     )
