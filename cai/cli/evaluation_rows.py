@@ -21,12 +21,14 @@ def evaluated_rows(
     step: tuple[Callable[[InT], Awaitable[RowT]], type[RowT]],
     lm: LM,
     source: Callable[[RowT], str] = lambda row: str(getattr(row, "source", "")),
+    judge: LM | None = None,
 ) -> list[RowT]:
     """The rows in `file`: new ones, and new tries of those without an answer for now.
 
     Args:
         step: makes the row of an item; and the type of the rows.
         source: the id of the item that a row is about.
+        judge: another model that the step calls; its connections are closed at the end as well.
     """
     from cai import store
     from cai.async_map import map_rows
@@ -52,6 +54,8 @@ def evaluated_rows(
                     await ask_again(file, again, make, kind, source=source, max_concurrency=width)
             finally:
                 await lm.aclose()
+                if judge is not None:
+                    await judge.aclose()
 
         asyncio.run(work())
     return list(store.read_rows(file, kind))

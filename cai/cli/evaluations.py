@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cai.cli.file_tools import FileToolOptions
@@ -28,12 +29,43 @@ class EvaluationJob:
     seed: int
     limit: int | None = None
     """Rows of the data that are used, drawn by the seed; None: all."""
+    extras: Mapping[str, str] = field(default_factory=dict)
+    """Options of single evaluations that were given, such as `judge`, by name."""
+
+    @property
+    def name(self) -> str:
+        """The evaluation's name."""
+        return self.options.text("only")
+
+    def needed(self, option: str) -> str:
+        """The value of an option that this evaluation cannot do without.
+
+        Raises:
+            UsageError: it was not given.
+        """
+        if option not in self.extras:
+            raise self.lacking(option)
+        return self.extras[option]
+
+    def lacking(self, option: str) -> UsageError:
+        """The error of an option that this evaluation cannot do without."""
+        return UsageError(f"--only {self.name}: give --{option}")
 
 
 def _refusal(job: EvaluationJob) -> None:
     from cai.cli.refusal_evaluation import evaluate_refusal
 
     evaluate_refusal(job)
+
+
+def _replies(name: str) -> Callable[[EvaluationJob], None]:
+    def evaluate(job: EvaluationJob) -> None:
+        from cai.cli.reply_evaluation import evaluate_replies
+        from cai.cli.reply_evaluations import BUILDS
+
+        evaluate_replies(job, BUILDS[name])
+
+    return evaluate
 
 
 def _choices(name: str) -> Callable[[EvaluationJob], None]:
@@ -45,23 +77,80 @@ def _choices(name: str) -> Callable[[EvaluationJob], None]:
     return evaluate
 
 
+def _described(job: EvaluationJob) -> None:
+    from cai.cli.evaluation_files import build_described
+    from cai.cli.reply_evaluation import evaluate_replies
+
+    evaluate_replies(job, build_described)
+
+
+OPTIONS = {
+    "refusal": ("train",),
+    "harm": ("preference", "train"),
+    "toxicity": ("scorer", "train"),
+    "truthfulqa-open": ("judge", "train"),
+    "jailbreak": ("templates", "systems", "train"),
+    "helpfulness": ("reference", "train"),
+    "closed-domain": ("train",),
+}
+"""Evaluation of replies -> the options that it has for itself."""
+DESCRIBED = ("judge", "train")
+"""The same of an evaluation that a YAML file describes."""
+SAMPLING: dict[str, dict[str, float]] = {
+    "harm": {"draws": 5, "temperature": 1.0},
+    "toxicity": {"temperature": 1.0},
+}
+"""Evaluation -> settings of its source, where they are not those of `EvalConfig`."""
 CHOICES = ("hhh", "bbq", "truthfulqa", "winogender", "crows-pairs", "likert", "calibration")
 """Evaluations by questions with options: the names in `cai.evals.suite`, which take time to import.
 """
 EVALUATIONS: dict[str, Callable[[EvaluationJob], None]] = {
     "refusal": _refusal,
+    **{name: _replies(name) for name in OPTIONS if name != "refusal"},
     **{name: _choices(name) for name in CHOICES},
 }
 """Name -> what runs it. Each writes score rows to the output, and its items beside it."""
 
 
+def is_described(name: str | None) -> bool:
+    """Whether an evaluation is named by the YAML file that describes it."""
+    return name is not None and Path(name).suffix in (".yaml", ".yml")
+
+
+def data_of(name: str) -> Path:
+    """The data that an evaluation's YAML file names."""
+    from cai.evals.evaluation_file import load_evaluation
+
+    return load_evaluation(Path(name)).data_path
+
+
+def sampling(name: str | None, given: Mapping[str, float | None]) -> EvalConfig:
+    """How replies are sampled: as given, else as the evaluation's source says, else by default."""
+    from cai.evals.replies import EvalConfig
+
+    preset = dict(SAMPLING.get(name or "", {}))
+    if name is not None and is_described(name):
+        from cai.evals.evaluation_file import load_evaluation
+
+        preset |= load_evaluation(Path(name)).sampling()
+    return EvalConfig.model_validate(
+        preset | {key: value for key, value in given.items() if value is not None}
+    )
+
+
 def evaluate_file(name: str | None, job: EvaluationJob) -> None:
-    """Run the evaluation of this name.
+    """Run the evaluation of this name, or of this YAML file.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or an option is not one of its.
     """
-    if name not in EVALUATIONS:
+    if not is_described(name) and name not in EVALUATIONS:
         known = ", ".join(EVALUATIONS)
-        raise UsageError(f"--only {name}: no such evaluation; known: {known}")
-    EVALUATIONS[name](job)
+        raise UsageError(
+            f"--only {name}: no such evaluation; known: {known}, and YAML files of your evaluations"
+        )
+    accepted = DESCRIBED if is_described(name) else OPTIONS.get(name or "", ())
+    unused = sorted(job.extras.keys() - set(accepted))
+    if unused:
+        raise UsageError(f"--{unused[0]}: the evaluation {name} has no such option")
+    (_described if is_described(name) else EVALUATIONS[name or ""])(job)

@@ -9,7 +9,14 @@ import typer
 
 from cai.cli.columns import Choice, Columns, column_names, column_provenance
 from cai.cli.endpoint_options import SECTIONS, Connections, EndpointOptions
-from cai.cli.evaluations import EVALUATIONS, EvaluationJob, evaluate_file
+from cai.cli.evaluations import (
+    EVALUATIONS,
+    EvaluationJob,
+    data_of,
+    evaluate_file,
+    is_described,
+    sampling,
+)
 from cai.cli.file_tools import FileTool, FileToolOptions, open_file_tool
 from cai.cli.jsonl import (
     FORMATS,
@@ -58,6 +65,8 @@ Settings = Annotated[
 ]
 REPLY_FIELDS = ("first", "second", "chosen", "rejected")
 """Fields of pairs that `--column` may name."""
+EVALUATION_FIELDS = ("response", "context")
+"""Fields of evaluations that `--column` may name."""
 
 
 @app.command(
@@ -239,7 +248,10 @@ def evaluate(
     file: RunFile = None,
     only: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help=f"Without RUN.yaml: {', '.join(EVALUATIONS)}."),
+        typer.Option(
+            metavar="NAME",
+            help=f"Without RUN.yaml: {', '.join(EVALUATIONS)}, or the YAML file of your own.",
+        ),
     ] = None,
     model: ModelSpec = None,
     data: Annotated[
@@ -262,10 +274,53 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Rows of the data to use, drawn by --seed.")
     ] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Replies per prompt.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0)] = 0.7,
+    preference: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="harm: a run's folder, or that of a preference model."),
+    ] = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="toxicity: a file of words and /patterns/, a classifier's folder[#LABEL], or "
+            "MODULE:FUNCTION.",
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="truthfulqa-open: the model that maps answers; your own: that answers a question.",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="helpfulness: a local model that measures relevance."),
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option(metavar="PATH", help="jailbreak: templates, in a file or folder.")
+    ] = None,
+    systems: Annotated[
+        str | None, typer.Option(metavar="PATH", help="jailbreak: system turns, like --templates.")
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Evaluations of replies: a run's folder or a file of prompts; scores are also "
+            "split by overlap with these.",
+        ),
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Replies per prompt: 1, and 5 for harm.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0.7, and 1 for harm and toxicity.")
+    ] = None,
     columns: Columns = None,
-    max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
+    max_reply: Annotated[
+        int | None, typer.Option("--max-reply", min=1, help="Tokens of a reply: 64.")
+    ] = None,
     seed: Seed = 0,
     connections: Connections = None,
     settings: Settings = None,
@@ -275,18 +330,28 @@ def evaluate(
 ) -> None:
     """Score models on held-out prompts: a stage of a run, or one evaluation of one model."""
     limits = SpendingLimits(max_cost, max_tokens, max_hours)
+    if data is None and is_described(only):
+        data = data_of(str(only))
     options = FileToolOptions(
         {"only": only, "model": model, "data": data, "output": output},
         EndpointOptions("eval", connections, settings, limits),
     )
+    extras = {
+        "preference": preference,
+        "scorer": scorer,
+        "judge": judge,
+        "reference": reference,
+        "templates": templates,
+        "systems": systems,
+        "train": train,
+    }
     if file is not None:
-        options.run_stage(file, column=columns, limit=limit)
+        options.run_stage(file, column=columns, limit=limit, **extras)
         return
     options.check()
     quiet()
-    from cai.evals.replies import EvalConfig
-
-    config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
-    names = column_names(columns, (*REPLY_FIELDS, "response"))
-    job = EvaluationJob(options, constitution, config, names, seed, limit)
+    config = sampling(only, {"draws": draws, "temperature": temperature, "max_tokens": max_reply})
+    names = column_names(columns, (*REPLY_FIELDS, *EVALUATION_FIELDS))
+    given = {name: value for name, value in extras.items() if value is not None}
+    job = EvaluationJob(options, constitution, config, names, seed, limit, given)
     evaluate_file(only, job)

@@ -23,6 +23,7 @@ def evaluate_refusal(job: EvaluationJob) -> None:
     from cai import store
     from cai.cli.null_rows import print_null_rows
     from cai.cli.output_files import owned_output, replaced_output, write_output
+    from cai.cli.reply_evaluation import split_scores
     from cai.data.readers import ReadOptions, prompt_rows
     from cai.data.split import subsample
     from cai.evals.refusal import refusal_scores
@@ -56,7 +57,9 @@ def evaluate_refusal(job: EvaluationJob) -> None:
             step = reply_step(options.text("model"), lm, compile_rubric(rubric), config, seed)
             draws = prompt_draws(prompts, config.draws)
             replies = evaluated_rows(replies_file, draws, (step, EvalReply), lm, item_id)
-        scores = refusal_scores(replies, seed=seed)
+        scores = split_scores(
+            job.extras.get("train"), prompts, replies, lambda rows: refusal_scores(rows, seed=seed)
+        )
         write_output(output, "eval", "".join(row.line() + "\n" for row in scores))
     print_scores(scores)
     print_null_rows("eval", Counter(null_reason(reply) for reply in replies))

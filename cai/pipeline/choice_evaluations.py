@@ -10,7 +10,8 @@ from cai.artifacts import EVALUATION_SCORES, EVALUATIONS, SUBJECTS
 from cai.evals.choices import ChoiceAnswer, ChoiceItem, choice_step, limited
 from cai.evals.suite import load_items, questions_digest, scores_of
 from cai.generate.unanswered import set_unanswered_aside
-from cai.pipeline.context import SPLIT_SEED, RunContext, load_rows
+from cai.pipeline.context import RunContext, load_rows
+from cai.pipeline.run_prompts import SPLIT_SEED
 from cai.records import Score
 
 Questions = Mapping[str, list[ChoiceItem]]
