@@ -9,7 +9,13 @@ import typer
 
 from cai.cli.columns import Choice, Columns, column_names, column_provenance
 from cai.cli.endpoint_options import SECTIONS, Connections, EndpointOptions
-from cai.cli.evaluations import EVALUATIONS, EvaluationJob, evaluate_file
+from cai.cli.evaluations import (
+    EVALUATIONS,
+    ComparisonOptions,
+    EvaluationJob,
+    evaluate_file,
+    required_options,
+)
 from cai.cli.file_tools import FileTool, FileToolOptions, open_file_tool
 from cai.cli.jsonl import (
     FORMATS,
@@ -256,6 +262,34 @@ def evaluate(
     temperature: Annotated[float, typer.Option(min=0)] = 0.7,
     columns: Columns = None,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
+    subjects: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--subject",
+            metavar="NAME=SPEC",
+            help="elo: a model to compare; the first is the reference; repeatable.",
+        ),
+    ] = None,
+    turns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="elo: what comes before a subject's prompts: a system turn (text), or turns "
+            "(.jsonl of role and content); repeatable.",
+        ),
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="elo: the model that compares.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="elo: the judge's recipe: direct (default), rlaif, cai or cai-cot."),
+    ] = None,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option(
+            help="elo: people's verdicts: rows of prompt, first and second (subjects' names), "
+            "verdict (first, second or tie)."
+        ),
+    ] = None,
     seed: Seed = 0,
     connections: Connections = None,
     settings: Settings = None,
@@ -263,19 +297,21 @@ def evaluate(
     max_tokens: MaxTokens = None,
     max_hours: MaxHours = None,
 ) -> None:
-    """Score models on held-out prompts: a stage of a run, or one evaluation of one model."""
+    """Score models on held-out prompts: a stage of a run, or one evaluation on a file."""
     limits = SpendingLimits(max_cost, max_tokens, max_hours)
     options = FileToolOptions(
-        {"only": only, "model": model, "data": data, "output": output},
+        required_options(only, {"model": model, "data": data, "output": output}),
         EndpointOptions("eval", connections, settings, limits),
     )
+    comparison = ComparisonOptions(subjects or (), turns or (), judge, preset, verdicts)
     if file is not None:
-        options.run_stage(file, column=columns)
+        options.run_stage(file, column=columns, **comparison.by_name())
         return
     options.check()
     quiet()
     from cai.evals.replies import EvalConfig
 
     config = EvalConfig(draws=draws, temperature=temperature, max_tokens=max_reply)
-    job = EvaluationJob(options, constitution, config, column_names(columns), seed)
+    names = column_names(columns)
+    job = EvaluationJob(options, constitution, config, names, seed, comparison)
     evaluate_file(only, job)
