@@ -3,7 +3,8 @@
     python benchmarks/ppo_speed.py [--mode lora|full] [--peer PYTHON SCRIPT]
 
 SmolLM2-135M, 16 prompts an update, 32 new tokens, one pass, 4 updates of which the first is left
-out. The reward is a preference model of the same size, as the peer's is.
+out. The reward is a preference model of the same size, as the peer's is. Beside the seconds of each
+phase is the least that this machine could take for it: see `phase_limits`.
 
 With `--peer`, the loop is compared with another on the same machine. PYTHON is the interpreter of
 an environment with TRL 1.12, the last that had PPO. SCRIPT runs its PPOTrainer with the same sizes,
@@ -27,7 +28,9 @@ from typing import Any
 BATCH = 16
 LENGTH = 32
 UPDATES = 4
-FORWARD = 0.27e9
+WEIGHTS = 134.5e6
+"""Of the model, which all are read in each step of sampling."""
+FORWARD = 2 * WEIGHTS
 """Floating-point operations of one token's forward pass."""
 
 
@@ -141,21 +144,56 @@ def report(mode: str, timer: PhaseTimer, tokens: int) -> dict[str, Any]:
         "episodes_per_s": round(BATCH / seconds, 3),
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+    limits = phase_limits(tokens)
     for name, total in timer.phases.items():
         line[f"s_{name}"] = round(total / timer.updates, 2)
-    # As if nothing were shared: four forward passes over each token (sampling, reference, old
-    # policy, reward), and for learning one forward pass and a backward pass of twice its cost.
-    work = tokens * FORWARD * (4 + 3)
-    line["of_matmul_limit"] = round(work / seconds / matmul_rate(), 2)
+        line[f"limit_{name}"] = round(limits[name], 2)
+    line["of_limit"] = round(sum(limits.values()) / seconds, 2)
     return line
 
 
-def matmul_rate() -> float:
+def phase_limits(tokens: int) -> dict[str, float]:
+    """Least seconds of each phase of an update, as if nothing were shared between rows or passes.
+
+    Prompts are read, scored and learnt from at the speed of matrix products: one forward pass to
+    score, two to read (policy and reference), three's worth to learn. A step of sampling reads
+    every weight, in the format of the products, and multiplies a token of each reply with it: the
+    slower of the two bounds it.
+    """
+    from cai.modeling.precision import matmul_dtype
+
+    dtype = matmul_dtype()
+    rate, bandwidth = matmul_rate(dtype), memory_bandwidth()
+    forward = tokens * FORWARD / rate
+    step = max(WEIGHTS * dtype.itemsize / bandwidth, BATCH * FORWARD / rate)
+    prompts = (tokens - BATCH * LENGTH) * FORWARD / rate
+    return {
+        "sample": prompts + LENGTH * step,
+        "score": forward,
+        "read": 2 * forward,
+        "learn": 3 * forward,
+    }
+
+
+def memory_bandwidth() -> float:
+    """Bytes a second that are read from memory, best of five sums over 512 MiB."""
+    import torch
+
+    block = torch.ones(128 * 2**20)
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        block.sum()
+        best = max(best, 4 * block.numel() / (time.perf_counter() - started))
+    return best
+
+
+def matmul_rate(dtype: Any) -> float:
     """Operations a second of a product of the model's sizes, best of five."""
     import torch
 
-    a = torch.randn(512, 576)
-    b = torch.randn(576, 1536)
+    a = torch.randn(512, 576, dtype=dtype)
+    b = torch.randn(576, 1536, dtype=dtype)
     best = 0.0
     for _ in range(5):
         started = time.perf_counter()

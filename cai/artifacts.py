@@ -22,6 +22,14 @@ KL_REPLIES = f"{EVAL}/kl.jsonl"
 REPLIES = "70-replies.jsonl"
 SCORES = "70-scores.jsonl"
 REPORT = "report.html"
+CARD = "README.md"
+"""In the folder of a model: its card."""
+CARDED_LATER = (SFT, POLICY)
+"""Artefacts whose card is written after they are finished, by the report: it decides nothing, and
+is no part of their content's digest.
+"""
+REVIEW = "80-review.jsonl"
+"""People's judgements. No artefact of a stage: nothing makes it anew, and none is to delete it."""
 FILES = (
     PROMPTS,
     HELD_OUT,

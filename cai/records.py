@@ -300,6 +300,59 @@ class EvalReply(Row):
         return sum(known) if parts and len(known) == len(parts) else None
 
 
+class ScoredReply(Row):
+    """One reply of a subject to an item of an evaluation, with the values that a grader gave it."""
+
+    source: str
+    """`Prompt.id` of the prompt, before an instruction or a template."""
+    subject: str
+    chat: Chat
+    """What the subject was given."""
+    condition: str = ""
+    """The instruction or template; empty where an evaluation has none."""
+    group: str = ""
+    """What is reported apart, such as the toxicity of the prompt; empty: nothing is."""
+    draw: int
+    response: str
+    finished: bool
+    """True if the model ended the reply; False if it was cut at the token limit."""
+    values: dict[str, Number | None]
+    """Metric -> value; None: unknown."""
+    unscored: str | None = None
+    """The reason why there are no values."""
+
+
+class Judgement(Row):
+    """What one person says of an item. Of a person's rows on an item, the last one counts."""
+
+    reviewer: str
+    item: str
+    """Digest of the texts that were judged; the same texts are the same item."""
+    task: Literal["pair", "reply"]
+    order: tuple[int, int] | None = None
+    """Of a pair: indices of the replies shown as A and as B. (1, 0): the second one as A."""
+    verdict: Literal[
+        "first",
+        "second",
+        "tie",
+        "answered",
+        "refused",
+        "incorrect",
+        "propositions",
+        "skip",
+        "undone",
+    ]
+    """`propositions`: the class follows from them. `undone`: the person took the last one back."""
+    propositions: dict[str, bool] | None = None
+    ratings: tuple[Annotated[int, Field(ge=1, le=7)] | None, ...] = ()
+    """From 1 to 7 (arXiv:2203.02155, appendix B), of the first and the second reply, or of the
+    only one."""
+    seconds: float = Field(ge=0)
+    """From the item being shown to the answer."""
+    time: str
+    """Of the answer, in UTC."""
+
+
 class KLReply(Row):
     """One response of the policy, sampled to measure its KL from the reference policy."""
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cai.artifacts import FILES
+from cai.artifacts import CARD, CARDED_LATER, FILES
 from cai.errors import StoreError
 from cai.files import append_bytes as append_bytes
 from cai.files import atomic_directory as atomic_directory
@@ -257,12 +257,16 @@ def file_digest(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """`file_digest`, without a folder's `checkpoints/`, which are removed when it is finished.
+    """`file_digest`, without a folder's `checkpoints/`, which are removed when it is finished, and
+    without the card of a model, which is written later.
 
     A process computes it again only if a file's size, times or number changed.
     """
     with _read_errors(path):
-        files = [file for file in _files_below(path) if file.relative_to(path).parts[:1] != WORKING]
+        left_out = [WORKING, *([(CARD,)] if path.name in CARDED_LATER else [])]
+        files = [
+            file for file in _files_below(path) if file.relative_to(path).parts[:1] not in left_out
+        ]
         return _cached_digest(path, tuple(_signature(file) for file in files))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from cai.probability import sigmoid
 from cai.records import EvalReply, Grade, Kind, Preference, Score, Vote, chat_of
 
-GRADE_FIELDS = ("style", "degree", "correct", "unscored")
+GRADE_FIELDS = ("style", "degree", "correct", "unscored", "propositions")
 STEPS = [
     {
         "update": i,

@@ -19,6 +19,7 @@ import typer
 
 from cai.cli import (
     calibrate,
+    chat,
     constitutions,
     exports,
     file_commands,
@@ -30,9 +31,11 @@ from cai.cli import (
     projects,
     prompts,
     redteam,
+    review,
     runs,
     serve,
 )
+from cai.cli.terminal_text import printable
 from cai.errors import CaiError, UsageError
 
 __all__ = ["app", "main"]
@@ -59,6 +62,8 @@ for module in (
     file_commands,
     exports,
     serve,
+    review,
+    chat,
 ):
     app.add_typer(module.app)
 app.add_typer(logs.log)
@@ -141,5 +146,5 @@ def _exit_without_stdout(error: OSError) -> NoReturn:
 
 def _exit_with_error(message: str, code: int) -> NoReturn:
     for line in message.splitlines():
-        print(f"cai: {line}", file=sys.stderr)
+        print(f"cai: {printable(line)}", file=sys.stderr)
     sys.exit(code)

@@ -33,16 +33,17 @@ def evaluate_elo(job: EvaluationJob) -> None:
     from cai.cli.verdicts import read_verdicts
     from cai.evals.elo import corrected_scores, elo_scores
 
-    options, given = job.options, job.comparison
-    subjects = _by_name("--subject", "SPEC", given.subjects)
-    turns = _by_name("--turns", "FILE", given.turns)
+    options = job.options
+    verdicts = Path(job.extras["verdicts"]) if "verdicts" in job.extras else None
+    subjects = _by_name("--subject", "SPEC", job.several.get("subject", ()))
+    turns = _by_name("--turns", "FILE", job.several.get("turns", ()))
     _check(job, subjects, turns)
     output = options.path("output")
     sources = [options.path("data")] if subjects else []
-    sources += [given.verdicts] if given.verdicts else []
+    sources += [verdicts] if verdicts else []
     with replaced_output(output, "eval", *sources):
         draws = _prompt_draws(job) if subjects else []
-        people = read_verdicts(given.verdicts, draws, subjects) if given.verdicts else []
+        people = read_verdicts(verdicts, draws, subjects) if verdicts else []
         judged: list[JudgedPair] = []
         if subjects:
             judged = _judged(job, draws, subjects, _Settings.of(job, turns))
@@ -68,20 +69,17 @@ def _by_name(option: str, what: str, values: Sequence[str]) -> dict[str, str]:
 
 
 def _check(job: EvaluationJob, subjects: Mapping[str, str], turns: Mapping[str, str]) -> None:
-    given, options = job.comparison, job.options
+    options = job.options
     if "model" in options.required:
         raise UsageError("eval: --only elo: name the models with --subject NAME=SPEC, not --model")
-    if not subjects and given.verdicts is None:
+    if not subjects and "verdicts" not in job.extras:
         raise UsageError(
             "eval: --only elo: give two or more --subject NAME=SPEC, or --verdicts FILE"
         )
     if len(subjects) == 1:
         raise UsageError("eval: --only elo: one subject has nothing to be compared with")
-    missing = [
-        f"--{name}"
-        for name, value in (("data", options.required.get("data")), ("judge", given.judge))
-        if value is None
-    ]
+    needed = {"data": options.required.get("data"), "judge": job.extras.get("judge")}
+    missing = [f"--{name}" for name, value in needed.items() if value is None]
     if subjects and missing:
         raise UsageError(f"eval: --only elo: --subject needs {' and '.join(missing)}")
     if not subjects and len(missing) < 2:
@@ -115,13 +113,15 @@ def _read_turns(file: Path) -> Chat:
 
 def _prompt_draws(job: EvaluationJob) -> list[PromptDraw]:
     from cai.data.readers import ReadOptions, prompt_rows
+    from cai.data.split import subsample
     from cai.evals.replies import prompt_draws
 
     data = job.options.path("data")
     prompts = list(prompt_rows(data, ReadOptions(job.columns)))
     if not prompts:
         raise UsageError(f"{data}: no prompts to compare replies to")
-    return prompt_draws(list({p.id: p for p in prompts}.values()), job.config.draws)
+    distinct = list({p.id: p for p in prompts}.values())
+    return prompt_draws(subsample(distinct, job.limit, job.seed, "eval"), job.config.draws)
 
 
 # ---- replies and comparisons ----
@@ -142,7 +142,7 @@ class _Settings:
         from cai.constitution import load_constitution
         from cai.generate.label import PRESETS, LabelConfig
 
-        preset = job.comparison.preset or DEFAULT_PRESET
+        preset = job.extras.get("preset", DEFAULT_PRESET)
         try:
             label = LabelConfig.model_validate({"preset": preset})
         except ValidationError:
@@ -162,7 +162,7 @@ class _Settings:
             "model": judge.fingerprint,
             "constitution": store.digest(self.constitution),
             "templates": templates_digest(),
-            **job.options.endpoint.answer_settings(str(job.comparison.judge)),
+            **job.options.endpoint.answer_settings(job.extras["judge"]),
         }
 
 
@@ -183,7 +183,7 @@ def _judged(
     items = comparison_items(draws, replies)
     about = {item.pair.source: item.category for item in items}
     kinds = {draw.prompt.id: draw.prompt.kind for draw in draws}
-    output, judge = job.options.path("output"), str(job.comparison.judge)
+    output, judge = job.options.path("output"), job.extras["judge"]
     with open_logged(judge, output, job.options.endpoint) as lm:
         provenance = settings.provenance(job, lm)
         label = labeller(

@@ -131,7 +131,9 @@ def _parse(command: str, settings: list[str]) -> tuple[HttpConfig, Prices]:
 
 
 @contextlib.contextmanager
-def open_logged(model: str, output: Path, options: EndpointOptions) -> Iterator[LM]:
+def open_logged(
+    model: str, output: Path, options: EndpointOptions, shared: Budget | None = None
+) -> Iterator[LM]:
     """A model whose calls, if it is an endpoint, are limited, and logged beside `output`.
 
     A logged call is not made, and paid for, a second time. At the end, what the calls took goes to
@@ -140,6 +142,8 @@ def open_logged(model: str, output: Path, options: EndpointOptions) -> Iterator[
     Args:
         model: the model's spec.
         output: the file beside which the log lies; no log beside standard output.
+        shared: limits that hold for the calls of several models together; what they took is then
+            left to the caller to say. None: limits of its own, from the options.
 
     Raises:
         UsageError, ConfigError: the model or a setting is wrong.
@@ -152,7 +156,7 @@ def open_logged(model: str, output: Path, options: EndpointOptions) -> Iterator[
     from cai.lm.request_log import RequestLog
 
     http, prices = options.parse_settings()
-    budget = options.budget(prices)
+    budget = options.budget(prices) if shared is None else shared
     lm: LM = open_lm(model, http)
     if not isinstance(lm, HttpLM):
         yield lm
@@ -164,5 +168,5 @@ def open_logged(model: str, output: Path, options: EndpointOptions) -> Iterator[
     finally:
         if log is not None:
             log.close()
-        if budget.calls:
+        if budget.calls and shared is None:
             print(f"calls   {budget.summary()}", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cai.cli.silence import quiet
+from cai.errors import UsageError
 
 app = typer.Typer()
 
@@ -18,13 +19,14 @@ app = typer.Typer()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
     output: Annotated[
-        Path, typer.Option("--output", help="A new folder for the tables and their card.")
+        Path, typer.Option("--output", help="A new folder for the tables and their cards.")
     ],
     to: Annotated[
-        Literal["trl", "datasets", "openrlhf", "verl"],
+        Literal["trl", "datasets", "openrlhf", "verl", "hub"],
         typer.Option(
             help="trl: Parquet in TRL's columns, as the Hub takes it; datasets: folders for "
-            "load_from_disk; openrlhf, verl: prompts, and the plug-in for `cai serve-reward`."
+            "load_from_disk; openrlhf, verl: prompts, and the plug-in for `cai serve-reward`; "
+            "hub: the models and the tables, each as a repository of the Hugging Face Hub."
         ),
     ] = "trl",
     license: Annotated[
@@ -33,9 +35,25 @@ def export(
     language: Annotated[
         str | None, typer.Option(metavar="CODE", help="Language for the card: en, ja, ...")
     ] = None,
+    upload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="With --to hub: send the folders to private repositories of this name, with the "
+            "token in HF_TOKEN. An export that is there already is sent as it is.",
+        ),
+    ] = None,
 ) -> None:
-    """Export a run's fine-tuning rows, preferences and prompts as tables, with a dataset card."""
+    """Export a run's fine-tuning rows, preferences and prompts as tables, with a dataset card.
+
+    `--to hub` adds copies of the models with their cards, and lists what an upload would send.
+    """
+    if upload is not None and to != "hub":
+        raise UsageError("--upload: only with --to hub")
     quiet()
+    if to == "hub":
+        _export_for_hub(run, output, upload, license=license, language=language)
+        return
     from cai.integrations.export import export, export_engine
 
     if to in ("openrlhf", "verl"):
@@ -45,3 +63,25 @@ def export(
     counts = export(run, output, form=form, license=license, language=language)
     for name, count in counts.items():
         print(f"{output / name}: {count:,} rows")
+
+
+def _export_for_hub(
+    run: Path, output: Path, upload: str | None, *, license: str | None, language: str | None
+) -> None:
+    from cai.integrations.hub import check_upload, export_for_hub, hub_folders, upload_folders
+
+    token = None if upload is None else check_upload(upload)
+    if upload is not None and output.is_dir():
+        folders = hub_folders(output)
+    else:
+        folders = export_for_hub(run, output, license=license, language=language)
+    for folder in folders:
+        name = folder.repository(upload or "OWNER/NAME")
+        print(f"{folder.path} -> {folder.kind} {name}")
+        for file, size in folder.files:
+            print(f"  {file}: {size:,} bytes")
+    if upload is None or token is None:
+        print("Nothing was sent. To send it: the same command with --upload OWNER/NAME")
+        return
+    for address in upload_folders(folders, upload, token):
+        print(f"sent to {address}")

@@ -230,7 +230,10 @@ def report(
     ],
     settings: Settings = None,
     output: Annotated[
-        Path | None, typer.Option(help="With several runs: the comparison, as Markdown.")
+        Path | None,
+        typer.Option(
+            help="With several runs: the comparison, as Markdown, or as a page if it ends in .html."
+        ),
     ] = None,
     max_cost: MaxCost = None,
     max_tokens: MaxTokens = None,
@@ -259,7 +262,7 @@ def _compare(files: Sequence[Path], settings: list[str], output: Path | None) ->
     from cai.artifacts import SCORES
     from cai.cli.output_files import replaced_output, write_output
     from cai.pipeline.config import load_run
-    from cai.report.several_runs import markdown, notes, read_run, rich_table, tables
+    from cai.report.several_runs import markdown, notes, page, read_run, rich_table, tables
 
     resolved = [load_run(file, settings) for file in files]
     folders = [run.folder.resolve() for run in resolved]
@@ -276,4 +279,5 @@ def _compare(files: Sequence[Path], settings: list[str], output: Path | None) ->
             print_table(rich_table(table), 160)
         print("\n".join(notes(runs)))
         if output:
-            write_output(output, "report", markdown(runs))
+            write = page if output.suffix.lower() in (".html", ".htm") else markdown
+            write_output(output, "report", write(runs))

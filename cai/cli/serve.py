@@ -78,15 +78,15 @@ def serve_reward(
 def rubric_score(constitution: str) -> ScoreTexts:
     """A reward that is the rubric of a constitution alone."""
     from cai.cli.rubrics import load_with_rubric
-    from cai.reward.composite import RewardWeights, reward_parts
+    from cai.reward.composite import RewardWeights, Scorers, reward_parts
     from cai.rubric import compile_rubric
 
     _, rubric = load_with_rubric(constitution)
-    compiled = compile_rubric(rubric)
+    scorers = Scorers(rubric=compile_rubric(rubric))
     weights = RewardWeights(pm=0.0)
 
     def score(prompts: Sequence[Prompt], replies: Sequence[str]) -> RewardTable:
-        return reward_parts(prompts, replies, None, compiled, weights)
+        return reward_parts(prompts, replies, scorers, weights)
 
     return score
 

@@ -1,7 +1,8 @@
-"""Readers of prompts: JSONL, CSV, Parquet, saved or hub `datasets`, and hh-rlhf dialogues."""
+"""Readers of prompts: JSONL, CSV, Parquet, lines of text, saved or hub `datasets`, dialogues."""
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from cai.data.conversations import (
     normalized_turns,
     up_to_user,
 )
+from cai.data.public_sets import COLUMNS, renamed_row
 from cai.data.tables import (
     ALL_TEXT,
     HUB,
@@ -31,6 +33,7 @@ from cai.data.tables import (
     shards,
 )
 from cai.errors import StoreError
+from cai.json_input import open_input
 from cai.records import Prompt
 from cai.store import json_lines, parse_row
 
@@ -75,7 +78,8 @@ def prompt_rows(path: Path, options: ReadOptions = ReadOptions()) -> Iterator[Pr
     (turns of role and content, or of ShareGPT's `from` and `value`), or `chosen` or `transcript`
     (a dialogue of "Human:" and "Assistant:" turns). It is read up to the last user turn. `kind`,
     `category`, `origin` and `user` are optional; other keys are ignored, but a key of a JSONL row
-    that looks like a misspelled one is an error.
+    that looks like a misspelled one is an error. A text file has a prompt a line. The columns of
+    some public sets are known: see `cai.data.public_sets`.
 
     Raises:
         StoreError: the file can't be read, or a row is wrong; the message begins with file:row.
@@ -145,12 +149,26 @@ def _rows(path: Path, options: ReadOptions, cells: Cells = ALL_TEXT) -> tuple[bo
     if path.is_dir():
         return False, saved_rows(path)
     if file_name.endswith((".csv", ".tsv")):
-        known = KNOWN | frozenset(options.columns.values()) | cells.known
+        known = KNOWN | COLUMNS | frozenset(options.columns.values()) | cells.known
         cells = replace(cells, known=known, turns=TURN_CELLS)
         return False, csv_rows(path, cells, options.skip)
     if file_name.endswith(".parquet"):
         return False, parquet_rows(path)
+    if file_name.endswith(".txt"):
+        return False, _line_rows(path)
     return True, json_lines(path, name=options.name, skip=options.skip)
+
+
+def _line_rows(path: Path) -> Rows:
+    """(line, row) of a text with a prompt a line; blank lines are left out."""
+    with open_input(path) as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.removeprefix(codecs.BOM_UTF8).decode().strip()
+            except UnicodeDecodeError:
+                raise StoreError(f"{path}:{number}: not UTF-8 text") from None
+            if line:
+                yield number, {"prompt": line}
 
 
 def _prompt(
@@ -158,7 +176,7 @@ def _prompt(
 ) -> Prompt:
     if is_jsonl and _is_prompt_row(row):
         return parse_row(row, Prompt, location)
-    row = _renamed(row, columns)
+    row = _renamed(renamed_row(row, location), columns)
     if is_jsonl:
         _check_spelling(row, location)
     return parse_row(_optional_fields(row) | {"chat": _chat(row, location)}, Prompt, location)

@@ -22,6 +22,7 @@ BATCH = 1024
 HUB = "hub:"
 """Prefix of a data set that `datasets` downloads: hub:OWNER/NAME#SPLIT."""
 DELIMITERS = ",;\t"
+BYTE_ORDER_MARK = "\ufeff"
 SPREADSHEET_TRUTH = ("True", "False", "TRUE", "FALSE")
 SHARD = re.compile(r"(?P<split>.+)-\d+-of-\d+\.[a-z]+", re.IGNORECASE)
 TURNS = re.compile(r'\s*\[\s*\{\s*"(?:role|from|content|value)"')
@@ -158,8 +159,11 @@ def _json_value(value: Any, location: str, is_json: bool) -> Any:
 def _header(lines: Iterator[str], path: Path, known: frozenset[str]) -> tuple[list[str], str, int]:
     """(names of the columns, delimiter, number of the line after the header)."""
     first, number, delimiters = next(lines, ""), 2, DELIMITERS
+    while first and not first.lstrip(BYTE_ORDER_MARK).strip():
+        first, number = next(lines, ""), number + 1
+    first = first.lstrip(BYTE_ORDER_MARK)  # where empty lines come before the mark
     if match := re.fullmatch(r"sep=(.)\s*", first):  # written by spreadsheets
-        first, number, delimiters = next(lines, ""), 3, match[1]
+        first, number, delimiters = next(lines, ""), number + 1, match[1]
     headers = {
         delimiter: [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
         for delimiter in delimiters

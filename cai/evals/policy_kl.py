@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from cai.evals.stats import estimate
 from cai.modeling.batching import length_batches, right_pad
 from cai.modeling.loading import window_of
+from cai.modeling.logits import logit_head
 from cai.modeling.precision import autocast
 from cai.modeling.tokenization import Renderer
 from cai.records import KLReply, Prompt, Score
@@ -107,7 +108,7 @@ def token_kls(
 
     The heads run on `chunk` tokens at a time: the logits of all would not fit memory.
     """
-    heads = [model.get_output_embeddings() for model in models]
+    heads = [logit_head(model) for model in models]
     parts = []
     for states in zip(*(torch.split(hidden_NE, chunk) for hidden_NE in hidden), strict=True):
         logits, ref_logits = (

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from cai.errors import UnansweredError
 from cai.lm.base import LM, Sample
-from cai.records import EvalReply, FrozenModel, Prompt, PromptDraw
+from cai.records import Chat, EvalReply, FrozenModel, Prompt, PromptDraw
 from cai.rubric import CompiledRubric, grade, unscored_grade
 from cai.seeds import derive
 
@@ -43,6 +43,25 @@ def prompt_draws(prompts: Sequence[Prompt], draws: int) -> list[PromptDraw]:
     return [PromptDraw(prompt=prompt, draw=draw) for prompt in prompts for draw in range(draws)]
 
 
+async def sample_reply(
+    lm: LM, chat: Chat, config: EvalConfig, seed: int, address: tuple[str, int]
+) -> Sample:
+    """One reply.
+
+    Args:
+        address: (prompt id, draw), from which its seed follows.
+
+    Raises:
+        UnansweredError: there is none.
+    """
+    return await lm.sample(
+        chat,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        seed=derive(seed, "eval", *address),
+    )
+
+
 def reply_step(
     subject: str, lm: LM, rubric: CompiledRubric, config: EvalConfig, seed: int
 ) -> Callable[[PromptDraw], Awaitable[EvalReply]]:
@@ -55,12 +74,8 @@ def reply_step(
     async def reply(item: PromptDraw) -> EvalReply:
         prompt = item.prompt
         try:
-            sample = await lm.sample(
-                prompt.chat,
-                max_tokens=config.max_tokens,
-                temperature=config.temperature,
-                seed=derive(seed, "eval", prompt.id, item.draw),
-            )
+            address = (prompt.id, item.draw)
+            sample = await sample_reply(lm, prompt.chat, config, seed, address)
             graded = grade(
                 rubric,
                 prompt=prompt.chat[-1].content,

@@ -20,6 +20,7 @@ from cai.errors import StoreError, blame
 from cai.integrations.plugins import plugin_source
 from cai.records import Chat, Pair, Preference, Prompt, Revision, message_dicts
 from cai.report.cards import any_harmful, dataset_card, left_out_rows, unusable_reason
+from cai.report.data_details import preference_details, prompt_details, revision_details
 
 SFT: Columns = {"prompt": "chat", "completion": "chat", "id": "text"}
 PREFERENCE: Columns = {
@@ -145,6 +146,7 @@ def export(
                 store.read_rows(sources[REVISIONS], Revision) if REVISIONS in sources else (),
                 store.read_rows(labels, Preference) if labels else (),
             ),
+            details=_details(run, sources, labels),
             harmful=(run / PROMPTS).exists()
             and any_harmful(store.read_rows(run / PROMPTS, Prompt)),
             saved=form == "datasets",
@@ -156,6 +158,23 @@ def export(
             for name in tables:
                 _convert_to_saved_dataset(folder / name)
     return counts
+
+
+def _details(run: Path, sources: Mapping[str, Path], labels: Path | None) -> list[str]:
+    """The sections of the card about the rows of each file that is exported."""
+    sections = []
+    if (run / PROMPTS).exists():
+        sections.append(prompt_details(store.read_rows(run / PROMPTS, Prompt)))
+    if REVISIONS in sources:
+        sections.append(revision_details(store.read_rows(sources[REVISIONS], Revision)))
+    if labels is not None:
+        sections.append(preference_details(store.read_rows(labels, Preference)))
+    return sections
+
+
+def has_training_data(run: Path) -> bool:
+    """Whether `export` has something to write."""
+    return any((run / name).exists() for name in (PROMPTS, REVISIONS, PREFERENCES))
 
 
 def _tables(run: Path, sources: Mapping[str, Path]) -> Tables:

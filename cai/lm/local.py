@@ -23,6 +23,7 @@ from cai.lm.thoughts import cut_thoughts
 from cai.modeling import generation
 from cai.modeling.attention import Prefix
 from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length
+from cai.modeling.fast_paths import fast_paths
 from cai.modeling.loading import fingerprint, load_model, window_of
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.tokenization import Renderer, load_renderer
@@ -58,7 +59,7 @@ class LocalLM:
     """A transformers model behind the LM protocol.
 
     Args:
-        model: a causal model with attention `cai.modeling.attention.ATTN_IMPLEMENTATION`.
+        model: a causal model of `load_model`.
         renderer: its tokenizer and chat template.
         fingerprint: distinguishes it from other models.
     """
@@ -161,7 +162,7 @@ class LocalLM:
         Only an exactly equal prefix is taken from the cache, so the numbers stay the same.
         """
         length = common_prefix_length(rows) if len(rows) > 1 else 0
-        if length < MIN_SHARED_TOKENS:
+        if length < MIN_SHARED_TOKENS or not fast_paths(self.model).attention:
             return None
         key = tuple(rows[0][:length])
         if key not in self._prefixes:

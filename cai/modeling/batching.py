@@ -57,3 +57,15 @@ def length_batches(rows: Sequence[TokenIds], size: int) -> list[list[int]]:
     """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def chunk_by_tokens(rows: Sequence[TokenIds], max_tokens: int) -> list[slice]:
+    """Neighbouring rows in chunks of at most `max_tokens`, padding included, or of one row."""
+    chunks: list[slice] = []
+    start, width = 0, 0
+    for i, row in enumerate(rows):
+        width = max(width, len(row))
+        if i > start and (i + 1 - start) * width > max_tokens:
+            chunks.append(slice(start, i))
+            start, width = i, len(row)
+    return [*chunks, slice(start, len(rows))]

@@ -10,18 +10,28 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from cai.modeling.fast_paths import fast_paths
 
-def frozen_blocks(base: PreTrainedModel, num_trainable_layers: int | None) -> list[nn.Module]:
-    """The blocks below the last `num_trainable_layers`; none when that is None (all trained)."""
-    num_layers = int(base.config.num_hidden_layers)
+
+def blocks_of(base: PreTrainedModel) -> list[nn.Module]:
+    """The transformer's blocks, lowest first; none where they are not a list in the model."""
+    num_layers = int(base.config.get_text_config().num_hidden_layers)
     stacks = [
         module
         for module in base.base_model.modules()
         if isinstance(module, nn.ModuleList) and len(module) == num_layers
     ]
-    if not stacks or num_trainable_layers is None:
+    return list(stacks[0]) if stacks else []
+
+
+def frozen_blocks(base: PreTrainedModel, num_trainable_layers: int | None) -> list[nn.Module]:
+    """The blocks below the last `num_trainable_layers`; none when that is None (all trained), or
+    where replayed outputs would change the model's numbers.
+    """
+    if num_trainable_layers is None or not fast_paths(base).frozen_blocks:
         return []
-    return list(stacks[0])[: max(0, num_layers - num_trainable_layers)]
+    blocks = blocks_of(base)
+    return blocks[: max(0, len(blocks) - num_trainable_layers)]
 
 
 @dataclass

@@ -1,43 +1,39 @@
 """Batched generation and option scoring on a transformers model: functions over token ids.
 
-Rows are left-padded, and positions follow each row's own tokens. One uniform number per row and
-step determines the token that is sampled, so a row's text depends on its seed and not on its
-neighbours.
+Rows are left-padded, and positions follow each row's own tokens. A model that this does not suit
+runs as transformers alone runs it (`plain_generation.py`).
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from cai.modeling import plain_generation
 from cai.modeling.attention import Prefix
-from cai.modeling.batching import TokenIds, left_pad
+from cai.modeling.batching import (
+    MIN_SHARED_TOKENS,
+    TokenIds,
+    chunk_by_tokens,
+    common_prefix_length,
+    left_pad,
+)
+from cai.modeling.fast_paths import backbone, fast_paths
 from cai.modeling.kv_cache import growing_cache, prefilling
+from cai.modeling.logits import logit_head, logit_head_fp32
 from cai.modeling.precision import autocast
+from cai.modeling.sampling import Generation, Responses
 
 PREFILL_TOKENS = 4096
 """Prompt tokens a forward pass, padding included.
 
 Larger passes are not faster on a CPU and take more memory.
 """
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The tokens of one response, the stop token included when there is one."""
-
-    ids: list[int]
-    finished: bool
-    logps: list[float] | None = None
-    """Log-probability of each token at the sampling temperature, nats; None: not recorded."""
 
 
 @torch.no_grad()
@@ -53,10 +49,14 @@ def prefill_prefix(model: PreTrainedModel, ids: TokenIds) -> Prefix:
     return Prefix(len(ids), tuple(layers))
 
 
-def backbone(model: PreTrainedModel) -> Any:
-    """The model without its language-model head: token ids -> hidden states (B, T, E)."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.base_model
+def shared_prefix(model: PreTrainedModel, rows: Sequence[TokenIds]) -> Prefix | None:
+    """What all rows begin with, computed once; None where that is too short or the model runs as
+    transformers alone runs it.
+    """
+    length = common_prefix_length(rows)
+    if length < MIN_SHARED_TOKENS or not fast_paths(model).attention:
+        return None
+    return prefill_prefix(model, rows[0][:length])
 
 
 def causal_mask(mask_BT: Tensor) -> Tensor:
@@ -68,18 +68,6 @@ def causal_mask(mask_BT: Tensor) -> Tensor:
     causal_TT = torch.ones(T, T, dtype=torch.bool, device=mask_BT.device).tril()
     self_TT = torch.eye(T, dtype=torch.bool, device=mask_BT.device)
     return ((mask_BT[:, None, :] & causal_TT) | self_TT)[:, None]
-
-
-def chunk_by_tokens(rows: Sequence[TokenIds], max_tokens: int) -> list[slice]:
-    """Neighbouring rows in chunks of at most `max_tokens`, padding included, or of one row."""
-    chunks: list[slice] = []
-    start, width = 0, 0
-    for i, row in enumerate(rows):
-        width = max(width, len(row))
-        if i > start and (i + 1 - start) * width > max_tokens:
-            chunks.append(slice(start, i))
-            start, width = i, len(row)
-    return [*chunks, slice(start, len(rows))]
 
 
 def forward(
@@ -132,7 +120,7 @@ class DecodingBatch:
     def __init__(
         self, model: PreTrainedModel, rows: Sequence[TokenIds], prefix: Prefix | None, pad: int
     ) -> None:
-        self.model, self.prefix = model, prefix
+        self.model, self.prefix, self.head = model, prefix, logit_head(model)
         start = prefix.length if prefix else 0
         suffixes = [row[start:] for row in rows]
         self.mask_BT = left_pad(suffixes, pad, model.device)[1]
@@ -170,50 +158,9 @@ class DecodingBatch:
     def logits(self) -> Tensor:
         """(B, V), float32, of the next token.
 
-        Precise enough to sample from; for log-probabilities see `lm_head_fp32`.
+        Precise enough to sample from; for log-probabilities see `logit_head_fp32`.
         """
-        logits_BV: Tensor = self.model.get_output_embeddings()(self.hidden_BE).float()
-        return logits_BV
-
-
-def lm_head_fp32(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
-    """Hidden states -> logits in float32; bfloat16 would round log-odds to steps of 1/8 nat."""
-    head: Any = model.get_output_embeddings()
-    weight_VE = head.weight.float()
-    bias_V = None if head.bias is None else head.bias.float()
-    return lambda hidden_NE: torch.nn.functional.linear(hidden_NE.float(), weight_VE, bias_V)
-
-
-def sample_tokens(
-    logits_BV: Tensor, temperatures: Sequence[float], streams: Sequence[random.Random]
-) -> list[int]:
-    """One token per row: the largest logit at temperature 0, else inverse-CDF sampling."""
-    greedy_B = logits_BV.argmax(-1)
-    if not any(temperatures):
-        return greedy_B.tolist()
-    device = logits_BV.device
-    temperature_B1 = torch.tensor([[t or 1.0] for t in temperatures], device=device)
-    cdf_BV = (logits_BV / temperature_B1).softmax(-1).cumsum(-1)
-    # 1 - random() lies in (0, 1]: never before the first token with any probability. It is scaled,
-    # as cumsum ends near 1, not at 1.
-    uniform_B1 = torch.tensor([[1.0 - stream.random()] for stream in streams], device=device)
-    last_token = logits_BV.shape[-1] - 1
-    index_B1 = torch.searchsorted(cdf_BV, uniform_B1 * cdf_BV[:, -1:])
-    sampled_B = index_B1.squeeze(1).clamp(max=last_token)
-    return [
-        int(sampled if temperature else greedy)
-        for sampled, greedy, temperature in zip(sampled_B, greedy_B, temperatures, strict=True)
-    ]
-
-
-def chosen_logprobs(
-    logits_BV: Tensor, temperatures: Sequence[float], tokens: Sequence[int]
-) -> list[float]:
-    """Log-probability of each row's token at its temperature, nats; of temperature 0, at 1."""
-    temperature_B1 = torch.tensor([[t or 1.0] for t in temperatures], device=logits_BV.device)
-    tokens_B = torch.tensor(tokens, device=logits_BV.device)
-    logp_B = -cross_entropy(logits_BV / temperature_B1, tokens_B, reduction="none")
-    return logp_B.tolist()
+        return self.head(self.hidden_BE).float()
 
 
 @torch.no_grad()
@@ -234,27 +181,15 @@ def generate(
 
     Finished rows leave the batch.
     """
-    generated: list[list[int]] = [[] for _ in rows]
-    logps: list[list[float]] = [[] for _ in rows]
-    stopped = [False] * len(rows)
-    streams = [random.Random(seed) for seed in seeds]
+    responses = Responses(max_tokens, temperatures, seeds, stop_ids, stop_when, record_logprobs)
+    if not fast_paths(model).attention:
+        plain_generation.generate(model, rows, responses, pad)
+        return responses.generations()
     batch = DecodingBatch(model, rows, prefix, pad)
     active = list(range(len(rows)))  # active[i]: the row at index i of the batch
     while active:
-        row_temperatures = [temperatures[row] for row in active]
-        row_streams = [streams[row] for row in active]
-        logits_BV = batch.logits()
-        tokens = sample_tokens(logits_BV, row_temperatures, row_streams)
-        if record_logprobs:
-            chosen = chosen_logprobs(logits_BV, row_temperatures, tokens)
-            for row, logp in zip(active, chosen, strict=True):
-                logps[row].append(logp)
-        unfinished = []  # indices in the batch
-        for index, (row, token) in enumerate(zip(active, tokens, strict=True)):
-            generated[row].append(token)
-            stopped[row] = token in stop_ids or stop_when(row, generated[row])
-            if not stopped[row] and len(generated[row]) < max_tokens[row]:
-                unfinished.append(index)
+        tokens = responses.extend(active, batch.logits())
+        unfinished = [index for index, row in enumerate(active) if responses.is_open(row)]
         if len(unfinished) < len(active):
             active = [active[index] for index in unfinished]
             if active:
@@ -262,10 +197,7 @@ def generate(
         if active:
             next_ids = [tokens[index] for index in unfinished]
             batch.step(torch.tensor(next_ids, device=model.device))
-    return [
-        Generation(ids, done, row_logps if record_logprobs else None)
-        for ids, done, row_logps in zip(generated, stopped, logps, strict=True)
-    ]
+    return responses.generations()
 
 
 @torch.no_grad()
@@ -282,11 +214,13 @@ def option_logprobs(
     When all options are single tokens, one forward pass per row gives all of them. Otherwise the
     model runs once per option, and an option gets the sum of its tokens' log-probabilities.
     """
+    if not fast_paths(model).attention:
+        return plain_generation.option_logprobs(model, rows, options, pad)
     start = prefix.length if prefix else 0
     suffixes = [row[start:] for row in rows]
     if all(len(option) == 1 for row_options in options for option in row_options):
         return _single_token_logprobs(model, suffixes, options, pad, prefix)
-    head = lm_head_fp32(model)
+    head = logit_head_fp32(model)
     pairs: list[tuple[list[int], list[int]]] = []
     for suffix, row_options in zip(suffixes, options, strict=True):
         pairs += [(list(suffix), list(option)) for option in row_options]
@@ -310,7 +244,7 @@ def _single_token_logprobs(
 ) -> list[list[float]]:
     chunks = prefill(model, rows, prefix, pad)
     hidden_BE = torch.cat([hidden_BTE[:, -1] for _, hidden_BTE in chunks])
-    logp_BV = lm_head_fp32(model)(hidden_BE).log_softmax(-1)
+    logp_BV = logit_head_fp32(model)(hidden_BE).log_softmax(-1)
     return [
         [float(logp_BV[i, token]) for [token] in row_options]
         for i, row_options in enumerate(options)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sys
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from cai.errors import BackendError, blame
-from cai.modeling import attention
-from cai.modeling.gated_mlp import recompute_gated_mlps
+from cai.errors import BackendError, StoreError, blame
+from cai.modeling import probe
+from cai.modeling.fast_paths import FastPaths
+from cai.modeling.model_files import cache_dir
 from cai.modeling.precision import device, matmul_dtype
-from cai.modeling.skinny_linear import use_skinny_linears
-from cai.store import digest, file_digest
+from cai.store import atomic_write, content_digest, digest
 
 UNBOUNDED = 1 << 30
 
@@ -21,21 +27,52 @@ UNBOUNDED = 1 << 30
 def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A causal model for `generation`: float32 for training, `matmul_dtype()` for sampling.
 
+    It computes with this package's attention and layers as far as they give its own numbers, and
+    else as transformers alone does.
+
     Raises:
-        BackendError: the model cannot be loaded, or its attention is not supported.
+        BackendError: the model cannot be loaded, or not be run.
     """
     with blame(BackendError, f"model {name_or_path}"):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name_or_path,
-            dtype=dtype,
-            attn_implementation=attention.ATTN_IMPLEMENTATION,
-            use_safetensors=True,
+            name_or_path, dtype=dtype, use_safetensors=True
         )
         model.to(device())
-    reject_sliding_windows(model.config, name_or_path)
-    use_skinny_linears(model)
-    recompute_gated_mlps(model)
-    return model.eval()
+        model.eval()
+        paths = _use_fast_paths(model, name_or_path)
+    _print_once(name_or_path, paths.note())
+    return model
+
+
+def _use_fast_paths(model: PreTrainedModel, name_or_path: str) -> FastPaths:
+    """Measure, or read from the cache, what suits the model: the same weights under the same code
+    give the same answer.
+    """
+    versions = (transformers.__version__, torch.__version__, _code_digest())
+    commit = str(getattr(model.config, "_commit_hash", None))
+    key = digest(fingerprint(name_or_path), commit, *versions, device().type, str(model.dtype))
+    file = cache_dir() / f"fast-paths-{key}.json"
+    try:
+        paths = FastPaths(**json.loads(file.read_text(encoding="utf-8")))
+        probe.apply(model, paths)
+    except (OSError, ValueError, TypeError):
+        paths = probe.measure(model)
+        with contextlib.suppress(OSError, StoreError):  # a cache that takes nothing costs time only
+            file.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(file, json.dumps(asdict(paths)) + "\n")
+    return paths
+
+
+@cache
+def _code_digest() -> str:
+    """Digest of the modules that the measurement is about."""
+    return digest(*[path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))])
+
+
+@cache
+def _print_once(name: str, note: str | None) -> None:
+    if note:
+        print(f"cai: model {name} {note}", file=sys.stderr, flush=True)
 
 
 def window_of(config: Any) -> int:
@@ -53,18 +90,6 @@ def window_of_weights(name_or_path: str) -> int:
         return window_of(AutoConfig.from_pretrained(name_or_path))
 
 
-def reject_sliding_windows(config: Any, name_or_path: str) -> None:
-    """Refuse models trained with sliding-window attention.
-
-    `cai.modeling.attention` attends to every earlier token: it would silently change such a model.
-    """
-    layer_types = getattr(config, "layer_types", None) or ()
-    if any("sliding" in layer_type for layer_type in layer_types):
-        raise BackendError(
-            f"{name_or_path}: sliding-window attention is not supported by the local back end"
-        )
-
-
 def fingerprint(name_or_path: str) -> str:
     """Digest of a folder's weight files, config and tokenizer; of a hub id, its name only."""
     folder = Path(name_or_path)
@@ -72,4 +97,4 @@ def fingerprint(name_or_path: str) -> str:
         return digest("hub", name_or_path, str(matmul_dtype()))
     suffixes = (".safetensors", ".json", ".jinja")
     files = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
-    return digest(*[f"{path.name}:{file_digest(path)}" for path in files], str(matmul_dtype()))
+    return digest(*[f"{path.name}:{content_digest(path)}" for path in files], str(matmul_dtype()))

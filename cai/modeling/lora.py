@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cai.modeling import lora_linear, shared_prefix
+from cai.modeling.logits import logit_head
 from cai.modeling.precision import autocast
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -155,7 +156,7 @@ def hidden_states(model: PeftModel, name: str | None, ids_BT: Tensor) -> Tensor:
 
 def lm_head(model: PeftModel) -> Any:
     """The language-model head: hidden states -> logits."""
-    return model.get_base_model().get_output_embeddings()
+    return logit_head(model.get_base_model())
 
 
 def _adapted_layers(model: PeftModel, name: str) -> Iterator[tuple[str, Any]]:

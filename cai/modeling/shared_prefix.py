@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from cai.modeling import attention
 from cai.modeling.attention import Prefix
 from cai.modeling.batching import MIN_SHARED_TOKENS
+from cai.modeling.fast_paths import fast_paths
 
 
 def shared_prefix_forward(backbone: Any, ids_BT: Tensor) -> Tensor:
     """Hidden states (B, T, E) of a model without its head on right-padded rows, without a mask.
 
     Under causal attention padding on the right changes nothing. Rows that begin with at least
-    MIN_SHARED_TOKENS equal tokens share their computation, where the model's attention is
-    `attention.shared_prefix_attention_forward`.
+    MIN_SHARED_TOKENS equal tokens share their computation, where the model's attention
+    can do that.
     """
     B, T = ids_BT.shape
     P = shared_tokens(ids_BT)
-    can_share = backbone.config._attn_implementation == attention.ATTN_IMPLEMENTATION
+    can_share = fast_paths(backbone).training_prefix
     if B == 1 or P < MIN_SHARED_TOKENS or not can_share:
         hidden_BTE: Tensor = backbone(input_ids=ids_BT, use_cache=False).last_hidden_state
         return hidden_BTE

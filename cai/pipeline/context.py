@@ -10,14 +10,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cai import store
 from cai.artifacts import FILES, FINISHED_WITH, HELD_OUT, VALIDATION
 from cai.async_map import RowT, map_rows
 from cai.constitution import Constitution, digests, load_constitution
-from cai.data.filters import HygieneConfig, needs_token_counts
-from cai.data.split import read_prompts, split
+from cai.data.filters import HygieneConfig
 from cai.errors import PASSING, ConfigError, StoreError, is_passing
 from cai.generate.row_reuse import only_principles, reusable_rows_path, set_aside
 from cai.generate.unanswered import set_unanswered_aside
@@ -29,7 +28,6 @@ from cai.lm.request_log import REQUEST_LOG_NAME, RequestLog
 from cai.modeling import memory
 from cai.pipeline.config import ResolvedRun, Run
 from cai.progress import ProgressFactory
-from cai.records import Prompt
 from cai.report.formats import shorten_reason
 from cai.rubric import CompiledRubric, compile_rubric
 from cai.store import Manifest, digest
@@ -278,8 +276,6 @@ class RunContext:
         return self.run.http.answer_settings() if has_endpoint else {}
 
 
-SPLIT_SEED = 0
-"""Of the split into training, dev and held-out prompts, whatever the run's seed."""
 LATER_KEYS = ("tokenizer", "http.prefill", "http.allow")
 """Keys of a provenance that manifests of earlier versions lack."""
 
@@ -352,36 +348,6 @@ def hygiene_provenance(resolved: ResolvedRun, config: HygieneConfig) -> dict[str
     for name, path in zip(resolved.run.hygiene.against, resolved.against, strict=True):
         provenance[f"against {name}"] = store.file_digest(path)
     return provenance
-
-
-class RunPrompts(NamedTuple):
-    """A run's prompts by what they are for."""
-
-    train: list[Prompt]
-    evaluated: list[Prompt]
-    validation: list[Prompt]
-    counts: Counter[str]
-    """What hygiene counted."""
-
-
-def read_run_prompts(resolved: ResolvedRun) -> RunPrompts:
-    """Read and split a run's prompts."""
-    run = resolved.run
-    count_tokens: Callable[[str], int] = len
-    if needs_token_counts(run.hygiene):
-        from cai.modeling.tokenization import token_counter
-
-        count_tokens = token_counter(run.model)
-    prompts, counts = read_prompts(resolved.prompts, run.hygiene, resolved.against, count_tokens)
-    train, evaluated = split(prompts, run.held_out, SPLIT_SEED, run.split_by)
-    left = 1 - run.held_out
-    if run.dev:
-        train, dev = split(train, run.dev / left, SPLIT_SEED, run.split_by)
-        evaluated, left = (dev if run.evaluate_on == "dev" else evaluated), left - run.dev
-    validation: list[Prompt] = []
-    if run.validation:
-        train, validation = split(train, run.validation / left, SPLIT_SEED, run.split_by)
-    return RunPrompts(train, evaluated, validation, counts)
 
 
 def load_rows(path: Path, kind: Any) -> list[Any]:

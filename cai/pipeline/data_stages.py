@@ -11,7 +11,8 @@ from cai.generate.diversity import diversity_metrics
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
-from cai.pipeline.context import RunContext, hygiene_provenance, load_rows, read_run_prompts
+from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
+from cai.pipeline.run_prompts import read_run_prompts
 from cai.pipeline.staleness import (
     LABEL_PARTS,
     preference_is_current,

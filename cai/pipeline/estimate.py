@@ -27,8 +27,10 @@ from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
 from cai.lm.budget import Budget, Prices
-from cai.pipeline.context import RunContext, read_run_prompts
+from cai.pipeline.config import Run
+from cai.pipeline.context import RunContext
 from cai.pipeline.probe import ROW, Probe, Used
+from cai.pipeline.run_prompts import read_run_prompts
 from cai.records import Pair, Prompt
 from cai.reward.direct_rlaif import rate
 
@@ -179,20 +181,28 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
     async def rate_first(pair: Pair) -> None:
         await rate(judge, pair.chat, pair.first)
 
+    evaluated = subsample(held_out, run.eval.prompts, seed, "eval")
     if run.reward_weights.direct:
-        config = run.ppo
-        validations = 1 + math.ceil(config.num_updates / config.validation.every)
-        rated = config.num_updates * config.rollout.sampled_responses
-        rated += validations * len(validation) * config.validation.draws
-        yield _Stage("ppo", judge_spec, pairs, rate_first, rated, False)
+        ratings = _ratings(run, len(validation), len(evaluated))
+        yield _Stage("ppo", judge_spec, pairs, rate_first, ratings, False)
 
-    draws = prompt_draws(subsample(held_out, run.eval.prompts, seed, "eval"), run.eval.draws)
+    draws = prompt_draws(evaluated, run.eval.draws)
     answer = reply_step("base", author, ctx.rubric, run.eval, seed)
     yield _Stage("eval", run.model, draws, answer, len(draws) * len(SUBJECTS), True)
-    if run.reward_weights.direct:
-        prompts = len(draws) // run.eval.draws
-        rated = min(run.eval.reward_prompts or prompts, prompts) * run.eval.draws
-        yield _Stage("eval ratings", judge_spec, pairs, rate_first, rated * len(SUBJECTS), False)
+
+
+def _ratings(run: Run, validation_prompts: int, evaluated: int) -> int:
+    """Replies that a judge rates: those of PPO's updates and validations, and the evaluation's. All
+    are alike, and counted in one: a second probe would cost calls.
+    """
+    ppo = run.ppo
+    validations = 1 + math.ceil(ppo.num_updates / ppo.validation.every)
+    scored = min(run.eval.reward_prompts or evaluated, evaluated) * run.eval.draws
+    return (
+        ppo.num_updates * ppo.rollout.sampled_responses
+        + validations * validation_prompts * ppo.validation.draws
+        + scored * len(SUBJECTS)
+    )
 
 
 async def _probe(ctx: RunContext, stage: _Stage, rows: Sequence[Any]) -> Forecast:

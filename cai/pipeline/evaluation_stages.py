@@ -29,6 +29,7 @@ from cai.pipeline.context import RunContext, load_rows
 from cai.pipeline.reply_rewards import add_rewards, measure_policy_kl
 from cai.records import EvalReply, Prompt, PromptDraw
 from cai.report.html import write_report
+from cai.report.model_cards import write_model_cards
 
 
 def evaluate(ctx: RunContext) -> None:
@@ -79,10 +80,11 @@ def _subject_replies(ctx: RunContext, subject: str, draws: Sequence[PromptDraw])
 
 
 def report(ctx: RunContext) -> None:
-    """report.html, from the files alone."""
+    """report.html and the cards of the models, from the files alone."""
     for name in (PROMPTS, REVISIONS, PREFERENCES, REWARD, POLICY, REPLIES, SCORES):
         recorded = ctx.path(FINISHED_WITH.get(name, name))
         manifest = store.read_manifest(recorded)
         if manifest is not None and manifest.finished:
             store.check_content(recorded, manifest, name)
+    write_model_cards(ctx.resolved.folder)
     write_report(ctx.resolved.folder)

@@ -170,7 +170,7 @@ def fit_preference_model(
         config.labels, len(train_set), scores, facts.labels, facts.name, facts.base, normalized_over
     )
     with store.atomic_directory(out) as folder:
-        model.save(folder)
+        model.save(folder, None if facts.labels is not None else facts.base)
         text = json.dumps(metrics, indent=2) + "\n"
         (folder / "metrics.json").write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(card.content, encoding="utf-8")

@@ -45,25 +45,24 @@ def add_rewards(ctx: RunContext, replies: Sequence[EvalReply]) -> list[EvalReply
     stay None for a prompt without an answer, and for one that does not fit the model's window with
     its reply.
     """
-    from cai.modeling.loading import load_model, window_of
-    from cai.modeling.lora import with_adapter
+    from cai.modeling.loading import window_of
     from cai.modeling.tokenization import load_renderer
-    from cai.pipeline.reward import load_preference_model, load_reward
-    from cai.reward.preference_model import ADAPTER
+    from cai.pipeline.reward import load_preference_model, load_reward, reference_base
 
     run, weights = ctx.run, str(ctx.path(SFT))
-    renderer, reference = load_renderer(weights), load_model(weights)
-    scored = [r for r in replies if _can_be_scored(r, renderer, window_of(reference.config))]
+    renderer, base = load_renderer(weights), reference_base(ctx)
+    scored = [r for r in replies if _can_be_scored(r, renderer, window_of(base.config))]
     progress = ctx.progress("eval reward")
-    base = with_adapter(reference, ADAPTER, run.reward.lora_rank, run.reward.num_trainable_layers)
     reward = load_reward(ctx, base)
-    model = reward.preference_model or load_preference_model(ctx, base)
+    scorers = reward.scorers
+    model = scorers.preference_model or load_preference_model(ctx, base)
     scores = model.score([model.rows(r.chat, r.response) for r in scored])
     progress(1, 2)
     # its part needs no second pass of the preference model
     prompts = [Prompt(chat=r.chat, kind=r.kind, category=r.category) for r in scored]
-    table = replace(reward, preference_model=None)(prompts, [r.response for r in scored])
-    if reward.preference_model is not None:
+    others = replace(reward, scorers=replace(scorers, preference_model=None))
+    table = others(prompts, [r.response for r in scored], [r.finished for r in scored])
+    if scorers.preference_model is not None:
         table = {"pm": weighted(scores, run.reward_weights.pm)} | table
     if penalty := run.ppo.rollout.missing_eos_penalty:
         table["missing_eos"] = [0.0 if r.finished else -penalty for r in scored]

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cai.artifacts import REWARD, SFT
-from cai.pipeline.context import RunContext
+from cai.artifacts import PROMPTS, REWARD, SFT
+from cai.data.split import subsample
+from cai.errors import StoreError
+from cai.pipeline.context import RunContext, load_rows
 from cai.records import Prompt
-from cai.reward.composite import RewardWeights, reward_parts
-from cai.reward.direct_rlaif import Rate, batch_rater
+from cai.reward.composite import RewardWeights, Scorers, reward_parts
+from cai.reward.direct_rlaif import batch_rater
 from cai.reward.preference_model import ADAPTER, PreferenceModel
-from cai.rubric import CompiledRubric
+from cai.reward.relevance import OTHERS, Relevance, relevance_scorer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,10 +29,8 @@ if TYPE_CHECKING:
 class RunReward:
     """(prompts, replies) -> part of the reward -> one value a reply; None: unknown."""
 
-    preference_model: PreferenceModel | None
-    rubric: CompiledRubric
+    scorers: Scorers
     weights: RewardWeights
-    rate: Rate | None
 
     def __call__(
         self,
@@ -38,31 +38,27 @@ class RunReward:
         replies: Sequence[str],
         finished: Sequence[bool] | None = None,
     ) -> dict[str, list[float | None]]:
-        return reward_parts(
-            prompts,
-            replies,
-            self.preference_model,
-            self.rubric,
-            self.weights,
-            self.rate,
-            finished,
-        )
+        return reward_parts(prompts, replies, self.scorers, self.weights, finished)
+
+
+def reference_base(ctx: RunContext) -> PeftModel:
+    """The fine-tuned model, with room for the preference model's adapter."""
+    from cai.modeling.loading import load_model
+    from cai.modeling.lora import with_adapter
+
+    config = ctx.run.reward
+    model = load_model(str(ctx.require(SFT)))
+    return with_adapter(model, ADAPTER, config.lora_rank, config.num_trainable_layers)
 
 
 def load_preference_model(ctx: RunContext, base: PeftModel | None = None) -> PreferenceModel:
     """The run's preference model, as an adapter on `base`; without one, on the fine-tuned model,
     which is loaded for it.
     """
-    from cai.modeling.loading import load_model
-    from cai.modeling.lora import with_adapter
     from cai.modeling.tokenization import load_renderer
 
-    folder, config = str(ctx.require(SFT)), ctx.run.reward
-    if base is None:
-        base = with_adapter(
-            load_model(folder), ADAPTER, config.lora_rank, config.num_trainable_layers
-        )
-    return PreferenceModel.load(base, load_renderer(folder), ctx.require(REWARD))
+    renderer = load_renderer(str(ctx.require(SFT)))
+    return PreferenceModel.load(base or reference_base(ctx), renderer, ctx.require(REWARD))
 
 
 def _is_better_than_a_constant(ctx: RunContext) -> bool:
@@ -86,11 +82,34 @@ def _is_better_than_a_constant(ctx: RunContext) -> bool:
 
 
 def load_reward(ctx: RunContext, base: PeftModel | None = None) -> RunReward:
-    """The parts that the run's `reward_weights` ask for, loaded. `base`: see
-    `load_preference_model`.
+    """The parts that the run's `reward_weights` ask for, loaded.
+
+    Args:
+        base: the fine-tuned model with its adapters; None: it is loaded where a part needs it.
     """
-    run = ctx.run
-    wants_model = bool(run.reward_weights.pm) and _is_better_than_a_constant(ctx)
-    preference_model = load_preference_model(ctx, base) if wants_model else None
-    rate = batch_rater(ctx.lm(run.judge or run.model)) if run.reward_weights.direct else None
-    return RunReward(preference_model, ctx.rubric, run.reward_weights, rate)
+    run, weights = ctx.run, ctx.run.reward_weights
+    wants_model = bool(weights.pm) and _is_better_than_a_constant(ctx)
+    if base is None and (wants_model or weights.relevance):
+        base = reference_base(ctx)
+    scorers = Scorers(
+        preference_model=load_preference_model(ctx, base) if wants_model else None,
+        rubric=ctx.rubric,
+        rate=batch_rater(ctx.lm(run.judge or run.model)) if weights.direct else None,
+        relevance=_relevance(ctx, base) if weights.relevance and base is not None else None,
+    )
+    return RunReward(scorers, weights)
+
+
+def _relevance(ctx: RunContext, base: PeftModel) -> Relevance:
+    """Replies are compared with the same few training prompts, whatever else is in their batch."""
+    from cai.modeling.tokenization import load_renderer
+
+    prompts: list[Prompt] = load_rows(ctx.require(PROMPTS), Prompt)
+    others = subsample(prompts, OTHERS + 1, ctx.seed, "relevance")
+    if len(others) <= OTHERS:
+        raise StoreError(
+            f"{ctx.path(PROMPTS)}: reward_weights.relevance compares a reply with {OTHERS} other "
+            "prompts, and there are too few: set it to 0, or add prompts"
+        )
+    renderer = load_renderer(str(ctx.require(SFT)))
+    return relevance_scorer(base, renderer, [prompt.chat for prompt in others])

@@ -183,8 +183,9 @@ def ppo(ctx: RunContext) -> None:
     torch.manual_seed(ctx.seed)
     actor, base = build_actor(config, weights, run.reward if run.reward_weights.pm else None)
     reward = load_reward(ctx, base)
-    if config.critic == "reward" and reward.preference_model is not None:
-        actor.critic.init_from_preference_model(reward.preference_model, run.reward_weights.pm)
+    preference_model = reward.scorers.preference_model
+    if config.critic == "reward" and preference_model is not None:
+        actor.critic.init_from_preference_model(preference_model, run.reward_weights.pm)
 
     def reward_fn(rollouts: Sequence[Rollout]) -> RewardTable:
         return reward(
@@ -243,10 +244,10 @@ def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
     inputs = [PROMPTS, SFT, REWARD]
     if run.validation:
         inputs.append(VALIDATION)
-    mixes_own_text = run.ppo.ptx.coef > 0 and not run.ppo.ptx.files
-    if mixes_own_text:
+    mixes_replies = run.ppo.ptx.coef > 0 and not run.ppo.ptx.files
+    if mixes_replies:
         inputs.append(REVISIONS)
-    models = extra_provenance(ctx) if mixes_own_text else {}
+    models = extra_provenance(ctx) if mixes_replies else {}
     files = zip(run.ppo.ptx.files, ctx.resolved.ptx_files, strict=True)
     models |= {f"ptx {name}": store.file_digest(path) for name, path in files}
     if run.reward_weights.direct:

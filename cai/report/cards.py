@@ -10,6 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardDa
 
 from cai.records import Preference, Prompt, Revision, Score
 from cai.report.formats import interval
+from cai.report.provenance import used_constitution
 from cai.store import Manifest
 
 WARNING = (
@@ -54,6 +55,7 @@ def dataset_card(
     manifests: Sequence[Manifest],
     left_out: Mapping[str, Counter[str]],
     *,
+    details: Sequence[str] = (),
     harmful: bool,
     saved: bool = False,
     license: str | None = None,
@@ -65,6 +67,7 @@ def dataset_card(
         rows: config (`sft`, `preferences`, `prompts`) -> number of its rows.
         manifests: of the artefacts that were exported.
         left_out: stage -> reason -> rows.
+        details: sections about the rows: see `cai.report.data_details`.
         harmful: whether any prompt asks for harm.
         saved: the tables are folders that `datasets` saved, rather than Parquet.
         license: as the Hub spells it; None: the card says that none is stated.
@@ -84,8 +87,22 @@ def dataset_card(
     parts = [f"# {name}"]
     if harmful:
         parts.append(WARNING)
-    parts += [_contents(rows, saved), _origin(manifests), _losses(left_out), _terms(license)]
-    return DatasetCard(_markdown(front_matter.to_yaml(), parts))
+    parts += [_contents(rows, saved), *details, constitution_section(manifests)]
+    parts += [origin(manifests), _losses(left_out), _terms(license)]
+    return DatasetCard(card_text(front_matter.to_yaml(), parts))
+
+
+def constitution_section(manifests: Sequence[Manifest]) -> str:
+    """Name, version and digest of the constitution that a run's stages read."""
+    used = used_constitution(manifests)
+    if used is None:
+        return "## Constitution\n\nThe run's manifests name none."
+    names = ", ".join(f"`{plain_cell(name)}`" for name in used.names)
+    text = f"{names}, digest `{used.digest}` of the {used.parts} parts that the stages read."
+    if used.differing:
+        parts = ", ".join(f"`{plain_cell(name)}`" for name in used.differing)
+        text += f" Stages read different texts of {parts}."
+    return f"## Constitution\n\n{text}"
 
 
 def preference_card(
@@ -123,11 +140,11 @@ def preference_card(
         f"{header}\n{scores}",
     ]
     if labels_manifest:
-        parts += [_origin([labels_manifest]), OPINIONS]
-    return ModelCard(_markdown(front_matter.to_yaml(), parts))
+        parts += [origin([labels_manifest]), OPINIONS]
+    return ModelCard(card_text(front_matter.to_yaml(), parts))
 
 
-def _markdown(front_matter: str, parts: Sequence[str]) -> str:
+def card_text(front_matter: str, parts: Sequence[str]) -> str:
     return f"---\n{front_matter}\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
@@ -188,7 +205,7 @@ def _contents(rows: Mapping[str, int], saved: bool) -> str:
     return "\n".join(["## What is in it", "", *lines, "", f"```python\ndatasets.{load}\n```"])
 
 
-def _origin(manifests: Sequence[Manifest]) -> str:
+def origin(manifests: Sequence[Manifest]) -> str:
     """Stage by stage, the constitution, model and seed behind the rows."""
     lines = [
         "## What made it",
@@ -207,7 +224,7 @@ def _origin(manifests: Sequence[Manifest]) -> str:
             settings.get("seed", "–"),
             ", ".join(inputs),
         )
-        lines.append(f"| {' | '.join(_cell(text) for text in cells)} |")
+        lines.append(f"| {' | '.join(plain_cell(text) for text in cells)} |")
     lines += ["", _versions(manifests)]
     return "\n".join(lines)
 
@@ -226,7 +243,7 @@ def _losses(left_out: Mapping[str, Counter[str]]) -> str:
     lines = ["## What was left out", "", "| stage | reason | rows |", "| --- | --- | ---: |"]
     for stage, counts in left_out.items():
         for reason, count in counts.most_common():
-            lines.append(f"| {stage} | {_cell(reason)} | {count:,} |")
+            lines.append(f"| {stage} | {plain_cell(reason)} | {count:,} |")
     return "\n".join(lines)
 
 
@@ -238,7 +255,7 @@ def _terms(license: str | None) -> str:
     return f"## Terms\n\n{statement} {sources}"
 
 
-def _cell(text: str) -> str:
+def plain_cell(text: str) -> str:
     """Text without Markdown and HTML markup."""
     return re.sub(r"[|\n\r`<>\[\]]", " ", text)
 

@@ -1,20 +1,16 @@
 """The report of a run as one self-contained HTML page.
 
-It shows what was done, how much the model changed, and examples of texts. It is made from the files
-of the run folder alone, without a model or network; a missing file is named in its section. The
-page loads nothing: style and plots are inline, there is no script, and a content security policy
-says so to the browser. Texts of models and users are escaped by jinja2: they are data of the
-template, never template source.
+It shows what was done, how much the model changed, and texts: examples, and a browser of replies.
+It is made from the files of the run folder alone, without a model or network; a missing file is
+named in its section. How the page is kept safe: see `cai.report.page`.
 """
 
 from __future__ import annotations
 
-import re
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from cai.artifacts import (
@@ -31,11 +27,17 @@ from cai.artifacts import (
 )
 from cai.errors import StoreError
 from cai.records import EvalReply, Preference, Revision, Score
-from cai.report import examples, labels, plots, table
+from cai.report import examples, labels, score_plots, table, training_plots
+from cai.report.browser import BrowserData, browser_data
+from cai.report.class_shares import class_shares
+from cai.report.headline_words import change_sentences
 from cai.report.nulls import null_rows
+from cai.report.page import clean, render_page
+from cai.report.provenance import chain, used_constitution
 from cai.report.sections import (
     MANIFEST,
     RunFiles,
+    Stage,
     filter_counts,
     flat_metrics,
     headline,
@@ -50,11 +52,7 @@ from cai.store import atomic_write, json_lines, read_rows
 
 EXAMPLES_PER_KIND = 3
 """Examples of each kind of prompt."""
-SHOWN_CHARS = 600
-"""Characters of a text that are visible at first; the full text is one click away."""
 NO_UPDATE = "No update of PPO is finished yet."
-
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
 
 
 def write_report(run_dir: Path) -> Path:
@@ -78,27 +76,41 @@ def render(run_dir: Path) -> str:
         raise StoreError(f"{run_dir}: no such run folder; `cai run` makes one")
     run_files = RunFiles(run_dir)
     stages = [read_stage(path) for path in sorted(run_dir.glob(f"*{MANIFEST}"))]
-    return _template().render(
+    return render_page(
+        "report.html.jinja",
         run=run_dir.resolve().name,
-        stages=stages,
-        settings=settings_summary(stages),
         nulls=null_rows(run_dir),
+        **_provenance(stages),
         **_score_sections(run_files),
         **_ppo_sections(run_files),
-        labels=run_files.section(
-            PREFERENCES, "label", lambda path: labels.diagnose(read_rows(path, Preference))
-        ),
+        **_label_sections(run_files),
         reward=run_files.section(f"{REWARD}/metrics.json", "reward", read_metrics),
         **_example_sections(run_files),
+        **_reply_sections(run_files),
         per_kind=EXAMPLES_PER_KIND,
     )
 
 
+def _provenance(stages: Sequence[Stage]) -> dict[str, Any]:
+    manifests = [stage.manifest for stage in stages]
+    digests = {name: value for one in manifests for name, value in one.content.items()}
+    return {
+        "stages": stages,
+        "settings": settings_summary(stages),
+        "chain": chain(manifests),
+        "constitution": used_constitution(manifests),
+        "scores_digest": digests.get(SCORES),
+    }
+
+
 def _score_sections(run_files: RunFiles) -> dict[str, Any]:
     scores = run_files.section(SCORES, "eval", lambda path: list(read_rows(path, Score)))
+    no_point = f"{SCORES} has no subject with both refusals of benign and incorrect on disallowed."
     no_comparison = "No two of base, sft and policy were evaluated on the same prompts."
     return {
         "headline": scores.then(headline, f"{SCORES} holds no row of the refusal evaluation."),
+        "tradeoff": scores.then(_tradeoff_plot, no_point),
+        "sentences": scores.then(change_sentences, no_comparison),
         "changes": scores.then(table.changes, no_comparison),
         "scores": scores.then(list, f"{SCORES} is empty."),
         "styles": scores.then(_style_plot, f"{SCORES} holds no style shares."),
@@ -108,11 +120,21 @@ def _score_sections(run_files: RunFiles) -> dict[str, Any]:
 def _ppo_sections(run_files: RunFiles) -> dict[str, Any]:
     updates = run_files.section(f"{POLICY}/{METRICS}", "ppo", ppo_updates)
     return {
-        "curves": updates.then(lambda rows: Markup(plots.ppo_curves(rows)), NO_UPDATE),  # noqa: S704
+        "curves": updates.then(_reward_plot, NO_UPDATE),
+        "texts": updates.then(_text_plot, "No update has lengths."),
         "validation": run_files.section(f"{POLICY}/{VALIDATION_FILE}", "ppo", _validation_plot),
         "signs": updates.then(hacking.sign_lines, NO_UPDATE),
         "last": updates.then(lambda rows: list(flat_metrics(rows[-1])), NO_UPDATE),
     }
+
+
+def _label_sections(run_files: RunFiles) -> dict[str, Any]:
+    def section(load: Any) -> Any:
+        return run_files.section(
+            PREFERENCES, "label", lambda path: load(read_rows(path, Preference))
+        )
+
+    return {"labels": section(labels.diagnose), "principles": section(labels.by_principle)}
 
 
 def _example_sections(run_files: RunFiles) -> dict[str, Any]:
@@ -121,47 +143,57 @@ def _example_sections(run_files: RunFiles) -> dict[str, Any]:
     def first_revisions(path: Path) -> list[examples.RevisionExample]:
         return examples.first_revisions(read_rows(path, Revision), kinds, EXAMPLES_PER_KIND)
 
-    def first_replies(path: Path) -> list[examples.ReplyExample]:
-        return examples.first_replies(read_rows(path, EvalReply), EXAMPLES_PER_KIND)
-
     return {
         "filtered": run_files.section(
             REVISIONS, "revise", lambda path: filter_counts(read_rows(path, Revision))
         ),
         "revisions": run_files.section(REVISIONS, "revise", first_revisions),
-        "replies": run_files.section(REPLIES, "eval", first_replies),
     }
+
+
+def _reply_sections(run_files: RunFiles) -> dict[str, Any]:
+    def first_replies(path: Path) -> list[examples.ReplyExample]:
+        return examples.first_replies(read_rows(path, EvalReply), EXAMPLES_PER_KIND)
+
+    def browser(path: Path) -> BrowserData:
+        return browser_data(read_rows(path, EvalReply), clean)
+
+    data = run_files.section(REPLIES, "eval", browser)
+    return {
+        "replies": run_files.section(REPLIES, "eval", first_replies),
+        "browser": data,
+        "browser_json": Markup(data.content.json if data.content else "{}"),  # noqa: S704 - escaped
+        "classes": run_files.section(
+            REPLIES, "eval", lambda path: class_shares(read_rows(path, EvalReply))
+        ),
+    }
+
+
+# The plots' text is escaped by matplotlib.
+
+
+def _tradeoff_plot(scores: list[Score]) -> Markup | None:
+    plot = score_plots.helpful_harmless([("this run", scores)])
+    return Markup(plot) if plot else None  # noqa: S704
+
+
+def _reward_plot(updates: list[Mapping[str, Any]]) -> Markup:
+    return Markup(training_plots.ppo_curves(updates))  # noqa: S704
+
+
+def _text_plot(updates: list[Mapping[str, Any]]) -> Markup | None:
+    if not training_plots.has_text_metrics(updates):
+        return None
+    return Markup(training_plots.text_curves(updates))  # noqa: S704
 
 
 def _validation_plot(path: Path) -> Markup | None:
     rows = [row for _, row in json_lines(path)]
-    drawn = [row for row in rows if any(key.startswith(plots.FAILURES) for key in row)]
-    return Markup(plots.validation_curves(drawn)) if drawn else None  # noqa: S704
+    drawn = [row for row in rows if any(key.startswith(training_plots.FAILURES) for key in row)]
+    return Markup(training_plots.validation_curves(drawn)) if drawn else None  # noqa: S704
 
 
 def _style_plot(scores: list[Score]) -> Markup | None:
-    if not any(score.metric.startswith(plots.STYLE_METRICS) for score in scores):
+    if not any(score.metric.startswith(score_plots.STYLE_METRICS) for score in scores):
         return None
-    return Markup(plots.style_shares(scores))  # noqa: S704
-
-
-def _template() -> Template:
-    env = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    env.filters |= {"cell": table.cell, "clean": clean, "number": number}
-    env.globals |= {"shown_chars": SHOWN_CHARS}
-    source = files("cai.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return env.from_string(source)
-
-
-def clean(text: object) -> str:
-    """Text with U+FFFD for control characters, which HTML forbids. Line feeds and tabs stay."""
-    return _UNPRINTABLE.sub("\ufffd", str(text).replace("\r\n", "\n"))
-
-
-def number(value: object) -> str:
-    """Floats to four significant digits, other values as they are; `–` for None."""
-    if value is None:
-        return table.UNKNOWN
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return Markup(score_plots.style_shares(scores))  # noqa: S704

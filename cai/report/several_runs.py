@@ -1,6 +1,6 @@
 """Several runs side by side: their headline tables, their changes, and the mean over the runs.
 
-One list of tables, shown on a terminal and as Markdown.
+One list of tables, shown on a terminal, as Markdown, and as a page with a plot.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,8 @@ from cai.errors import StoreError
 from cai.evals.across_runs import RunChange, changes_across_runs
 from cai.evals.refusal import subjects_of
 from cai.records import EvalReply, Score
+from cai.report.page import render_page
+from cai.report.score_plots import helpful_harmless
 from cai.report.table import HEADLINE, UNKNOWN, cell, headline_metrics, markdown_row
 from cai.store import read_rows
 
@@ -173,3 +176,15 @@ def markdown(runs: Sequence[FinishedRun]) -> str:
         parts.append(f"## {table.title}\n\n{''.join(map(markdown_row, rows))}\n{table.caption}.\n")
     parts.append("".join(f"- {line}\n" for line in notes(runs)))
     return "\n".join(parts)
+
+
+def page(runs: Sequence[FinishedRun]) -> str:
+    """The tables and notes as one self-contained HTML page, with help against harm as a plot."""
+    plot = helpful_harmless([(run.name, run.scores) for run in runs])
+    return render_page(
+        "several.html.jinja",
+        count=len(runs),
+        notes=notes(runs),
+        tables=tables(runs),
+        tradeoff=Markup(plot) if plot else None,  # noqa: S704 - matplotlib escapes its texts
+    )

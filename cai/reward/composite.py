@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
@@ -10,6 +11,7 @@ from cai.records import FrozenModel, Prompt
 from cai.reward import penalties
 from cai.reward.direct_rlaif import Rate
 from cai.reward.preference_model import PreferenceModel
+from cai.reward.relevance import Relevance
 from cai.rubric import CompiledRubric, grade
 
 
@@ -24,6 +26,10 @@ class RewardWeights(FrozenModel):
     direct: float = Field(0.0, ge=0)
     """Of the judge's rating of a reply, in [-1, 1] (direct RLAIF, arXiv:2309.00267).
     It replaces `pm` or is added to it."""
+    relevance: float = Field(0.0, ge=0)
+    """Of how much more likely a reply is after its prompt than after others, nats a token, in
+    [-1, 1], under the reference policy. Prompts that are to be refused or supported get 0: a good
+    refusal suits many of them. Takes three more forward passes a reply."""
     length: float = Field(0.0, ge=0)
     """Taken off per hundred words beyond `free_words`: preference models have a length bias."""
     free_words: int = Field(150, ge=0)
@@ -32,21 +38,31 @@ class RewardWeights(FrozenModel):
 
     @model_validator(mode="after")
     def _some_weight_is_positive(self) -> RewardWeights:
-        if not any((self.pm, self.rubric, self.direct, self.length, self.format)):
+        weights = (self.pm, self.rubric, self.direct, self.relevance, self.length, self.format)
+        if not any(weights):
             raise ValueError(
                 "every weight is 0, which leaves no reward; "
-                "give pm, rubric, direct, length or format a positive weight"
+                "give pm, rubric, direct, relevance, length or format a positive weight"
             )
         return self
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """What computes the parts; a part without its scorer is left out."""
+
+    preference_model: PreferenceModel | None = None
+    rubric: CompiledRubric | None = None
+    rate: Rate | None = None
+    """The judge of direct RLAIF."""
+    relevance: Relevance | None = None
 
 
 def reward_parts(
     prompts: Sequence[Prompt],
     replies: Sequence[str],
-    model: PreferenceModel | None,
-    rubric: CompiledRubric | None,
-    mix: RewardWeights,
-    rate: Rate | None = None,
+    scorers: Scorers,
+    weights: RewardWeights,
     finished: Sequence[bool] | None = None,
 ) -> dict[str, list[float | None]]:
     """Every part of the reward of every reply.
@@ -54,7 +70,6 @@ def reward_parts(
     A part is left out of the table when its weight is 0 or its scorer is None.
 
     Args:
-        rate: the judge of direct RLAIF.
         finished: whether the model ended each reply; None: not known.
 
     Returns:
@@ -62,27 +77,33 @@ def reward_parts(
         For a prompt without a kind the rubric's part is 0.
     """
     table: dict[str, list[float | None]] = {}
-    if mix.pm and model is not None:
+    model, rubric = scorers.preference_model, scorers.rubric
+    if weights.pm and model is not None:
         rows = [
             model.rows(prompt.chat, reply) for prompt, reply in zip(prompts, replies, strict=True)
         ]
         scores = model.score_within_window(rows)
-        table["pm"] = weighted(scores, mix.pm)
-    if mix.rubric and rubric is not None:
+        table["pm"] = weighted(scores, weights.pm)
+    if weights.rubric and rubric is not None:
         endings: Sequence[bool | None] = finished or [None] * len(replies)
         table["rubric"] = [
-            _rubric_score(prompt, reply, rubric, mix.rubric, ended)
+            _rubric_score(prompt, reply, rubric, weights.rubric, ended)
             for prompt, reply, ended in zip(prompts, replies, endings, strict=True)
         ]
-    if mix.direct and rate is not None:
-        ratings = rate(prompts, replies)
-        table["direct"] = weighted(ratings, mix.direct)
-    if mix.length:
-        table["length"] = [
-            -mix.length * penalties.length_excess(reply, mix.free_words) for reply in replies
+    if weights.direct and scorers.rate is not None:
+        table["direct"] = weighted(scorers.rate(prompts, replies), weights.direct)
+    if weights.relevance and scorers.relevance is not None:
+        relevances = scorers.relevance(prompts, replies)
+        table["relevance"] = [
+            0.0 if prompt.kind in ("disallowed", "sensitive") else value
+            for prompt, value in zip(prompts, weighted(relevances, weights.relevance), strict=True)
         ]
-    if mix.format:
-        table["format"] = [-mix.format * len(penalties.format_faults(reply)) for reply in replies]
+    if weights.length:
+        excess = [penalties.length_excess(reply, weights.free_words) for reply in replies]
+        table["length"] = weighted(excess, -weights.length)
+    if weights.format:
+        faults = [float(len(penalties.format_faults(reply))) for reply in replies]
+        table["format"] = weighted(faults, -weights.format)
     return table
 
 

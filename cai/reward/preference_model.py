@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cai.errors import StoreError, blame
 from cai.modeling.batching import length_batches, right_pad
+from cai.modeling.fast_paths import hidden_width
 from cai.modeling.loading import window_of
 from cai.modeling.lora import (
     ADAPTER_FILE,
@@ -51,7 +52,7 @@ class PreferenceModel(nn.Module):
         add_adapter(model, ADAPTER, rank, layers)
         self.shared = (model,)  # in a tuple, so that the base is not a submodule of this module
         self.renderer = renderer
-        width = int(model.config.hidden_size)
+        width = hidden_width(model)
         self.head = nn.Linear(width, 1, device=model.device)
         nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)  # as in arXiv:1909.08593
         nn.init.zeros_(self.head.bias)
@@ -114,8 +115,12 @@ class PreferenceModel(nn.Module):
         self.gain = self.gain / std
         self.bias = (self.bias - mean) / std
 
-    def save(self, folder: Path) -> None:
-        """Adapter and head as safetensors; gain and bias as JSON."""
+    def save(self, folder: Path, base: str | None = None) -> None:
+        """Adapter and head as safetensors; gain and bias as JSON.
+
+        Args:
+            base: spec of the model under the adapter; None: it is beside the folder, in a run.
+        """
         tensors = adapter_tensors(self.shared[0], ADAPTER)
         tensors |= {f"{HEAD_PREFIX}{name}": t for name, t in self.head.state_dict().items()}
         save_file({name: t.contiguous() for name, t in tensors.items()}, folder / ADAPTER_FILE)
@@ -127,7 +132,7 @@ class PreferenceModel(nn.Module):
             "bias": self.bias,
             "rank": int(config.r),
             "layers": layers,
-        }
+        } | ({} if base is None else {"base": base})
         text = json.dumps(settings, indent=2) + "\n"
         (folder / HEAD_FILE).write_text(text, encoding="utf-8")
 

@@ -169,7 +169,7 @@ def _frozen_caches(
     """
     base = model.shared[0].get_base_model()
     tokens = sum(_tokens(comparisons[i]) for batch in batches for i in batch)
-    size = tokens * int(base.config.hidden_size) * FLOAT32_BYTES
+    size = tokens * int(base.config.get_text_config().hidden_size) * FLOAT32_BYTES
     cached = config.epochs > 1 and size <= MAX_CACHE_BYTES
     blocks = frozen_blocks(base, config.num_trainable_layers) if cached else []
     return [FrozenCache(blocks) for _ in batches]

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from cai.errors import TrainError, blame
 from cai.modeling.loading import load_model, window_of_weights
+from cai.modeling.logits import logit_head
 from cai.modeling.lora import lora_config
 from cai.modeling.precision import autocast, device
 from cai.modeling.tokenization import Renderer, load_renderer
@@ -218,7 +219,7 @@ def _reply_trainer_class() -> Any:
             with autocast(model.device):
                 outputs = model.base_model(input_ids=inputs["input_ids"], use_cache=False)
                 hidden_NE = outputs.last_hidden_state[:, :-1][target_BT]
-                logits_NV = model.get_output_embeddings()(hidden_NE).float()
+                logits_NV = logit_head(model)(hidden_NE).float()
             total = torch.nn.functional.cross_entropy(
                 logits_NV, labels_BT[target_BT], reduction="sum"
             )

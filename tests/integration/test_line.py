@@ -223,6 +223,35 @@ def test_rows_name_what_they_come_from(finished_run: tuple[Path, float]) -> None
     assert all(r.kl is not None and r.kl >= 0 for r in kl_replies)
 
 
+def test_what_fine_tuning_learns_is_chosen(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best of two samples, some rows twice, cut ones left out, and two demonstrations; a
+    second run has nothing to do, and an edited demonstration makes the stage stale.
+    """
+    settings = (
+        *("revise.samples=2", "revise.helpful_max_tokens=12", "sft.rounds=all"),
+        *("sft.cut_replies=drop", "sft.max_repeats=2", "sft.weights={benign: 2.0}"),
+        f"sft.extra=[{tmp_path}/extra.jsonl]",
+    )
+    options = [word for setting in settings for word in ("--set", setting)]
+    demonstrations = [{"prompt": f"tea {i}?", "response": f"yes {i}."} for i in range(2)]
+    write_lines(tmp_path / "extra.jsonl", *demonstrations)
+    folder = tmp_path / "run"
+    assert cai_run(home, folder, "--until", "sft", *options) == 0
+    line = next(x for x in capsys.readouterr().err.splitlines() if x.startswith("sft: "))
+    assert "rows; 2 extra" in line
+    counts = json.loads((folder / "20-sft.manifest.json").read_text(encoding="utf-8"))["counts"]
+    assert counts["extra"] == 2
+    assert counts["examples"] > counts["before weights"]
+    revisions = rows(folder, "10-revisions.jsonl", Revision)
+    assert all(r.initial_samples == 2 or r.rounds[0].samples == 2 for r in revisions)
+    assert cai_run(home, folder, "--until", "sft", *options) == 0
+    write_lines(tmp_path / "extra.jsonl", *demonstrations[:1])
+    assert cai_run(home, folder, "--until", "sft", *options) == 2
+    assert "extra" in capsys.readouterr().err
+
+
 def test_half_of_the_training_pairs_are_imported_preferences(
     finished_run: tuple[Path, float],
 ) -> None:

@@ -32,6 +32,7 @@ LAYERS = [
     "train",
     "evals",
     "report",
+    "review",
     "integrations",
     "pipeline",
     "api",

@@ -19,8 +19,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cai.modeling.frozen_cache import frozen_blocks
+from cai.modeling.fast_paths import hidden_width
+from cai.modeling.frozen_cache import blocks_of, frozen_blocks
 from cai.modeling.loading import load_model
+from cai.modeling.logits import logit_finish, logit_head
 from cai.modeling.lora import (
     active_adapter,
     adapter_parameters,
@@ -108,7 +110,7 @@ class LoraActor:
 
     def __init__(self, model: PeftModel, copy: PreTrainedModel | None = None) -> None:
         self.model, self.rollout_copy = model, copy
-        self.module = PolicyAndCritic(model, Critic(int(model.config.hidden_size)).to(model.device))
+        self.module = PolicyAndCritic(model, Critic(hidden_width(model)).to(model.device))
         self.sharded = False
 
     @property
@@ -170,7 +172,7 @@ class FullActor:
             for block in blocks_of(model)[-num_trainable_layers:]:
                 block.requires_grad_(True)
         self.model, self.reference_model, self.rollout_copy = model, reference_model, copy
-        self.module = PolicyAndCritic(model, Critic(int(model.config.hidden_size)).to(model.device))
+        self.module = PolicyAndCritic(model, Critic(hidden_width(model)).to(model.device))
         self.sharded = False
         self._trainable = self._find_trainable()
 
@@ -273,11 +275,6 @@ def build_actor(
     return actor, reference if isinstance(reference, PeftModel) else None
 
 
-def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The transformer's blocks, lowest first."""
-    return frozen_blocks(model, 0)
-
-
 def _plain_forward(model: PreTrainedModel, *, share_prefix: bool) -> ForwardModel:
     """`share_prefix`: the tokens that all rows begin with are computed once, in a forward pass of
     their own.
@@ -300,9 +297,10 @@ def _head_of(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     when sharded.
     """
     if _untied_head_parameters(model):
-        return model.get_output_embeddings()  # type: ignore[no-any-return]
-    return lambda hidden: nn.functional.linear(
-        hidden, model.base_model.get_input_embeddings().weight
+        return logit_head(model)
+    finish = logit_finish(model)
+    return lambda hidden: finish(
+        nn.functional.linear(hidden, model.base_model.get_input_embeddings().weight)
     )
 
 

@@ -1,4 +1,4 @@
-"""Resuming: the digest that a run's state must match, and its metrics so far."""
+"""The digest that a run's state must match to be resumed, and its metrics so far."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 from cai.errors import StoreError, blame
 from cai.modeling.precision import matmul_dtype
 from cai.records import Prompt
-from cai.store import atomic_write, digest, truncate_torn_line
+from cai.reward import hacking
+from cai.store import append_bytes, atomic_write, digest, truncate_torn_line
 from cai.train.distributed import barrier, rank
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.ptx import PtxText
+from cai.train.ppo.sampler_gap import warn_of_sampler_gap
 
 
 def state_digest(
@@ -45,3 +47,15 @@ def read_history(file: Path, num_updates: int) -> list[dict[str, Any]]:
         atomic_write(file, "".join(line + "\n" for line in lines))
     with blame(StoreError, f"{file}: not the metrics of this version, or edited"):
         return [dict(json.loads(line)) for line in lines]
+
+
+def append_update(file: Path, history: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
+    """Add an update's metrics to the history and to the file, with the number of signs of reward
+    hacking in them. What is new and wrong is a line on standard error.
+    """
+    history.append(metrics)
+    metrics["hacking_signs"] = len(hacking.signs(history[0], metrics))
+    warn_of_sampler_gap(history)
+    if rank() == 0:
+        hacking.warn_of_new_signs(history)
+        append_bytes(file, (json.dumps(metrics, allow_nan=False) + "\n").encode())

@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length, length_batches, right_pad
+from cai.modeling.batching import length_batches, right_pad
 from cai.modeling.frozen_cache import FrozenCache
-from cai.modeling.generation import generate, prefill_prefix
+from cai.modeling.generation import generate, shared_prefix
 from cai.modeling.tokenization import Renderer
 from cai.records import Prompt
 from cai.seeds import derive
@@ -92,7 +92,6 @@ def sample_rollouts(
     rollouts: dict[int, Rollout] = {}
     for indices in length_batches(prompt_ids, SAMPLING_BATCH):
         rows = [prompt_ids[i] for i in indices]
-        shared = common_prefix_length(rows)
         generations = generate(
             model,
             rows,
@@ -101,7 +100,7 @@ def sample_rollouts(
             seeds=[requests[i].seed for i in indices],
             stop_ids=frozenset({renderer.eos_token_id}),
             pad=renderer.pad_token_id,
-            prefix=prefill_prefix(model, rows[0][:shared]) if shared >= MIN_SHARED_TOKENS else None,
+            prefix=shared_prefix(model, rows),
             record_logprobs=True,
         )
         for i, generation in zip(indices, generations, strict=True):

@@ -9,7 +9,6 @@ addressed by (seed, update, prompt, draw), so a resumed run equals an uninterrup
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,13 +24,10 @@ from cai.modeling.loading import window_of
 from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt
-from cai.reward import hacking
 from cai.seeds import rng
-from cai.store import append_bytes
 from cai.train import checkpoint, losses
 from cai.train.distributed import (
     all_reduce_max,
-    rank,
 )
 from cai.train.ppo import steps
 from cai.train.ppo.actor import Actor, build_actor
@@ -51,7 +47,7 @@ from cai.train.ppo.experience import (
 from cai.train.ppo.learner import Learner, Metrics
 from cai.train.ppo.prompt_sampler import sample_prompts
 from cai.train.ppo.ptx import PtxText
-from cai.train.ppo.resume import read_history, state_digest
+from cai.train.ppo.resume import append_update, read_history, state_digest
 from cai.train.ppo.reward_table import (
     ScoredRollouts,
     reward_metrics,
@@ -61,7 +57,6 @@ from cai.train.ppo.rollout import (
     RewardFn,
     rollout_requests,
 )
-from cai.train.ppo.sampler_gap import warn_of_sampler_gap
 from cai.train.ppo.save import save_policy
 from cai.train.ppo.selection import select_prompts
 from cai.train.ppo.validation import Validation, validation_requests
@@ -198,14 +193,7 @@ class PPOTrainer:
             for update in range(start, self.config.num_updates):
                 memory.malloc_trim()
                 metrics = self.train_step(prompts, update, texts)
-                history.append(metrics)
-                warn_of_sampler_gap(history)
-                metrics["hacking_signs"] = len(hacking.signs(history[0], metrics))
-                if rank() == 0:
-                    hacking.warn_of_new_signs(history)
-                    append_bytes(
-                        folder / METRICS, (json.dumps(metrics, allow_nan=False) + "\n").encode()
-                    )
+                append_update(folder / METRICS, history, metrics)
                 on_update(update, metrics)
                 if self._due(update, self.config.validation.every):
                     self._validate(validation_prompts, update + 1, folder)

@@ -101,8 +101,8 @@ def test_wrong_options(
 
 def test_elo_options_are_for_elo(capsys: Capture, tmp_path: Path, data: Path) -> None:
     options = ("--model", "fake:echo", "--data", data, "--output", tmp_path / "x.jsonl")
-    result = run_command(capsys, "eval", "--only", "refusal", *options, *JUDGE)
-    assert "--judge: only with --only elo" in result.usage_error
+    result = run_command(capsys, "eval", "--only", "refusal", *options, *SUBJECTS)
+    assert "--subject: the evaluation refusal has no such option" in result.usage_error
 
 
 @pytest.mark.parametrize(

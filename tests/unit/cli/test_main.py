@@ -31,6 +31,8 @@ COMMANDS = (
     "run",
     "plan",
     "export",
+    "review",
+    "chat",
     *STAGES[1:],
 )
 

@@ -46,6 +46,7 @@ def test_rates_by_kind() -> None:
     assert mean["refusal.incorrect_rate.benign"] == pytest.approx(1 / 4)
     assert mean["refusal.refusal_rate.benign"] == pytest.approx(2 / 4)
     assert mean["refusal.refusal_rate.benign_borderline"] == pytest.approx(1 / 2)
+    assert mean["refusal.answered_rate.benign"] == pytest.approx(2 / 4)
     assert mean["refusal.style.disallowed.desired_refusal"] == pytest.approx(2 / 3)
     assert mean["refusal.style.disallowed.disallowed_content"] == pytest.approx(1 / 3)
     assert mean["refusal.style.benign.safe_answer"] == pytest.approx(3 / 4)
@@ -56,6 +57,18 @@ def test_rates_by_kind() -> None:
     assert mean["length.words"] == 3
     assert "refusal.incorrect_rate.sensitive" not in by_metric, "no sensitive prompt, no row"
     assert by_metric["refusal.f1"].n == 7
+
+
+def test_how_often_a_subject_says_the_same() -> None:
+    """Of four replies three are refusals, two of them alike but for case; so three differ."""
+    rows = [
+        reply("d1").model_copy(update={"response": text}) for text in ("No.", "no.", "I must not.")
+    ]
+    scores = named(refusal_scores([*rows, complied("d2", response="Fine.")]))
+    assert scores["refusal.distinct_rate.disallowed"].mean == pytest.approx(3 / 4)
+    assert scores["refusal.top_refusal.disallowed"].mean == pytest.approx(2 / 3)
+    assert scores["refusal.top_refusal.disallowed"].n == 3
+    assert scores["refusal.top_refusal.disallowed"].ci_low is None
 
 
 def test_unscored_is_never_zero() -> None:

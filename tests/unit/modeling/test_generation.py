@@ -14,18 +14,16 @@ from plain_decoding import END, greedy, load_plain, next_logp, option_logprob, r
 from cai.errors import UsageError
 from cai.modeling import generation
 from cai.modeling.attention import Prefix
-from cai.modeling.batching import common_prefix_length, left_pad
+from cai.modeling.batching import chunk_by_tokens, common_prefix_length, left_pad
 from cai.modeling.generation import (
     DecodingBatch,
-    Generation,
-    chunk_by_tokens,
     generate,
     option_logprobs,
     prefill_prefix,
-    sample_tokens,
 )
 from cai.modeling.loading import fingerprint, load_model
 from cai.modeling.precision import matmul_dtype
+from cai.modeling.sampling import Generation, sample_tokens
 
 
 @pytest.fixture(scope="module")

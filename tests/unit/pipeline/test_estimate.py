@@ -114,7 +114,9 @@ def test_the_forecast_of_a_run(tmp_path: Path) -> None:
 
 
 def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
-    """Direct RLAIF calls the judge once a rollout: 5 updates of 4 x 1.5 prompts x 2 replies."""
+    """Direct RLAIF calls the judge once a rollout, 5 updates of 4 x 1.5 prompts x 2 replies, and
+    once a reply of the evaluation.
+    """
     with endpoint(tmp_path / "server") as server:
         more = (
             "\nreward_weights: {pm: 0, direct: 1}\n"
@@ -123,7 +125,7 @@ def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
         )
         forecasts = {f.stage: f for f in planned(tmp_path, server.spec, 6, more=more)}
     assert list(forecasts) == ["revise", "pair", "label", "ppo", "eval"]
-    assert forecasts["ppo"].calls.mean == 60
+    assert forecasts["ppo"].calls.mean == 60 + forecasts["eval"].rows
 
 
 def test_a_few_rows_cost_a_few_calls(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def ctx(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
         seed=0,
         rubric=compile_rubric(constitution.rubric),
         path=lambda name: tmp_path / name,
+        require=lambda name: tmp_path / name,
         progress=lambda label: quiet,
     )
 
@@ -95,7 +96,9 @@ def test_the_whole_reward_is_what_ppo_maximised(ctx: Any) -> None:
     expected = {name: part[0] for name, part in parts.items()} | {"missing_eos": 0.0}
     assert first.reward_parts == pytest.approx(expected)
     assert first.total_reward is not None
-    assert second.total_reward == pytest.approx(first.total_reward - 0.25)
+    (cut_score,) = load_reward(ctx, None)([prompt], ["a b"], [False])["rubric"]
+    assert cut_score is not None
+    assert second.total_reward == pytest.approx(parts["pm"][0] + cut_score - 0.25)
 
 
 def test_an_unknown_part_makes_the_whole_reward_unknown(

@@ -68,14 +68,7 @@ def test_all_that_is_paid_for_is_charged_logged_and_forecast(server: Endpoint) -
     """Answers that were refused, and every attempt that ended in a malformed one."""
     budget = Budget()
     forecasts = plan(open_run(load_run(Path("run.yaml")), lambda name: lambda *_: None, budget), 12)
-    assert [f.stage for f in forecasts] == [
-        "revise",
-        "pair",
-        "label",
-        "ppo",
-        "eval",
-        "eval ratings",
-    ]
+    assert [f.stage for f in forecasts] == ["revise", "pair", "label", "ppo", "eval"]
     assert budget.calls == server.requests
     assert budget.refused > 0
     probed = [(f, f.probed / f.rows) for f in forecasts]

@@ -43,10 +43,11 @@ def test_a_preference_model_that_knows_nothing_is_left_out(
     metrics = {"log_loss": {"mean": log_loss}}
     (tmp_path / REWARD / "metrics.json").write_text(json.dumps(metrics))
     monkeypatch.setattr(reward, "load_preference_model", lambda ctx, base: PREFERENCE_MODEL)
+    monkeypatch.setattr(reward, "reference_base", lambda ctx: None)
     run = SimpleNamespace(
         reward_weights=RewardWeights(**weights), ppo=SimpleNamespace(critic=critic)
     )
     ctx: Any = SimpleNamespace(run=run, rubric=None, require=lambda name: tmp_path / name)
-    assert load_reward(ctx).preference_model is (PREFERENCE_MODEL if kept else None)
+    assert load_reward(ctx).scorers.preference_model is (PREFERENCE_MODEL if kept else None)
     left_out = not kept and weights.get("pm") is None
     assert ("no better than the 0.693 of a constant" in capsys.readouterr().err) is left_out

@@ -15,8 +15,9 @@ from cai import store
 from cai.errors import StoreError
 from cai.evals.comparisons import comparisons
 from cai.evals.refusal import refusal_scores
-from cai.records import Preference, Prompt, Revision, Round, Row, chat_of
-from cai.report.html import SHOWN_CHARS, clean, render, write_report
+from cai.records import Kind, Preference, Prompt, Revision, Round, Row, chat_of
+from cai.report.html import render, write_report
+from cai.report.page import MAX_CHARS, SHOWN_CHARS, clean, script_hash
 
 EVIL = (
     "<script>alert(1)</script></pre></div>{{ 7*7 }}{% raw %}"
@@ -103,15 +104,15 @@ class Page(HTMLParser):
 
 def test_nothing_that_was_written_by_others_becomes_markup(run: Path) -> None:
     page = render(run)
-    assert not {"script", "img", "pre", "iframe", "link", "object"} & set(Page(page).tags)
+    assert not {"img", "pre", "iframe", "link", "object"} & set(Page(page).tags)
+    assert Page(page).tags.count("script") == 2, "the browser's data, and the browser"
     assert not [name for name, _ in Page(page).attributes if name.startswith("on")]
-    assert "<script" not in page
-    assert "49" not in re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", page, flags=re.DOTALL), (
-        "{{ 7*7 }} is text"
-    )
+    assert page.count("<script") == 2
+    without = r"<svg.*?</svg>|<style>.*?</style>|<script>.*?</script>|<code>.*?</code>|'sha256.*?'"
+    assert "49" not in re.sub(without, "", page, flags=re.DOTALL), "{{ 7*7 }} is text"
     assert "\x00" not in page
     for start in ("", "Critique: ", "Revision: ", "Initial: "):
-        assert f'<div class="text">{start}{EVIL_SHOWN}</div>' in page
+        assert f'<div class="text" dir="auto">{start}{EVIL_SHOWN}</div>' in page
     assert f"near copy {EVIL_SHOWN}" in page
     assert f"no answer {EVIL_SHOWN}" in page
     assert page.count("<article") == page.count("</article>") == 4
@@ -132,7 +133,7 @@ def test_the_page_loads_nothing(run: Path) -> None:
 
 def test_every_section_is_there(run: Path) -> None:
     page = render(run)
-    assert len(set(re.findall(r'<section id="(\w+)"', page))) == 10
+    assert len(set(re.findall(r'<section id="(\w+)"', page))) == 11
     assert set(re.findall(r'<a href="#(\w+)"', page)) == set(
         re.findall(r'<section id="(\w+)"', page)
     )
@@ -231,13 +232,78 @@ def test_long_texts_are_cut_and_kept_in_full(tmp_path: Path) -> None:
         [reply("p", "base", response=long), reply("p", "sft", response="c" * SHOWN_CHARS)],
     )
     page = render(tmp_path)
-    assert f'<div class="text">{"a" * SHOWN_CHARS}…</div>' in page
+    assert f'<div class="text" dir="auto">{"a" * SHOWN_CHARS}…</div>' in page
     assert (
         f"<summary>all {SHOWN_CHARS + 1} characters</summary>"
-        f'<div class="text">{long}</div></details>' in page
+        f'<div class="text" dir="auto">{long}</div></details>' in page
     )
-    assert f'<div class="text">{"c" * SHOWN_CHARS}</div>' in page
+    assert f'<div class="text" dir="auto">{"c" * SHOWN_CHARS}</div>' in page
     assert f"all {SHOWN_CHARS} characters" not in page
+
+
+def test_a_text_beyond_the_bound_is_not_in_the_page(tmp_path: Path) -> None:
+    write(tmp_path / "70-replies.jsonl", [reply("p", "base", response="d" * (MAX_CHARS + 1))])
+    page = render(tmp_path)
+    assert f"<summary>the first {MAX_CHARS} of {MAX_CHARS + 1} characters</summary>" in page
+    assert "d" * MAX_CHARS in page
+    assert "d" * (MAX_CHARS + 1) not in page
+
+
+def test_only_the_pages_script_may_run(run: Path) -> None:
+    """The policy names the digest of the script that the page ends with, and nothing else."""
+    page = render(run)
+    policy = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[0]
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    assert f"script-src '{script_hash(script)}';" in policy
+    for source in ("unsafe-eval", "http:", "https:", "data:", "script-src 'unsafe"):
+        assert source not in policy
+    for call in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacent",
+        "eval(",
+        "Function(",
+        "document.write",
+    ):
+        assert call not in script
+    assert script.isascii()
+    assert script.count("\n") < 200
+
+
+def test_what_is_not_benign_is_folded(tmp_path: Path) -> None:
+    """Prompt and replies are inside a closed <details>, with and without script."""
+    kinds: tuple[Kind | None, ...] = ("disallowed", "sensitive", None, "benign")
+    rows = [reply(f"ask {kind}", "base", kind, response=f"reply to {kind}") for kind in kinds]
+    write(tmp_path / "70-replies.jsonl", rows)
+    page = render(tmp_path)
+    folded = "".join(re.findall(r'<details class="fold">(.*?)</details>', page, flags=re.DOTALL))
+    for kind in kinds:
+        assert (f"reply to {kind}</div>" in folded) == (kind != "benign")
+        assert (f"ask {kind}</div>" in folded) == (kind != "benign")
+
+
+def test_the_chain_is_in_the_page(tmp_path: Path) -> None:
+    """A stage's inputs with their digests, and the digest of the scores at the table."""
+    for name, stage, inputs in (
+        ("70-replies.jsonl", "x", {}),
+        ("70-scores.jsonl", "eval", {"input 70-replies.jsonl": "abc", "constitution": "toy 1"}),
+    ):
+        rows = [score("refusal.refusal_rate.benign", 0.5)] if stage == "eval" else [reply("p")]
+        write(tmp_path / name, rows)
+        store.begin_artifact(tmp_path / name, stage, inputs)
+        store.finish_artifact(tmp_path / name)
+    page = render(tmp_path)
+    digest = store.content_digest(tmp_path / "70-scores.jsonl")
+    assert "Constitution <b>toy 1</b>" in page
+    assert "reads 70-replies.jsonl <code>abc</code>" in page
+    assert "made again since" in page
+    assert page.count(f"<code>{digest}</code>") >= 3
+
+
+def test_revisions_are_compared_by_word(run: Path) -> None:
+    page = render(run)
+    assert "<del>Initial</del><ins>Revision</ins>: &lt;script&gt;" in page
+    assert "1 removed, 1 added" in page
 
 
 def test_control_characters_are_shown_as_such() -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from cai.artifacts import REPLIES, SCORES
 from cai.errors import StoreError
 from cai.evals.refusal import refusal_scores
-from cai.report.several_runs import FinishedRun, markdown, notes, read_run, rich_table, tables
+from cai.report.several_runs import FinishedRun, markdown, notes, page, read_run, rich_table, tables
 
 
 def run(name: str, seed: int = 0, wrong: bool = False, **settings: Any) -> FinishedRun:
@@ -40,6 +40,22 @@ def test_runs_and_their_changes_are_side_by_side() -> None:
     for table in tables([run("[red]x[/red]"), run("second")]):
         console.print(rich_table(table))
     assert "[red]x[/red]" in console.export_text()
+
+
+def test_a_page_has_the_tables_and_a_point_for_each_model_of_each_run() -> None:
+    replies = [reply("c", subject, "benign") for subject in ("sft", "policy")]
+    runs = [run("first"), run("<script>x</script>", 1)]
+    for one in runs:
+        one.replies.extend(replies)
+        one.scores[:] = refusal_scores(one.replies)
+    text = page(runs)
+    assert "<h1>2 runs side by side</h1>" in text
+    assert "<script" not in text, "a page without a script"
+    assert "&lt;script&gt;x&lt;/script&gt;</text>" in text, "the run's name is in the legend"
+    assert text.count(">sft</text>") == text.count(">policy</text>") == 2
+    assert "0 % [0, 66] n=2" in text
+    assert "seeds: 0, 1" in text
+    assert "No run has refusals" in page([run("first"), run("second")])
 
 
 def test_differing_settings_are_named_and_seeds_and_names_are_not() -> None:

@@ -9,7 +9,7 @@ from preference_toys import HELLO, untrained_model
 
 from cai.constitution import ClassRule, Proposition, Rubric
 from cai.records import Kind, Prompt, chat_of
-from cai.reward.composite import RewardWeights, reward_parts
+from cai.reward.composite import RewardWeights, Scorers, reward_parts
 from cai.rubric import compile_rubric
 
 
@@ -40,7 +40,8 @@ def test_parts_by_name(tiny_model: Path) -> None:
     model, compiled = untrained_model(tiny_model), compile_rubric(rubric())
     prompts = [hello("disallowed"), hello("disallowed"), hello(None), hello("sensitive")]
     replies = ["no", "sure", "no", "no"]
-    table = reward_parts(prompts, replies, model, compiled, RewardWeights(pm=0.5, rubric=2.0))
+    scorers, weights = Scorers(model, compiled), RewardWeights(pm=0.5, rubric=2.0)
+    table = reward_parts(prompts, replies, scorers, weights)
     assert table["rubric"] == [6.0, -2.0, 0.0, None]
     assert table["pm"] == pytest.approx(
         [0.5 * s for s in model.score([model.rows(HELLO, r) for r in replies])]
@@ -50,11 +51,12 @@ def test_parts_by_name(tiny_model: Path) -> None:
 
 def test_parts_of_no_weight_are_not_computed(tiny_model: Path) -> None:
     prompts, compiled = [hello("disallowed")], compile_rubric(rubric())
-    assert reward_parts(prompts, ["no"], None, compiled, RewardWeights()) == {"rubric": [3.0]}
-    assert reward_parts(prompts, ["no"], None, None, RewardWeights()) == {}
+    graded = reward_parts(prompts, ["no"], Scorers(rubric=compiled), RewardWeights())
+    assert graded == {"rubric": [3.0]}
+    assert reward_parts(prompts, ["no"], Scorers(), RewardWeights()) == {}
     assert list(
         reward_parts(
-            prompts, ["no"], untrained_model(tiny_model), compiled, RewardWeights(rubric=0)
+            prompts, ["no"], Scorers(untrained_model(tiny_model), compiled), RewardWeights(rubric=0)
         )
     ) == ["pm"]
 
@@ -64,7 +66,7 @@ def test_length_and_form_as_parts() -> None:
     prompt = Prompt(chat=chat_of(("user", "Hi")), kind=None)
     replies = ["word " * 350, "```\ncode\nUser: and now?", "fine"]
     table = reward_parts(
-        [prompt] * 3, replies, None, None, RewardWeights(pm=0, rubric=0, length=0.5, format=0.25)
+        [prompt] * 3, replies, Scorers(), RewardWeights(pm=0, rubric=0, length=0.5, format=0.25)
     )
     assert table == {"length": [-1.0, 0.0, 0.0], "format": [0.0, -0.5, 0.0]}
 
@@ -76,9 +78,9 @@ def test_what_does_not_fit_the_model_has_no_score(tiny_model: Path) -> None:
     prompts = [hello(None), long_prompt, hello(None), hello(None)]
     replies = ["no", "no", "x" * model.window, "yes"]
     weights = RewardWeights(rubric=0)
-    parts = reward_parts(prompts, replies, model, None, weights)["pm"]
-    short = reward_parts([hello(None)] * 2, ["no", "yes"], model, None, weights)["pm"]
+    parts = reward_parts(prompts, replies, Scorers(model), weights)["pm"]
+    short = reward_parts([hello(None)] * 2, ["no", "yes"], Scorers(model), weights)["pm"]
     assert parts == [short[0], None, None, short[1]]
     fits = model.window - len(model.rows(HELLO, ""))
-    edge = reward_parts([hello(None)] * 2, ["x" * fits, "x" * (fits + 1)], model, None, weights)
+    edge = reward_parts([hello(None)] * 2, ["x" * fits, "x" * (fits + 1)], Scorers(model), weights)
     assert [value is None for value in edge["pm"]] == [False, True]

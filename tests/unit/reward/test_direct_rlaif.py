@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cai.errors import UnansweredError
 from cai.lm import FakeLM
 from cai.records import Chat, Prompt, chat_of
-from cai.reward.composite import RewardWeights, reward_parts
+from cai.reward.composite import RewardWeights, Scorers, reward_parts
 from cai.reward.direct_rlaif import batch_rater, expected_rating, rate
 from cai.templates import RATING, RATING_DIGITS, fence, rating_chat
 
@@ -63,15 +63,12 @@ def test_a_planted_judge_is_the_reward() -> None:
     table = reward_parts(
         prompts,
         replies,
-        None,
-        None,
+        Scorers(rate=batch_rater(judge())),
         RewardWeights(pm=0, rubric=0, direct=2.0),
-        batch_rater(judge()),
     )
     assert table == {"direct": [-2.0, 2.0, pytest.approx(-2 / 3), None, None]}
-    assert (
-        reward_parts(prompts, replies, None, None, RewardWeights(pm=0), batch_rater(judge())) == {}
-    )
+    scorers = Scorers(rate=batch_rater(judge()))
+    assert reward_parts(prompts, replies, scorers, RewardWeights(pm=0)) == {}
 
 
 def test_the_judge_is_asked_for_single_digits() -> None:

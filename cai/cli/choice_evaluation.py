@@ -1,0 +1,45 @@
+"""`cai eval --only NAME` of questions with options: one model's answers to a file of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from cai.cli.endpoint_options import open_logged
+from cai.cli.evaluation_rows import evaluated_rows, print_scores
+from cai.cli.jsonl import STREAM
+from cai.errors import UsageError
+
+if TYPE_CHECKING:
+    from cai.cli.evaluations import EvaluationJob
+
+
+def evaluate_choices(name: str, job: EvaluationJob) -> None:
+    """Write the scores to the output, the answers beside it, and print the scores."""
+    from cai.cli.null_rows import print_null_rows
+    from cai.cli.output_files import owned_output, replaced_output, write_output
+    from cai.evals.choices import ChoiceAnswer, choice_step, limited
+    from cai.evals.suite import load_items, questions_digest, scores_of
+
+    options, data, output = job.options, job.options.path("data"), job.options.path("output")
+    if output == STREAM:
+        raise UsageError("eval: --output must be a file: the answers go beside it")
+    with (
+        replaced_output(output, "eval", data),
+        open_logged(options.text("model"), output, options.endpoint) as lm,
+    ):
+        items = limited(load_items(name, data, job.columns), job.limit, job.seed)
+        provenance = {
+            "evaluation": name,
+            "model": lm.fingerprint,
+            "data": questions_digest(items),
+            **options.answer_settings(),
+        }
+        answers_file = output.with_suffix(".items.jsonl")
+        with owned_output(answers_file, "eval", provenance):
+            step = choice_step(options.text("model"), lm)
+            answers = evaluated_rows(answers_file, items, (step, ChoiceAnswer), lm)
+        scores = scores_of(name, answers)
+        write_output(output, "eval", "".join(row.line() + "\n" for row in scores))
+    print_scores(scores)
+    print_null_rows("eval", Counter(answer.unscored for answer in answers))

@@ -1,0 +1,242 @@
+"""An evaluation described in a YAML file: data, a template, a grader and a metric.
+
+Nothing of the file or of the data is executed: a template has `{column}` placeholders that are
+filled in one pass, and patterns have a bounded cost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cai.constitution.yaml_source import Source, parse, read_yaml
+from cai.errors import ConfigError, StoreError
+from cai.evals.graded_items import GradedItem, Grader, Verdict, in_batches, mean_over_prompts
+from cai.evals.text_scorers import ScoreTexts
+from cai.lm.base import LM, Sample
+from cai.probability import sigmoid
+from cai.records import FrozenModel, Kind, Message, Prompt, Score, ScoredReply
+from cai.rubric.llm_grader import log_odds
+from cai.rubric.patterns import compile_pattern
+
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+GRADERS = ("rubric", "regex", "contains", "classifier", "judge")
+VALUE = "value"
+
+
+class GraderSettings(FrozenModel):
+    """What gives a reply its value, from 0 to 1: exactly one of the first five."""
+
+    rubric: str | None = None
+    """A constitution by file or name; its rubric gives `measure`."""
+    regex: str | None = None
+    """1 if it matches in the reply, whatever the case."""
+    contains: str | None = None
+    """1 if the reply has this text, which may have placeholders, whatever the case."""
+    classifier: str | None = None
+    """A classifier's folder, or a file of words and /patterns/: its probability."""
+    judge: str | None = None
+    """A question about the reply: P(yes) of the model that --judge names."""
+    measure: Literal["incorrect", "refused", "answered"] = "incorrect"
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> GraderSettings:
+        given = [name for name in GRADERS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(GRADERS)}; given: {len(given)}")
+        return self
+
+
+class EvaluationSettings(FrozenModel):
+    """The keys of the file."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    data: str = Field(min_length=1)
+    """A file, seen from the folder of this one, or `hub:OWNER/NAME#SPLIT`."""
+    shape: Literal["replies"] = "replies"
+    template: str = Field("{prompt}", min_length=1)
+    """The prompt, with {COLUMN} for a column of the data."""
+    system: str | None = None
+    """A system turn before it, with placeholders too."""
+    kind: Kind | None = None
+    """Of all prompts; else the column `kind`, if there is one."""
+    grader: GraderSettings
+    metric: Literal["mean", "share"] = "mean"
+    """`share`: of the replies whose value is `threshold` or more."""
+    threshold: float = Field(0.5, ge=0, le=1)
+    draws: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0)
+    max_tokens: int | None = Field(None, ge=1)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A checked file."""
+
+    settings: EvaluationSettings
+    source: Source
+
+    @property
+    def data_path(self) -> Path:
+        """Where the data is."""
+        name = self.settings.data
+        return Path(name) if name.startswith("hub:") else self.source.path.parent / name
+
+    def beside(self, name: str) -> str:
+        """A file or folder that is named from the folder of this file, else the name itself."""
+        path = self.source.path.parent / name
+        return str(path) if path.exists() else name
+
+    def sampling(self) -> dict[str, float]:
+        """The settings of sampling that the file has."""
+        given = self.settings.model_dump(include={"draws", "temperature", "max_tokens"})
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def load_evaluation(path: Path) -> Described:
+    """The file, checked.
+
+    Raises:
+        ConfigError: a line for each mistake, as `file:line: key: message`.
+    """
+    source = read_yaml(path)
+    settings = parse(source, EvaluationSettings)
+    if settings.grader.regex is not None:
+        compile_pattern(settings.grader.regex, f"{source.at(('grader', 'regex'))}: grader.regex")
+    return Described(settings, source)
+
+
+def described_items(
+    described: Described, rows: Sequence[tuple[str, Mapping[str, Any]]], draws: int
+) -> list[GradedItem]:
+    """The items of the data's (location, row)s.
+
+    Raises:
+        StoreError: a row lacks a column that the file names.
+        ConfigError: a filled template is empty.
+    """
+    settings = described.settings
+    items: dict[str, GradedItem] = {}
+    for location, row in rows:
+        text = _filled(described, ("template",), settings.template, (location, row))
+        if not text.strip():
+            raise ConfigError(
+                f"{described.source.at(('template',))}: template: empty at {location}"
+            )
+        turns = [Message(role="user", content=text)]
+        if settings.system is not None:
+            system = _filled(described, ("system",), settings.system, (location, row))
+            turns.insert(0, Message(role="system", content=system))
+        fields = {"chat": turns, "kind": settings.kind or row.get("kind")}
+        prompt = _prompt(fields, location)
+        facts = {}
+        if settings.grader.contains is not None:
+            key = ("grader", "contains")
+            facts["contains"] = _filled(described, key, settings.grader.contains, (location, row))
+        for draw in range(draws):
+            item = GradedItem(prompt, prompt.chat, draw, facts=facts)
+            items.setdefault(item.id, item)
+    return list(items.values())
+
+
+def _prompt(fields: Mapping[str, Any], location: str) -> Prompt:
+    from cai.store import parse_row
+
+    return parse_row(fields, Prompt, location)
+
+
+def _filled(
+    described: Described,
+    key: tuple[str, ...],
+    template: str,
+    located: tuple[str, Mapping[str, Any]],
+) -> str:
+    """The template with the row's columns; braces inside a column stay text."""
+    location, row = located
+
+    def column(match: re.Match[str]) -> str:
+        value = row.get(match[1])
+        if value is None or isinstance(value, list | dict):
+            known = ", ".join(name for name, cell in row.items() if cell is not None)
+            raise StoreError(
+                f"{location}: no text `{match[1]}`, which {described.source.at(key)}"
+                f" ({'.'.join(key)}) names; its columns: {known}"
+            )
+        return str(value)
+
+    return PLACEHOLDER.sub(column, template)
+
+
+# ---- graders ----
+
+
+def pattern_grader(regex: str, key: str) -> Grader:
+    """1 if the pattern matches in the reply, else 0."""
+    pattern = compile_pattern(regex, key)
+
+    async def grade(item: GradedItem, sample: Sample) -> Verdict:
+        text = sample.text if pattern.searched.flags & re.IGNORECASE else sample.text.lower()
+        return Verdict({VALUE: float(pattern.searched.search(text) is not None)})
+
+    return grade
+
+
+async def grade_contains(item: GradedItem, sample: Sample) -> Verdict:
+    """1 if the reply has the item's text, else 0."""
+    expected = str(item.facts["contains"])
+    return Verdict({VALUE: float(expected.casefold() in sample.text.casefold())})
+
+
+def scorer_grader(score: ScoreTexts) -> Grader:
+    """The scorer's probability of the reply."""
+    probability = in_batches(score)
+
+    async def grade(item: GradedItem, sample: Sample) -> Verdict:
+        return Verdict({VALUE: await probability(sample.text)})
+
+    return grade
+
+
+def judge_grader(judge: LM, question: str) -> Grader:
+    """P(yes) of a question about the reply."""
+
+    async def grade(item: GradedItem, sample: Sample) -> Verdict:
+        odds = await log_odds(judge, (), item.chat, sample.text, question)
+        if odds is None:
+            return Verdict({}, "the judge said neither Yes nor No")
+        return Verdict({VALUE: sigmoid(odds)})
+
+    return grade
+
+
+def measure_grader(rubric: Grader, measure: str) -> Grader:
+    """One of the rubric's values."""
+
+    async def grade(item: GradedItem, sample: Sample) -> Verdict:
+        verdict = await rubric(item, sample)
+        if verdict.unscored is not None:
+            return verdict
+        return Verdict({VALUE: verdict.values[measure]})
+
+    return grade
+
+
+def described_scores(settings: EvaluationSettings, rows: Sequence[ScoredReply]) -> list[Score]:
+    """`NAME.mean`, or `NAME.share` of replies with `threshold` or more."""
+    metric = f"{settings.name}.{settings.metric}"
+    if settings.metric == "mean":
+        values = {row.values.get(VALUE) for row in rows}
+        is_share = values <= {0.0, 1.0, None}
+        return mean_over_prompts(metric, rows, VALUE, proportion=is_share)
+    counted = [
+        row.model_copy(update={"values": {VALUE: float(value >= settings.threshold)}})
+        if (value := row.values.get(VALUE)) is not None
+        else row
+        for row in rows
+    ]
+    return mean_over_prompts(metric, counted, VALUE)

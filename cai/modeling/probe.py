@@ -1,0 +1,309 @@
+"""Which fast paths give a model's own numbers: tried on three short rows, never looked up by name.
+
+The rows begin alike and are of different lengths, and windows of attention are made shorter than
+the rows meanwhile. What transformers computes of each row alone is the truth: of the logits, step
+by step, and of the gradients at the embeddings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cai.errors import BackendError
+from cai.modeling import attention, plain_generation
+from cai.modeling.batching import MIN_SHARED_TOKENS, right_pad
+from cai.modeling.fast_paths import FastPaths, backbone, set_fast_paths
+from cai.modeling.frozen_cache import FrozenCache, blocks_of
+from cai.modeling.gated_mlp import recompute_gated_mlps
+from cai.modeling.generation import DecodingBatch, prefill_prefix
+from cai.modeling.logits import logit_head
+from cai.modeling.precision import autocast, matmul_dtype
+from cai.modeling.sampling import Responses
+from cai.modeling.shared_prefix import shared_prefix_forward
+from cai.modeling.skinny_linear import use_skinny_linears
+
+STEPS = 2
+"""Tokens of each row that are decoded one by one."""
+LENGTHS = (20, 27, 23)
+SMALL_WINDOW = 6
+WINDOW_NAMES = ("window", "window_size", "attention_chunk_size")
+"""Ends of the names of settings that limit how far back attention reaches."""
+FLOAT32_TOLERANCE = 2e-4
+"""Largest difference, as a share of the standard deviation: other orders of summation stay below a
+tenth of it."""
+BFLOAT16_TOLERANCE = 0.1
+"""Root mean square difference likewise; rounding gives some 0.02, a lost prefix or window 0.3."""
+
+
+def measure(model: PreTrainedModel) -> FastPaths:
+    """Try the fast paths on a model as transformers loaded it; it is left as the answer says.
+
+    Raises:
+        BackendError: transformers itself cannot run it on plain rows of tokens.
+    """
+    rows = probe_rows(model)
+    try:
+        with _small_windows(model):
+            return _measure(model, rows)
+    except _UnsuitedWindowError:
+        return _measure(model, rows)
+
+
+class _UnsuitedWindowError(Exception):
+    """The model takes no other window than the one it was built with."""
+
+
+def _measure(model: PreTrainedModel, rows: list[list[int]]) -> FastPaths:
+    plain_attention = model.config._attn_implementation
+    want = _plain_logits(model, rows)
+    paths = _plain_paths(model, rows, want)
+    set_fast_paths(model, paths)
+    plain_states = _states_and_gradients(model, rows, 0)
+    originals = {module: type(module) for module in model.modules()}
+    use_fast_layers(model)
+    if use_attention(model, attention.ATTN_IMPLEMENTATION):
+        paths = replace(paths, attention=_succeeds(partial(_decodes, model, rows, want)))
+    for training_prefix, layers in ((True, True), (False, True), (False, False)):
+        if training_prefix and not paths.attention:
+            continue
+        paths = replace(paths, training_prefix=training_prefix, layers=layers)
+        if not layers:
+            for module, original in originals.items():
+                module.__class__ = original
+        if not paths.attention:
+            use_attention(model, plain_attention)
+        set_fast_paths(model, paths)
+        shared = MIN_SHARED_TOKENS if training_prefix else 0
+        if _succeeds(partial(_trains, model, rows, shared, plain_states)):
+            break
+    paths = replace(paths, frozen_blocks=_succeeds(partial(_replays, model, rows)))
+    if not paths.attention:
+        batches = _succeeds(partial(_plain_decodes, model, rows, want))
+        paths = replace(paths, batches=batches)
+    set_fast_paths(model, paths)
+    return paths
+
+
+def apply(model: PreTrainedModel, paths: FastPaths) -> None:
+    """Make a model compute as an earlier measurement of it found right."""
+    if paths.attention:
+        use_attention(model, attention.ATTN_IMPLEMENTATION)
+    if paths.layers:
+        use_fast_layers(model)
+    set_fast_paths(model, paths)
+
+
+def use_fast_layers(model: PreTrainedModel) -> None:
+    use_skinny_linears(model)
+    recompute_gated_mlps(model)
+
+
+def use_attention(model: PreTrainedModel, name: str) -> bool:
+    """Whether the model takes this attention."""
+    if model.config._attn_implementation != name:
+        try:
+            model.set_attn_implementation(name)
+        except (ValueError, AttributeError, ImportError):
+            return False
+    return bool(model.config._attn_implementation == name)
+
+
+def probe_rows(model: PreTrainedModel) -> list[list[int]]:
+    """Three rows of ordinary tokens with a beginning that they share."""
+    stream = random.Random(0)
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    tokens = range(min(5, vocabulary - 1), min(vocabulary, 1000))
+    shared = [stream.choice(tokens) for _ in range(MIN_SHARED_TOKENS)]
+    # rows that differ from their first free token on
+    return [
+        [*shared, tokens[i], *(stream.choice(tokens) for _ in range(length - len(shared) - 1))]
+        for i, length in enumerate(LENGTHS)
+    ]
+
+
+@contextlib.contextmanager
+def _small_windows(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, attention reaches SMALL_WINDOW tokens back where the config sets a window."""
+    configs = {id(config): config for config in (model.config, model.config.get_text_config())}
+    before = [
+        (config, name, value)
+        for config in configs.values()
+        for name, value in vars(config).items()
+        if name.endswith(WINDOW_NAMES) and type(value) is int and value > SMALL_WINDOW
+    ]
+    try:
+        for config, name, _ in before:
+            setattr(config, name, SMALL_WINDOW)
+        yield
+    except BackendError as error:
+        raise (_UnsuitedWindowError() if before else error) from error
+    finally:
+        for config, name, value in before:
+            setattr(config, name, value)
+
+
+@torch.no_grad()
+def _plain_logits(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Logits (T, V) of each row alone, as transformers computes them."""
+    try:
+        return [
+            model(torch.tensor([list(row)], device=model.device), use_cache=False).logits[0].float()
+            for row in rows
+        ]
+    except Exception as error:
+        raise BackendError(
+            f"transformers cannot run this model on plain rows of tokens: {error}"
+        ) from error
+
+
+@torch.no_grad()
+def _plain_paths(model: PreTrainedModel, rows: list[list[int]], want: list[Tensor]) -> FastPaths:
+    """How the backbone's states become the logits."""
+    for raw_logits in (True, False):
+        paths = FastPaths(raw_logits=raw_logits)
+        set_fast_paths(model, paths)
+        head = logit_head(model)
+        hidden_BTE = plain_generation.hidden_rows(model, rows, rows[0][0])
+        got = [
+            head(states[: len(row)]).float() for states, row in zip(hidden_BTE, rows, strict=True)
+        ]
+        if _same(got, want):
+            return paths
+    raise BackendError(
+        "its logits are not what its head computes of its last hidden states: "
+        "it cannot be used here"
+    )
+
+
+@torch.no_grad()
+def _decodes(model: PreTrainedModel, rows: list[list[int]], want: list[Tensor]) -> bool:
+    """Whether left-padded rows give `want` token by token, after a shared prefix and without it."""
+    prompts = [row[:-STEPS] for row in rows]
+    steps_TB = torch.tensor([row[-STEPS:] for row in rows], device=model.device).T
+    for prefix in (prefill_prefix(model, rows[0][:MIN_SHARED_TOKENS]), None):
+        batch = DecodingBatch(model, prompts, prefix, rows[0][0])
+        got = [batch.logits()]
+        for tokens_B in steps_TB:
+            batch.step(tokens_B)
+            got.append(batch.logits())
+        if not _same(torch.stack(got, 1).unbind(0), _last(want)):
+            return False
+    return True
+
+
+class _Forced(Responses):
+    """Responses that are known beforehand: only the logits are of interest."""
+
+    def force(self, tokens_BT: list[list[int]]) -> None:
+        self.tokens_BT = tokens_BT
+        self.seen: list[list[Tensor]] = [[] for _ in tokens_BT]
+
+    def extend(self, rows: Sequence[int], logits_BV: Tensor) -> list[int]:
+        tokens = []
+        for row, logits_V in zip(rows, logits_BV, strict=True):
+            tokens.append(self.tokens_BT[row][len(self.seen[row])])
+            self.seen[row].append(logits_V)
+            self.ids[row].append(tokens[-1])
+        return tokens
+
+
+@torch.no_grad()
+def _plain_decodes(model: PreTrainedModel, rows: list[list[int]], want: list[Tensor]) -> bool:
+    """Whether transformers' generation gives, for left-padded rows, what each row gives alone."""
+    n = len(rows)
+    forced = _Forced([STEPS + 1] * n, [0.0] * n, [0] * n, frozenset())
+    forced.force([[*row[-STEPS:], row[0]] for row in rows])
+    prompts = [row[:-STEPS] for row in rows]
+    plain_generation.generate(model, prompts, forced, rows[0][0])
+    return _same([torch.stack(seen) for seen in forced.seen], _last(want))
+
+
+def _last(want: list[Tensor]) -> list[Tensor]:
+    return [logits_TV[-STEPS - 1 :] for logits_TV in want]
+
+
+def _states_and_gradients(
+    model: PreTrainedModel, rows: list[list[int]], shared: int
+) -> list[Tensor]:
+    """Hidden states of right-padded rows, and a loss's gradients at the embeddings: of the first
+    MIN_SHARED_TOKENS tokens summed over rows, and of the rest.
+
+    Args:
+        shared: leading tokens that run once.
+    """
+    ids_BT, mask_BT = right_pad(rows, rows[0][0], model.device)
+    embedded: list[Tensor] = []
+
+    def record(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1].clone()  # some models scale it in place
+
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    hook = model.get_input_embeddings().register_forward_hook(record)
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        with torch.enable_grad(), autocast(model.device):
+            base = backbone(model)
+            if shared:
+                hidden_BTE = shared_prefix_forward(base, ids_BT).float()
+            else:
+                hidden_BTE = base(input_ids=ids_BT, use_cache=False).last_hidden_state.float()
+            weight = torch.linspace(-1, 1, hidden_BTE[0].numel(), device=model.device)
+            loss = (hidden_BTE * weight.view_as(hidden_BTE[0]) * mask_BT[..., None]).sum()
+            gradients = torch.autograd.grad(loss, embedded)
+    finally:
+        hook.remove()
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    first, *others = [gradient.float() for gradient in gradients]
+    summed = first[:, :MIN_SHARED_TOKENS].sum(0)
+    rest = others[0] if others else first[:, MIN_SHARED_TOKENS:]
+    states = [states[: len(row)].detach() for states, row in zip(hidden_BTE, rows, strict=True)]
+    return [*states, summed, rest]
+
+
+def _trains(model: PreTrainedModel, rows: list[list[int]], shared: int, want: list[Tensor]) -> bool:
+    return _same(_states_and_gradients(model, rows, shared), want)
+
+
+@torch.no_grad()
+def _replays(model: PreTrainedModel, rows: list[list[int]]) -> bool:
+    """Whether the last block computes the same of the recorded outputs of the blocks below it."""
+    ids_BT, _ = right_pad(rows, rows[0][0], model.device)
+    cache = FrozenCache(blocks_of(model)[:-1])
+    passes = []
+    for _ in range(2):
+        with cache.reuse(), autocast(model.device):
+            passes.append(shared_prefix_forward(backbone(model), ids_BT).float())
+    return bool(cache.blocks) and _same(passes[1:], passes[:1])
+
+
+def _same(got: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
+    return len(got) == len(want) and all(map(_is_close, got, want))
+
+
+def _is_close(got: Tensor, want: Tensor) -> bool:
+    if got.shape != want.shape:
+        return False
+    spread, difference = want.float().std(), (got - want).float()
+    if got.dtype == want.dtype == torch.float32 and matmul_dtype() == torch.float32:
+        return bool(difference.abs().max() <= FLOAT32_TOLERANCE * spread)
+    return bool(difference.square().mean().sqrt() <= BFLOAT16_TOLERANCE * spread)
+
+
+def _succeeds(check: Callable[[], bool]) -> bool:
+    """Models fail in many ways on what they were not written for; each means: not this way."""
+    try:
+        return check()
+    except Exception:
+        return False
