@@ -87,6 +87,18 @@ REPLACED: dict[str, Tool] = {
         *("eval", "--only", "refusal", "--model", "fake:polite"),
         *("--data", inputs / "prompts.jsonl", "--output", output),
     ),
+    "eval-elo": lambda inputs, output: (
+        *(
+            "eval",
+            "--only",
+            "elo",
+            "--subject",
+            "base=fake:echo",
+            "--subject",
+            "policy=fake:polite",
+        ),
+        *("--judge", "fake:brief", "--data", inputs / "prompts.jsonl", "--output", output),
+    ),
     "redteam": lambda inputs, output: (
         *("redteam", *RUBRIC, "--model", "fake:echo", "--seeds", inputs / "prompts.jsonl"),
         *("--category", "fraud", "--per-category", 1, "--tries", 9, "--output", output),

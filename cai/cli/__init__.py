@@ -19,6 +19,7 @@ import typer
 
 from cai.cli import (
     calibrate,
+    capability,
     chat,
     constitutions,
     exports,
@@ -61,6 +62,7 @@ for module in (
     runs,
     file_commands,
     exports,
+    capability,
     serve,
     review,
     chat,

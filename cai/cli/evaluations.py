@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,8 @@ class EvaluationJob:
     """Rows of the data that are used, drawn by the seed; None: all."""
     extras: Mapping[str, str] = field(default_factory=dict)
     """Options of single evaluations that were given, such as `judge`, by name."""
+    several: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The same of options that may be repeated."""
 
     @property
     def name(self) -> str:
@@ -77,6 +79,12 @@ def _choices(name: str) -> Callable[[EvaluationJob], None]:
     return evaluate
 
 
+def _elo(job: EvaluationJob) -> None:
+    from cai.cli.elo_evaluation import evaluate_elo
+
+    evaluate_elo(job)
+
+
 def _described(job: EvaluationJob) -> None:
     from cai.cli.evaluation_files import build_described
     from cai.cli.reply_evaluation import evaluate_replies
@@ -94,6 +102,8 @@ OPTIONS = {
     "closed-domain": ("train",),
 }
 """Evaluation of replies -> the options that it has for itself."""
+COMPARING = {"elo": ("judge", "preset", "subject", "turns", "verdicts")}
+"""The same of an evaluation of several subjects: `--subject` takes the place of `--model`."""
 DESCRIBED = ("judge", "train")
 """The same of an evaluation that a YAML file describes."""
 SAMPLING: dict[str, dict[str, float]] = {
@@ -108,8 +118,16 @@ EVALUATIONS: dict[str, Callable[[EvaluationJob], None]] = {
     "refusal": _refusal,
     **{name: _replies(name) for name in OPTIONS if name != "refusal"},
     **{name: _choices(name) for name in CHOICES},
+    "elo": _elo,
 }
 """Name -> what runs it. Each writes score rows to the output, and its items beside it."""
+
+
+def required_options(only: str | None, options: Mapping[str, object]) -> dict[str, object]:
+    """The options without which the evaluation `only` has nothing to work on."""
+    optional = ("model", "data") if only in COMPARING else ()
+    given = {key: value for key, value in options.items() if key not in optional or value}
+    return {"only": only, **given}
 
 
 def is_described(name: str | None) -> bool:
@@ -149,8 +167,9 @@ def evaluate_file(name: str | None, job: EvaluationJob) -> None:
         raise UsageError(
             f"--only {name}: no such evaluation; known: {known}, and YAML files of your evaluations"
         )
-    accepted = DESCRIBED if is_described(name) else OPTIONS.get(name or "", ())
-    unused = sorted(job.extras.keys() - set(accepted))
+    options = OPTIONS | COMPARING
+    accepted = DESCRIBED if is_described(name) else options.get(name or "", ())
+    unused = sorted((job.extras.keys() | job.several.keys()) - set(accepted))
     if unused:
         raise UsageError(f"--{unused[0]}: the evaluation {name} has no such option")
     (_described if is_described(name) else EVALUATIONS[name or ""])(job)

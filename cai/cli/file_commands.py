@@ -15,6 +15,7 @@ from cai.cli.evaluations import (
     data_of,
     evaluate_file,
     is_described,
+    required_options,
     sampling,
 )
 from cai.cli.file_tools import FileTool, FileToolOptions, open_file_tool
@@ -290,7 +291,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="truthfulqa-open: the model that maps answers; your own: that answers a question.",
+            help="truthfulqa-open: the model that maps answers; elo: that compares; your own: that "
+            "answers a question.",
         ),
     ] = None,
     reference: Annotated[
@@ -309,6 +311,34 @@ def evaluate(
             metavar="PATH",
             help="Evaluations of replies: a run's folder or a file of prompts; scores are also "
             "split by overlap with these.",
+        ),
+    ] = None,
+    subjects: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--subject",
+            metavar="NAME=SPEC",
+            help="elo: a model to compare; the first is the reference; repeatable.",
+        ),
+    ] = None,
+    turns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="elo: what comes before a subject's prompts: a system turn (.txt), or turns "
+            "(.jsonl of role and content); repeatable.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="elo: the judge's recipe: direct (default), rlaif, cai or cai-cot."),
+    ] = None,
+    verdicts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="elo: people's verdicts: rows of prompt, first and second (subjects' names), "
+            "verdict (first, second or tie).",
         ),
     ] = None,
     draws: Annotated[
@@ -333,7 +363,7 @@ def evaluate(
     if data is None and is_described(only):
         data = data_of(str(only))
     options = FileToolOptions(
-        {"only": only, "model": model, "data": data, "output": output},
+        required_options(only, {"model": model, "data": data, "output": output}),
         EndpointOptions("eval", connections, settings, limits),
     )
     extras = {
@@ -344,14 +374,18 @@ def evaluate(
         "templates": templates,
         "systems": systems,
         "train": train,
+        "preset": preset,
+        "verdicts": verdicts,
     }
+    several = {"subject": subjects, "turns": turns}
     if file is not None:
-        options.run_stage(file, column=columns, limit=limit, **extras)
+        options.run_stage(file, column=columns, limit=limit, **extras, **several)
         return
     options.check()
     quiet()
     config = sampling(only, {"draws": draws, "temperature": temperature, "max_tokens": max_reply})
     names = column_names(columns, (*REPLY_FIELDS, *EVALUATION_FIELDS))
     given = {name: value for name, value in extras.items() if value is not None}
-    job = EvaluationJob(options, constitution, config, names, seed, limit, given)
+    lists = {name: values for name, values in several.items() if values}
+    job = EvaluationJob(options, constitution, config, names, seed, limit, given, lists)
     evaluate_file(only, job)

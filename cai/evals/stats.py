@@ -164,12 +164,29 @@ def resample(
     )
 
 
-def bootstrap_interval(values: Array) -> Interval:
+def bootstrap_interval(values: Array, clusters: int | None = None) -> Interval:
     """(standard deviation, 2.5th, 97.5th percentile) of bootstrap values.
 
     All None when the values do not vary: the bootstrap then says nothing.
+
+    Args:
+        clusters: number that was resampled: the percentiles are then those of `expanded_levels`.
     """
     if np.ptp(values) < 1e-12 * max(1.0, float(np.abs(values).max())):
         return None, None, None
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    levels = expanded_levels(clusters) if clusters else _LEVELS
+    low, high = np.quantile(values, levels)
     return float(values.std(ddof=1)), float(low), float(high)
+
+
+def expanded_levels(clusters: int) -> tuple[float, float]:
+    """Percentiles that make up for a bootstrap's narrowness at few clusters (Hesterberg 2015, §5).
+
+    Φ(±√(G/(G−1))·t_{G−1})
+    """
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1))
+    level = float(stats.norm.cdf(np.sqrt(clusters / (clusters - 1)) * quantile))
+    return 1 - level, level
+
+
+_LEVELS = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
