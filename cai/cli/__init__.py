@@ -33,6 +33,7 @@ from cai.cli import (
     redteam,
     review,
     runs,
+    scaling,
     serve,
 )
 from cai.cli.terminal_text import printable
@@ -61,6 +62,7 @@ for module in (
     runs,
     file_commands,
     exports,
+    scaling,
     serve,
     review,
     chat,
