@@ -34,6 +34,7 @@ from cai.cli import (
     redteam,
     review,
     runs,
+    scaling,
     serve,
 )
 from cai.cli.terminal_text import printable
@@ -63,6 +64,7 @@ for module in (
     file_commands,
     exports,
     capability,
+    scaling,
     serve,
     review,
     chat,
