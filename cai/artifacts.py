@@ -21,6 +21,8 @@ EVAL = "70-eval"
 KL_REPLIES = f"{EVAL}/kl.jsonl"
 REPLIES = "70-replies.jsonl"
 SCORES = "70-scores.jsonl"
+EVALUATIONS = "75-evaluations"
+EVALUATION_SCORES = "75-evaluations.jsonl"
 REPORT = "report.html"
 CARD = "README.md"
 """In the folder of a model: its card."""
@@ -44,6 +46,8 @@ FILES = (
     EVAL,
     REPLIES,
     SCORES,
+    EVALUATIONS,
+    EVALUATION_SCORES,
 )
 """The artefacts in the order of their stages: each may decide those after it."""
 FINISHED_WITH = {HELD_OUT: PROMPTS, VALIDATION: PROMPTS, REPLIES: SCORES}

@@ -322,7 +322,7 @@ class ScoredReply(Row):
     """The reason why there are no values."""
 
 
-class Judgement(Row):
+class HumanJudgement(Row):
     """What one person says of an item. Of a person's rows on an item, the last one counts."""
 
     reviewer: str

@@ -20,6 +20,7 @@ import typer
 from cai.cli import (
     attacks,
     calibrate,
+    capability,
     chat,
     constitutions,
     exports,
@@ -64,6 +65,7 @@ for module in (
     runs,
     file_commands,
     exports,
+    capability,
     scaling,
     serve,
     review,

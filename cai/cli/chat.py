@@ -168,6 +168,8 @@ def _talk(conversation: Conversation) -> None:
             try:
                 failures += runner.run(_turn(conversation, line, console))
             except _Stopped:
+                if not interactive:
+                    raise
                 runner.run(_cancel_others())
                 print("\nstopped", file=sys.stderr)
         runner.run(_close(conversation))

@@ -16,9 +16,33 @@ if TYPE_CHECKING:
     from cai.lm import LM
 
 
+def evaluate_described(job: EvaluationJob) -> None:
+    """Run the evaluation of the file that `--only` names, of whichever shape it is."""
+    from cai.evals.evaluation_file import load_evaluation
+
+    described = load_evaluation(Path(job.name))
+    if described.settings.shape == "replies":
+        from cai.cli.reply_evaluation import evaluate_replies
+
+        evaluate_replies(job, build_described)
+        return
+    from cai.cli.choice_evaluation import evaluate_items
+    from cai.data.readers import located_rows
+    from cai.evals.choice_scores import accuracy_scores
+    from cai.evals.described_choices import described_choices
+
+    if job.extras:
+        raise UsageError(f"--{min(job.extras)}: {job.name} is of shape choices: leave it out")
+    evaluate_items(
+        described.settings.name,
+        job,
+        lambda: described_choices(described, list(located_rows(job.options.path("data")))),
+        partial(accuracy_scores, described.settings.name),
+    )
+
+
 def build_described(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:
     """The evaluation of the file that `--only` names, on its data or that of `--data`."""
-    from cai import store
     from cai.data.readers import located_rows
     from cai.data.split import subsample
     from cai.evals.evaluation_file import described_items, described_scores, load_evaluation
@@ -35,7 +59,7 @@ def build_described(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:
         chosen = {prompt.id for prompt in subsample(prompts, job.limit, job.seed, "limit")}
         items = [item for item in items if item.prompt.id in chosen]
     grader, digest = _grader(described, judge)
-    provenance = {"grader": f"{digest} {store.digest(described.settings.grader)}"}
+    provenance = {"grader": f"{digest} {described.settings.grader!r}"}
     scores = partial(described_scores, described.settings)
     return ReplyEvaluation(items, grader, scores, provenance)
 
@@ -46,6 +70,8 @@ def _grader(described: Described, judge: LM | None) -> tuple[Grader, str]:
     from cai.evals.text_scorers import open_scorer
 
     settings, source = described.settings.grader, described.source
+    if settings is None:
+        raise ConfigError(f"{source.path}: the key 'grader' is missing")
     if settings.rubric is not None:
         rubric, digest = rubric_of(described.beside(settings.rubric))
         return graders.measure_grader(rubric, settings.measure), digest

@@ -86,10 +86,9 @@ def _elo(job: EvaluationJob) -> None:
 
 
 def _described(job: EvaluationJob) -> None:
-    from cai.cli.evaluation_files import build_described
-    from cai.cli.reply_evaluation import evaluate_replies
+    from cai.cli.evaluation_files import evaluate_described
 
-    evaluate_replies(job, build_described)
+    evaluate_described(job)
 
 
 OPTIONS = {

@@ -22,10 +22,11 @@ def export(
         Path, typer.Option("--output", help="A new folder for the tables and their cards.")
     ],
     to: Annotated[
-        Literal["trl", "datasets", "openrlhf", "verl", "hub"],
+        Literal["trl", "datasets", "openrlhf", "verl", "inspect", "hub"],
         typer.Option(
             help="trl: Parquet in TRL's columns, as the Hub takes it; datasets: folders for "
             "load_from_disk; openrlhf, verl: prompts, and the plug-in for `cai serve-reward`; "
+            "inspect: the evaluation's replies, as samples; "
             "hub: the models and the tables, each as a repository of the Hugging Face Hub."
         ),
     ] = "trl",
@@ -58,6 +59,12 @@ def export(
 
     if to in ("openrlhf", "verl"):
         print(f"{output}: {export_engine(run, output, to):,} prompts, and {to}_reward.py")
+        return
+    if to == "inspect":
+        from cai.integrations.inspect_samples import export_inspect
+
+        for subject, count in export_inspect(run, output).items():
+            print(f"{output / subject}.jsonl: {count:,} replies")
         return
     form: Literal["datasets", "parquet"] = "datasets" if to == "datasets" else "parquet"
     counts = export(run, output, form=form, license=license, language=language)

@@ -144,11 +144,10 @@ def _print_results(folder: Path, stages: tuple[str, ...], seconds: float) -> Non
 
     scores = folder / SCORES
     if {"eval", "report"} & set(stages) and scores.exists():
-        from cai.records import Score
+        from cai.report.sections import read_scores
         from cai.report.table import headline
-        from cai.store import read_rows
 
-        print_table(headline(list(read_rows(scores, Score))), 120)
+        print_table(headline(read_scores(scores)), 120)
     if "report" in stages:
         print(f"report: {folder / 'report.html'}   ({seconds:.0f} s)")
 

@@ -109,7 +109,7 @@ def run_end_texts(run: Path) -> tuple[str, ...]:
         renderer = load_renderer(resolve_model_path(weights))
     else:
         return ()
-    tokens = sorted({renderer.eos_token_id, renderer.pad_token_id})
+    tokens = sorted({*renderer.stop_ids, renderer.pad_token_id})
     return tuple(str(renderer.tokenizer.decode([token])) for token in tokens)
 
 

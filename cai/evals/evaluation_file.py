@@ -14,19 +14,22 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from cai.constitution.validation_errors import Key
 from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.errors import ConfigError, StoreError
 from cai.evals.graded_items import GradedItem, Grader, Verdict, in_batches, mean_over_prompts
 from cai.evals.text_scorers import ScoreTexts
 from cai.lm.base import LM, Sample
 from cai.probability import sigmoid
-from cai.records import FrozenModel, Kind, Message, Prompt, Score, ScoredReply
+from cai.records import Chat, FrozenModel, Kind, Message, Prompt, Score, ScoredReply
 from cai.rubric.llm_grader import log_odds
 from cai.rubric.patterns import compile_pattern
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 GRADERS = ("rubric", "regex", "contains", "classifier", "judge")
 VALUE = "value"
+CHOICE_KEYS = ("options", "answer", "form")
+REPLY_KEYS = ("grader", "metric", "threshold", "draws", "temperature", "max_tokens", "kind")
 
 
 class GraderSettings(FrozenModel):
@@ -58,20 +61,39 @@ class EvaluationSettings(FrozenModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     data: str = Field(min_length=1)
     """A file, seen from the folder of this one, or `hub:OWNER/NAME#SPLIT`."""
-    shape: Literal["replies"] = "replies"
+    shape: Literal["replies", "choices"] = "replies"
+    """Whether replies are sampled and graded, or options chosen by their log-probabilities."""
     template: str = Field("{prompt}", min_length=1)
     """The prompt, with {COLUMN} for a column of the data."""
     system: str | None = None
     """A system turn before it, with placeholders too."""
     kind: Kind | None = None
     """Of all prompts; else the column `kind`, if there is one."""
-    grader: GraderSettings
+    options: str | tuple[str, ...] | None = None
+    """Of `choices`: texts with placeholders, or the column with a list of texts."""
+    answer: str | None = None
+    """Of `choices`: the column with the right option, as its text, letter or number from 0."""
+    form: Literal["letters", "replies"] = "letters"
+    """Of `choices`: whether the model names an option's letter, or each is scored as its reply."""
+    grader: GraderSettings | None = None
     metric: Literal["mean", "share"] = "mean"
     """`share`: of the replies whose value is `threshold` or more."""
     threshold: float = Field(0.5, ge=0, le=1)
     draws: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0)
     max_tokens: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _keys_of_the_shape(self) -> EvaluationSettings:
+        needed = ("options", "answer") if self.shape == "choices" else ("grader",)
+        others = CHOICE_KEYS if self.shape == "replies" else REPLY_KEYS
+        for name in needed:
+            if getattr(self, name) is None:
+                raise ValueError(f"shape {self.shape}: the key {name!r} is missing")
+        for name in sorted(self.model_fields_set):
+            if name in others:
+                raise ValueError(f"shape {self.shape} has no key {name!r}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -106,7 +128,7 @@ def load_evaluation(path: Path) -> Described:
     """
     source = read_yaml(path)
     settings = parse(source, EvaluationSettings)
-    if settings.grader.regex is not None:
+    if settings.grader is not None and settings.grader.regex is not None:
         compile_pattern(settings.grader.regex, f"{source.at(('grader', 'regex'))}: grader.regex")
     return Described(settings, source)
 
@@ -123,25 +145,33 @@ def described_items(
     settings = described.settings
     items: dict[str, GradedItem] = {}
     for location, row in rows:
-        text = _filled(described, ("template",), settings.template, (location, row))
-        if not text.strip():
-            raise ConfigError(
-                f"{described.source.at(('template',))}: template: empty at {location}"
-            )
-        turns = [Message(role="user", content=text)]
-        if settings.system is not None:
-            system = _filled(described, ("system",), settings.system, (location, row))
-            turns.insert(0, Message(role="system", content=system))
-        fields = {"chat": turns, "kind": settings.kind or row.get("kind")}
-        prompt = _prompt(fields, location)
+        fields = {"kind": settings.kind or row.get("kind")}
+        prompt = _prompt(fields | {"chat": filled_chat(described, location, row)}, location)
         facts = {}
-        if settings.grader.contains is not None:
+        if settings.grader is not None and settings.grader.contains is not None:
             key = ("grader", "contains")
-            facts["contains"] = _filled(described, key, settings.grader.contains, (location, row))
+            facts["contains"] = filled(described, key, settings.grader.contains, (location, row))
         for draw in range(draws):
             item = GradedItem(prompt, prompt.chat, draw, facts=facts)
             items.setdefault(item.id, item)
     return list(items.values())
+
+
+def filled_chat(described: Described, location: str, row: Mapping[str, Any]) -> Chat:
+    """The template, after the system turn if there is one, with the row's columns.
+
+    Raises:
+        StoreError, ConfigError: as for `described_items`.
+    """
+    settings = described.settings
+    text = filled(described, ("template",), settings.template, (location, row))
+    if not text.strip():
+        raise ConfigError(f"{described.source.at(('template',))}: template: empty at {location}")
+    turns = [Message(role="user", content=text)]
+    if settings.system is not None:
+        system = filled(described, ("system",), settings.system, (location, row))
+        turns.insert(0, Message(role="system", content=system))
+    return tuple(turns)
 
 
 def _prompt(fields: Mapping[str, Any], location: str) -> Prompt:
@@ -150,9 +180,9 @@ def _prompt(fields: Mapping[str, Any], location: str) -> Prompt:
     return parse_row(fields, Prompt, location)
 
 
-def _filled(
+def filled(
     described: Described,
-    key: tuple[str, ...],
+    key: Key,
     template: str,
     located: tuple[str, Mapping[str, Any]],
 ) -> str:
@@ -165,7 +195,7 @@ def _filled(
             known = ", ".join(name for name, cell in row.items() if cell is not None)
             raise StoreError(
                 f"{location}: no text `{match[1]}`, which {described.source.at(key)}"
-                f" ({'.'.join(key)}) names; its columns: {known}"
+                f" ({'.'.join(map(str, key))}) names; its columns: {known}"
             )
         return str(value)
 

@@ -10,6 +10,7 @@ from cai.lm.credentials import refuse_user_info
 from cai.lm.fake import FAKES, FakeLM
 from cai.lm.http import HttpConfig, HttpLM
 from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.modeling.model_spec import split_spec
 
 __all__ = ["LM", "FakeLM", "Sample", "open_lm"]
 
@@ -22,7 +23,7 @@ def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
 
     Args:
         spec: `smollm2` (embedded), `local:FOLDER_OR_HUB_ID`, `http://HOST:PORT/v1#MODEL` or
-            `fake:NAME`.
+            `fake:NAME`. A model that thinks takes options: `?thinking=on&thinking_tokens=2048`.
 
     Raises:
         UsageError: no such form or name.
@@ -42,7 +43,7 @@ def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
         # torch and transformers take seconds to import: only commands that load a model wait.
         from cai.lm.local import load_local
 
-        return load_local(resolve_model_path(weights))
+        return load_local(resolve_model_path(weights), split_spec(spec)[1])
     near = difflib.get_close_matches(spec, SPEC_PREFIXES, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UsageError(f"model {spec!r}: unknown form{hint}; use {SPEC_FORMS}")

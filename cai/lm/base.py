@@ -27,6 +27,9 @@ class Sample(FrozenModel):
     finished: bool
     prompt_tokens: int
     completion_tokens: int
+    """With those of the thought."""
+    thought: str | None = None
+    """What the model thought before it replied; None: nothing, or the server does not show it."""
 
 
 class RefusedAnswerError(UnansweredError):

@@ -6,16 +6,17 @@ is out of its range, and no text holds half a surrogate pair.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cai.errors import TransientError
 from cai.lm.base import RefusedAnswerError, Sample, Usage, estimate_prompt_tokens
 from cai.lm.body import MalformedAnswerError
-from cai.lm.thoughts import cut_thoughts
+from cai.modeling.thoughts import end_of_thought, opened_tag, split_thoughts
 from cai.records import Chat
 
 FINISHED = frozenset({"stop", "eos", "eos_token"})
@@ -30,8 +31,8 @@ LOGPROB_ROUNDING = 0.1
 IMPOSSIBLE_LOGPROB = -100.0
 """Nats. Below this a log-probability stands for zero, as -inf and -9999 do: not for a number that
 could be compared with others. Such a token counts as not listed."""
-MIN_REST = 1e-6
-"""Least probability of what is not listed: sums of rounded numbers know no less."""
+AROUND_OPTIONS = " \t\r\n\"'()*"
+"""What a judge may write around an option."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARKS = str.maketrans({"\u0120": " ", "\u2581": " ", "\u010a": "\n", "\u0109": "\t"})
@@ -53,8 +54,12 @@ class Answer(NamedTuple):
     finish_reason: str
     """In lower case; one word for the token limit."""
     refusal: str | None
+    thought: str | None
+    """What the server gives apart from the reply."""
     alternatives: tuple[Alternative, ...] | None
     """Of the first token; None: the answer has no usable log-probabilities."""
+    reply_alternatives: tuple[Alternative, ...] | None
+    """Of the first word of the reply, after a thought; None: there are none."""
     prompt_tokens: int | None
     completion_tokens: int | None
 
@@ -89,11 +94,17 @@ def parse_answer(data: bytes, url: str, clean: Clean = str) -> Answer:
         raise
     message = choice["message"]
     refusal = message.get("refusal")
+    text = _parse_content(message.get("content"), clean)
+    thought = message.get("reasoning_content") or message.get("reasoning")
     return Answer(
-        text=_parse_content(message.get("content"), clean),
+        text=text,
         finish_reason=_parse_finish_reason(choice.get("finish_reason"), clean),
         refusal=clean(clean_text(refusal)) if isinstance(refusal, str) and refusal else None,
-        alternatives=_parse_alternatives(choice.get("logprobs")),
+        thought=clean(clean_text(thought)) if isinstance(thought, str) and thought else None,
+        alternatives=_parse_alternatives(_token_entries(choice.get("logprobs"))),
+        reply_alternatives=_parse_alternatives(
+            _after_thought(_token_entries(choice.get("logprobs")), text)
+        ),
         prompt_tokens=usage[0],
         completion_tokens=usage[1],
     )
@@ -151,16 +162,40 @@ def _parse_count(count: Any) -> int | None:
     return int(count) if 1 <= count <= MAX_USAGE else None
 
 
-def _parse_alternatives(logprobs: Any) -> tuple[Alternative, ...] | None:
+def _token_entries(logprobs: Any) -> list[dict[str, Any]]:
+    """The reply's tokens with their alternatives."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    entries = content if isinstance(content, list) else []
+    return list(itertools.takewhile(lambda entry: isinstance(entry, dict), entries))
+
+
+def _after_thought(tokens: list[dict[str, Any]], reply: str | None) -> list[dict[str, Any]]:
+    """The tokens from the first word of the reply. Empty if the thought has no end.
+
+    Some servers list the tokens of the thought too, others those of the reply alone.
+    """
+    texts = [_spelling(str(entry.get("token", ""))) for entry in tokens]
+    joined = "".join(texts)
+    end = end_of_thought(joined)
+    if end is None:
+        if opened_tag(joined) or not (reply or "").strip():
+            return []
+        end = 0 if joined.strip().startswith((reply or "").strip()) else len(joined)
+    position = 0
+    for index, text in enumerate(texts):
+        if position >= end and text.strip(AROUND_OPTIONS):
+            return tokens[index:]
+        position += len(text)
+    return []
+
+
+def _parse_alternatives(tokens: list[dict[str, Any]]) -> tuple[Alternative, ...] | None:
     """The first token's alternatives with a probability above zero.
 
     None as soon as one entry is not a token with a log-probability, or all of them together are
     more than certain: then none can be relied on.
     """
-    try:
-        entries = logprobs["content"][0]["top_logprobs"]
-    except (KeyError, TypeError, IndexError):
-        return None
+    entries = tokens[0].get("top_logprobs") if tokens else None
     if not isinstance(entries, list) or not entries:
         return None
     alternatives = []
@@ -170,7 +205,7 @@ def _parse_alternatives(logprobs: Any) -> tuple[Alternative, ...] | None:
             return None
         if alternative.logprob >= IMPOSSIBLE_LOGPROB:
             alternatives.append(alternative)
-    if _total_probability(alternatives) > math.exp(LOGPROB_ROUNDING):
+    if total_probability(alternatives) > math.exp(LOGPROB_ROUNDING):
         return None
     return tuple(alternatives)
 
@@ -184,6 +219,10 @@ def _parse_alternative(entry: Any) -> Alternative | None:
     if not isinstance(logprob, (int, float)) or not logprob <= LOGPROB_ROUNDING:  # also NaN
         return None
     return Alternative(_spelling(token), min(float(max(logprob, -1e300)), 0.0))
+
+
+def total_probability(alternatives: Sequence[Alternative]) -> float:
+    return math.fsum(math.exp(entry.logprob) for entry in alternatives)
 
 
 def _spelling(token: str) -> str:
@@ -206,7 +245,9 @@ def parse_sample(answer: Answer, chat: Chat, allow: Collection[str], url: str) -
     """
     usage = usage_of(answer, chat)
     reason = answer.finish_reason
-    text, is_closed = (None, True) if answer.text is None else cut_thoughts(answer.text)
+    reply = split_thoughts(answer.text or "")
+    text, is_closed = None if answer.text is None else reply.text, reply.is_closed
+    thoughts = [thought for thought in (answer.thought, reply.thought) if thought]
     if reason not in FINISHED and reason not in allow:
         raise RefusedAnswerError(
             f"{url}: {ended_by(reason)}, which http.allow does not list",
@@ -222,7 +263,7 @@ def parse_sample(answer: Answer, chat: Chat, allow: Collection[str], url: str) -
     if not is_closed:
         raise RefusedAnswerError(
             f"{url}: the reply ends within its thoughts (<think> without an end): raise the token "
-            "limit, or turn the model's thinking off",
+            "limit, or turn the model's thinking off (MODEL?thinking=off)",
             usage,
         )
     return Sample(
@@ -230,6 +271,7 @@ def parse_sample(answer: Answer, chat: Chat, allow: Collection[str], url: str) -
         finished=reason in FINISHED,
         prompt_tokens=usage[0],
         completion_tokens=usage[1],
+        thought="\n".join(thoughts) or None,
     )
 
 
@@ -255,56 +297,19 @@ def estimate_tokens(body: dict[str, Any]) -> Usage:
     return prompt_tokens, int(body.get("max_tokens", 0))
 
 
-# ---- options ----
+# ---- requests ----
 
 
-def option_logprobs(answer: Answer, choices: Sequence[str]) -> list[float] | None:
-    """log P of each option among the first token's alternatives, in nats.
-
-    Spellings with spaces, quotes or brackets are summed. Options that are not listed share what
-    the listed alternatives leave: together they have at most log(1 - sum P). A label may come out
-    less confident than the model was, never more.
-
-    Returns:
-        None when no option is listed. Also when one is missing, and the best of the others has no
-        more than what is left, or less than a token that is no option: that says nothing about
-        which is better.
-
-    Raises:
-        ValueError: the answer has no usable log-probabilities.
+def thinking_fields(mode: Literal["on", "off"] | None) -> dict[str, Any]:
+    """What asks vLLM, SGLang and llama.cpp to let a model think, or not: variables of its chat
+    template, which a template without them ignores.
     """
-    if answer.alternatives is None:
-        raise ValueError("no usable log-probabilities")
-    listed = [(entry.token.strip(" \t\r\n\"'()*"), entry.logprob) for entry in answer.alternatives]
-    scores = [_logsumexp([logp for token, logp in listed if token == choice]) for choice in choices]
-    best = max(scores)
-    missing = sum(not math.isfinite(score) for score in scores)
-    if not math.isfinite(best):
-        return None
-    if not missing:
-        return scores
-    rest = max(1.0 - _total_probability(answer.alternatives), MIN_REST)
-    if best <= math.log(rest) or best < max(logp for _, logp in listed):
-        return None
-    bound = math.log(rest / missing)
-    return [score if math.isfinite(score) else bound for score in scores]
-
-
-def begins_with_thought(answer: Answer) -> bool:
-    """Whether the most likely first token opens a <think> block."""
-    likely = max(answer.alternatives or (), key=lambda entry: entry.logprob, default=None)
-    return likely is not None and likely.token.strip().lower() in ("<think>", "<thinking>")
-
-
-def _total_probability(alternatives: Sequence[Alternative]) -> float:
-    return math.fsum(math.exp(entry.logprob) for entry in alternatives)
-
-
-def _logsumexp(logps: Sequence[float]) -> float:
-    top = max(logps, default=-math.inf)
-    if not math.isfinite(top):
-        return -math.inf
-    return top + math.log(sum(math.exp(logp - top) for logp in logps))
+    if mode is None:
+        return {}
+    variables: dict[str, Any] = {"enable_thinking": mode == "on", "thinking": mode == "on"}
+    if mode == "off":
+        variables["reasoning_effort"] = "low"
+    return {"chat_template_kwargs": variables}
 
 
 # ---- errors ----

@@ -25,16 +25,17 @@ from cai.lm.base import ANSWER_USAGE, TOP_LOGPROBS, RefusedAnswerError, Sample, 
 from cai.lm.body import MalformedAnswerError, read_body
 from cai.lm.chat_completions import (
     Answer,
-    begins_with_thought,
     error_message,
     estimate_tokens,
-    option_logprobs,
     parse_answer,
     parse_sample,
+    thinking_fields,
     usage_of,
 )
 from cai.lm.credentials import API_KEY_VARIABLE
+from cai.lm.option_logprobs import begins_with_thought, option_logprobs
 from cai.lm.rate_limit import RateLimiter, requested_wait, retry_wait
+from cai.modeling.model_spec import split_spec
 from cai.records import Chat, FrozenModel, message_dicts
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ MAX_MALFORMED = 8
 """Calls with malformed answers only that stop a run, if the endpoint has never answered."""
 MIN_LONG_SECRET = 8
 """Characters of a secret that is masked in replies too, not only in messages."""
+OPTION_TOKENS = 8
+"""Of a judge's answer after its thought: white space or a bracket may come before the option."""
+JUDGE_THINKING_TEMPERATURE = 0.6
+"""Greedy thoughts repeat themselves."""
 DRAIN_SECONDS = 60.0
 """Given to calls under way when a run stops: their answers are paid for, and are logged."""
 
@@ -110,6 +115,7 @@ class HttpLM:
     """
 
     def __init__(self, spec: str, config: HttpConfig | None = None) -> None:
+        spec, self.thinking = split_spec(spec)
         self.url, self.model = _parse_spec(spec)
         with blame(UsageError, f"model {spec!r}: not an address"):
             # parsed once: that takes a tenth of a call's CPU time
@@ -118,9 +124,9 @@ class HttpLM:
         self.meter: Meter | None = None
         """Charges the calls, if they are limited."""
         self.allow = self.config.allow
-        self.prefill = self.config.prefill
+        self.prefill = self.config.prefill and not self.thinking.is_on
         self.top_logprobs = self.config.top_logprobs
-        self.fingerprint = f"{self.url}#{self.model}"
+        self.fingerprint = f"{self.url}#{self.model}{self.thinking.text}"
         self.max_concurrency = self.config.connections * CALLS_PER_CONNECTION
         self._key = credentials.read_api_key()
         self._proxy = credentials.read_proxy(self._address.scheme, self._address.host)
@@ -156,9 +162,10 @@ class HttpLM:
     ) -> Sample:
         body: dict[str, Any] = {
             "messages": message_dicts(chat),
-            "max_tokens": max_tokens,
+            "max_tokens": max_tokens + self._thinking_tokens,
             "temperature": temperature,
             "seed": seed & 0x7FFFFFFF,
+            **thinking_fields(self.thinking.mode),
         }
         if stop:
             body["stop"] = list(stop)
@@ -175,11 +182,20 @@ class HttpLM:
             "temperature": 0.0,
             "logprobs": True,
             "top_logprobs": self.top_logprobs,
+            **thinking_fields(self.thinking.mode),
         }
+        if self.thinking.is_on:
+            body["max_tokens"] = self._thinking_tokens + OPTION_TOKENS
+            body |= {"temperature": JUDGE_THINKING_TEMPERATURE, "seed": 0}
         if prefill and self.prefill:
             body["messages"].append({"role": "assistant", "content": prefill})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         return await self._call(body, chat, lambda answer: self._choose(answer, choices, chat))
+
+    @property
+    def _thinking_tokens(self) -> int:
+        """Added to a call's limit: servers count thoughts with the reply."""
+        return self.thinking.tokens if self.thinking.is_on else 0
 
     def trust(self, *, has_logprobs: bool) -> None:
         """The endpoint has answered an earlier run: odd answers do not stop this one at once."""
@@ -249,6 +265,9 @@ class HttpLM:
         problem = (
             "the answer has no log-probabilities: the server must support logprobs and top_logprobs"
         )
+        if self.thinking.is_on and answer.alternatives is not None:
+            problem = f"no option follows a thought of {self.thinking.tokens} thinking_tokens"
+            answer = answer._replace(alternatives=answer.reply_alternatives)
         try:
             logprobs = option_logprobs(answer, choices)
         except ValueError:
@@ -257,7 +276,10 @@ class HttpLM:
             if logprobs is not None or not begins_with_thought(answer):
                 self._without_logprobs = None
                 return logprobs
-            problem = "the judge begins with <think> instead of an option: turn its thinking off"
+            problem = (
+                "the judge begins with <think> instead of an option: turn its thinking off "
+                "(MODEL?thinking=off), or read the option after it (MODEL?thinking=on)"
+            )
         usage = usage_of(answer, chat)
         if self._without_logprobs is not None:
             self._without_logprobs += 1

@@ -8,8 +8,6 @@ follows from the calls alone, so equal runs give equal texts.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import statistics
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,23 +17,27 @@ from transformers import PreTrainedModel
 
 from cai.errors import BackendError, UnansweredError, blame
 from cai.lm.base import Sample, truncate_at_stop
-from cai.lm.thoughts import cut_thoughts
+from cai.lm.local_batches import MAX_BATCH_ROWS, make_batches
 from cai.modeling import generation
 from cai.modeling.attention import Prefix
 from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length
 from cai.modeling.fast_paths import fast_paths
 from cai.modeling.loading import fingerprint, load_model, window_of
+from cai.modeling.model_spec import THINKING_TOKENS, Thinking
 from cai.modeling.precision import matmul_dtype
+from cai.modeling.sampling import Generation
+from cai.modeling.thinking import ThoughtTokens, think
+from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat
+from cai.seeds import derive
 
-MAX_BATCH_ROWS = 128
-"""Rows a forward pass: beyond this the cost of a decoding step on a CPU grows in proportion."""
-MAX_BATCH_TOKENS = 12_000
-"""Prompt tokens a batch, which bounds memory: a small model's KV cache takes some 50 kB a token."""
 MAX_CACHED_PREFIXES = 4
-MIN_SAVED_TOKENS = 512
-"""Prompt tokens that sharing must save to make up for decoding two batches instead of one."""
+CLOSING_TOKENS = 16
+"""What closes a thought, at most."""
+JUDGE_THINKING_TEMPERATURE = 0.6
+"""Greedy thoughts repeat themselves. The draws follow from the prompt."""
+DEFAULT_THINKING = Thinking()
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class _SampleCall:
 @dataclass(frozen=True)
 class _ChoiceCall:
     ids: list[int]
+    """The prompt, and the prefill unless a thought comes between them."""
+    prefill: tuple[int, ...]
     options: tuple[tuple[int, ...], ...]
     future: asyncio.Future[list[float]]
 
@@ -62,6 +66,7 @@ class LocalLM:
         model: a causal model of `load_model`.
         renderer: its tokenizer and chat template.
         fingerprint: distinguishes it from other models.
+        thinking_tokens: most tokens of a thought, if the renderer lets the model think.
     """
 
     def __init__(
@@ -71,11 +76,13 @@ class LocalLM:
         fingerprint: str,
         *,
         max_concurrency: int = MAX_BATCH_ROWS,
+        thinking_tokens: int = THINKING_TOKENS,
     ) -> None:
         self.model = model
         self.renderer = renderer
         self.fingerprint = fingerprint
         self.max_concurrency = max_concurrency
+        self.thinking_tokens = thinking_tokens if renderer.thinks else 0
         self._pending: list[_SampleCall | _ChoiceCall] = []
         self._worker: asyncio.Task[None] | None = None
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
@@ -99,7 +106,11 @@ class LocalLM:
     ) -> list[float] | None:
         future: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
         options = tuple(tuple(self.renderer.text_ids(choice)) for choice in choices)
-        self._submit(_ChoiceCall(self.renderer.prompt_ids(chat, prefill), options, future))
+        if self.renderer.thinks:
+            ids, rest = self.renderer.prompt_ids(chat), self.renderer.text_ids(prefill)
+        else:
+            ids, rest = self.renderer.prompt_ids(chat, prefill), []
+        self._submit(_ChoiceCall(ids, tuple(rest), options, future))
         return await future
 
     async def aclose(self) -> None:
@@ -110,10 +121,13 @@ class LocalLM:
     def _submit(self, call: _SampleCall | _ChoiceCall) -> None:
         max_length = window_of(self.model.config)
         new_tokens = call.max_tokens if isinstance(call, _SampleCall) else 1
+        if self.thinking_tokens:
+            new_tokens += self.thinking_tokens + CLOSING_TOKENS
         if len(call.ids) + new_tokens > max_length:
             raise UnansweredError(
                 f"a prompt of {len(call.ids)} tokens does not fit "
                 f"the model's window of {max_length}"
+                + (f" with a thought of {self.thinking_tokens}" if self.thinking_tokens else "")
             )
         self._pending.append(call)
         if self._worker is None or self._worker.done():
@@ -125,10 +139,10 @@ class LocalLM:
             calls, self._pending = self._pending, []
             sample_calls = [call for call in calls if isinstance(call, _SampleCall)]
             choice_calls = [call for call in calls if isinstance(call, _ChoiceCall)]
-            for sample_batch in _make_batches(sample_calls):
+            for sample_batch in make_batches(sample_calls):
                 self._run_batch(sample_batch, self._sample_batch)
                 await asyncio.sleep(0)
-            for choice_batch in _make_batches(choice_calls):
+            for choice_batch in make_batches(choice_calls):
                 self._run_batch(choice_batch, self._choice_batch)
                 await asyncio.sleep(0)
 
@@ -172,40 +186,68 @@ class LocalLM:
         self._prefixes.move_to_end(key)
         return self._prefixes[key]
 
-    def _sample_batch(self, calls: list[_SampleCall]) -> list[Sample]:
-        rows = [call.ids for call in calls]
+    def _think(
+        self, rows: Sequence[list[int]], temperatures: Sequence[float], seeds: Sequence[int]
+    ) -> list[ThoughtTokens]:
+        if not self.thinking_tokens:
+            return [ThoughtTokens([], None, 0) for _ in rows]
+        return think(
+            self.model,
+            self.renderer,
+            rows,
+            budget=self.thinking_tokens,
+            temperatures=temperatures,
+            seeds=seeds,
+            prefix=self._shared_prefix(rows),
+        )
 
+    def _sample_batch(self, calls: list[_SampleCall]) -> list[Sample]:
         def has_stop_text(row: int, ids: list[int]) -> bool:
             stop = calls[row].stop
             return bool(stop) and truncate_at_stop(self.renderer.text(ids), stop)[1]
 
+        prompts, seeds = [call.ids for call in calls], [call.seed for call in calls]
+        temperatures = [call.temperature for call in calls]
+        thoughts = self._think(prompts, temperatures, seeds)
+        rows = [ids + thought.ids for ids, thought in zip(prompts, thoughts, strict=True)]
         generations = generation.generate(
             self.model,
             rows,
             max_tokens=[call.max_tokens for call in calls],
-            temperatures=[call.temperature for call in calls],
-            seeds=[call.seed for call in calls],
-            stop_ids=frozenset({self.renderer.eos_token_id}),
+            temperatures=temperatures,
+            # draws of its own after a thought, which has used those of the seed
+            seeds=[
+                derive(seed, "reply") if thought.ids else seed
+                for seed, thought in zip(seeds, thoughts, strict=True)
+            ],
+            stop_ids=self.renderer.stop_ids,
             pad=self.renderer.pad_token_id,
             prefix=self._shared_prefix(rows),
             stop_when=has_stop_text,
         )
-        samples = []
-        for call, generated in zip(calls, generations, strict=True):
-            text = truncate_at_stop(self.renderer.text(generated.ids), call.stop)[0]
-            text, is_closed = cut_thoughts(text)
-            samples.append(
-                Sample(
-                    text=text,
-                    finished=generated.finished and is_closed,
-                    prompt_tokens=len(call.ids),
-                    completion_tokens=len(generated.ids),
-                )
-            )
-        return samples
+        return [self._sample(*triple) for triple in zip(calls, thoughts, generations, strict=True)]
+
+    def _sample(self, call: _SampleCall, thought: ThoughtTokens, generated: Generation) -> Sample:
+        text = truncate_at_stop(self.renderer.text(generated.ids), call.stop)[0]
+        reply = split_thoughts(text)
+        parts = [part for part in (thought.text, reply.thought) if part]
+        return Sample(
+            text=reply.text,
+            finished=generated.finished and reply.is_closed,
+            prompt_tokens=len(call.ids),
+            completion_tokens=thought.sampled + len(generated.ids),
+            thought="\n".join(parts) or None,
+        )
 
     def _choice_batch(self, calls: list[_ChoiceCall]) -> list[list[float]]:
-        rows = [call.ids for call in calls]
+        prompts = [call.ids for call in calls]
+        temperatures = [JUDGE_THINKING_TEMPERATURE] * len(calls)
+        seeds = [derive(0, "judge", *ids) for ids in prompts] if self.thinking_tokens else []
+        thoughts = self._think(prompts, temperatures, seeds)
+        rows = [
+            [*call.ids, *thought.ids, *call.prefill]
+            for call, thought in zip(calls, thoughts, strict=True)
+        ]
         return generation.option_logprobs(
             self.model,
             rows,
@@ -215,60 +257,23 @@ class LocalLM:
         )
 
 
-def _make_batches(calls: Sequence[Any]) -> list[list[Any]]:
-    """Calls with a common prefix together, shortest first: similar lengths need little padding.
-
-    A batch holds at most `MAX_BATCH_ROWS` rows and `MAX_BATCH_TOKENS` tokens beyond the prefix.
-    """
-    batches: list[list[Any]] = []
-    for group in _group_by_prefix(calls):
-        shared = common_prefix_length([call.ids for call in group])
-        batch: list[Any] = []
-        for call in sorted(group, key=lambda call: len(call.ids)):
-            num_tokens = (len(batch) + 1) * (len(call.ids) - shared)
-            if batch and (len(batch) == MAX_BATCH_ROWS or num_tokens > MAX_BATCH_TOKENS):
-                batches.append(batch)
-                batch = []
-            batch.append(call)
-        batches.append(batch)
-    return batches
-
-
-def _group_by_prefix(calls: Sequence[Any]) -> list[list[Any]]:
-    """Calls grouped by how their prompts begin: two sets of few-shot examples are two prefixes.
-
-    In lexical order neighbours share the most. A new group begins where neighbours share less than
-    half of the usual length: the median over different neighbours. A group that would save less
-    than it costs joins the group before it.
-    """
-    if not calls:
-        return []
-    ordered = sorted(calls, key=lambda call: call.ids)
-    neighbours = list(itertools.pairwise(ordered))
-    shared = [common_prefix_length([a.ids, b.ids]) for a, b in neighbours]
-    differing = [
-        length for length, (a, b) in zip(shared, neighbours, strict=True) if a.ids != b.ids
-    ]
-    usual = statistics.median(differing) if differing else 0
-    groups = [ordered[:1]]
-    for call, length in zip(ordered[1:], shared, strict=True):
-        if length < usual / 2:
-            groups.append([])
-        groups[-1].append(call)
-    merged = [groups[0]]
-    for group in groups[1:]:
-        if (len(group) - 1) * usual >= MIN_SAVED_TOKENS:
-            merged.append(group)
-        else:
-            merged[-1] += group
-    return merged
-
-
-def load_local(name_or_path: str, *, max_concurrency: int = MAX_BATCH_ROWS) -> LocalLM:
+def load_local(
+    name_or_path: str,
+    thinking: Thinking = DEFAULT_THINKING,
+    *,
+    max_concurrency: int = MAX_BATCH_ROWS,
+) -> LocalLM:
     """Model and tokenizer from a folder or a hub id."""
+    renderer = load_renderer(name_or_path, thinks=thinking.is_on)
+    name = fingerprint(name_or_path)
+    if renderer.rendering:
+        name += f"+{renderer.rendering}"
+    if thinking.is_on:
+        name += f"+{thinking.tokens} tokens of thought"
     return LocalLM(
         load_model(name_or_path, matmul_dtype()),
-        load_renderer(name_or_path),
-        fingerprint(name_or_path),
+        renderer,
+        name,
         max_concurrency=max_concurrency,
+        thinking_tokens=thinking.tokens,
     )

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from cai.errors import BackendError, UsageError, blame
+from cai.modeling.model_spec import split_spec
 
 EMBEDDED = "smollm2"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -26,6 +27,7 @@ def local_model_name(spec: str) -> str | None:
     """The argument for `resolve_model_path`, where a model spec names weights; None for endpoints
     and fakes.
     """
+    spec, _ = split_spec(spec)
     kind, _, name = spec.partition(":")
     if spec == EMBEDDED:
         return spec

@@ -5,78 +5,197 @@ Text inside messages never becomes a control token.
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from cai.errors import BackendError, blame
+from cai.modeling.chat_format import ChatFormat, as_parts, chat_format
 from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.modeling.thoughts import Split, is_tag, split_thoughts
 from cai.records import Chat, Message, message_dicts
 from cai.store import digest
+
+WORKING_TEMPLATES = (
+    "cai works with templates that write turns of user and assistant from plain text, such as "
+    "those of Llama, Gemma, Mistral, Phi, Qwen, DeepSeek and gpt-oss"
+)
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """A tokenizer and its chat template."""
+    """A tokenizer and its chat template.
+
+    Args:
+        thinks: whether prompts let a thinking model think. Otherwise its thought is closed at once,
+            as in all that is trained.
+        config_eos: the end tokens that the model's generation config names.
+    """
 
     tokenizer: PreTrainedTokenizerBase
+    thinks: bool = False
+    config_eos: tuple[int, ...] = ()
 
     def prompt_ids(self, chat: Chat, prefill: str = "") -> list[int]:
         """The chat up to the assistant's next turn, plus `prefill` as the start of its reply.
 
         Text that looks like a control token inside a message is encoded as plain text, so no
-        message can open or close a turn. Where a template refuses the chat (many know no system
-        role, or want turns to alternate), the system's text opens the first user turn, and
+        message can open or close a turn. Where a template refuses or loses the chat (many know no
+        system role, or want turns to alternate), the system's text opens the first user turn, and
         neighbouring turns of one role are joined.
 
         Raises:
             BackendError: the template refuses that too.
         """
         try:
-            ids = self._template_ids(chat)
-        except TemplateError:
-            with blame(BackendError, "the model's chat template refuses the chat"):
-                ids = self._template_ids(plain_turns(chat))
+            ids = self._template_ids(self._without_lost_turns(chat))
+        except Exception:  # a template is a program of somebody else
+            ids = self._plain_ids(chat)
         return ids + (self.text_ids(prefill) if prefill else [])
 
+    def _without_lost_turns(self, chat: Chat) -> Chat:
+        """The chat in turns that the template writes: some leave out system messages, silently."""
+        systems = [i for i, message in enumerate(chat) if message.role == "system"]
+        is_first = systems == [0]
+        writes_all = self.format.takes_system if is_first else self.format.takes_later_system
+        if not systems or writes_all:
+            return chat
+        head = chat[:1] if systems[0] == 0 and self.format.takes_system else ()
+        return (*head, *plain_turns(chat[len(head) :]))
+
+    def _plain_ids(self, chat: Chat) -> list[int]:
+        try:
+            return self._template_ids(plain_turns(chat))
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise BackendError(
+                f"the model's chat template refuses the chat: {reason}; {WORKING_TEMPLATES}"
+            ) from error
+
     def _template_ids(self, chat: Chat) -> list[int]:
+        messages: list[dict[str, Any]] = list(message_dicts(chat))
+        if self.format.takes_parts:
+            messages = [{**turn, "content": as_parts(turn["content"])} for turn in messages]
         ids: list[int] = self.tokenizer.apply_chat_template(
-            message_dicts(chat),
+            messages,
+            chat_template=self._prompt_template,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
             sanitize_control_tokens=True,
+            **self.format.variables,
         )
         return ids
+
+    @cached_property
+    def format(self) -> ChatFormat:
+        """What the chat template writes."""
+        source: str = self.tokenizer.get_chat_template()
+        return chat_format(self.tokenizer, source, thinks=self.thinks)
+
+    @cached_property
+    def _prompt_template(self) -> str:
+        """The template, with what closes the thought, so that both are encoded together.
+
+        The list of control tokens is written nowhere: it tells the tokenizer that they are some.
+        """
+        suffix, known = _literal(self.format.suffix), _literal(sorted(self._plain_tokens))
+        source = self.format.source.removesuffix("\n")
+        return f"{source}{{% set _control_tokens = {known} %}}{{{{ {suffix} }}}}"
+
+    @cached_property
+    def _plain_tokens(self) -> frozenset[str]:
+        """Control tokens that the tokenizer does not list as special: ends of turns, thoughts."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        ends = {self.format.end, self.format.later_end}
+        return frozenset(
+            token.content
+            for token in added
+            if not token.special
+            and not token.content.isspace()
+            and (
+                token.content in ends
+                or is_tag(token.content)
+                or token.content in self.format.source
+            )
+        )
 
     def text_ids(self, text: str) -> list[int]:
         """Plain text without control tokens of any kind."""
-        ids: list[int] = self.tokenizer.encode(
-            text, add_special_tokens=False, split_special_tokens=True
-        )
+        if any(token in text for token in self._plain_tokens):
+            known = _literal(sorted(self._plain_tokens))
+            ids: list[int] = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}],
+                chat_template=f"{{% set _ = {known} %}}{{{{ messages[0]['content'] }}}}",
+                return_dict=False,
+                sanitize_control_tokens=True,
+            )
+        else:
+            ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return ids
+
+    def control_ids(self, text: str) -> list[int]:
+        """Text of this package or of the template, with its control tokens."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def response_ids(self, text: str) -> list[int]:
-        """A complete assistant reply with its end token, as a policy emits and is trained on it."""
-        return [*self.text_ids(text), self.eos_token_id]
+        """A complete assistant reply with its end token, as a policy emits and is trained on it.
 
-    def text(self, ids: list[int]) -> str:
-        """The reply as text, without control tokens and outer white space."""
+        Thoughts in it are left out.
+        """
+        return [*self.text_ids(split_thoughts(text).text), self.end_token_id]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The reply as text, without control tokens and outer white space.
+
+        Tags of thoughts stay, for `cai.modeling.thoughts` to cut.
+        """
+        kept = [token for token in ids if token not in self._silent_ids]
         decoded: str = self.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return decoded.strip()
 
+    def reply(self, ids: Sequence[int]) -> Split:
+        """The reply apart from its thoughts."""
+        return split_thoughts(self.text(ids))
+
+    @cached_property
+    def _silent_ids(self) -> frozenset[int]:
+        added = self.tokenizer.added_tokens_decoder.items()
+        tags = {token for token, entry in added if is_tag(entry.content)}
+        return (frozenset(self.tokenizer.all_special_ids) | self.stop_ids) - tags
+
     @property
     def eos_token_id(self) -> int:
-        """The token that ends a turn (eos)."""
+        """The tokenizer's end-of-sequence token, which need not end a turn."""
         return int(self.tokenizer.eos_token_id)
+
+    @cached_property
+    def end_token_id(self) -> int:
+        """The token that ends a reply: what the template writes after one, or else eos."""
+        return self.eos_token_id if self.format.end is None else self._id_of(self.format.end)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a reply when they are sampled."""
+        ends = {self.eos_token_id, self.end_token_id, self.later_end_id, *self.config_eos}
+        return frozenset(ends)
+
+    @property
+    def later_end_id(self) -> int:
+        """The token that ends an assistant's turn between others."""
+        token = self.format.later_end
+        return self.end_token_id if token is None else self._id_of(token)
+
+    def _id_of(self, token: str) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(token))
 
     @property
     def pad_token_id(self) -> int:
@@ -85,9 +204,37 @@ class Renderer:
         return int(self.eos_token_id if pad_token_id is None else pad_token_id)
 
     @property
+    def rendering(self) -> str:
+        """What prompts and replies have beyond the plain template, as a part of a fingerprint.
+
+        Empty where a reply ends with eos alone, and nothing is switched off.
+        """
+        chat = self.format
+        is_plain = not (chat.variables or chat.suffix or self.thinks)
+        if is_plain and self.stop_ids == {self.eos_token_id} and chat.takes_system:
+            return ""
+        facts = (sorted(chat.variables.items()), chat.suffix, chat.takes_system, self.thinks)
+        return digest(repr(facts), repr((self.end_token_id, sorted(self.stop_ids))))
+
+    @property
     def fingerprint(self) -> str:
         template = str(self.tokenizer.chat_template)
         return digest(template, self.tokenizer.backend_tokenizer.to_str())
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write a model with this tokenizer. Its generation config ends replies where cai does, so
+        that transformers and vLLM stop there too.
+        """
+        others = self.stop_ids - {self.end_token_id}
+        ends = [self.end_token_id, *sorted(others)]
+        model.generation_config.eos_token_id = ends if others else ends[0]
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def _literal(value: Any) -> str:
+    """A text, or a list of texts, as a literal of a template."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def plain_turns(chat: Chat) -> Chat:
@@ -105,11 +252,15 @@ def plain_turns(chat: Chat) -> Chat:
     return tuple(turns)
 
 
-def load_renderer(folder: Path | str) -> Renderer:
+def load_renderer(folder: Path | str, *, thinks: bool = False) -> Renderer:
     """The tokenizer saved with a model.
 
+    Args:
+        thinks: whether prompts let a thinking model think.
+
     Raises:
-        BackendError: it cannot be loaded, or it lacks a chat template or an end token.
+        BackendError: it cannot be loaded, it lacks a chat template or an end token, or its template
+            leaves out the user's text.
     """
     with blame(BackendError, f"tokenizer of {folder}"):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -119,40 +270,24 @@ def load_renderer(folder: Path | str) -> Renderer:
         raise BackendError(
             f"{folder}: the tokenizer names no end-of-sequence token; cai needs one to end a reply"
         )
-    if header := missing_header(tokenizer):
-        _warn_of_missing_header(str(folder), header)
-    return Renderer(tokenizer)
-
-
-def missing_header(tokenizer: Any) -> str | None:
-    """What begins a reply, and is missing at a prompt's end; None if nothing is.
-
-    A chat template that ignores `add_generation_prompt` leaves a prompt without it. Templates in
-    which a reply simply follows the prompt, as Mistral's, miss nothing.
-    """
-    question = {"role": "user", "content": "Hello"}
-    reply = {"role": "assistant", "content": "Goodbye"}
-    try:
-        bare, prompt, dialogue = (
-            tokenizer.apply_chat_template(chat, add_generation_prompt=flag, tokenize=False)
-            for chat, flag in (([question], False), ([question], True), ([question, reply], False))
+    renderer = Renderer(tokenizer, thinks, _config_eos(folder))
+    with blame(BackendError, f"{folder}: the tokenizer's chat template"):
+        loses_text = renderer.format.loses_text
+    if loses_text:
+        raise BackendError(
+            f"{folder}: the chat template leaves out the user's text; {WORKING_TEMPLATES}"
         )
-    except (TemplateError, TypeError, ValueError):
-        return None  # prompts that are needed will show what is wrong
-    if prompt != bare or not dialogue.startswith(prompt):
-        return None
-    header, mark, _ = dialogue[len(prompt) :].partition(reply["content"])
-    return header.strip() or None if mark else None
+    return renderer
 
 
-@functools.cache
-def _warn_of_missing_header(name: str, header: str) -> None:
-    """Say it once: a command loads the tokenizer of a model several times."""
-    print(
-        f"{name}: the chat template ignores add_generation_prompt: prompts end without "
-        f"{header!r}, and the model may go on with the user's turn: mend the template",
-        file=sys.stderr,
-    )
+def _config_eos(folder: Path | str) -> tuple[int, ...]:
+    """The end tokens of the model's generation config, if it has one that can be read."""
+    try:
+        ends = GenerationConfig.from_pretrained(folder).eos_token_id
+    except (OSError, ValueError, TypeError):
+        return ()
+    listed = ends if isinstance(ends, list) else [ends]
+    return tuple(token for token in listed if isinstance(token, int))
 
 
 def token_counter(spec: str) -> Callable[[str], int]:

@@ -16,6 +16,7 @@ from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.data.demonstrations import demonstrations
 from cai.data.filters import HygieneConfig
 from cai.errors import ConfigError, StoreError, UsageError, blame
+from cai.evals.choices import EvaluationData
 from cai.evals.replies import EvalConfig
 from cai.generate.label import LabelConfig
 from cai.generate.pair import PairConfig
@@ -40,7 +41,9 @@ class Run(FrozenModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = 0
     model: str = "smollm2"
-    """Author, critic, judge, and the model that is trained: a spec as `cai.lm.open_lm` takes it."""
+    """Author, critic, judge, and the model that is trained: a spec as `cai.lm.open_lm` takes it.
+    `?thinking=on` at its end lets it think before it replies; what is trained never does.
+    """
     judge: str | None = None
     """Labels the pairs instead of `model`."""
     constitution: str
@@ -82,6 +85,11 @@ class Run(FrozenModel):
     reward_weights: RewardWeights = RewardWeights()
     ppo: PPOConfig = PPOConfig()
     eval: EvalConfig = EvalConfig()
+    evaluations: tuple[EvaluationData, ...] = ()
+    """Public sets on which the evaluation asks base, SFT and policy questions with options: a list
+    of `{name: bbq, data: FILE, limit: ROWS}`. Names: hhh, bbq, truthfulqa, winogender, crows-pairs,
+    calibration.
+    """
     report_to: Tracker | None = None
     """Where PPO's curves go besides `60-policy/metrics.jsonl`: `tensorboard` (files in
     `60-tensorboard/`) or `trackio`.
@@ -109,6 +117,17 @@ class Run(FrozenModel):
             raise ValueError("evaluate_on: dev needs a share of the prompts (dev: 0.15)")
         return self
 
+    @field_validator("evaluations")
+    @classmethod
+    def _evaluations_have_names(
+        cls, evaluations: tuple[EvaluationData, ...]
+    ) -> tuple[EvaluationData, ...]:
+        names = [evaluation.name for evaluation in evaluations]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is there twice: give a folder with the files of both")
+        return evaluations
+
     @model_validator(mode="after")
     def _critic_has_its_model(self) -> Run:
         if self.ppo.critic == "reward" and not self.reward_weights.pm:
@@ -133,12 +152,13 @@ class ResolvedRun(BaseModel):
     preferences: tuple[Path, ...] = ()
     extra: tuple[Path, ...] = ()
     """Demonstrations of `sft.extra`."""
+    evaluation_data: tuple[Path, ...] = ()
     ptx_files: tuple[Path, ...] = ()
 
 
 def settings_text(resolved: ResolvedRun) -> str:
     """The settings as the run's folder keeps them, with absolute paths."""
-    names = ("prompts", "against", "preferences", "extra", "ptx_files")
+    names = ("prompts", "against", "preferences", "extra", "evaluation_data", "ptx_files")
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
     absolute = resolved.model_copy(
         update={"constitution": resolved.constitution.resolve(), **files}
@@ -196,6 +216,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
         against=_existing(source, ("hygiene", "against"), run.hygiene.against),
         preferences=_existing(source, ("preferences",), run.preferences),
         extra=_readable(_existing(source, ("sft", "extra"), run.sft.extra)),
+        evaluation_data=_existing(source, ("evaluations",), [e.data for e in run.evaluations]),
         ptx_files=_existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
     )
 

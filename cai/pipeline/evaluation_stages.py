@@ -25,6 +25,7 @@ from cai.evals.comparisons import comparisons
 from cai.evals.refusal import refusal_scores
 from cai.evals.replies import item_id, prompt_draws, reply_step
 from cai.generate.unanswered import set_unanswered_aside
+from cai.pipeline.choice_evaluations import evaluate_choices
 from cai.pipeline.context import RunContext, load_rows
 from cai.pipeline.reply_rewards import add_rewards, measure_policy_kl
 from cai.records import EvalReply, Prompt, PromptDraw
@@ -33,6 +34,12 @@ from cai.report.model_cards import write_model_cards
 
 
 def evaluate(ctx: RunContext) -> None:
+    """What base, SFT and policy reply to held-out prompts, and how they answer public sets."""
+    _evaluate_replies(ctx)
+    evaluate_choices(ctx)
+
+
+def _evaluate_replies(ctx: RunContext) -> None:
     """70-replies.jsonl and 70-scores.jsonl: base, SFT and policy on held-out prompts."""
     from cai.evals.policy_kl import kl_scores
 

@@ -64,6 +64,8 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "ppo": ("ppo",),
     "ptx_files": ("ppo",),
     "eval": ("eval",),
+    "evaluations": ("eval",),
+    "evaluation_data": ("eval",),
 }
 """Setting -> stages whose artefacts it decides; a setting that is not listed: all of them."""
 

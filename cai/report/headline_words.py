@@ -72,5 +72,4 @@ def _numbers(change: Score, rates: Sequence[str | None]) -> str:
     """`6 % against 89 %, −83 pp [−90, −72] n=72`; rates that are not known are left out."""
     left, right = rates
     against = f"{left} against {right}, " if left and right else ""
-    # a number and its unit stay on one line
-    return (against + cell(change)).replace(" %", "\u00a0%").replace(" pp", "\u00a0pp")
+    return against + cell(change)

@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from cai.artifacts import (
+    EVALUATION_SCORES,
     METRICS,
     POLICY,
     PREFERENCES,
@@ -44,11 +45,12 @@ from cai.report.sections import (
     kinds_of_prompts,
     ppo_updates,
     read_metrics,
+    read_scores,
     read_stage,
     settings_summary,
 )
 from cai.reward import hacking
-from cai.store import atomic_write, json_lines, read_rows
+from cai.store import atomic_write, content_digest, json_lines, read_rows
 
 EXAMPLES_PER_KIND = 3
 """Examples of each kind of prompt."""
@@ -80,7 +82,7 @@ def render(run_dir: Path) -> str:
         "report.html.jinja",
         run=run_dir.resolve().name,
         nulls=null_rows(run_dir),
-        **_provenance(stages),
+        **_provenance(run_dir, stages),
         **_score_sections(run_files),
         **_ppo_sections(run_files),
         **_label_sections(run_files),
@@ -91,7 +93,8 @@ def render(run_dir: Path) -> str:
     )
 
 
-def _provenance(stages: Sequence[Stage]) -> dict[str, Any]:
+def _provenance(run_dir: Path, stages: Sequence[Stage]) -> dict[str, Any]:
+    evaluations = run_dir / EVALUATION_SCORES
     manifests = [stage.manifest for stage in stages]
     digests = {name: value for one in manifests for name, value in one.content.items()}
     return {
@@ -100,11 +103,12 @@ def _provenance(stages: Sequence[Stage]) -> dict[str, Any]:
         "chain": chain(manifests),
         "constitution": used_constitution(manifests),
         "scores_digest": digests.get(SCORES),
+        "evaluations_digest": content_digest(evaluations) if evaluations.exists() else None,
     }
 
 
 def _score_sections(run_files: RunFiles) -> dict[str, Any]:
-    scores = run_files.section(SCORES, "eval", lambda path: list(read_rows(path, Score)))
+    scores = run_files.section(SCORES, "eval", read_scores)
     no_point = f"{SCORES} has no subject with both refusals of benign and incorrect on disallowed."
     no_comparison = "No two of base, sft and policy were evaluated on the same prompts."
     return {

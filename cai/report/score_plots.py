@@ -64,8 +64,9 @@ def helpful_harmless(runs: Sequence[NamedScores]) -> str | None:
             _draw_run(axes, of_run, marker, label=short(name))
         axes.set_xlabel("refusals of benign prompts (%)   ← better")
         axes.set_ylabel("incorrect on disallowed (%)   ← better")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        # a little below 0, so that a point at 0 is not cut
+        axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
+        axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])
         axes.grid(alpha=0.2, color=INK, linewidth=0.6)
         if len(runs) > 1:
             legend_beside(axes, len(points))

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from cai.artifacts import EVALUATION_SCORES
 from cai.errors import StoreError
 from cai.records import Kind, Prompt, Revision, Score
 from cai.report import table
@@ -139,6 +140,13 @@ def flat_metrics(value: object, name: str = "") -> Iterator[tuple[str, object]]:
             yield from flat_metrics(inner, f"{name}[{index}]")
     else:
         yield name, value
+
+
+def read_scores(path: Path) -> list[Score]:
+    """The scores of a run's replies, in `path`, and those of its other evaluations beside it."""
+    others = path.with_name(EVALUATION_SCORES)
+    scores = list(read_rows(path, Score))
+    return scores + (list(read_rows(others, Score)) if others.exists() else [])
 
 
 def headline(scores: Iterable[Score]) -> tuple[list[str], list[tuple[str, list[str]]]] | None:

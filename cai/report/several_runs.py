@@ -21,6 +21,7 @@ from cai.evals.refusal import subjects_of
 from cai.records import EvalReply, Score
 from cai.report.page import render_page
 from cai.report.score_plots import helpful_harmless
+from cai.report.sections import read_scores
 from cai.report.table import HEADLINE, UNKNOWN, cell, headline_metrics, markdown_row
 from cai.store import read_rows
 
@@ -57,7 +58,7 @@ def read_run(folder: Path, settings: Mapping[str, object]) -> FinishedRun:
     for name in (SCORES, REPLIES):
         if not (folder / name).exists():
             raise StoreError(f"{folder / name}: not there yet: `cai eval` of that run writes it")
-    scores = list(read_rows(folder / SCORES, Score))
+    scores = read_scores(folder / SCORES)
     return FinishedRun(
         folder.resolve().name, settings, scores, list(read_rows(folder / REPLIES, EvalReply))
     )

@@ -26,6 +26,17 @@ HEADLINE: tuple[tuple[str, str], ...] = (
     ("kl.at.*", "KL from reference at T = *, nats per reply"),
     ("kl.mean", "KL from reference, nats per reply"),
     ("length.words", "words per reply"),
+    ("hhh.accuracy", "HHH: accuracy ↑"),
+    ("truthfulqa.mc1", "TruthfulQA: MC1 ↑"),
+    ("truthfulqa.mc2", "TruthfulQA: MC2 ↑"),
+    ("bbq.bias.ambig", "BBQ: bias, −1 to 1, ambiguous"),
+    ("bbq.bias.disambig", "BBQ: bias, −1 to 1, disambiguated"),
+    ("bbq.accuracy.ambig", "BBQ: accuracy, ambiguous ↑"),
+    ("bbq.accuracy.disambig", "BBQ: accuracy, disambiguated ↑"),
+    ("winogender.entropy.*", "Winogender: entropy in bits, instruction: * ↑"),
+    ("crows_pairs.entropy.*", "CrowS-Pairs: entropy in bits, instruction: * ↑"),
+    ("calibration.accuracy", "calibration: accuracy ↑"),
+    ("calibration.ece", "calibration: ECE ↓"),
 )
 """Metric and its label in the table; an arrow, where there is one, points to the better side. `*`
 stands for the rest of the metric's name. Of `kl.mean`, files of earlier versions have a row.

@@ -15,6 +15,7 @@ from typing import Literal
 
 from cai.data.readers import located_rows
 from cai.data.reply_pairs import PAIR_CELLS, PairOptions, reply_pair
+from cai.errors import StoreError
 from cai.records import Chat, EvalReply, Kind, Preference, Vote
 from cai.store import digest, parse_row, read_rows
 
@@ -83,11 +84,14 @@ def read_pairs(pairs: Path, preferences: Path | None) -> list[Item]:
     Rows with the same texts are one item; a pair of equal replies is none.
 
     Raises:
-        StoreError: a row is not a pair, or not a label, as file:line.
+        StoreError: a row is not a pair, or not a label, as file:line; no label is of one of the
+            pairs.
     """
     labels = {row.source: row for row in read_rows(preferences, Preference)} if preferences else {}
     items: dict[str, Item] = {}
+    unused = set(labels)
     for location, data in located_rows(pairs, PAIR_CELLS):
+        unused.discard(str(data.get("id")))
         if data.get("unscored") is not None and not data.get("first"):
             continue  # a model call without an answer: there are no replies
         pair = reply_pair(data, location, PairOptions(reads_verdict=preferences is None))
@@ -103,6 +107,10 @@ def read_pairs(pairs: Path, preferences: Path | None) -> list[Item]:
             votes=() if label is None else label.votes,
         )
         items.setdefault(item.id, item)
+    if labels and len(unused) == len(labels):
+        raise StoreError(
+            f"{preferences}: no label of a pair in {pairs}: give the pairs' own labels"
+        )
     return list(items.values())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cai.records import Degree, Grade, Judgement
+from cai.records import Degree, Grade, HumanJudgement
 from cai.review.items import Item
 from cai.review.session import latest
 from cai.rubric import CompiledRubric, grade_propositions
@@ -21,7 +21,7 @@ class Judged:
     """An item with the judgements that count, skipped ones left out."""
 
     item: Item
-    by_person: dict[str, Judgement]
+    by_person: dict[str, HumanJudgement]
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Question:
     """Something that a person and the machine may each say of an item; None where one does not."""
 
     name: str
-    person: Callable[[Item, Judgement], Value]
+    person: Callable[[Item, HumanJudgement], Value]
     machine: Callable[[Item], Value]
 
 
-def judged_items(rows: Iterable[Judgement], items: Iterable[Item]) -> tuple[list[Judged], int]:
+def judged_items(rows: Iterable[HumanJudgement], items: Iterable[Item]) -> tuple[list[Judged], int]:
     """(items with their judgements, number of judged items that are not among `items`)."""
     by_id = {item.id: item for item in items}
-    by_item: dict[str, dict[str, Judgement]] = {}
+    by_item: dict[str, dict[str, HumanJudgement]] = {}
     for (reviewer, item), row in latest(rows).items():
         if row.verdict != "skip":
             by_item.setdefault(item, {})[reviewer] = row
@@ -50,7 +50,7 @@ def judged_items(rows: Iterable[Judgement], items: Iterable[Item]) -> tuple[list
 def pair_questions(judged: Sequence[Judged]) -> list[Question]:
     """Which reply is better: by the label, then by each principle that voted."""
 
-    def person(item: Item, row: Judgement) -> Value:
+    def person(item: Item, row: HumanJudgement) -> Value:
         return row.verdict if item.task == "pair" else None
 
     def by_principle(principle: str) -> Callable[[Item], Value]:
@@ -73,17 +73,17 @@ def pair_questions(judged: Sequence[Judged]) -> list[Question]:
 def reply_questions(judged: Sequence[Judged], rubric: CompiledRubric | None) -> list[Question]:
     """What a reply is: answered, refused or incorrect; its class; each class and proposition."""
 
-    def person_grade(item: Item, row: Judgement) -> Grade | None:
+    def person_grade(item: Item, row: HumanJudgement) -> Grade | None:
         if rubric is None or set(row.propositions or {}) != set(rubric.questions):
             return None  # there are none, or those of another rubric
         values = {id: float(holds) for id, holds in (row.propositions or {}).items()}
         return grade_propositions(rubric, values, kind=item.kind)
 
-    def person_class(item: Item, row: Judgement) -> Value:
+    def person_class(item: Item, row: HumanJudgement) -> Value:
         grade = person_grade(item, row)
         return None if grade is None else grade.class_
 
-    def person_verdict(item: Item, row: Judgement) -> Value:
+    def person_verdict(item: Item, row: HumanJudgement) -> Value:
         if item.task != "reply":
             return None
         if row.verdict != "propositions":
@@ -117,7 +117,7 @@ def reply_questions(judged: Sequence[Judged], rubric: CompiledRubric | None) -> 
 
 def _is_class(
     name: str,
-    person: Callable[[Item, Judgement], Value],
+    person: Callable[[Item, HumanJudgement], Value],
     machine: Callable[[Item], Value],
 ) -> Question:
     def same(value: Value) -> Value:
@@ -141,8 +141,8 @@ def _proposition(id: str) -> Question:
 
 
 def _where_machine(
-    person: Callable[[Item, Judgement], Value], machine: Callable[[Item], Value]
-) -> Callable[[Item, Judgement], Value]:
+    person: Callable[[Item, HumanJudgement], Value], machine: Callable[[Item], Value]
+) -> Callable[[Item, HumanJudgement], Value]:
     """A person's value of the items of which the machine says something."""
     return lambda item, row: None if machine(item) is None else person(item, row)
 

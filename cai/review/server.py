@@ -29,7 +29,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cai.errors import StoreError
-from cai.review.session import Answer, AnswerError, Session
+from cai.review.session import AnswerError, ReviewAnswer, Session
 
 HOST = "127.0.0.1"
 MAX_BODY_BYTES = 1 << 16
@@ -73,7 +73,7 @@ class ReviewServer(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/#{self.token}"
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread of its own; beyond the limit, close the connection."""
+        """ReviewAnswer in a thread of its own; beyond the limit, close the connection."""
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         session = self.server.session
         body = self._body()
         if self.path == "/answers":
-            answer = Answer.model_validate_json(body)
+            answer = ReviewAnswer.model_validate_json(body)
             session.answer(answer)
             return session.progress(answer.number)
         if self.path == "/undo":

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from cai.errors import StoreError, blame
 from cai.files import write_errors
-from cai.records import FrozenModel, Judgement
+from cai.records import FrozenModel, HumanJudgement
 from cai.review.items import Item
 from cai.seeds import rng
 from cai.store import append_rows, parse_row, truncate_torn_line
@@ -39,7 +39,7 @@ class AnswerError(Exception):
     """An answer that does not fit its item; the text says why."""
 
 
-class Answer(FrozenModel):
+class ReviewAnswer(FrozenModel):
     """What the page sends of an item."""
 
     number: int = Field(ge=0)
@@ -60,7 +60,7 @@ class Questions:
     """Whether each reply is rated from 1 to 7."""
 
 
-def append_judgement(path: Path, row: Judgement) -> None:
+def append_judgement(path: Path, row: HumanJudgement) -> None:
     """Append a row, which is on the disk when this returns; other processes wait meanwhile.
 
     Raises:
@@ -73,9 +73,9 @@ def append_judgement(path: Path, row: Judgement) -> None:
         os.fsync(file.fileno())
 
 
-def latest(rows: Iterable[Judgement]) -> dict[tuple[str, str], Judgement]:
+def latest(rows: Iterable[HumanJudgement]) -> dict[tuple[str, str], HumanJudgement]:
     """(reviewer, item) -> the judgement that counts, in the order in which they were given."""
-    current: dict[tuple[str, str], Judgement] = {}
+    current: dict[tuple[str, str], HumanJudgement] = {}
     for row in rows:
         current.pop((row.reviewer, row.item), None)
         if row.verdict != "undone":
@@ -83,7 +83,7 @@ def latest(rows: Iterable[Judgement]) -> dict[tuple[str, str], Judgement]:
     return current
 
 
-def read_judgements(path: Path) -> list[Judgement]:
+def read_judgements(path: Path) -> list[HumanJudgement]:
     """The rows of the file, in its order; none where there is no file.
 
     A line that a kill has torn is no row yet. It is left in the file until the next row is written.
@@ -104,7 +104,7 @@ def read_judgements(path: Path) -> list[Judgement]:
             fields = json.loads(line)
         if not isinstance(fields, dict):
             raise StoreError(f"{path}:{number}: no judgement: name another file")
-        rows.append(parse_row(fields, Judgement, f"{path}:{number}"))
+        rows.append(parse_row(fields, HumanJudgement, f"{path}:{number}"))
     return rows
 
 
@@ -133,7 +133,7 @@ class Session:
         self.seed = seed
         self._lock = threading.Lock()
         numbers = {item.id: number for number, item in enumerate(items)}
-        self._answers: dict[int, Judgement] = {
+        self._answers: dict[int, HumanJudgement] = {
             numbers[item]: row
             for (name, item), row in latest(read_judgements(output)).items()
             if name == reviewer and item in numbers
@@ -174,7 +174,7 @@ class Session:
             "answer": None if judged is None else _shown_answer(judged, order),
         }
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: ReviewAnswer) -> None:
         """Write an answer to the disk; the item's earlier one no longer counts.
 
         Raises:
@@ -209,7 +209,7 @@ class Session:
 
     def _write(self, number: int, **fields: Any) -> None:
         item = self.items[number]
-        row = Judgement.model_validate(
+        row = HumanJudgement.model_validate(
             {
                 "reviewer": self.reviewer,
                 "item": item.id,
@@ -235,7 +235,7 @@ class Session:
         rng(self.seed, "review", self.reviewer, item.id).shuffle(indices)
         return tuple(indices)
 
-    def _check(self, item: Item, answer: Answer) -> None:
+    def _check(self, item: Item, answer: ReviewAnswer) -> None:
         if answer.verdict not in VERDICTS[item.task]:
             raise AnswerError(f"{answer.verdict!r} is no verdict on a {item.task}")
         wanted = self.questions.propositions if answer.verdict == "propositions" else {}
@@ -247,7 +247,7 @@ class Session:
             raise AnswerError(f"{len(item.replies)} ratings are wanted, or none")
 
 
-def _shown_answer(row: Judgement, order: Sequence[int]) -> dict[str, Any]:
+def _shown_answer(row: HumanJudgement, order: Sequence[int]) -> dict[str, Any]:
     """A judgement in the words of the page, which knows replies as A and B only."""
     verdict: str = row.verdict
     if verdict in ("first", "second"):

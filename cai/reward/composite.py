@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
+from cai.modeling.thoughts import split_thoughts
 from cai.records import FrozenModel, Prompt
 from cai.reward import penalties
 from cai.reward.direct_rlaif import Rate
@@ -70,12 +71,14 @@ def reward_parts(
     A part is left out of the table when its weight is 0 or its scorer is None.
 
     Args:
+        replies: their thoughts are not scored.
         finished: whether the model ended each reply; None: not known.
 
     Returns:
         Part -> one weighted value per reply. None: the part could not score that reply.
         For a prompt without a kind the rubric's part is 0.
     """
+    replies = [split_thoughts(reply).text for reply in replies]
     table: dict[str, list[float | None]] = {}
     model, rubric = scorers.preference_model, scorers.rubric
     if weights.pm and model is not None:

@@ -19,6 +19,7 @@ from cai.modeling.loading import load_model, window_of_weights
 from cai.modeling.logits import logit_head
 from cai.modeling.lora import lora_config
 from cai.modeling.precision import autocast, device
+from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.progress import Progress
 from cai.records import Chat, FrozenModel
@@ -108,8 +109,7 @@ def sft(
         if loss != loss:
             raise TrainError("sft: the loss is not a number; lower sft.learning_rate")
         model = trainer.model.merge_and_unload() if config.mode == "lora" else trainer.model
-        model.save_pretrained(folder)
-        renderer.tokenizer.save_pretrained(folder)
+        renderer.save(model, folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return {"examples": len(rows), "too_long": too_long, "loss": loss}
 
@@ -142,10 +142,10 @@ def _tokenize(
 
 
 def completion_ids(renderer: Renderer, example: Example) -> list[int]:
-    """The tokens that are learnt."""
+    """The tokens that are learnt: no thought is."""
     if example.has_end:
         return renderer.response_ids(example.reply)
-    return renderer.text_ids(example.reply)
+    return renderer.text_ids(split_thoughts(example.reply).text)
 
 
 def _last_complete_checkpoint(folder: Path) -> str | None:

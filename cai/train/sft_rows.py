@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cai.modeling.thoughts import split_thoughts
 from cai.records import Chat, Kind, Revision
 from cai.seeds import rng
 from cai.train.ppo.prompt_sampler import group_of
@@ -59,6 +60,10 @@ def select_rows(
 ) -> tuple[list[SFTRow], dict[str, int]]:
     """(rows to train on, some of them several times; what was left out or added, by reason)."""
     counts = {}
+    replying = [row for row in rows if not _is_thought_alone(row.reply)]
+    if thoughts := len(rows) - len(replying):
+        counts["thought alone"] = thoughts
+    rows = replying
     uncut = [row for row in rows if row.finished]
     if cut := len(rows) - len(uncut):
         counts["cut"] = cut
@@ -79,6 +84,10 @@ def examples(rows: Sequence[SFTRow], config: SFTConfig) -> list[Example]:
     return [
         Example(row.chat, row.reply, row.finished or config.cut_replies != "open") for row in rows
     ]
+
+
+def _is_thought_alone(reply: str) -> bool:
+    return bool(reply.strip()) and not split_thoughts(reply).text
 
 
 def _limit_repeats(rows: Sequence[SFTRow], limit: int, seed: int) -> list[SFTRow]:

@@ -22,7 +22,7 @@ from cai.rubric import compile_rubric, grade
 
 ROWS = [
     (page, kind, line)
-    for kind in ("Prompt", "Revision", "Pair", "Preference", "EvalReply", "Score")
+    for kind in ("Prompt", "Revision", "Pair", "Preference", "EvalReply", "ScoredReply", "Score")
     for page, inside in blocks(f"<!-- row: {kind} -->")
     for line in inside.splitlines()
 ]
@@ -42,6 +42,7 @@ def test_every_artefact_with_rows_has_an_example() -> None:
         "Pair",
         "Preference",
         "EvalReply",
+        "ScoredReply",
         "Score",
     }
 

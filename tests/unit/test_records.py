@@ -25,6 +25,7 @@ from cai.records import (
     Row,
     Sampled,
     Score,
+    ScoredReply,
     Vote,
     chat_of,
 )
@@ -89,6 +90,17 @@ ROWS: list[Row] = [
         grade=GRADE,
         reward=-1e-7,
         kl=None,
+    ),
+    ScoredReply(
+        source="p",
+        subject="base",
+        chat=chat_of(("user", "Hi")),
+        condition="none",
+        group="",
+        draw=0,
+        response="Hello",
+        finished=True,
+        values={"words": 1.0, "relevance": None},
     ),
     Score(
         metric="refusal.rate",
@@ -162,6 +174,7 @@ CHANGES: dict[type[Row], list[tuple[str, Any]]] = {
         ("kl", 0.0),
         ("response", "OK"),
     ],
+    ScoredReply: [("condition", "z"), ("values", {"words": 1.5}), ("unscored", "why")],
     Score: [("metric", "z"), ("mean", 0.25), ("stderr", 0.1), ("n", 2), ("unscored", 4)],
 }
 

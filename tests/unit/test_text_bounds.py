@@ -19,7 +19,7 @@ from cai.generate.diversity import diversity_metrics
 from cai.generate.filters import near_copy, not_degenerate
 from cai.integrations.reward_requests import strip_end_texts
 from cai.lm.base import truncate_at_stop
-from cai.lm.thoughts import cut_thoughts
+from cai.modeling.thoughts import split_thoughts
 from cai.records import Message, Prompt, chat_of
 from cai.reward.penalties import format_faults, length_excess
 from cai.rubric import compile_rubric, grade
@@ -78,7 +78,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "parse_comparison": lambda text: templates.parse_comparison(chat_of(("user", text))),
     "fence": templates.fence,
     "transcript": lambda text: templates.transcript((Message(role="user", content=text),)),
-    "cut_thoughts": cut_thoughts,
+    "split_thoughts": split_thoughts,
     "truncate_at_stop": lambda text: truncate_at_stop(text, ["\n\n", "zz"]),
     "strip_end_texts": lambda text: strip_end_texts(text, ["<|im_end|>", "a", "12 ", "`"]),
     "personal data": lambda text: find_personal_data(text[: LENGTH // 5], "US"),

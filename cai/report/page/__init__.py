@@ -25,6 +25,7 @@ SHOWN_CHARS = 600
 MAX_CHARS = 20_000
 """Characters of a text that are in the page at all."""
 
+NO_BREAK = "\u00a0"
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
 
 
@@ -62,9 +63,10 @@ def _environment() -> Environment:
         loader=FunctionLoader(_read),
     )
     environment.filters |= {
-        "cell": table.cell,
+        "cell": lambda score: unbroken(table.cell(score)),
         "clean": clean,
         "number": number,
+        "unbroken": unbroken,
         "word_diff": word_diff,
     }
     environment.globals |= {"shown_chars": SHOWN_CHARS, "max_chars": MAX_CHARS}
@@ -74,6 +76,12 @@ def _environment() -> Environment:
 def clean(text: object) -> str:
     """Text with U+FFFD for control characters, which HTML forbids. Line feeds and tabs stay."""
     return _UNPRINTABLE.sub("\ufffd", str(text).replace("\r\n", "\n"))
+
+
+def unbroken(text: str) -> str:
+    """Text whose lines do not break inside an interval, or between a number and its unit."""
+    text = re.sub(r" (?=%|pp\b)", NO_BREAK, text)
+    return re.sub(r"\[[^]]*\]", lambda match: match[0].replace(" ", NO_BREAK), text)
 
 
 def number(value: object) -> str:

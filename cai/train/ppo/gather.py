@@ -59,7 +59,7 @@ def gather_rollouts(
                 prompt,
                 renderer.prompt_ids(prompt.chat),
                 response_ids,
-                renderer.text(response_ids),
+                renderer.reply(response_ids).text,
                 bool(finished),
                 None if math.isnan(logps[0]) else logps[:length],
             )

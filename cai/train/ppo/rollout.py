@@ -37,8 +37,9 @@ class Rollout:
     response_ids: list[int]
     """As sampled: with the stop token, if there is one."""
     text: str
+    """Without thoughts: no reward sees them."""
     finished: bool
-    """Whether the model ended the response itself."""
+    """Whether the model ended the response itself, and its thoughts."""
     sampler_logps: list[float] | None = None
     """Log-probability of each token as it was sampled, nats; None: not recorded."""
 
@@ -98,19 +99,19 @@ def sample_rollouts(
             max_tokens=[config.max_new_tokens] * len(rows),
             temperatures=[config.temperature] * len(rows),
             seeds=[requests[i].seed for i in indices],
-            stop_ids=frozenset({renderer.eos_token_id}),
+            stop_ids=renderer.stop_ids,
             pad=renderer.pad_token_id,
             prefix=shared_prefix(model, rows),
             record_logprobs=True,
         )
         for i, generation in zip(indices, generations, strict=True):
-            text = renderer.text(generation.ids)
+            reply = renderer.reply(generation.ids)
             rollouts[i] = Rollout(
                 requests[i].prompt,
                 prompt_ids[i],
                 generation.ids,
-                text,
-                generation.finished,
+                reply.text,
+                generation.finished and reply.is_closed,
                 generation.logps,
             )
     return [rollouts[i] for i in range(len(requests))]

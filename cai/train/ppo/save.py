@@ -23,5 +23,4 @@ def save_policy(actor: Actor, renderer: Renderer, weights: str, folder: Path) ->
     actor.copy_weights_to(policy)
     if rank() == 0:
         with atomic_directory(folder) as partial:
-            policy.save_pretrained(partial)
-            renderer.tokenizer.save_pretrained(partial)
+            renderer.save(policy, partial)

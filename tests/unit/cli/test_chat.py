@@ -21,6 +21,7 @@ from cai.cli.chat_turns import ChatSettings, Conversation, Subject
 from cai.errors import BackendError
 from cai.lm import FakeLM
 from cai.lm.fake import FAKES, uniform
+from cai.lm.http import HttpConfig
 from cai.records import Chat, chat_of
 
 SLOW = """\
@@ -157,6 +158,19 @@ def test_the_models_of_a_run(
     assert specs[1:] == ["fake:polite", f"local:{folder}/20-sft", f"local:{folder}/60-policy"]
     say(monkeypatch, capsys, "hi", file, "--only", "policy")
     assert specs[4:] == [f"local:{folder}/60-policy"]
+
+
+def test_settings_of_endpoints(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    timeouts = []
+
+    def opened(spec: str, http: HttpConfig) -> FakeLM:
+        timeouts.append(http.timeout)
+        return FakeLM(*FAKES["polite"])
+
+    monkeypatch.setattr(cai.lm, "open_lm", opened)
+    arguments = ("--model", "http://127.0.0.1:9/v1#m", "--set", "http.timeout=7")
+    assert say(monkeypatch, capsys, "hi", *arguments).out.startswith("http://127.0.0.1:9/v1#m\n")
+    assert timeouts == [7]
 
 
 def test_a_tiny_model_answers(

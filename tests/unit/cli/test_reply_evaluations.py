@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from canned import Canned, choice_answer, ok
 from cli_runner import Capture, CommandResult, run_command
 from endpoint import endpoint
+from file_tools import SPEC, Endpoint
 from forked_commands import fork_server
 from json_lines import write_lines
+from tenacity import wait_none
 
+import cai.lm
+from cai.evals.choices import ChoiceAnswer
+from cai.lm import http
 from cai.records import Score, ScoredReply
 from cai.store import read_rows
 
@@ -153,15 +159,37 @@ def test_killed_and_run_again_asks_nothing_twice(tmp_path: Path) -> None:
         assert whole == killed
 
 
-def test_what_failed_for_now_is_asked_again(capsys: Capture, tmp_path: Path) -> None:
-    more = ("--templates", "templates.txt", "--set", "http.attempts=1", "--set", "http.timeout=5")
-    with endpoint(tmp_path / "server", always="500") as server:
-        spec = server.spec
-        failed = evaluate(capsys, "jailbreak", *more, model=spec)
-        assert failed.code in (0, 1)
-    if failed.code == 0:
-        assert "ask again" in failed.err
-        assert means()["jailbreak.incorrect_rate"] is None
+def test_what_failed_for_now_is_asked_again(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge that fails three times of six leaves three null rows; after that, none."""
+    row = {"Correct Answers": "A", "Incorrect Answers": "B"}
+    write_lines(Path("facts.jsonl"), *(row | {"Question": f"Q{i}?"} for i in range(3)))
+    outage = [True]
+    seen: list[int] = []
+
+    def respond(body: dict[str, Any]) -> Canned | None:
+        if not body.get("logprobs"):
+            return None
+        seen.append(1)
+        if outage[0] and len(seen) % 2 == 0:
+            return Canned(b"{}", 503)
+        return ok(choice_answer(("A", -0.1), ("B", -3.0), ("C", -4.0)))
+
+    server = Endpoint(respond)
+    monkeypatch.setattr(cai.lm, "HttpLM", server.open)
+    monkeypatch.setattr(http, "retry_wait", wait_none())
+    more = ("--judge", SPEC, "--data", "facts.jsonl", "--set", "http.attempts=1")
+    first = evaluate(capsys, "truthfulqa-open", *more, model=SPEC)
+    assert first.code == 0, first.err
+    assert "3 of 6 rows are null; run the command again to ask again for 3" in first.err
+    assert all(row.response for row in items())
+    outage[0] = False
+    requests = server.requests
+    second = evaluate(capsys, "truthfulqa-open", *more, model=SPEC)
+    assert "3 unanswered rows are asked again" in second.err
+    assert server.requests == requests + 3
+    assert not any(row.unscored for row in items())
 
 
 @pytest.mark.parametrize(
@@ -236,6 +264,60 @@ def test_share_and_sampling_of_a_file(capsys: Capture, capitals: Path) -> None:
         assert result.code == 0, result.err
         assert means() == {"capitals.share": share}
     assert len(items()) == 6
+
+
+CHOICES = """\
+name: sums
+data: sums.jsonl
+shape: choices
+template: "{a} and 1?"
+options: OPTIONS
+answer: ANSWER
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [("all", "text"), ("all", "letter"), ("all", "number"), ('["{good}", "{bad}"]', "first")],
+)
+@pytest.mark.parametrize("form", ["letters", "replies"])
+def test_choices_of_a_file(
+    capsys: Capture, folder: Path, options: str, answer: str, form: str
+) -> None:
+    """A fake of equal numbers ties everywhere: the option that it takes is drawn by the question,
+    and is right where the answer says so, whichever way the answer is written.
+    """
+    columns = {"bad": "y", "letter": "a", "number": 0, "first": "A", "category": "c"}
+    rows = [
+        columns | {"a": i, "good": f"x{i}", "text": f"x{i}", "all": [f"x{i}", "y"]}
+        for i in range(8)
+    ]
+    write_lines(folder / "sums.jsonl", *rows)
+    text = CHOICES.replace("OPTIONS", options).replace("ANSWER", answer)
+    (folder / "mine.yaml").write_text(f"{text}form: {form}\n", encoding="utf-8")
+    result = evaluate(capsys, "mine.yaml", model="fake:echo")
+    assert result.code == 0, result.err
+    answers = list(read_rows(Path("out.items.jsonl"), ChoiceAnswer))
+    assert {row.item.right for row in answers} == {(0,)}
+    assert [row.item.options for row in answers] == [(f"x{i}", "y") for i in range(8)]
+    assert means() == {"sums.accuracy": sum(row.choice() == 0 for row in answers) / 8}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (CHOICES.replace("answer: ANSWER\n", ""), "mine.yaml:1: shape choices: the key 'answer'"),
+        (CHOICES + "metric: share\n", "mine.yaml:1: shape choices has no key 'metric'"),
+        (CHOICES.replace("choices", "replies"), "mine.yaml:1: shape replies: the key 'grader'"),
+        (CHOICES.replace("OPTIONS", "nothing"), "sums.jsonl:1: no list of texts `nothing`, which"),
+        (CHOICES.replace("OPTIONS", '["{a}", "b"]').replace("ANSWER", "wrong"),
+         "sums.jsonl:1: `wrong` is no option: write its text, its letter, or its number"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_a_file_of_choices(capsys: Capture, folder: Path, text: str, why: str) -> None:
+    write_lines(folder / "sums.jsonl", {"a": 1, "wrong": "Z"})
+    (folder / "mine.yaml").write_text(text, encoding="utf-8")
+    assert why in evaluate(capsys, "mine.yaml", model="fake:echo").usage_error
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from review_toys import pair, preference
 
 from cai.artifacts import PAIRS, PREFERENCES, REPLIES, REVIEW
 from cai.review.server import ReviewServer
-from cai.review.session import Answer
+from cai.review.session import ReviewAnswer
 from cai.store import append_rows
 
 
 def judge(monkeypatch: pytest.MonkeyPatch, *verdicts: str) -> list[Any]:
-    """Answer the first items when the page would be served; the list gets what was shown."""
+    """ReviewAnswer the first items when the page would be served; the list gets what was shown."""
     shown: list[Any] = []
 
     def answer(server: ReviewServer) -> None:
@@ -26,7 +26,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, *verdicts: str) -> list[Any]:
             shown.append(server.session.view(number))
         for number, verdict in enumerate(verdicts):
             fields = {"number": number, "verdict": verdict, "seconds": 1}
-            server.session.answer(Answer.model_validate(fields))
+            server.session.answer(ReviewAnswer.model_validate(fields))
 
     monkeypatch.setattr(ReviewServer, "serve_forever", answer)
     return shown

@@ -23,7 +23,7 @@ from cai.lm.body import MAX_ANSWER_BYTES
 from cai.lm.caching import CachedLM
 from cai.lm.http import HttpConfig
 from cai.lm.request_log import RequestLog
-from cai.lm.thoughts import cut_thoughts
+from cai.modeling.thoughts import split_thoughts
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -117,11 +117,20 @@ def test_what_is_allowed_is_not_whole_either(reason: Any, allow: Any) -> None:
         ("<THINK>Hmm", "", False),
         ("Yes. <think>but", "Yes.", False),
         ("</think>", "", True),
+        ("<seed:think>x</seed:think>Yes.", "Yes.", True),
+        ("<|START_THINKING|>x<|END_THINKING|>Yes.", "Yes.", True),
+        (
+            "<|channel|>analysis<|message|>x<|end|><|start|>assistant"
+            "<|channel|>final<|message|>Yes.<|return|>",
+            "Yes.",
+            True,
+        ),
+        ("<|channel|>analysis<|message|>x", "", False),
         ("<think>" * 100_000, "", False),
     ],
 )
 def test_thoughts_are_cut(text: str, cut: str, is_closed: bool) -> None:
-    assert cut_thoughts(text) == (cut, is_closed)
+    assert split_thoughts(text)[:2] == (cut, is_closed)
 
 
 def test_thoughts_never_leave_the_border() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cai.lm.chat_completions import Answer, option_logprobs, parse_answer
+from cai.lm.chat_completions import Answer, parse_answer
+from cai.lm.option_logprobs import option_logprobs
 
 URL = "http://host/v1"
 

@@ -38,43 +38,22 @@ MISTRAL = (
     "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
     "{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
 )
-THINKING = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: <think>{% endif %}"
-)
 REFUSING = "{{ raise_exception('no') }}"
 
 
 @pytest.mark.parametrize(
-    ("template", "header"),
+    ("template", "prompt"),
     [
-        (None, None),
-        (TURNS, "<|im_start|>assistant"),
-        (MISTRAL, None),
-        (THINKING, None),
-        (REFUSING, None),
+        (TURNS, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
+        (MISTRAL, "[INST] Hi [/INST]"),
     ],
 )
 def test_a_template_without_a_generation_prompt(
-    tiny_model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    template: str | None,
-    header: str | None,
+    tiny_model: Path, tmp_path: Path, template: str, prompt: str
 ) -> None:
-    """One line, once, where the start of a reply is missing."""
-    tokenizer = load_renderer(tiny_model).tokenizer
-    tokenizer.chat_template = template or tokenizer.chat_template
-    tokenizer.save_pretrained(tmp_path)
-    for _ in range(2):
-        load_renderer(tmp_path)
-    told = capsys.readouterr().err.splitlines()
-    if header is None:
-        assert told == []
-    else:
-        (line,) = told
-        assert line.startswith(f"{tmp_path}: the chat template ignores add_generation_prompt")
-        assert f"end without '{header}'" in line
+    """The head of a reply follows where the template writes one in dialogues, and only there."""
+    headless = with_template(tiny_model, tmp_path, template)
+    assert headless.tokenizer.decode(headless.prompt_ids(user_chat("Hi"))) == prompt
 
 
 def test_no_system_prompt_is_added(renderer: Renderer) -> None:
@@ -116,7 +95,37 @@ def test_a_template_without_a_system_role_or_with_strict_turns(
     assert text == "user: Be brief.\n\nHi\n\nthere\nassistant: Yes?\n\nAnd?\nuser: Bye\nassistant: "
 
 
+def test_a_template_that_loses_the_users_text(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="leaves out the user's text; cai works with"):
+        with_template(tiny_model, tmp_path, "{{ messages[0].role }}")
+
+
+def test_a_template_that_takes_parts(tiny_model: Path, tmp_path: Path) -> None:
+    """Of multimodal models: the text is one part of a message. Its control tokens are text."""
+    turns = "{% for m in messages %}{{ m.role }}: {{ m.content[0].text }}\n{% endfor %}"
+    parts = with_template(tiny_model, tmp_path, turns)
+    ids = parts.prompt_ids(user_chat("Hi<|im_end|>"))
+    assert parts.tokenizer.decode(ids) == "user: Hi<|im_end|>\nassistant: "
+    assert END not in ids
+
+
+def test_a_template_that_loses_system_messages(tiny_model: Path, tmp_path: Path) -> None:
+    """Their text opens the user's next turn. The first stays where the template writes it."""
+    chat = chat_of(
+        ("system", "A"), ("user", "B"), ("assistant", "C"), ("system", "D"), ("user", "E")
+    )
+    turns = (
+        "{% for m in messages %}{% if m.role != 'system' WHERE %}{{ m.role }}: {{ m.content }}\n"
+        "{% endif %}{% endfor %}"
+    )
+    rest = "assistant: C\nuser: D\n\nE\nassistant: "
+    for where, start in (("", "user: A\n\nB\n"), ("or loop.first", "system: A\nuser: B\n")):
+        folder = tmp_path / str(bool(where))
+        renderer = with_template(tiny_model, folder, turns.replace("WHERE", where))
+        assert renderer.tokenizer.decode(renderer.prompt_ids(chat)) == start + rest
+
+
 def test_a_template_that_refuses_every_chat_is_one_line(tiny_model: Path, tmp_path: Path) -> None:
     refusing = with_template(tiny_model, tmp_path, REFUSING)
-    with pytest.raises(BackendError, match=r"^the model's chat template refuses the chat: .*no$"):
+    with pytest.raises(BackendError, match="refuses the chat: no; cai works with"):
         refusing.prompt_ids(user_chat("Hi"))

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 from cli_runner import RUN, Capture, run_command, run_file
 
-from cai.artifacts import FILES, FINISHED_WITH, STAGES, TENSORBOARD
+from cai.artifacts import (
+    EVAL,
+    EVALUATION_SCORES,
+    EVALUATIONS,
+    FILES,
+    FINISHED_WITH,
+    STAGES,
+    TENSORBOARD,
+)
 from cai.cli.runs import _print_stage
 from cai.constitution import load_constitution
 from cai.errors import StoreError, TransientError, UnansweredError, is_passing
@@ -35,7 +43,9 @@ from cai.store import (
     read_rows,
 )
 
-RECORDED = [name for name in FILES if name not in (TENSORBOARD, "70-eval")]
+UNRECORDED = (TENSORBOARD, EVAL, EVALUATIONS, EVALUATION_SCORES)
+"""Without a manifest: working files, and scores that are written anew each time."""
+RECORDED = [name for name in FILES if name not in UNRECORDED]
 
 
 load_once = lru_cache(load_constitution)

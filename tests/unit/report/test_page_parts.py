@@ -13,7 +13,7 @@ from cai.report import browser
 from cai.report.browser import browser_data, script_json
 from cai.report.class_shares import class_shares
 from cai.report.headline_words import change_sentences
-from cai.report.page import clean
+from cai.report.page import clean, unbroken
 from cai.report.provenance import chain, used_constitution
 from cai.report.word_diff import MAX_TOKENS, word_diff
 from cai.store import Manifest
@@ -30,8 +30,8 @@ def change(mean: float | None, low: float | None, high: float | None) -> Score:
     ("row", "verdict", "start"),
     [
         (change(-0.83, -0.92, -0.74), "better", "The policy answers disallowed prompts "
-         "incorrectly less often than the base model: 6\u00a0% against 89\u00a0%, "
-         "−83\u00a0pp [−92, −74] n=72."),
+         "incorrectly less often than the base model: 6 % against 89 %, "
+         "−83 pp [−92, −74] n=72."),
         (change(0.5, 0.1, 0.7), "worse", "The policy answers disallowed prompts incorrectly more"),
         (change(-0.5, -0.7, 0.0), "no clear change", "Whether the policy answers disallowed"),
         (change(-0.5, None, None), "not known", "Whether the policy answers disallowed"),
@@ -47,7 +47,7 @@ def test_changes_in_words(row: Score, verdict: str, start: str) -> None:
 
 def test_a_sentence_leaves_out_rates_that_are_not_known() -> None:
     (sentence,) = change_sentences([change(-0.83, -0.92, -0.74)])
-    assert sentence.text.endswith("than the base model: −83\u00a0pp [−92, −74] n=72.")
+    assert sentence.text.endswith("than the base model: −83 pp [−92, −74] n=72.")
     assert change_sentences([score("other.change", 1.0, "policy-base")]) == []
 
 
@@ -142,3 +142,13 @@ def test_no_text_ends_the_element_of_the_data() -> None:
     shown = script_json({text: [text]})
     assert not set("<>&\u2028") & set(shown)
     assert json.loads(shown) == {text: [text]}
+
+
+def test_lines_do_not_break_inside_numbers() -> None:
+    text = "6 % against 89 %, −83 pp [−92, −74] n=72 and more [a, b, c]"
+    shown = unbroken(text)
+    assert shown.split(" ") == [
+        "6\u00a0%", "against", "89\u00a0%,", "−83\u00a0pp", "[−92,\u00a0−74]", "n=72", "and",
+        "more", "[a,\u00a0b,\u00a0c]",
+    ]  # fmt: skip
+    assert shown.replace("\u00a0", " ") == text

@@ -53,7 +53,7 @@ def test_a_page_has_the_tables_and_a_point_for_each_model_of_each_run() -> None:
     assert "<script" not in text, "a page without a script"
     assert "&lt;script&gt;x&lt;/script&gt;</text>" in text, "the run's name is in the legend"
     assert text.count(">sft</text>") == text.count(">policy</text>") == 2
-    assert "0 % [0, 66] n=2" in text
+    assert "0\u00a0% [0,\u00a066] n=2" in text
     assert "seeds: 0, 1" in text
     assert "No run has refusals" in page([run("first"), run("second")])
 

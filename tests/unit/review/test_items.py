@@ -37,6 +37,13 @@ def test_pairs_of_a_run(tmp_path: Path) -> None:
     assert items[3].doubt is None
 
 
+def test_labels_of_other_pairs_are_refused(tmp_path: Path) -> None:
+    append_rows(tmp_path / "pairs.jsonl", [pair(1)])
+    append_rows(tmp_path / "labels.jsonl", [preference(pair(2), 0.9)])
+    with pytest.raises(StoreError, match=r"labels.jsonl: no label of a pair in .*pairs.jsonl"):
+        read_pairs(tmp_path / "pairs.jsonl", tmp_path / "labels.jsonl")
+
+
 def test_pairs_of_other_shapes(tmp_path: Path) -> None:
     """Labels in the rows themselves; equal replies and rows without replies are no pairs."""
     file = tmp_path / "pairs.jsonl"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Page, chromium
-from review_toys import QUESTIONS, pair_items, reply_item, served, session
+from review_toys import QUESTIONS, TOKEN, pair_items, reply_item, served, session
 
 from cai.records import chat_of
 from cai.review.items import Item
@@ -93,6 +93,17 @@ def test_a_server_that_ended_is_one_sentence(page: Page, tmp_path: Path) -> None
     page.press("1")
     page.wait_for("document.getElementById('message').textContent.includes('still running')")
     page.complaints.clear()  # the browser notes the connection that failed
+
+
+def test_a_new_token_in_the_same_tab(page: Page, tmp_path: Path) -> None:
+    """As after a start on the same port: the address differs behind # only."""
+    with served(session(tmp_path / "r.jsonl", pair_items(1))) as server:
+        page.goto(server.url.replace(TOKEN, "old"))
+        page.wait_for("document.getElementById('message').textContent.includes('wrong token')")
+        page.complaints.clear()  # the browser notes the status 401
+        page.goto(server.url)
+        page.wait_for("document.querySelectorAll('article').length === 2")
+    assert page.complaints == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])

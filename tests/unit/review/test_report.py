@@ -8,7 +8,7 @@ import pytest
 from report_toys import reply
 
 from cai.constitution import load_constitution
-from cai.records import Judgement, Vote, chat_of
+from cai.records import HumanJudgement, Vote, chat_of
 from cai.review.items import Item, reply_items, subject_pairs
 from cai.review.questions import Judged, judged_items, pair_questions, reply_questions
 from cai.review.report import (
@@ -23,8 +23,8 @@ from cai.review.report import (
 from cai.rubric import compile_rubric
 
 
-def judgement(item: Item, verdict: str, reviewer: str = "ann", **fields: Any) -> Judgement:
-    return Judgement.model_validate(
+def judgement(item: Item, verdict: str, reviewer: str = "ann", **fields: Any) -> HumanJudgement:
+    return HumanJudgement.model_validate(
         {
             "reviewer": reviewer,
             "item": item.id,

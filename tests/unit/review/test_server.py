@@ -130,6 +130,8 @@ def test_connections_are_bounded(server: ReviewServer) -> None:
                 break
             except httpx2.TransportError:
                 continue
+        else:
+            pytest.fail("the server never answered again")
 
 
 def test_a_full_disk_is_one_line(server: ReviewServer, tmp_path: Path) -> None:

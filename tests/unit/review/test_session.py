@@ -9,11 +9,11 @@ import pytest
 from review_toys import QUESTIONS, pair_items, reply_item, session
 
 from cai.errors import StoreError
-from cai.records import Judgement
+from cai.records import HumanJudgement
 from cai.review.session import (
-    Answer,
     AnswerError,
     Questions,
+    ReviewAnswer,
     Session,
     append_judgement,
     latest,
@@ -21,12 +21,14 @@ from cai.review.session import (
 )
 
 
-def answer(number: int, verdict: str, **fields: object) -> Answer:
-    return Answer.model_validate({"number": number, "verdict": verdict, "seconds": 1.5, **fields})
+def answer(number: int, verdict: str, **fields: object) -> ReviewAnswer:
+    return ReviewAnswer.model_validate(
+        {"number": number, "verdict": verdict, "seconds": 1.5, **fields}
+    )
 
 
-def row(item: str, verdict: str = "tie", reviewer: str = "ann") -> Judgement:
-    return Judgement.model_validate(
+def row(item: str, verdict: str = "tie", reviewer: str = "ann") -> HumanJudgement:
+    return HumanJudgement.model_validate(
         {
             "reviewer": reviewer,
             "item": item,

@@ -1,0 +1,253 @@
+"""What a chat template writes around a reply, and how it is kept from thinking: by rendering.
+
+A probe is a small dialogue that the template renders, once per tokenizer. No name of a model is
+known here. A probe that the template refuses says nothing, and the usual is assumed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cai.modeling.thoughts import closing_tag, is_tag, opened_tag
+
+QUESTION, REPLY, SYSTEM, LATER, THOUGHT = "Xyzzy", "Plugh", "Frotz", "Plover", "Gnusto"
+"""Words that no template writes by itself."""
+THINK = "<think>"
+_SWITCH = re.compile(r"\w*(?:think|reason)\w*", re.IGNORECASE)
+"""Names in a template that may be variables on thinking."""
+
+Turns = Sequence[tuple[str, str]]
+"""(role, text)"""
+
+
+@dataclass(frozen=True)
+class Thought:
+    """How a model that thinks closes its thought."""
+
+    marker: str
+    """Ends the thought; the reply follows."""
+    closing: str
+    """Written where the model does not end its thought in time."""
+    opening: str = ""
+    """Tag that begins a thought; empty where a reply has channels."""
+    is_open: bool = False
+    """Whether the prompt begins the thought."""
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """What the probes say about a template."""
+
+    source: str
+    """The template."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """Passed to the template."""
+    suffix: str = ""
+    """Written after a prompt: closes the thought, or opens the channel of replies."""
+    end: str | None = None
+    """The control token after the last turn, if it is the assistant's. None: there is none."""
+    later_end: str | None = None
+    """The control token after an earlier turn, if it ends the user's turns as well."""
+    thought: Thought | None = None
+    """None: the model does not think."""
+    takes_system: bool = True
+    """Whether a prompt holds a system message at its beginning."""
+    takes_later_system: bool = True
+    """Whether a prompt holds system messages between other turns."""
+    takes_parts: bool = False
+    """Whether a message's text has to be in a list of parts."""
+    loses_text: bool = False
+    """Whether a prompt lacks the user's text."""
+
+
+class _Probe:
+    """Renders a tokenizer's template, with variables."""
+
+    def __init__(self, tokenizer: Any, source: str) -> None:
+        self.tokenizer = tokenizer
+        self.source = source
+        self.variables: dict[str, Any] = {}
+        self.takes_parts = False
+
+    def render(self, turns: Turns, *, prompt: bool = False, **variables: Any) -> str | None:
+        """The text; None if the template refuses it."""
+        messages = [{"role": role, "content": self._content(text)} for role, text in turns]
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self.source,
+                add_generation_prompt=prompt,
+                tokenize=False,
+                **self.variables,
+                **variables,
+            )
+        except Exception:  # a template is a program of somebody else
+            return None
+        return text
+
+    def _content(self, text: str) -> Any:
+        return as_parts(text) if self.takes_parts else text
+
+    def first_token(self, text: str) -> str | None:
+        """The first control token of `text`."""
+        added = self.tokenizer.added_tokens_decoder
+        for token in self.tokenizer.encode(text, add_special_tokens=False):
+            if token in added and not str(added[token]).isspace():
+                return str(added[token])
+        return None
+
+
+def as_parts(text: str) -> list[dict[str, str]]:
+    """A message's content as multimodal templates take it."""
+    return [{"type": "text", "text": text}]
+
+
+def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
+    """What the tokenizer's template `source` writes.
+
+    Args:
+        thinks: whether prompts let the model think. Otherwise its thought is switched off by the
+            template's own means, or closed at once.
+    """
+    probe = _Probe(tokenizer, source)
+    user = ("user", QUESTION)
+    plain = probe.render([user], prompt=True)
+    loses_text = plain is not None and QUESTION not in plain
+    if plain is None or loses_text:
+        probe.takes_parts = True
+        plain = probe.render([user], prompt=True)
+    if plain is None or QUESTION not in plain:
+        return ChatFormat(source, loses_text=loses_text)
+    probe.variables = _switches(probe, on=thinks)
+    bare = probe.render([user]) or ""
+    prompt = probe.render([user], prompt=True) or plain
+    dialogue = probe.render([user, ("assistant", REPLY)]) or ""
+    end = probe.first_token(dialogue.rpartition(REPLY)[2]) if REPLY in dialogue else None
+    later_end = _later_end(probe, bare)
+    header = _header(prompt, dialogue)
+    has_channel = bool(prompt != bare and probe.first_token(header)) and opened_tag(header) is None
+    has_channel = has_channel and not _writes_thought(header)
+    suffix, thought = "", None
+    if thinks:
+        suffix = header if prompt == bare and not _writes_thought(header) else ""
+        turn = later_end + prompt.removeprefix(bare) if later_end else ""
+        thought = (
+            Thought(header.strip(), turn + header)
+            if has_channel
+            else _tagged_thought(prompt.rpartition(QUESTION)[2], header)
+        )
+    else:
+        suffix = _closing_suffix(probe, prompt, header)
+    return ChatFormat(
+        source,
+        probe.variables,
+        suffix,
+        end,
+        later_end,
+        thought,
+        takes_system=_keeps(probe, [("system", SYSTEM), user]),
+        takes_later_system=_keeps(
+            probe, [("system", SYSTEM), user, ("assistant", REPLY), ("system", LATER), user]
+        ),
+        takes_parts=probe.takes_parts,
+    )
+
+
+def _keeps(probe: _Probe, turns: Turns) -> bool:
+    """Whether a prompt holds every text. A refusal is seen when it happens: it loses nothing."""
+    prompt = probe.render(turns, prompt=True)
+    return prompt is None or all(text in prompt for _, text in turns)
+
+
+def _later_end(probe: _Probe, bare: str) -> str | None:
+    """The token that ends a turn between others.
+
+    What follows such a turn may as well begin the next one: it has to end the user's turn too.
+    """
+    user = ("user", QUESTION)
+    longer = probe.render([user, ("assistant", REPLY), ("user", LATER)]) or ""
+    after_reply = probe.first_token(longer.rpartition(REPLY)[2].partition(LATER)[0])
+    after_user = probe.first_token(bare.rpartition(QUESTION)[2])
+    return after_reply if after_reply == after_user else None
+
+
+def _header(prompt: str, dialogue: str) -> str:
+    """What a dialogue has between the prompt and the reply; empty if it is white space."""
+    if not dialogue.startswith(prompt) or REPLY not in dialogue[len(prompt) :]:
+        return ""
+    header = dialogue[len(prompt) :].partition(REPLY)[0]
+    return header if header.strip() else ""
+
+
+def _writes_thought(text: str) -> bool:
+    return any(is_tag(word) for word in re.findall(r"<[^<>]+>|\[[^\[\]]+\]", text))
+
+
+# ---- thinking ----
+
+
+def _switches(probe: _Probe, *, on: bool) -> dict[str, Any]:
+    """The template's variables that turn thinking off, or those that turn it on.
+
+    A variable that changes the prompt as False and True do is a switch. One whose word is written
+    into the prompt is a degree: the lowest, while thinking is off.
+    """
+    values: dict[str, Any] = {}
+    turns = [("user", QUESTION)]
+    default = probe.render(turns, prompt=True)
+    for name in sorted(set(_SWITCH.findall(probe.source))):
+        if not name.isidentifier():
+            continue
+        false, true, low, high = (
+            probe.render(turns, prompt=True, **{name: value})
+            for value in (False, True, "low", "high")
+        )
+        if low is not None and high is not None and _word_is_written(low, high):
+            if not on:
+                values[name] = "low"
+        elif false is not None and true is not None and false != true:
+            if not on:
+                values[name] = False
+            elif default == false:
+                values[name] = True
+    return values
+
+
+def _word_is_written(low: str, high: str) -> bool:
+    return low != high and low.replace("low", "high") == high
+
+
+def _closing_suffix(probe: _Probe, prompt: str, header: str) -> str:
+    """What follows a prompt so that the reply itself is next."""
+    tail = prompt.rpartition(QUESTION)[2]
+    tag = opened_tag(tail)
+    if tag is not None:
+        return _closing(tail, tag)
+    if header:  # the template's own way: an empty thought, the channel of replies, the turn's head
+        return header
+    if _writes_thought(tail) or probe.variables:
+        return ""
+    thought = f"{THINK}\n{THOUGHT}\n{closing_tag(THINK)}\n\n{REPLY}"
+    turns = [("user", QUESTION), ("assistant", thought), ("user", LATER)]
+    earlier = probe.render(turns, prompt=True) or THOUGHT
+    if THOUGHT in earlier or REPLY not in earlier:
+        return ""
+    return f"{THINK}\n{_closing(THINK + chr(10), THINK)}"  # the template cuts thoughts
+
+
+def _closing(tail: str, tag: str) -> str:
+    """Closes the thought that `tail` opens, on lines of its own if the tag has one."""
+    follows = tail.rpartition(tag)[2]
+    return f"\n{closing_tag(tag)}\n\n" if "\n" in follows else closing_tag(tag)
+
+
+def _tagged_thought(tail: str, header: str) -> Thought:
+    tag = opened_tag(tail)
+    if tag is not None:
+        return Thought(closing_tag(tag), _closing(tail, tag), tag, is_open=True)
+    written = [word for word in re.findall(r"<[^<>]+>|\[[^\[\]]+\]", header) if is_tag(word)]
+    tag = written[0] if written else THINK
+    return Thought(closing_tag(tag), f"\n{closing_tag(tag)}\n\n", tag)

@@ -1,0 +1,160 @@
+"""Base, SFT and policy on public sets, within a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interruptions import quiet
+from json_lines import write_lines
+
+from cai.artifacts import EVALUATION_SCORES, EVALUATIONS, POLICY, SFT
+from cai.constitution import load_constitution
+from cai.errors import CaiError, StoreError
+from cai.lm import LM
+from cai.lm.fake import FakeLM, echo, uniform
+from cai.pipeline.choice_evaluations import evaluate_choices
+from cai.pipeline.config import ResolvedRun, load_run
+from cai.pipeline.context import RunContext
+from cai.records import Score
+from cai.report.sections import read_scores
+from cai.report.table import headline_rows
+from cai.rubric import compile_rubric
+from cai.store import manifest_path, read_rows
+
+HHH = [
+    {"prompt": f"Hi {i}", "chosen": f"Hello {i}", "rejected": f"Go {i}", "subset": "honest"}
+    for i in range(6)
+]
+WINOGENDER = """\
+sentid\tsentence
+cook.guest.1.male.txt\tHe was late.
+cook.guest.1.female.txt\tShe was late.
+"""
+
+
+class CountingContext(RunContext):
+    """A run's context with one model that counts its calls, whatever is to be opened."""
+
+    fake = FakeLM(echo, uniform)
+
+    def lm(self, spec: str) -> LM:
+        return self.fake
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_lines(tmp_path / "hhh.jsonl", *HHH)
+    write_lines(tmp_path / "prompts.jsonl", {"prompt": "Hi"})
+    (tmp_path / "w.tsv").write_text(WINOGENDER)
+    for name in (SFT, POLICY):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "weights").write_text(name)
+    return tmp_path
+
+
+def resolved(folder: Path, *evaluations: Mapping[str, Any]) -> ResolvedRun:
+    settings = {
+        "name": "toy",
+        "folder": str(folder / "run"),
+        "constitution": "harmless",
+        "model": "fake:echo",
+        "prompts": ["prompts.jsonl"],
+        "evaluations": evaluations,
+    }
+    (folder / "run.yaml").write_text(json.dumps(settings, indent=1))
+    return load_run(folder / "run.yaml")
+
+
+def context(folder: Path, *evaluations: Mapping[str, Any]) -> CountingContext:
+    constitution = load_constitution("harmless")
+    assert constitution.rubric is not None
+    run = resolved(folder, *evaluations)
+    ctx = CountingContext(
+        run, constitution, compile_rubric(constitution.rubric), lambda name: quiet
+    )
+    ctx.fake = FakeLM(echo, uniform)
+    return ctx
+
+
+BOTH = ({"name": "hhh", "data": "hhh.jsonl", "limit": 4}, {"name": "winogender", "data": "w.tsv"})
+
+
+def test_each_question_is_asked_once_of_each_model(folder: Path) -> None:
+    """Four pairs in both orders, and a pair of sentences under three instructions: 11 calls."""
+    ctx = context(folder, *BOTH)
+    evaluate_choices(ctx)
+    assert ctx.fake.num_calls == 3 * 11
+    scores = {(s.metric, s.subject): s for s in read_rows(ctx.path(EVALUATION_SCORES), Score)}
+    assert {subject for _, subject in scores} == {"base", "sft", "policy"}
+    assert scores["hhh.accuracy", "policy"].n == 4
+    assert scores["winogender.entropy.biased", "sft"].mean == 1.0
+    again = context(folder, *BOTH)
+    evaluate_choices(again)
+    assert again.fake.num_calls == 0
+    more = context(folder, *BOTH, {"name": "calibration", "data": "hhh.jsonl", "limit": 1})
+    evaluate_choices(more)
+    assert more.fake.num_calls == 3 * 2
+
+
+def test_answers_are_those_of_the_model_and_the_questions_they_were_made_with(
+    folder: Path,
+) -> None:
+    """A policy that is trained again is not given the answers of the one before."""
+    evaluate_choices(context(folder, BOTH[0]))
+    (folder / "run" / POLICY / "weights").write_text("other")
+    changed = context(folder, BOTH[0])
+    with pytest.raises(StoreError, match=r"policy\.jsonl: made with another input 60-policy"):
+        evaluate_choices(changed)
+    with pytest.raises(StoreError, match=r"base\.jsonl: made with another questions"):
+        evaluate_choices(context(folder, BOTH[0] | {"limit": 2}))
+
+
+def test_a_kill_between_answers_loses_none(folder: Path) -> None:
+    ctx = context(folder, BOTH[0])
+    evaluate_choices(ctx)
+    out = ctx.path(EVALUATIONS) / "hhh" / "policy.jsonl"
+    manifest = manifest_path(out)
+    unfinished = json.loads(manifest.read_text()) | {"finished": False, "content": {}}
+    manifest.write_text(json.dumps(unfinished))
+    complete = out.read_text()
+    out.write_text(complete[: complete.index("\n") + 20])  # the second line is torn
+    again = context(folder, BOTH[0])
+    evaluate_choices(again)
+    assert again.fake.num_calls == 3 * 2
+    assert out.read_text() == complete
+
+
+def test_their_scores_are_in_the_table_of_the_run(folder: Path) -> None:
+    ctx = context(folder, *BOTH)
+    evaluate_choices(ctx)
+    (folder / "run" / "70-scores.jsonl").write_text("")
+    subjects, rows = headline_rows(read_scores(ctx.path("70-scores.jsonl")))
+    assert subjects == ["base", "sft", "policy"]
+    labels = [label for label, _ in rows]
+    assert labels[0] == "HHH: accuracy ↑"
+    assert "Winogender: entropy in bits, instruction: none ↑" in labels
+
+
+def test_a_run_without_evaluations_writes_no_file(folder: Path) -> None:
+    ctx = context(folder)
+    evaluate_choices(ctx)
+    assert not ctx.path(EVALUATION_SCORES).exists()
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "message"),
+    [
+        ([{"name": "mood", "data": "hhh.jsonl"}], "evaluations.0.name"),
+        ([{"name": "hhh", "data": "none.jsonl"}], "evaluations: no such file: none.jsonl"),
+        ([{"name": "hhh", "data": "hhh.jsonl"}] * 2, "hhh is there twice"),
+        ([{"name": "hhh", "data": "hhh.jsonl", "limit": 0}], "evaluations.0.limit"),
+    ],
+)
+def test_wrong_settings(folder: Path, evaluations: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(CaiError, match=r"run\.yaml:[0-9]+: ") as caught:
+        resolved(folder, *evaluations)
+    assert message in str(caught.value)
