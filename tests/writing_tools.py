@@ -87,6 +87,10 @@ REPLACED: dict[str, Tool] = {
         *("eval", "--only", "refusal", "--model", "fake:polite"),
         *("--data", inputs / "prompts.jsonl", "--output", output),
     ),
+    "attack": lambda inputs, output: (
+        *("attack", "--target", "fake:echo", "--budget", 30),
+        *("--prompts", inputs / "prompts.jsonl", "--output", output),
+    ),
     "eval-elo": lambda inputs, output: (
         *(
             "eval",

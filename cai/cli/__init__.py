@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import typer
 
 from cai.cli import (
+    attacks,
     calibrate,
     capability,
     chat,
@@ -55,6 +56,7 @@ for module in (
     constitutions,
     prompts,
     redteam,
+    attacks,
     grades,
     calibrate,
     fit_rubric,
