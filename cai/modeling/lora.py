@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from cai.modeling import lora_linear, shared_prefix
 from cai.modeling.logits import logit_head
+from cai.modeling.lora_targets import stores_transposed, target_modules
 from cai.modeling.precision import autocast
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -22,7 +24,7 @@ ADAPTER_FILE = "adapter.safetensors"
 def lora_config(
     base: PreTrainedModel, rank: int, num_trainable_layers: int | None = None
 ) -> LoraConfig:
-    """LoRA on all linear layers but the head, with scale 2.
+    """LoRA on the linear layers of `lora_targets.target_modules`, with scale 2.
 
     There is no dropout, so that repeated passes over a batch compute the same function.
 
@@ -30,32 +32,22 @@ def lora_config(
         num_trainable_layers: adapt only that many of the last blocks, so that the backward pass
             ends there and a step costs less. None: all of them.
     """
-    head = base.get_output_embeddings()
-    linear_names = {
-        name.rpartition(".")[2]
-        for name, module in base.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
-    num_layers = int(base.config.num_hidden_layers)
-    return _lora_config(sorted(linear_names), num_layers, rank, num_trainable_layers)
-
-
-def _lora_config(
-    target_modules: list[str], num_layers: int, rank: int, num_trainable_layers: int | None
-) -> LoraConfig:
-    layers = None
-    if num_trainable_layers is not None:
-        layers = list(range(max(0, num_layers - num_trainable_layers), num_layers))
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.0,
-        target_modules=target_modules,
-        layers_to_transform=layers,
+        target_modules=target_modules(base),
+        layers_to_transform=_last_layers(base, num_trainable_layers),
+        fan_in_fan_out=stores_transposed(base),
         task_type="CAUSAL_LM",
     )
     config._register_custom_module({torch.nn.Linear: lora_linear.LoraLinear})
     return config
+
+
+def _last_layers(base: PreTrainedModel, count: int | None) -> list[int] | None:
+    num_layers = int(base.config.get_text_config().num_hidden_layers)
+    return None if count is None else list(range(max(0, num_layers - count), num_layers))
 
 
 def with_adapter(
@@ -72,10 +64,10 @@ def add_adapter(
 ) -> None:
     """Add a fresh adapter; an existing one of that name stays as it is."""
     if name not in model.peft_config:
-        target_modules = sorted(next(iter(model.peft_config.values())).target_modules)
-        num_layers = int(model.config.num_hidden_layers)
-        config = _lora_config(target_modules, num_layers, rank, num_trainable_layers)
-        model.add_adapter(name, config)
+        first = copy.copy(next(iter(model.peft_config.values())))
+        first.r, first.lora_alpha = rank, 2 * rank
+        first.layers_to_transform = _last_layers(model.get_base_model(), num_trainable_layers)
+        model.add_adapter(name, first)
         model.eval()
 
 

@@ -1,4 +1,4 @@
-"""Which fast paths give a model's own numbers: tried on three short rows, never looked up by name.
+"""Which fast paths give a model's own numbers: tried on two short rows, never looked up by name.
 
 The rows begin alike and are of different lengths, and windows of attention are made shorter than
 the rows meanwhile. What transformers computes of each row alone is the truth: of the logits, step
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from cai.errors import BackendError
 from cai.modeling import attention, plain_generation
-from cai.modeling.batching import MIN_SHARED_TOKENS, right_pad
+from cai.modeling.batching import right_pad
 from cai.modeling.fast_paths import FastPaths, backbone, set_fast_paths
 from cai.modeling.frozen_cache import FrozenCache, blocks_of
 from cai.modeling.gated_mlp import recompute_gated_mlps
@@ -33,15 +33,16 @@ from cai.modeling.skinny_linear import use_skinny_linears
 
 STEPS = 2
 """Tokens of each row that are decoded one by one."""
-LENGTHS = (20, 27, 23)
-SMALL_WINDOW = 6
+SHARED_TOKENS = 4
+LENGTHS = (9, 12)
+"""Tokens of the rows: few, for each pass over them delays the start of a large model."""
+SMALL_WINDOW = 3
 WINDOW_NAMES = ("window", "window_size", "attention_chunk_size")
 """Ends of the names of settings that limit how far back attention reaches."""
-FLOAT32_TOLERANCE = 2e-4
-"""Largest difference, as a share of the standard deviation: other orders of summation stay below a
-tenth of it."""
-BFLOAT16_TOLERANCE = 0.1
-"""Root mean square difference likewise; rounding gives some 0.02, a lost prefix or window 0.3."""
+TOLERANCE = {torch.float32: 5e-5, torch.bfloat16: 0.15}
+"""Root mean square difference as a share of the standard deviation. Rounding stays below half of
+it; a lost prefix or window gives several times it.
+"""
 
 
 def measure(model: PreTrainedModel) -> FastPaths:
@@ -65,9 +66,9 @@ class _UnsuitedWindowError(Exception):
 def _measure(model: PreTrainedModel, rows: list[list[int]]) -> FastPaths:
     plain_attention = model.config._attn_implementation
     want = _plain_logits(model, rows)
-    paths = _plain_paths(model, rows, want)
-    set_fast_paths(model, paths)
     plain_states = _states_and_gradients(model, rows, 0)
+    paths = _plain_paths(model, plain_states[: len(rows)], want)
+    set_fast_paths(model, paths)
     originals = {module: type(module) for module in model.modules()}
     use_fast_layers(model)
     if use_attention(model, attention.ATTN_IMPLEMENTATION):
@@ -82,7 +83,7 @@ def _measure(model: PreTrainedModel, rows: list[list[int]]) -> FastPaths:
         if not paths.attention:
             use_attention(model, plain_attention)
         set_fast_paths(model, paths)
-        shared = MIN_SHARED_TOKENS if training_prefix else 0
+        shared = SHARED_TOKENS if training_prefix else 0
         if _succeeds(partial(_trains, model, rows, shared, plain_states)):
             break
     paths = replace(paths, frozen_blocks=_succeeds(partial(_replays, model, rows)))
@@ -118,11 +119,11 @@ def use_attention(model: PreTrainedModel, name: str) -> bool:
 
 
 def probe_rows(model: PreTrainedModel) -> list[list[int]]:
-    """Three rows of ordinary tokens with a beginning that they share."""
+    """Two rows of ordinary tokens with a beginning that they share."""
     stream = random.Random(0)
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     tokens = range(min(5, vocabulary - 1), min(vocabulary, 1000))
-    shared = [stream.choice(tokens) for _ in range(MIN_SHARED_TOKENS)]
+    shared = [stream.choice(tokens) for _ in range(SHARED_TOKENS)]
     # rows that differ from their first free token on
     return [
         [*shared, tokens[i], *(stream.choice(tokens) for _ in range(length - len(shared) - 1))]
@@ -166,17 +167,14 @@ def _plain_logits(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list
 
 
 @torch.no_grad()
-def _plain_paths(model: PreTrainedModel, rows: list[list[int]], want: list[Tensor]) -> FastPaths:
+def _plain_paths(model: PreTrainedModel, states: list[Tensor], want: list[Tensor]) -> FastPaths:
     """How the backbone's states become the logits."""
     for raw_logits in (True, False):
         paths = FastPaths(raw_logits=raw_logits)
         set_fast_paths(model, paths)
         head = logit_head(model)
-        hidden_BTE = plain_generation.hidden_rows(model, rows, rows[0][0])
-        got = [
-            head(states[: len(row)]).float() for states, row in zip(hidden_BTE, rows, strict=True)
-        ]
-        if _same(got, want):
+        got = [head(states_TE.to(model.dtype)).float() for states_TE in states]
+        if _same(model, got, want):
             return paths
     raise BackendError(
         "its logits are not what its head computes of its last hidden states: "
@@ -189,13 +187,13 @@ def _decodes(model: PreTrainedModel, rows: list[list[int]], want: list[Tensor]) 
     """Whether left-padded rows give `want` token by token, after a shared prefix and without it."""
     prompts = [row[:-STEPS] for row in rows]
     steps_TB = torch.tensor([row[-STEPS:] for row in rows], device=model.device).T
-    for prefix in (prefill_prefix(model, rows[0][:MIN_SHARED_TOKENS]), None):
+    for prefix in (prefill_prefix(model, rows[0][:SHARED_TOKENS]), None):
         batch = DecodingBatch(model, prompts, prefix, rows[0][0])
         got = [batch.logits()]
         for tokens_B in steps_TB:
             batch.step(tokens_B)
             got.append(batch.logits())
-        if not _same(torch.stack(got, 1).unbind(0), _last(want)):
+        if not _same(model, torch.stack(got, 1).unbind(0), _last(want)):
             return False
     return True
 
@@ -224,7 +222,7 @@ def _plain_decodes(model: PreTrainedModel, rows: list[list[int]], want: list[Ten
     forced.force([[*row[-STEPS:], row[0]] for row in rows])
     prompts = [row[:-STEPS] for row in rows]
     plain_generation.generate(model, prompts, forced, rows[0][0])
-    return _same([torch.stack(seen) for seen in forced.seen], _last(want))
+    return _same(model, [torch.stack(seen) for seen in forced.seen], _last(want))
 
 
 def _last(want: list[Tensor]) -> list[Tensor]:
@@ -235,7 +233,7 @@ def _states_and_gradients(
     model: PreTrainedModel, rows: list[list[int]], shared: int
 ) -> list[Tensor]:
     """Hidden states of right-padded rows, and a loss's gradients at the embeddings: of the first
-    MIN_SHARED_TOKENS tokens summed over rows, and of the rest.
+    SHARED_TOKENS tokens summed over rows, and of the rest.
 
     Args:
         shared: leading tokens that run once.
@@ -255,7 +253,7 @@ def _states_and_gradients(
         with torch.enable_grad(), autocast(model.device):
             base = backbone(model)
             if shared:
-                hidden_BTE = shared_prefix_forward(base, ids_BT).float()
+                hidden_BTE = shared_prefix_forward(base, ids_BT, shared).float()
             else:
                 hidden_BTE = base(input_ids=ids_BT, use_cache=False).last_hidden_state.float()
             weight = torch.linspace(-1, 1, hidden_BTE[0].numel(), device=model.device)
@@ -266,14 +264,14 @@ def _states_and_gradients(
         for parameter in trainable:
             parameter.requires_grad_(True)
     first, *others = [gradient.float() for gradient in gradients]
-    summed = first[:, :MIN_SHARED_TOKENS].sum(0)
-    rest = others[0] if others else first[:, MIN_SHARED_TOKENS:]
+    summed = first[:, :SHARED_TOKENS].sum(0)
+    rest = others[0] if others else first[:, SHARED_TOKENS:]
     states = [states[: len(row)].detach() for states, row in zip(hidden_BTE, rows, strict=True)]
     return [*states, summed, rest]
 
 
 def _trains(model: PreTrainedModel, rows: list[list[int]], shared: int, want: list[Tensor]) -> bool:
-    return _same(_states_and_gradients(model, rows, shared), want)
+    return _same(model, _states_and_gradients(model, rows, shared), want)
 
 
 @torch.no_grad()
@@ -284,21 +282,22 @@ def _replays(model: PreTrainedModel, rows: list[list[int]]) -> bool:
     passes = []
     for _ in range(2):
         with cache.reuse(), autocast(model.device):
-            passes.append(shared_prefix_forward(backbone(model), ids_BT).float())
-    return bool(cache.blocks) and _same(passes[1:], passes[:1])
+            passes.append(shared_prefix_forward(backbone(model), ids_BT, SHARED_TOKENS).float())
+    return bool(cache.blocks) and _same(model, passes[1:], passes[:1])
 
 
-def _same(got: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
-    return len(got) == len(want) and all(map(_is_close, got, want))
-
-
-def _is_close(got: Tensor, want: Tensor) -> bool:
-    if got.shape != want.shape:
+def _same(model: PreTrainedModel, got: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
+    """Whether the numbers are equal but for rounding in the formats of the model's products."""
+    is_float32 = model.dtype == matmul_dtype() == torch.float32
+    tolerance = TOLERANCE[torch.float32 if is_float32 else torch.bfloat16]
+    if [tensor.shape for tensor in got] != [tensor.shape for tensor in want]:
         return False
+    return all(_is_close(a, b, tolerance) for a, b in zip(got, want, strict=True))
+
+
+def _is_close(got: Tensor, want: Tensor, tolerance: float) -> bool:
     spread, difference = want.float().std(), (got - want).float()
-    if got.dtype == want.dtype == torch.float32 and matmul_dtype() == torch.float32:
-        return bool(difference.abs().max() <= FLOAT32_TOLERANCE * spread)
-    return bool(difference.square().mean().sqrt() <= BFLOAT16_TOLERANCE * spread)
+    return bool(difference.square().mean().sqrt() <= tolerance * spread)
 
 
 def _succeeds(check: Callable[[], bool]) -> bool:

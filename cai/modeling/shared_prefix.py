@@ -19,17 +19,17 @@ from cai.modeling.batching import MIN_SHARED_TOKENS
 from cai.modeling.fast_paths import fast_paths
 
 
-def shared_prefix_forward(backbone: Any, ids_BT: Tensor) -> Tensor:
+def shared_prefix_forward(backbone: Any, ids_BT: Tensor, min_shared: int | None = None) -> Tensor:
     """Hidden states (B, T, E) of a model without its head on right-padded rows, without a mask.
 
     Under causal attention padding on the right changes nothing. Rows that begin with at least
-    MIN_SHARED_TOKENS equal tokens share their computation, where the model's attention
-    can do that.
+    `min_shared` equal tokens (None: MIN_SHARED_TOKENS) share their computation, where the model's
+    attention can do that.
     """
     B, T = ids_BT.shape
     P = shared_tokens(ids_BT)
     can_share = fast_paths(backbone).training_prefix
-    if B == 1 or P < MIN_SHARED_TOKENS or not can_share:
+    if B == 1 or (min_shared or MIN_SHARED_TOKENS) > P or not can_share:
         hidden_BTE: Tensor = backbone(input_ids=ids_BT, use_cache=False).last_hidden_state
         return hidden_BTE
     cache = DynamicCache(config=backbone.config)
