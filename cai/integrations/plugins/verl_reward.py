@@ -19,7 +19,7 @@ from typing import Any
 
 from cai.integrations.plugins.reward_client import MEMORY, RequestFailure, post
 
-PARTS = ("pm", "rubric", "direct", "length", "format")
+PARTS = ("pm", "rubric", "direct", "relevance", "length", "format")
 KEYS = ("score", *PARTS, "cai_error")
 
 
