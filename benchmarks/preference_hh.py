@@ -25,13 +25,13 @@ import numpy as np
 import yaml
 
 from cai.data.preferences import labelled_pairs
-from cai.evals.agreement import ece
-from cai.evals.stats import estimate
 from cai.modeling.model_files import resolve_model_path
 from cai.pipeline.preference_model import fresh_model
 from cai.records import Chat
 from cai.reward.preference_model import PreferenceModel
 from cai.seeds import rng
+from cai.statistics.agreement import ece
+from cai.statistics.estimates import estimate
 from cai.train.preference import Comparison, RewardConfig, train
 
 MAX_TOKENS = 320

@@ -34,9 +34,9 @@ class BehaviourFit:
 
 def errors_table(fit: BehaviourFit) -> Table:
     """Share of pairs that each reward orders wrongly, and how much the fit changed it."""
-    from cai.evals.paired import paired_difference
-    from cai.evals.stats import estimate
     from cai.rubric.fit_weights import pair_errors
+    from cai.statistics.estimates import estimate
+    from cai.statistics.paired import paired_difference
 
     rows, scale = fit.rows, fit.scale
     by_reward = {

@@ -121,8 +121,8 @@ def _labelled_replies(path: Path) -> list[Labelled]:
 
 
 def _print_accuracy(name: str, model: TextModel, rows: Sequence[Labelled]) -> None:
-    from cai.evals.stats import estimate
     from cai.rubric.text_classifier import probability
+    from cai.statistics.estimates import estimate
 
     correct = [float((probability(model, row.ngrams) > 0.5) == row.holds) for row in rows]
     prompts = [row.prompt for row in rows]

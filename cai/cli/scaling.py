@@ -13,7 +13,7 @@ from cai.cli.silence import quiet
 from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from cai.evals.scaling import Fit, Law, Prediction
+    from cai.statistics.scaling_laws import Fit, Law, Prediction
 
 app = typer.Typer()
 
@@ -43,8 +43,8 @@ def scaling(
     """
     quiet()
     from cai.cli.output_files import replaced_output, write_output
-    from cai.evals.scaling import fit, predict
     from cai.report.curves import scaling_plot
+    from cai.statistics.scaling_laws import fit, predict
 
     law: Law = "pass_rate" if pass_rate else "loss"
     for value in at or ():

@@ -12,9 +12,9 @@ import numpy as np
 from scipy import stats
 
 from cai.evals.comparisons import COMPARISONS, SIDES, Draws, draws_by_subject
-from cai.evals.stats import CONFIDENCE, Array
 from cai.records import EvalReply
 from cai.seeds import derive
+from cai.statistics.estimates import CONFIDENCE, Array
 
 RESAMPLES = 2000
 

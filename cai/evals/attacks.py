@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from cai.errors import UnansweredError
-from cai.evals.stats import estimate
 from cai.lm.base import LM
 from cai.records import Chat, FrozenModel, Grade, Prompt, Row, Score, chat_of
 from cai.rubric import CompiledRubric, grade, unscored_grade
 from cai.seeds import derive, rng
+from cai.statistics.estimates import estimate
 
 ROUND = 20
 """Attacks between two looks at the failures."""

@@ -15,9 +15,9 @@ from typing import Literal
 from scipy import stats
 
 from cai.evals.comparisons import COMPARISONS
-from cai.evals.paired import paired_difference
-from cai.evals.stats import CONFIDENCE, estimate
 from cai.records import Score
+from cai.statistics.estimates import CONFIDENCE, estimate
+from cai.statistics.paired import paired_difference
 
 Basis = Literal["samples", "standard errors"]
 SAMPLES: Basis = "samples"

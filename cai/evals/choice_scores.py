@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from cai.evals.agreement import ece
 from cai.evals.choices import ChoiceAnswer
-from cai.evals.stats import estimate
 from cai.records import Score
+from cai.statistics.agreement import ece
+from cai.statistics.estimates import estimate
 
 Value = Callable[[ChoiceAnswer], float | None]
 BINS = 10

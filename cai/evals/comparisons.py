@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cai.evals.paired import Difference, paired_difference
 from cai.evals.refusal import Value, incorrect, refused
 from cai.records import EvalReply, Kind, Score
+from cai.statistics.paired import Difference, paired_difference
 
 COMPARISONS = (("sft", "base"), ("policy", "base"), ("policy", "sft"))
 SIDES: tuple[tuple[str, Kind, Value], ...] = (

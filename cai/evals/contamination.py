@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from cai.data.filters import HygieneConfig, PromptFilters, compared_text
-from cai.evals.stats import estimate
 from cai.records import Prompt, Score
+from cai.statistics.estimates import estimate
 
 RowT = TypeVar("RowT", bound=Any)
 PARTS = ("overlapping", "other")

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cai.evals.bradley_terry import ELO_PER_NAT, length_controlled, strengths
 from cai.evals.judged_pairs import JudgedPair
-from cai.evals.prediction_powered import corrected_mean
-from cai.evals.stats import (
+from cai.records import Score
+from cai.statistics.bradley_terry import ELO_PER_NAT, length_controlled, strengths
+from cai.statistics.estimates import (
     Array,
     Indices,
     Interval,
@@ -21,7 +21,7 @@ from cai.evals.stats import (
     estimate,
     resample,
 )
-from cai.records import Score
+from cai.statistics.prediction_powered import corrected_mean
 
 DRAWS = 1000
 """Bootstrap resamples."""

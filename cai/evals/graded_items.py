@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from cai.errors import UnansweredError
 from cai.evals.replies import NO_SAMPLE, EvalConfig, sample_reply
-from cai.evals.stats import estimate
 from cai.lm.base import LM, Sample
 from cai.records import Chat, Prompt, Score, ScoredReply
+from cai.statistics.estimates import estimate
 
 InputT = TypeVar("InputT")
 OutputT = TypeVar("OutputT")

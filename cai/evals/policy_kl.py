@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cai.evals.stats import estimate
 from cai.modeling.batching import length_batches, right_pad
 from cai.modeling.loading import window_of
 from cai.modeling.logits import logit_head
@@ -22,6 +21,7 @@ from cai.modeling.precision import autocast
 from cai.modeling.tokenization import Renderer
 from cai.records import KLReply, Prompt, Score
 from cai.seeds import derive
+from cai.statistics.estimates import estimate
 from cai.train.losses import exact_kl
 from cai.train.ppo.config import RolloutConfig
 from cai.train.ppo.rollout import PAD, Rollout, RolloutRequest, sample_rollouts

@@ -31,9 +31,9 @@ import numpy as np
 
 from cai.data.filters import spaced_words
 from cai.data.public_sets import BORDERLINE
-from cai.evals.stats import Array, Indices, bootstrap_interval, estimate, resample
 from cai.records import EvalReply, Kind, Score, Style
 from cai.rubric.propositions import normalize
+from cai.statistics.estimates import Array, Indices, bootstrap_interval, estimate, resample
 
 SUBJECTS = ("base", "sft", "policy")
 """Order of rows and columns; other subjects follow in order of appearance."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from cai import store
 from cai.data.filters import prompt_key
 from cai.errors import StoreError, TrainError
-from cai.evals.stats import estimate
 from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
@@ -20,6 +19,7 @@ from cai.progress import Progress
 from cai.records import Chat, Pair, Preference, Prompt, Score
 from cai.report.cards import preference_card
 from cai.reward.preference_model import ADAPTER, PreferenceModel
+from cai.statistics.estimates import estimate
 from cai.store import Manifest
 from cai.train.preference import (
     Agreement,

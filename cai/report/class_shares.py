@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 from cai.evals.refusal import subjects_of
-from cai.evals.stats import estimate
 from cai.records import EvalReply, Kind, Score
+from cai.statistics.estimates import estimate
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from cai.report.svg import BLUE, INK, VERMILLION, short, svg
 
 if TYPE_CHECKING:
-    from cai.evals.scaling import Fit, Prediction
+    from cai.statistics.scaling_laws import Fit, Prediction
 
 
 def scaling_plot(

@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cai.evals.agreement import Bin, ece, entropy, krippendorff, reliability
-from cai.evals.stats import estimate
 from cai.records import Preference, Score, Vote
+from cai.statistics.agreement import Bin, ece, entropy, krippendorff, reliability
+from cai.statistics.estimates import estimate
 
 BINS = 10
 

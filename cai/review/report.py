@@ -9,7 +9,11 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import combinations
 
-from cai.evals.reliability import (
+from cai.records import Score
+from cai.review.items import Item
+from cai.review.questions import Judged, Question, Value, choice
+from cai.statistics.estimates import estimate
+from cai.statistics.reliability import (
     agreement,
     cohen_kappa,
     coincidence_tables,
@@ -17,10 +21,6 @@ from cai.evals.reliability import (
     nominal_alpha,
     ordinal_alpha,
 )
-from cai.evals.stats import estimate
-from cai.records import Score
-from cai.review.items import Item
-from cai.review.questions import Judged, Question, Value, choice
 
 RATINGS = (1, 2, 3, 4, 5, 6, 7)
 MACHINE = "machine"

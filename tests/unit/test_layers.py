@@ -17,6 +17,7 @@ LAYERS = [
     "records",
     "progress",
     "artifacts",
+    "statistics",
     "files",
     "locks",
     "store",

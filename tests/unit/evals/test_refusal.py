@@ -7,8 +7,8 @@ from report_toys import reply
 
 from cai.evals.comparisons import comparisons
 from cai.evals.refusal import harmonic, refusal_scores, subjects_of
-from cai.evals.stats import wilson
 from cai.records import EvalReply, Kind, Score, Style
+from cai.statistics.estimates import wilson
 
 
 def complied(

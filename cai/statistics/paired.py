@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from cai.evals.stats import (
+from cai.statistics.estimates import (
     CONFIDENCE,
     Array,
     Indices,

@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from cai.errors import UsageError
-from cai.evals.stats import Array, expanded_levels
 from cai.seeds import derive
+from cai.statistics.estimates import Array, expanded_levels
 
 Law = Literal["loss", "pass_rate"]
 DRAWS = 400

@@ -11,8 +11,8 @@ from itertools import permutations
 
 import numpy as np
 
-from cai.evals.stats import Array, Indices, bootstrap_interval, resample
 from cai.records import Score
+from cai.statistics.estimates import Array, Indices, bootstrap_interval, resample
 
 DRAWS = 2000
 MIN_DEFINED = 0.9

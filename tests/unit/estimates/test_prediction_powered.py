@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cai.evals.prediction_powered import corrected_mean
+from cai.statistics.prediction_powered import corrected_mean
 
 
 def test_by_hand() -> None:

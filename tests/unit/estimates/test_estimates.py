@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai.evals.stats import estimate, wilson
+from cai.statistics.estimates import estimate, wilson
 
 
 def test_real_valued_scores_get_students_interval() -> None:

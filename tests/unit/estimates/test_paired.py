@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cai.evals.paired import paired_difference
-from cai.evals.stats import wilson
+from cai.statistics.estimates import wilson
+from cai.statistics.paired import paired_difference
 
 Cells = tuple[int, int, int, int]
 """Prompts on which both, only a, only b, neither are 1."""

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from cai.evals.stats import CONFIDENCE, Array, cluster_numbers, clustered_stderr
 from cai.records import Score
+from cai.statistics.estimates import CONFIDENCE, Array, cluster_numbers, clustered_stderr
 
 
 def corrected_mean(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cai.evals.stats import Array
+from cai.statistics.estimates import Array
 
 ELO_PER_NAT = 400 / np.log(10)
 """Elo points per nat of strength: 400 points are odds of ten to one."""

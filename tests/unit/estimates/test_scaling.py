@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cai.errors import UsageError
-from cai.evals.scaling import Law, fit, predict
+from cai.statistics.scaling_laws import Law, fit, predict
 
 COMPUTE = [float(x) for x in np.logspace(17, 21, 9)]
 

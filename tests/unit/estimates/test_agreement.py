@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cai.evals.agreement import ece, entropy, krippendorff, reliability
+from cai.statistics.agreement import ece, entropy, krippendorff, reliability
 
 
 def test_alpha_by_hand() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cai.evals.agreement import krippendorff
-from cai.evals.reliability import (
+from cai.statistics.agreement import krippendorff
+from cai.statistics.reliability import (
     agreement,
     cohen_kappa,
     coincidence_tables,
