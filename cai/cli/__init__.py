@@ -38,6 +38,7 @@ from cai.cli import (
     runs,
     scaling,
     serve,
+    sweep,
 )
 from cai.cli.terminal_text import printable
 from cai.errors import CaiError, UsageError
@@ -64,6 +65,7 @@ for module in (
     fit_text,
     fit_preference,
     runs,
+    sweep,
     file_commands,
     eval_command,
     exports,
