@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 from collections import Counter
@@ -226,12 +225,12 @@ def _rows(
     lm: LM,
     provenance: Mapping[str, str],
 ) -> list[Any]:
-    """The rows of a file that only this command writes; see `resumed_rows`."""
+    """The rows of a file that only this command writes."""
+    from cai.cli.evaluation_rows import evaluated_rows
     from cai.cli.output_files import owned_output
-    from cai.cli.resumed_rows import resumed_rows
 
     with owned_output(file, "eval", provenance):
-        return asyncio.run(resumed_rows(file, items, step, kind, source=source, lm=lm))
+        return evaluated_rows(file, items, (step, kind), lm, source)
 
 
 # ---- the terminal ----
