@@ -138,6 +138,11 @@ FOLDERS: dict[str, Tool] = {
 TOOLS = GROWING | REPLACED | FOLDERS
 
 
+def command_of(name: str) -> str:
+    """The command that a tool of this name runs: an evaluation is one of `eval`."""
+    return name.removesuffix("-elo")
+
+
 def output_name(tool: str) -> str:
     """The name of a tool's output: its suffix is that of the format."""
     suffixes = {"fit": ".yaml", "calibrate": ".yaml", "fit-text": ".json"}

@@ -231,7 +231,7 @@ class Terminal:
         self.text = self.text.partition(text)[2]
 
     def ended(self) -> int:
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=120)
         os.close(self.end)
         return code
 

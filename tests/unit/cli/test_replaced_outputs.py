@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 from cli_runner import Capture, CommandResult, run_command
-from writing_tools import FOLDERS, GROWING, REPLACED, TOOLS, output_name, tree, write_inputs
+from writing_tools import (
+    FOLDERS,
+    GROWING,
+    REPLACED,
+    TOOLS,
+    command_of,
+    output_name,
+    tree,
+    write_inputs,
+)
 
 from cai.files import manifest_path
 from cai.locks import locked_name
@@ -48,7 +57,7 @@ def test_a_users_file_stays(name: str, content: bytes, run: Run, tmp_path: Path)
     (tmp_path / output_name(name)).write_bytes(content)
     error = run(name).usage_error
     assert error == (
-        f"--output {tmp_path / output_name(name)}: exists and was not written by cai {name}:"
+        f"--output {tmp_path / output_name(name)}: exists and was not written by cai {command_of(name)}:"
         " give another --output, or move it away"
     )
     assert tree(tmp_path) == {output_name(name): content}
@@ -64,7 +73,7 @@ def test_an_edited_file_stays(name: str, run: Run, tmp_path: Path) -> None:
     assert run(name).code == 0
     assert tree(tmp_path) == files
     output.write_bytes(files[output.name] + b"# mine\n")
-    assert f"was changed since cai {name} wrote it" in run(name).usage_error
+    assert f"was changed since cai {command_of(name)} wrote it" in run(name).usage_error
     assert output.read_bytes() == files[output.name] + b"# mine\n"
 
 
@@ -74,7 +83,7 @@ def test_the_output_of_another_command_stays(name: str, run: Run, tmp_path: Path
     other = "near-miss" if name != "near-miss" else "clean"
     assert run(other, output).code == 0
     files = tree(tmp_path)
-    assert f"was not written by cai {name}" in run(name).usage_error
+    assert f"was not written by cai {command_of(name)}" in run(name).usage_error
     assert tree(tmp_path) == files
 
 

@@ -186,5 +186,5 @@ def test_a_killed_review_goes_on(tmp_path: Path, capsys: Capture) -> None:
     headers = {"Authorization": f"Bearer {token}"}
     assert httpx2.get(f"{url}/progress", headers=headers).json()["next"] == 1
     process.send_signal(signal.SIGINT)
-    assert "1 of 3 judged" in process.communicate(timeout=30)[1]
+    assert "1 of 3 judged" in process.communicate(timeout=120)[1]
     assert process.returncode == 130
