@@ -57,8 +57,8 @@ def test_a_users_file_stays(name: str, content: bytes, run: Run, tmp_path: Path)
     (tmp_path / output_name(name)).write_bytes(content)
     error = run(name).usage_error
     assert error == (
-        f"--output {tmp_path / output_name(name)}: exists and was not written by cai {command_of(name)}:"
-        " give another --output, or move it away"
+        f"--output {tmp_path / output_name(name)}: exists and was not written by cai"
+        f" {command_of(name)}: give another --output, or move it away"
     )
     assert tree(tmp_path) == {output_name(name): content}
 
