@@ -58,7 +58,7 @@ def attack(
     quiet()
     from cai import store
     from cai.cli.output_files import owned_output, replaced_output, write_output
-    from cai.cli.rubrics import load_with_rubric
+    from cai.constitution import load_with_rubric
     from cai.data.readers import prompt_rows
     from cai.evals.attacks import TRANSFORMS, attack_scores
     from cai.rubric import compile_rubric

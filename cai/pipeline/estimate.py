@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -22,6 +23,7 @@ from scipy.stats import t as student
 from cai.artifacts import SUBJECTS
 from cai.async_map import gather
 from cai.data.split import subsample
+from cai.evals.prepare import prepare
 from cai.evals.replies import prompt_draws, reply_step
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
@@ -29,6 +31,7 @@ from cai.generate.revise import revise_items, reviser
 from cai.lm.budget import Budget, Prices
 from cai.pipeline.config import Run
 from cai.pipeline.context import RunContext
+from cai.pipeline.listed_evaluations import listed_task
 from cai.pipeline.probe import ROW, Probe, Used
 from cai.pipeline.run_prompts import read_run_prompts
 from cai.records import Pair, Prompt
@@ -100,6 +103,10 @@ def forecast(
     )
 
 
+Judges = Callable[[str], Probe]
+"""Spec -> the judge, which is opened once."""
+
+
 @dataclass(frozen=True)
 class _Stage:
     """A stage to be probed."""
@@ -130,30 +137,36 @@ def plan(ctx: RunContext, count: int) -> list[Forecast]:
         BackendError, BudgetError: as the stages themselves would.
     """
     author = Probe(ctx.lm(ctx.run.model))
-    judge = Probe(ctx.lm(ctx.run.judge or ctx.run.model))
+    opened: dict[str, Probe] = {}
+
+    def judges(spec: str) -> Probe:
+        if spec not in opened:
+            opened[spec] = Probe(ctx.lm(spec))
+        return opened[spec]
 
     async def work() -> list[Forecast]:
         forecasts = []
         try:
-            for stage in _stages(ctx, author, judge):
+            for stage in _stages(ctx, author, judges):
                 chosen = evenly_spaced(stage.probes, count)
                 if chosen:
                     _announce(ctx, stage, len(chosen))
                     forecasts.append(await _probe(ctx, stage, chosen))
         finally:
-            await author.aclose()
-            await judge.aclose()
+            for probe in (author, *opened.values()):
+                await probe.aclose()
         return forecasts
 
     return asyncio.run(work())
 
 
-def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
+def _stages(ctx: RunContext, author: Probe, judges: Judges) -> Iterator[_Stage]:
     """The stages that call a model. Labels and ratings are probed on the pairs that the probe of
     `pair` sampled.
     """
     run, seed = ctx.run, ctx.seed
     judge_spec = run.judge or run.model
+    judge = judges(judge_spec)
     train, held_out, validation, _ = read_run_prompts(ctx.resolved)
 
     def gate(prompt: Prompt, reply: str) -> None:
@@ -189,6 +202,21 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
     draws = prompt_draws(evaluated, run.eval.draws)
     answer = reply_step("base", author, ctx.rubric, run.eval, seed)
     yield _Stage("eval", run.model, draws, answer, len(draws) * len(SUBJECTS), True)
+    yield from _listed(ctx, author, judges)
+
+
+def _listed(ctx: RunContext, author: Probe, judges: Judges) -> Iterator[_Stage]:
+    """The evaluations that the run lists. One that uses what the run is yet to make is left out."""
+    for entry in ctx.resolved.evaluations:
+        task = listed_task(ctx, entry)
+        spec = task.options.get("judge")
+        preference = task.options.get("preference")
+        if preference is not None and not Path(preference).exists():
+            ctx.notify(f"plan: eval {entry.title} is left out: {preference} is not there yet")
+            continue
+        prepared = prepare(task, None if spec is None else judges(spec))
+        step, rows = prepared.step("base", author), len(prepared.items) * len(SUBJECTS)
+        yield _Stage(f"eval {entry.title}", ctx.run.model, prepared.items, step, rows, True)
 
 
 def _ratings(run: Run, validation_prompts: int, evaluated: int) -> int:

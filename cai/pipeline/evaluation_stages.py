@@ -25,8 +25,8 @@ from cai.evals.comparisons import comparisons
 from cai.evals.refusal import refusal_scores
 from cai.evals.replies import item_id, prompt_draws, reply_step
 from cai.generate.unanswered import set_unanswered_aside
-from cai.pipeline.choice_evaluations import evaluate_choices
 from cai.pipeline.context import RunContext, load_rows
+from cai.pipeline.listed_evaluations import evaluate_listed
 from cai.pipeline.reply_rewards import add_rewards, measure_policy_kl
 from cai.records import EvalReply, Prompt, PromptDraw
 from cai.report.html import write_report
@@ -34,9 +34,9 @@ from cai.report.model_cards import write_model_cards
 
 
 def evaluate(ctx: RunContext) -> None:
-    """What base, SFT and policy reply to held-out prompts, and how they answer public sets."""
+    """What base, SFT and policy reply to held-out prompts, and the evaluations that it lists."""
     _evaluate_replies(ctx)
-    evaluate_choices(ctx)
+    evaluate_listed(ctx)
 
 
 def _evaluate_replies(ctx: RunContext) -> None:
