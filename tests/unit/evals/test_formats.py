@@ -190,6 +190,8 @@ def test_names_on_the_command_line() -> None:
     from cai.evals.names import CHOICES, WITH_COLUMNS
 
     assert tuple(CHOICE_EVALUATIONS) == CHOICES
+    with_columns = [name for name in CHOICES if CHOICE_EVALUATIONS[name].has_columns]
+    assert tuple(with_columns) == WITH_COLUMNS
 
 
 # ---- the full public files, recomputed independently ----
