@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -94,20 +94,20 @@ def _evaluate_entry(job: SuiteJob, entry: EvaluationEntry, evaluation: Evaluatio
 
 
 def _table(results: Mapping[str, Evaluated]) -> Table:
-    """A row per metric, under the title of its entry."""
+    """A row per metric, the first of an entry with its title."""
     from rich.table import Table
     from rich.text import Text
 
-    from cai.report.table import cell
-
-    table = Table(
-        caption="mean [95 % interval] n; errors count prompts, not draws", caption_justify="left"
-    )
-    for head in ("evaluation", "metric", "value"):
-        table.add_column(head, overflow="fold")
+    table = Table("evaluation", "metric", "mean", "95 % interval", "n", "unscored")
     for title, result in results.items():
-        titles: Sequence[str] = (title, *[""] * len(result.scores))
-        for name, score in zip(titles, result.scores, strict=False):
-            table.add_row(Text(name), Text(score.metric), Text(cell(score)))
+        for number, score in enumerate(result.scores):
+            low, high = map(_number, (score.ci_low, score.ci_high))
+            interval = "–" if score.ci_low is None else f"{low} … {high}"
+            cells = (title if number == 0 else "", score.metric, _number(score.mean), interval)
+            table.add_row(*map(Text, cells), str(score.n), str(score.unscored))
         table.add_section()
     return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -47,7 +47,7 @@ def test_rows_scores_and_one_table(capsys: Capture, monkeypatch: pytest.MonkeyPa
     result = suite(capsys)
     assert result.code == 0, result.err
     assert opened == ["fake:polite", "fake:echo"]
-    assert means()["strict.refusal.incorrect_rate.disallowed"] == 1.0  # the refusal has no offer
+    assert means()["strict.refusal.incorrect_rate.disallowed"] == 0.0
     assert means()["jailbreak.incorrect_rate"] is not None
     assert means()["hhh.confidence"] == 0.5
     folder = Path("results")

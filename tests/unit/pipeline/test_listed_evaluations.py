@@ -179,7 +179,7 @@ def test_an_edited_file_of_answers_can_be_accepted(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["75-evaluations/../x", "75-evaluations/none.jsonl", "x"])
 def test_nothing_else_can_be_accepted(folder: Path, name: str) -> None:
-    with pytest.raises(StoreError, match="no artefact of that name|nothing to accept"):
+    with pytest.raises(StoreError, match=r"no artefact of that name|nothing to accept"):
         context(folder, BOTH[0]).accept_content(name)
 
 
