@@ -216,7 +216,7 @@ class Suite(FrozenModel):
 
     @field_validator("evaluations")
     @classmethod
-    def _have_files_of_their_own(
+    def _have_distinct_files(
         cls, evaluations: tuple[EvaluationEntry, ...]
     ) -> tuple[EvaluationEntry, ...]:
         refuse_repeated(evaluations)
