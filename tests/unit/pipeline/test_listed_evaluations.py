@@ -131,7 +131,7 @@ def test_a_kill_between_answers_loses_none(folder: Path) -> None:
 def test_replies_are_sampled_graded_and_labelled(folder: Path) -> None:
     """Two prompts of two draws under a template and bare, and refusals of three prompts; a judge
     maps two replies to two prompts under two instructions each. The judge is the same fake, so its
-    calls count too: one of three options, and one without an answer, for each reply.
+    calls count too: one with the reply and one without, for each reply.
     """
     rows = [{"prompt": f"Say {i}", "kind": "disallowed"} for i in range(3)]
     write_lines(folder / "harmful.jsonl", *rows)
@@ -149,9 +149,9 @@ def test_replies_are_sampled_graded_and_labelled(folder: Path) -> None:
     ctx = context(folder, *entries)
     evaluate_listed(ctx)
     samples = 2 * 2 * 2 + 3 + 2
-    assert ctx.fake.num_calls >= 3 * samples
+    assert ctx.fake.num_calls == 3 * (samples + 2 * 2)
     scores = {(s.metric, s.subject): s for s in read_rows(ctx.path(EVALUATION_SCORES), Score)}
-    assert scores["jailbreak.incorrect_rate", "policy"].n == 8
+    assert scores["jailbreak.incorrect_rate", "policy"].n == 4  # the bare ones are apart
     assert scores["strict.refusal.incorrect_rate.disallowed", "sft"].n == 3
     assert scores["truthfulqa_open.truthful.none", "base"].n == 1
     again = context(folder, *entries)
@@ -162,11 +162,11 @@ def test_replies_are_sampled_graded_and_labelled(folder: Path) -> None:
     assert load_run(folder / "run").evaluations == ctx.resolved.evaluations
 
 
-def test_an_edited_file_of_answers_can_be_accepted(folder: Path) -> None:
+def test_a_file_of_answers_without_a_row_can_be_accepted(folder: Path) -> None:
     """The message says how, and what it says works."""
     evaluate_listed(context(folder, BOTH[0]))
     out = folder / "run" / EVALUATIONS / "hhh" / "policy.jsonl"
-    out.write_text(out.read_text().replace("Hello 1", "Hello!"))
+    out.write_text("".join(out.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(StoreError) as caught:
         evaluate_listed(context(folder, BOTH[0]))
     name = f"{EVALUATIONS}/hhh/policy.jsonl"
