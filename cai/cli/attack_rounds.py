@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cai.records import ScoredReply
 
 if TYPE_CHECKING:
-    from cai.evals.attacks import AttackPlan, AttackTurn
+    from cai.attacks.plan import AttackPlan, AttackTurn
     from cai.lm import LM
     from cai.progress import Progress
 
@@ -50,7 +50,7 @@ async def _make_rounds(
     file: Path, plan: AttackPlan, step: Step, width: int, progress: Progress
 ) -> None:
     from cai.async_map import map_rows
-    from cai.evals.attacks import ROUND, turn_id, turns_to_make
+    from cai.attacks.plan import ROUND, turn_id, turns_to_make
 
     rows = _conversations(file)
     for start in range(0, plan.budget, ROUND):
@@ -67,7 +67,7 @@ async def _make_rounds(
 
 async def _ask_again(file: Path, plan: AttackPlan, step: Step, width: int) -> None:
     """New tries of the turns without an answer for now; each is the last of its attack."""
-    from cai.evals.attacks import AttackTurn, turn_id
+    from cai.attacks.plan import AttackTurn, turn_id
     from cai.generate.unanswered import ask_again, unanswered_sources
 
     unanswered = unanswered_sources(file, ScoredReply, turn_id)
@@ -84,6 +84,6 @@ async def _ask_again(file: Path, plan: AttackPlan, step: Step, width: int) -> No
 
 def _conversations(file: Path) -> dict[int, list[ScoredReply]]:
     from cai import store
-    from cai.evals.attacks import conversations
+    from cai.attacks.plan import conversations
 
     return conversations(store.read_rows(file, ScoredReply)) if file.exists() else {}

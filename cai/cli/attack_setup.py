@@ -15,7 +15,7 @@ from cai.errors import UsageError
 
 if TYPE_CHECKING:
     from cai.attacks.disguises import Disguise
-    from cai.evals.attacks import AttackPlan, AttackTurn
+    from cai.attacks.plan import AttackPlan, AttackTurn
     from cai.evals.graded_items import Grader
     from cai.evals.replies import EvalConfig
     from cai.lm import LM
@@ -128,7 +128,7 @@ class AttackSetup:
 
     def plan(self, prompts: Sequence[Prompt], budget: int, turns: int) -> AttackPlan:
         """Which attack comes next."""
-        from cai.evals.attacks import AttackPlan
+        from cai.attacks.plan import AttackPlan
 
         return AttackPlan(prompts, self.disguises.by_name, budget, turns, self.seed)
 
@@ -138,12 +138,14 @@ class AttackSetup:
         """(the step that makes a turn of an attack, digests of the rubric and of the settings)"""
         from cai import store
         from cai.attacks.translation import translator
-        from cai.attacks.user_turns import attacker_turns, ladder_turn
-        from cai.evals.attacks import TurnWriter, attack_step, back_translated
+        from cai.attacks.turn_writer import TurnWriter
+        from cai.attacks.user_turns import NextTurn, attacker_turns, ladder_turn
+        from cai.evals.attacks import attack_step, back_translated
         from cai.evals.graded_items import scored_reply_step
 
         grader, rubric = _grader(self.constitution, models.get("judge"))
-        translate, next_turn = None, ladder_turn
+        translate = None
+        next_turn: NextTurn = ladder_turn
         if "translator" in models:
             translate = translator(models["translator"])
             grader = back_translated(grader, translate)

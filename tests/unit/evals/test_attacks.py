@@ -15,7 +15,9 @@ from data_toys import prompt
 from graded_toys import metric_of, row
 
 from cai.attacks.disguises import DISGUISES, Disguise, after_system_turn, in_template
+from cai.attacks.plan import AttackPlan, conversations, turns_to_make
 from cai.attacks.translation import TRANSLATION, translator
+from cai.attacks.turn_writer import TurnWriter
 from cai.attacks.user_turns import (
     LADDER,
     MAX_CHARACTERS,
@@ -26,15 +28,7 @@ from cai.attacks.user_turns import (
 )
 from cai.cli.attack_rounds import make_attacks
 from cai.errors import TransientError, UnansweredError
-from cai.evals.attacks import (
-    AttackPlan,
-    TurnWriter,
-    attack_scores,
-    attack_step,
-    back_translated,
-    conversations,
-    turns_to_make,
-)
+from cai.evals.attacks import attack_scores, attack_step, back_translated
 from cai.evals.graded_items import GradedItem, Grader, Verdict, scored_reply_step
 from cai.evals.replies import EvalConfig
 from cai.lm import FakeLM, Sample
