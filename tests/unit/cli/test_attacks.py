@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from canned import Canned, ok, reply_answer
 from cli_runner import Capture, run_command
+from file_tools import SPEC, Endpoint
 from json_lines import write_lines
+from tenacity import wait_none
 
+import cai.lm
 from cai.attacks.disguises import DISGUISES
+from cai.lm import http
 
 
 @pytest.fixture
@@ -106,3 +112,43 @@ def test_usage_errors(
     out = tmp_path / "scores.jsonl"
     assert message in attack(capsys, prompts, out, "--target", "fake:echo", *options).usage_error
     assert not (tmp_path / "scores.attacks.jsonl").exists()
+
+
+class Server:
+    """An endpoint that refuses in words of its own; some requests fail during the outage."""
+
+    def __init__(self) -> None:
+        self.outage = True
+        self.answered: list[str] = []
+
+    def __call__(self, body: dict[str, Any]) -> Canned:
+        request = json.dumps(body, sort_keys=True)
+        if self.outage and sha256(request.encode()).digest()[0] < 64:
+            return Canned(b"{}", 503)
+        self.answered.append(request)
+        return ok(reply_answer(f"I'm sorry, but I can't help with {len(self.answered)}."))
+
+
+def test_an_endpoint_answers_each_request_once(
+    capsys: Capture, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through an outage, and when all rows are lost but not the log: they are then the same."""
+    server, out = Server(), tmp_path / "scores.jsonl"
+    monkeypatch.setattr(cai.lm, "HttpLM", Endpoint(server).open)
+    monkeypatch.setattr(http, "retry_wait", wait_none())
+    roles = ("--target", SPEC, "--attacker", SPEC, "--translator", SPEC, "--language", "Swahili")
+    options = (*roles, "--turns", 3, "--budget", 12, "--set", "http.attempts=1")
+    broken = attack(capsys, prompts, out, *options)
+    assert broken.code == 0, broken.err
+    assert "run the command again to ask again" in broken.err
+    server.outage = False
+    mended = attack(capsys, prompts, out, *options)
+    assert mended.code == 0, mended.err
+    assert "null" not in mended.err
+    attacks, scores = tmp_path / "scores.attacks.jsonl", out.read_bytes()
+    rows = sorted(attacks.read_text().splitlines())
+    attacks.write_text("")
+    assert attack(capsys, prompts, out, *options).code == 0
+    assert sorted(attacks.read_text().splitlines()) == rows
+    assert out.read_bytes() == scores
+    assert len(server.answered) == len(set(server.answered))
