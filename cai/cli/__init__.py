@@ -41,8 +41,8 @@ from cai.cli import (
     serve,
     sweep,
 )
-from cai.cli.terminal_text import printable
 from cai.errors import CaiError, UsageError
+from cai.terminal_text import printable
 
 __all__ = ["app", "main"]
 
