@@ -109,11 +109,18 @@ def revise(ctx: RunContext) -> None:
 
 
 def pair(ctx: RunContext) -> None:
-    """30-pairs.jsonl: pairs of the fine-tuned model's replies to one prompt."""
+    """30-pairs.jsonl: pairs of the fine-tuned model's replies to one prompt, or of another's."""
     config, out = ctx.run.pair, ctx.path(PAIRS)
-    if ctx.begin(out, "pair", ctx.provenance(config, [PROMPTS, SFT])):
+    if config.subject is None:
+        provenance = ctx.provenance(config, [PROMPTS, SFT])
+    else:
+        answers = ctx.answer_settings(config.subject)
+        model = ctx.lm(config.subject).fingerprint
+        provenance = ctx.provenance(config, [PROMPTS], subject=model, **answers)
+    # no pair draws a principle: none is kept for its principles, but for having an answer
+    if ctx.begin_or_reuse(out, "pair", provenance, Pair, lambda row, edited: True, PREFERENCES):
         return
-    subject = ctx.lm(f"local:{ctx.path(SFT)}")
+    subject = ctx.lm(config.subject or f"local:{ctx.path(SFT)}")
     train = load_rows(ctx.path(PROMPTS), Prompt)
     rows = pair_items(subsample(train, config.prompts, ctx.seed, "pair"), config, ctx.seed)
     # a prompt's pairs share replies: they stay in one window
