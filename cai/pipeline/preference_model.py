@@ -165,7 +165,12 @@ def fit_preference_model(
     metrics |= {score.metric.removeprefix("reward."): score.model_dump() for score in scores}
     metrics |= _by_source(comparisons, agreements)
     card = preference_card(
-        config.labels, len(train_set), scores, facts.labels, facts.name, facts.base,
+        config.labels,
+        len(train_set),
+        scores,
+        facts.labels,
+        facts.name,
+        facts.base,
         facts.normalized_over,
     )
     with store.atomic_directory(out) as folder:

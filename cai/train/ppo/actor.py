@@ -298,7 +298,10 @@ def build_actor(
 
 def _other_reference(reference: str, weights: str) -> PreTrainedModel:
     """The reference model. It must read the policy's tokens as the policy does."""
-    if load_renderer(reference).tokenizer.get_vocab() != load_renderer(weights).tokenizer.get_vocab():
+    if (
+        load_renderer(reference).tokenizer.get_vocab()
+        != load_renderer(weights).tokenizer.get_vocab()
+    ):
         raise TrainError(
             f"ppo.reference: base: {reference} has other tokens than {weights}, so there is no KL "
             "between the two: take ppo.reference: sft"
