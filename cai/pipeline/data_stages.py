@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cai import store, templates
 from cai.artifacts import HELD_OUT, PAIRS, PREFERENCES, PROMPTS, REVISIONS, REWARD, SFT, VALIDATION
 from cai.data.filters import needs_token_counts
 from cai.data.split import subsample
-from cai.errors import StoreError
+from cai.errors import ConfigError, StoreError
 from cai.generate.diversity import diversity_metrics
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, paired_item, pairer
-from cai.generate.revise import revise_items, revised_item, reviser
+from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
 from cai.pipeline.run_prompts import read_run_prompts
 from cai.pipeline.staleness import (
@@ -81,6 +83,7 @@ def revise(ctx: RunContext) -> None:
         return
     step = reviser(ctx.constitution, author, config, training_gate(ctx.rubric), ctx.seed)
     train = load_rows(ctx.path(PROMPTS), Prompt)
+    _check_categories(config, train)
     rows = revise_items(subsample(train, config.prompts, ctx.seed, "revise"), config)
     window = author.max_concurrency // config.samples or 1
     ctx.map_rows(
@@ -106,6 +109,15 @@ def revise(ctx: RunContext) -> None:
         counts[f"revised {name}"] = value if value is None else round(value, 3)
     counts |= ctx.record_nulls("revise", [r.dropped for r in revisions])
     store.finish_artifact(out, **counts)
+
+
+def _check_categories(config: ReviseConfig, train: Sequence[Prompt]) -> None:
+    present = {prompt.category for prompt in train}
+    if missing := [name for name in config.self_correction if name not in present]:
+        raise ConfigError(
+            f"revise.self_correction: no training prompt is of the category {missing[0]}:"
+            " leave it out there, or add such prompts"
+        )
 
 
 def pair(ctx: RunContext) -> None:

@@ -99,6 +99,14 @@ def test_shares_of_prompts_must_leave_some_for_training(capsys: Capture, tmp_pat
     assert "evaluate_on: dev needs" in run_command(capsys, *command, "evaluate_on=dev").err
 
 
+def test_a_category_for_self_correction_must_be_there(capsys: Capture, tmp_path: Path) -> None:
+    prompt_sets(capsys, tmp_path)
+    command = ("revise", tmp_path / "run.yaml", "--set", f"folder={tmp_path}/out0", "--set")
+    result = run_command(capsys, *command, "revise.self_correction=[age]")
+    assert result.code == 2
+    assert "no training prompt is of the category age" in result.err
+
+
 def test_pairs_are_of_the_model_that_is_named(capsys: Capture, tmp_path: Path) -> None:
     """Without a fine-tuned model in the folder. Another model's pairs are other pairs."""
     prompt_sets(capsys, tmp_path)

@@ -119,7 +119,9 @@ def test_subjects_are_rated_by_the_judge_in_both_orders(folder: Path) -> None:
     ctx = context(folder, {"prompted": KIND})
     assert calls(ctx) == COUNT + 6 * COUNT * 2
     rated = scores(folder)
-    assert [rated["elo.rating", name].mean for name in ("base", "sft")] == pytest.approx([0, 0], abs=0.01)
+    assert [rated["elo.rating", name].mean for name in ("base", "sft")] == pytest.approx(
+        [0, 0], abs=0.01
+    )
     for name in ("policy", "prompted"):
         assert rated["elo.rating", name].mean == pytest.approx(381.7, abs=0.5)
         assert rated["elo.win_rate", name].mean == pytest.approx(0.9, abs=1e-3)
