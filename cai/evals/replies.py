@@ -51,8 +51,9 @@ class EvalConfig(FrozenModel):
     temperature: float = Field(0.7, ge=0)
     max_tokens: int = Field(64, ge=1)
     subjects: dict[SubjectName, EvalSubject] = {}
-    """Name -> another model, or a prompted one. Where there is one, the run's judge compares the
-    replies of base, SFT, policy and these in both orders, and the scores have their Elo ratings.
+    """Name -> a model's spec, or any of `{model: SPEC, system: TEXT, turns: FILE}`: without a
+    `model` it is the run's own. Where there is one, the run's judge compares the replies of base,
+    SFT, policy and these in both orders, and the scores have their Elo ratings.
     """
     compared_prompts: int | None = Field(None, ge=1)
     """Number of prompts whose replies are compared; None: all."""
