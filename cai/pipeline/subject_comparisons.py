@@ -4,9 +4,11 @@ judged in both orders, and rated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from cai import store, templates
 from cai.artifacts import EVALUATIONS, HELD_OUT, REPLIES, SUBJECTS
@@ -30,7 +32,8 @@ from cai.evals.judged_pairs import (
 from cai.evals.replies import EvalConfig, prompt_draws
 from cai.generate.label import labeller
 from cai.generate.row_reuse import set_aside
-from cai.generate.unanswered import set_unanswered_aside
+from cai.generate.unanswered import null_reason
+from cai.lm import LM
 from cai.pipeline.context import RunContext, load_rows
 from cai.records import Chat, EvalReply, Prompt, PromptDraw, Score, chat_of
 
@@ -45,7 +48,7 @@ def comparison_scores(ctx: RunContext) -> list[Score]:
 
     75-evaluations/elo/replies/NAME.jsonl has a named subject's replies, and
     75-evaluations/elo/comparisons/FIRST/SECOND.jsonl the verdicts on two subjects. What is there is
-    not made again.
+    not made again, but for verdicts on a reply that is another now.
     """
     if not ctx.run.eval.subjects:
         return []
@@ -92,39 +95,29 @@ def _named_replies(
     ctx: RunContext, name: str, draws: Sequence[PromptDraw]
 ) -> dict[str, SubjectReply]:
     """Replies of one named subject, which leaves memory again before the next is loaded."""
-    config, subject = ctx.run.eval, ctx.run.eval.subjects[name]
-    spec, stage = subject.model or ctx.run.model, f"eval {ELO} {name}"
-    turns = turns_of(ctx, name)
-    out = ctx.path(EVALUATIONS) / ELO / "replies" / f"{name}.jsonl"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lm = ctx.lm(spec)
+    config, spec = ctx.run.eval, ctx.run.eval.subjects[name].model or ctx.run.model
+    lm, turns = ctx.lm(spec), turns_of(ctx, name)
     provenance = ctx.provenance(
         config.of_replies,
-        [HELD_OUT],
+        [],
         model=lm.fingerprint,
         turns=store.digest(*turns),
-        compared=store.digest(*(draw.id for draw in draws)),
         **ctx.answer_settings(spec),
     )
-    if not ctx.begin(out, stage, provenance) or ctx.reopen_unanswered(out, stage, provenance):
-        set_unanswered_aside(out, SubjectReply)
-        step = subject_step(name, lm, turns, config, ctx.seed)
-        ctx.map_rows(lm, out, draws, step, SubjectReply, stage, source=reply_id)
-        rows: list[SubjectReply] = load_rows(out, SubjectReply)
-        nulls = ctx.record_nulls(stage, [row.unanswered for row in rows])
-        store.finish_artifact(out, replies=len(rows), **nulls)
+    out = ctx.path(EVALUATIONS) / ELO / "replies" / f"{name}.jsonl"
+    file = _RowFile(out, f"eval {ELO} {name}", SubjectReply, reply_id)
+    step = subject_step(name, lm, turns, config, ctx.seed)
+    rows = file.rows(ctx, draws, (lm, step), provenance)
     ctx.close_models()
-    return {reply_id(row): row for row in load_rows(out, SubjectReply)}
+    return {reply_id(row): row for row in rows}
 
 
 def _verdicts(
     ctx: RunContext, subjects: tuple[str, str], items: Sequence[ComparisonItem]
 ) -> list[JudgedPair]:
-    """The judge's verdicts on two subjects. One on a reply that is another now is made anew."""
+    """The judge's verdicts on two subjects."""
     first, second = subjects
-    out = ctx.path(EVALUATIONS) / ELO / "comparisons" / first / f"{second}.jsonl"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    stage, spec = f"eval {ELO} {first} {second}", ctx.run.judge or ctx.run.model
+    spec = ctx.run.judge or ctx.run.model
     judge = ctx.lm(spec)
     provenance = ctx.provenance(
         COMPARISON_LABEL,
@@ -133,39 +126,67 @@ def _verdicts(
         templates=templates.templates_digest(),
         **ctx.answer_settings(spec),
     )
-    finished, current = ctx.begin(out, stage, provenance), {item.id for item in items}
-    if not finished or not _are_complete(out, current):
-        store.claim_artifact(out, stage, provenance)
-        set_aside(
-            out,
-            JudgedPair,
-            lambda row: comparison_id(row) in current and not is_passing(row.unscored),
-            keep_stale=False,
-        )
-        _compare(ctx, spec, items, out, stage)
-    by_id = {comparison_id(row): row for row in load_rows(out, JudgedPair)}
-    return [by_id[item.id] for item in items]
-
-
-def _are_complete(out: Path, current: set[str]) -> bool:
-    """Whether the file has a verdict, or a lasting reason for none, on exactly these items."""
-    rows: list[JudgedPair] = load_rows(out, JudgedPair)
-    is_asked_again = any(is_passing(row.unscored) for row in rows)
-    return {comparison_id(row) for row in rows} == current and not is_asked_again
-
-
-def _compare(
-    ctx: RunContext, spec: str, items: Sequence[ComparisonItem], out: Path, stage: str
-) -> None:
-    judge = ctx.lm(spec)
+    out = ctx.path(EVALUATIONS) / ELO / "comparisons" / first / f"{second}.jsonl"
+    file = _RowFile(out, f"eval {ELO} {first} {second}", JudgedPair, comparison_id)
     label = labeller(ctx.constitution, judge, COMPARISON_LABEL, ctx.seed, lambda pair: (None, None))
-    step = comparison_step(label)
-    ctx.map_rows(judge, out, items, step, JudgedPair, stage, source=comparison_id)
-    rows: list[JudgedPair] = load_rows(out, JudgedPair)
-    nulls = ctx.record_nulls(stage, [row.unscored for row in rows])
-    if ctx.nulls[stage]:
-        ctx.notify(f"{stage}: {ctx.nulls[stage]}")
-    store.finish_artifact(out, verdicts=len(rows), **nulls)
+    return file.rows(ctx, items, (judge, comparison_step(label)), provenance)
+
+
+@dataclass(frozen=True)
+class _RowFile:
+    """A file with one row for each of some items, which may be others at the next call."""
+
+    out: Path
+    stage: str
+    kind: Any
+    source: Callable[[Any], str]
+    """Id of the item that a row is about."""
+
+    def rows(
+        self,
+        ctx: RunContext,
+        items: Sequence[Any],
+        work: tuple[LM, Callable[[Any], Awaitable[Any]]],
+        provenance: Mapping[str, str],
+    ) -> list[Any]:
+        """The rows of `items`, in their order: those that are there, and new ones for the others.
+
+        Args:
+            work: the model that is called, and the step that makes a row.
+        """
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        finished, current = ctx.begin(self.out, self.stage, provenance), {i.id for i in items}
+        if not finished or not self._is_complete(current):
+            store.claim_artifact(self.out, self.stage, provenance)
+            set_aside(
+                self.out,
+                self.kind,
+                lambda row: self.source(row) in current and not is_passing(null_reason(row)),
+                keep_stale=False,
+            )
+            self._make(ctx, items, work)
+        by_item = {self.source(row): row for row in load_rows(self.out, self.kind)}
+        return [by_item[item.id] for item in items]
+
+    def _is_complete(self, current: set[str]) -> bool:
+        """Whether the file has a row, or a lasting reason for none, on exactly these items."""
+        rows = load_rows(self.out, self.kind)
+        is_lasting = not any(is_passing(null_reason(row)) for row in rows)
+        return is_lasting and {self.source(row) for row in rows} == current
+
+    def _make(
+        self,
+        ctx: RunContext,
+        items: Sequence[Any],
+        work: tuple[LM, Callable[[Any], Awaitable[Any]]],
+    ) -> None:
+        lm, step = work
+        ctx.map_rows(lm, self.out, items, step, self.kind, self.stage, source=self.source)
+        rows = load_rows(self.out, self.kind)
+        nulls = ctx.record_nulls(self.stage, [null_reason(row) for row in rows])
+        if ctx.nulls[self.stage]:
+            ctx.notify(f"{self.stage}: {ctx.nulls[self.stage]}")
+        store.finish_artifact(self.out, rows=len(rows), **nulls)
 
 
 def num_comparisons(config: EvalConfig, draws: int) -> int:

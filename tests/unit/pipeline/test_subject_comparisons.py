@@ -166,6 +166,13 @@ def test_only_verdicts_on_other_replies_are_made_anew(folder: Path) -> None:
     assert scores(folder)["elo.rating", "policy"].mean == pytest.approx(0, abs=0.01)
 
 
+def test_more_prompts_cost_only_what_is_new(folder: Path) -> None:
+    """Of two prompts, then of six."""
+    assert calls(context(folder, {"prompted": KIND}, compared_prompts=2)) == 2 + 6 * 2 * 2
+    assert calls(context(folder, {"prompted": KIND})) == (COUNT - 2) * (1 + 6 * 2)
+    assert scores(folder)["elo.rating", "prompted"].n == 3 * COUNT
+
+
 def test_a_subject_with_other_turns_is_another(folder: Path) -> None:
     assert calls(context(folder, {"prompted": KIND})) > 0
     with pytest.raises(StoreError, match="made with another turns"):
