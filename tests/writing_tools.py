@@ -113,7 +113,8 @@ REPLACED: dict[str, Tool] = {
         *("--judge", "fake:echo"),
     ),
     "attack": lambda inputs, output: (
-        *("attack", "--target", "fake:echo", "--budget", 30),
+        *("attack", "--target", "fake:polite", "--budget", 30, "--turns", 3),
+        *("--attacker", "fake:echo", "--translator", "fake:echo", "--language", "Swahili"),
         *("--prompts", inputs / "prompts.jsonl", "--output", output),
     ),
     "eval-elo": lambda inputs, output: (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cai import store
+from cai.attacks.template_files import read_templates
 from cai.constitution import load_with_rubric
 from cai.data.readers import located_rows, row_prompt
 from cai.data.split import subsample
@@ -26,7 +27,7 @@ from cai.evals.closest_option import (
 from cai.evals.graded_items import GradedItem, Grader, ReplyEvaluation
 from cai.evals.harm import harm_grader, harm_scores
 from cai.evals.helpfulness import helpful_grader, helpful_items, helpful_scores
-from cai.evals.jailbreak import jailbreak_items, jailbreak_scores, read_templates
+from cai.evals.jailbreak import jailbreak_items, jailbreak_scores
 from cai.evals.rubric_values import rubric_grader
 from cai.evals.task import EvaluationTask
 from cai.evals.text_scorers import open_scorer

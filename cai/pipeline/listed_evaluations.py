@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cai import store
-from cai.artifacts import EVALUATION_SCORES, EVALUATIONS, SUBJECTS
+from cai.artifacts import EVALUATIONS, SUBJECTS
 from cai.evals.entry import EvaluationEntry
 from cai.evals.prepare import prepare
 from cai.evals.task import EvaluationTask, PreparedEvaluation
@@ -16,22 +16,15 @@ from cai.pipeline.run_prompts import SPLIT_SEED
 from cai.records import Score
 
 
-def evaluate_listed(ctx: RunContext) -> None:
-    """75-evaluations/TITLE/SUBJECT.jsonl, and the scores of all in 75-evaluations.jsonl.
-
-    An answered item is not asked again. The scores follow from the rows, and are written anew each
-    time.
-    """
+def listed_scores(ctx: RunContext) -> list[Score]:
+    """The scores of 75-evaluations/TITLE/SUBJECT.jsonl. An answered item is not asked again."""
     entries = ctx.resolved.evaluations
-    if not entries:
-        return
     scores: dict[tuple[str, str], list[Score]] = {}
-    for subject in SUBJECTS:
+    for subject in SUBJECTS if entries else ():
         for entry in entries:
             scores[entry.title, subject] = _evaluate(ctx, subject, entry)
         ctx.close_models()  # a subject leaves memory before the next is loaded
-    rows = [row for entry in entries for name in SUBJECTS for row in scores[entry.title, name]]
-    store.atomic_write(ctx.path(EVALUATION_SCORES), "".join(row.line() + "\n" for row in rows))
+    return [row for entry in entries for name in SUBJECTS for row in scores[entry.title, name]]
 
 
 def listed_task(ctx: RunContext, entry: EvaluationEntry) -> EvaluationTask:
