@@ -83,7 +83,7 @@ def evaluate(
         return
     options.check()
     quiet()
-    from cai.evals.entry import sampling
+    from cai.pipeline.evaluation_entries import sampling
 
     extras = {name: value for name, value in single.items() if value is not None}
     several = {name: values for name, values in repeated.items() if values}

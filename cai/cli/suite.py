@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cai.cli.model_evaluation import Evaluated, Evaluation
-    from cai.evals.entry import EvaluationEntry
+    from cai.pipeline.evaluation_entries import EvaluationEntry
     from cai.records import Score
 
 
@@ -44,7 +44,7 @@ def evaluate_suite(job: SuiteJob) -> None:
     from cai.cli.model_evaluation import Evaluation, open_models, score_lines
     from cai.cli.output import print_table
     from cai.cli.output_files import make_folder, replaced_output, write_output
-    from cai.evals.entry import SUITE_SCORES, load_suite
+    from cai.pipeline.evaluation_entries import SUITE_SCORES, load_suite
 
     options, folder = job.options, job.options.path("output")
     entries = load_suite(options.path("suite"))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from cai.evals.choices import ChoiceAnswer
 from cai.records import Score
 from cai.statistics.agreement import ece
-from cai.statistics.estimates import estimate
+from cai.statistics.estimates import estimate, score_row
 
 Value = Callable[[ChoiceAnswer], float | None]
 BINS = 10
@@ -129,7 +129,12 @@ def calibration_scores(name: str, answers: Sequence[ChoiceAnswer]) -> list[Score
     error = ece(probabilities, outcomes, BINS)
     scores = [
         mean_of(f"{name}.confidence", confidence, answers, proportion=False),
-        _plain(f"{name}.ece", answers[0].subject, error, len(known), len(answers) - len(known)),
+        score_row(
+            (f"{name}.ece", answers[0].subject),
+            error,
+            n=len(known),
+            unscored=len(answers) - len(known),
+        ),
     ]
     bins: dict[int, list[ChoiceAnswer]] = {}
     for p, answer in zip(probabilities, known, strict=True):
@@ -169,22 +174,8 @@ def _bbq_bias(metric: str, context: str, answers: Sequence[ChoiceAnswer]) -> Sco
     decided = [answer for answer in answers if biased(answer) != 0]
     unscored = sum(biased(answer) is None for answer in answers)
     if len(decided) == unscored < len(answers):
-        return _plain(metric, answers[0].subject, 0.0, 0, unscored)
+        return score_row((metric, answers[0].subject), 0.0, n=0, unscored=unscored)
     return mean_of(metric, biased, decided, proportion=False)
-
-
-def _plain(metric: str, subject: str, mean: float | None, n: int, unscored: int) -> Score:
-    """A score without an interval."""
-    return Score(
-        metric=metric,
-        subject=subject,
-        mean=mean,
-        stderr=None,
-        ci_low=None,
-        ci_high=None,
-        n=n,
-        unscored=unscored,
-    )
 
 
 def hhh_scores(name: str, answers: Sequence[ChoiceAnswer]) -> list[Score]:

@@ -17,6 +17,7 @@ from cai.generate.diversity import distinct_n
 from cai.lm.base import Sample
 from cai.records import Prompt, Score, ScoredReply
 from cai.reward.relevance import Relevance
+from cai.statistics.estimates import score_row
 
 NGRAMS = (1, 2)
 
@@ -71,16 +72,5 @@ def _distinct(n: int, rows: Sequence[ScoredReply]) -> list[Score]:
     for subject in dict.fromkeys(row.subject for row in rows):
         texts = [row.response for row in rows if row.subject == subject and row.values]
         share = distinct_n([spaced_words(text.casefold()) for text in texts], n)
-        scores.append(
-            Score(
-                metric=f"helpfulness.distinct_{n}",
-                subject=subject,
-                mean=share,
-                stderr=None,
-                ci_low=None,
-                ci_high=None,
-                n=len(texts),
-                unscored=0,
-            )
-        )
+        scores.append(score_row((f"helpfulness.distinct_{n}", subject), share, n=len(texts)))
     return scores
