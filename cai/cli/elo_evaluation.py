@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cai.cli.endpoint_options import open_logged
 from cai.cli.evaluations import EvaluationJob
 from cai.cli.output import print_table
-from cai.errors import UsageError
+from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from cai.constitution import Constitution
@@ -28,7 +28,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def evaluate_elo(job: EvaluationJob) -> None:
     """Write the scores to the output, and beside it each subject's replies and the comparisons."""
     from cai.cli.output_files import replaced_output, write_output
-    from cai.cli.verdicts import read_verdicts
     from cai.evals.elo import corrected_scores, elo_scores
 
     options = job.options
@@ -41,7 +40,7 @@ def evaluate_elo(job: EvaluationJob) -> None:
     sources += [verdicts] if verdicts else []
     with replaced_output(output, "eval", *sources):
         draws = _prompt_draws(job) if subjects else []
-        people = read_verdicts(verdicts, draws, subjects) if verdicts else []
+        people = _verdicts(verdicts, draws, subjects) if verdicts else []
         judged: list[JudgedPair] = []
         if subjects:
             judged = _judged(job, draws, subjects, _Settings.of(job, turns))
@@ -97,6 +96,24 @@ def _prompt_draws(job: EvaluationJob) -> list[PromptDraw]:
         raise UsageError(f"{data}: no prompts to compare replies to")
     distinct = list({p.id: p for p in prompts}.values())
     return prompt_draws(subsample(distinct, job.limit, job.seed, "eval"), job.config.draws)
+
+
+def _verdicts(
+    file: Path, draws: Sequence[PromptDraw], subjects: Mapping[str, str]
+) -> list[JudgedPair]:
+    """People's verdicts."""
+    from cai.catalog.verdicts import read_verdicts
+
+    rows, foreign = read_verdicts(file, draws, subjects)
+    if foreign:
+        print(
+            f"{file}: {foreign:,} of {foreign + len(rows):,} verdicts left out: on another prompt"
+            " than those of --data, or on another subject",
+            file=sys.stderr,
+        )
+    if not rows:
+        raise StoreError(f"{file}: no verdict to use")
+    return rows
 
 
 # ---- replies and comparisons ----

@@ -8,37 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
+from cai.evals import means
 from cai.evals.choices import ChoiceAnswer
+from cai.evals.means import grouped
 from cai.records import Score
 from cai.statistics.agreement import ece
-from cai.statistics.estimates import estimate, score_row
+from cai.statistics.estimates import score_row
 
 Value = Callable[[ChoiceAnswer], float | None]
 BINS = 10
 """Of the reliability curve."""
 
 
-def mean_of(
-    metric: str,
-    value: Value,
-    answers: Sequence[ChoiceAnswer],
-    *,
-    proportion: bool = True,
-) -> Score:
-    """The mean of `value`, with an interval over clusters."""
-    values = [value(answer) for answer in answers]
-    clusters = [answer.item.cluster for answer in answers]
-    return estimate(metric, answers[0].subject, values, clusters, proportion=proportion)
+def _cluster(answer: ChoiceAnswer) -> str:
+    return answer.item.cluster
+
+
+mean_of = partial(means.mean_of, cluster=_cluster)
+"""Of one model's answers."""
 
 
 def by_fact(answers: Iterable[ChoiceAnswer], fact: str) -> dict[str, list[ChoiceAnswer]]:
-    """Value of the fact -> the answers to questions that have it, in order."""
-    groups: dict[str, list[ChoiceAnswer]] = {}
-    for answer in answers:
-        if fact in answer.item.facts:
-            groups.setdefault(answer.item.facts[fact], []).append(answer)
-    return groups
+    """Value of the fact -> the answers to questions that have it."""
+    having = (answer for answer in answers if fact in answer.item.facts)
+    return grouped(having, lambda answer: answer.item.facts[fact])
 
 
 # ---- the value of one answer ----

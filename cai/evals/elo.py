@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cai.evals.judged_pairs import JudgedPair
+from cai.evals.means import grouped
 from cai.records import Score
 from cai.statistics.estimates import Array, cluster_numbers, estimate, score_row
 from cai.statistics.prediction_powered import corrected_mean
@@ -24,9 +25,7 @@ def elo_scores(rows: Sequence[JudgedPair], subjects: Sequence[str], *, seed: int
         subjects: the first is the reference: its rating is 0, and win rates are against it.
     """
     scores = _scores(rows, subjects, seed, "")
-    by_category: dict[str, list[JudgedPair]] = {}
-    for row in rows:
-        by_category.setdefault(row.category or "", []).append(row)
+    by_category = grouped(rows, lambda row: row.category or "")
     if len(by_category) > 1:
         for category in sorted(by_category.keys() - {""}):
             scores += _scores(by_category[category], subjects, seed, f".{category}")

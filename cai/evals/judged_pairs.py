@@ -11,8 +11,7 @@ from itertools import combinations
 
 from pydantic import Field
 
-from cai.errors import UnansweredError
-from cai.evals.replies import EvalConfig
+from cai.evals.replies import EvalConfig, reply_or_reason
 from cai.generate.label import LabelConfig
 from cai.lm.base import LM
 from cai.records import (
@@ -28,7 +27,6 @@ from cai.records import (
     Row,
     Vote,
 )
-from cai.seeds import derive
 
 COMPARISON_LABEL = LabelConfig.model_validate({"preset": "direct"})
 """How a judge compares, where nothing else is said: it is asked which reply is better."""
@@ -113,27 +111,18 @@ def with_turns(turns: Chat, chat: Chat) -> Chat:
 def subject_step(
     subject: str, lm: LM, turns: Chat, config: EvalConfig, seed: int
 ) -> Callable[[PromptDraw], Awaitable[SubjectReply]]:
-    """The step that answers one item. A draw has the same seed for all subjects."""
+    """The step that answers one item."""
 
     async def reply(item: PromptDraw) -> SubjectReply:
-        prompt, reason = item.prompt, None
-        text, finished = "", False
-        try:
-            sample = await lm.sample(
-                with_turns(turns, prompt.chat),
-                max_tokens=config.max_tokens,
-                temperature=config.temperature,
-                seed=derive(seed, "eval", prompt.id, item.draw),
-            )
-            text, finished = sample.text, sample.finished
-        except UnansweredError as error:
-            reason = error.reason
+        prompt = item.prompt
+        chat, address = with_turns(turns, prompt.chat), (prompt.id, item.draw)
+        sample, reason = await reply_or_reason(lm, chat, config, seed, address)
         return SubjectReply(
             source=prompt.id,
             subject=subject,
             draw=item.draw,
-            response=text,
-            finished=finished,
+            response=sample.text,
+            finished=sample.finished,
             unanswered=reason,
         )
 

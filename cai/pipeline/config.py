@@ -10,13 +10,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cai.artifacts import SETTINGS
+from cai.catalog.entries import EvaluationEntry, refuse_repeated
+from cai.catalog.names import is_described
 from cai.constitution import find_constitution
 from cai.constitution.overrides import override
 from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.data.filters import HygieneConfig
 from cai.data.turns import read_turns
 from cai.errors import ConfigError, StoreError, UsageError, blame
-from cai.evals.names import is_described
 from cai.evals.replies import EvalConfig
 from cai.generate.label import LabelConfig
 from cai.generate.pair import PairConfig
@@ -25,7 +26,6 @@ from cai.lm.budget import Prices
 from cai.lm.credentials import refuse_user_info
 from cai.lm.http import HttpConfig
 from cai.modeling.model_files import local_model_name, resolve_model_path
-from cai.pipeline.evaluation_entries import EvaluationEntry, refuse_repeated
 from cai.pipeline.named_files import existing, readable
 from cai.pipeline.renamed_keys import refuse_renamed
 from cai.records import FrozenModel

@@ -10,13 +10,8 @@ from data_toys import prompt
 from graded_toys import graded, metric_of, row
 
 from cai.errors import TransientError, UnansweredError, is_passing
-from cai.evals.graded_items import (
-    GradedItem,
-    Verdict,
-    highest_of_each_prompt,
-    in_batches,
-    mean_over_prompts,
-)
+from cai.evals.means import highest_of_each_prompt, mean_over_prompts
+from cai.graders.base import GradedItem, Verdict, in_batches
 from cai.lm import FakeLM
 from cai.lm.base import Sample
 
