@@ -205,7 +205,7 @@ class _Forced(Responses):
         self.tokens_BT = tokens_BT
         self.seen: list[list[Tensor]] = [[] for _ in tokens_BT]
 
-    def extend(self, rows: Sequence[int], logits_BV: Tensor) -> list[int]:
+    def sample(self, rows: Sequence[int], logits_BV: Tensor) -> list[int]:
         tokens = []
         for row, logits_V in zip(rows, logits_BV, strict=True):
             tokens.append(self.tokens_BT[row][len(self.seen[row])])
