@@ -161,9 +161,7 @@ class LocalLM:
         new_tokens = call.max_tokens if isinstance(call, _SampleCall) else len(call.prefill)
         return len(call.ids) + self.thinking_tokens + new_tokens
 
-    def _run_batch(
-        self, batch: list[Any], run: Callable[[Sequence[Any]], Sequence[Any]]
-    ) -> None:
+    def _run_batch(self, batch: list[Any], run: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
         active = [call for call in batch if not call.future.cancelled()]
         if not active:
             return

@@ -22,7 +22,7 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def release_memory() -> None:
-    """Collect garbage and return freed memory to the system; the allocators would keep gigabytes."""
+    """Collect garbage and return freed memory to the system: allocators would keep gigabytes."""
     gc.collect()
     malloc_trim()
     torch = sys.modules.get("torch")  # not imported for this: a run of endpoints does without

@@ -18,6 +18,7 @@ from cai.errors import TrainError, blame
 from cai.modeling.loading import load_model, window_of_weights
 from cai.modeling.logits import logit_head
 from cai.modeling.lora import lora_config
+from cai.modeling.out_of_memory import with_smaller_batches
 from cai.modeling.precision import autocast, device
 from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
@@ -202,8 +203,37 @@ def _reply_trainer_class() -> Any:
         """SFTTrainer with plain cross-entropy.
 
         The LM head runs on reply tokens alone, which on a CPU is several times faster than TRL's
-        tiled head. Rows are right-padded, so causal attention needs no mask.
+        tiled head. Rows are right-padded, so causal attention needs no mask. A batch that memory
+        has no room for is learnt in parts.
         """
+
+        most_rows: int | None = None
+        """Rows of a forward pass; None: all of a batch."""
+
+        def training_step(
+            self, model: Any, inputs: Any, num_items_in_batch: Any = None
+        ) -> torch.Tensor:
+            rows = len(inputs["input_ids"])
+            if num_items_in_batch is None:
+                num_items_in_batch = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
+
+            def gradients(size: int) -> torch.Tensor:
+                model.zero_grad()
+                parts = [
+                    super(ReplyTrainer, self).training_step(
+                        model,
+                        {name: value[start : start + size] for name, value in inputs.items()},
+                        num_items_in_batch,
+                    )
+                    for start in range(0, rows, size)
+                ]
+                return torch.stack(parts).sum()
+
+            size = min(rows, self.most_rows or rows)
+            loss, fitting = with_smaller_batches("sft", size, gradients, TrainError)
+            if fitting < size:
+                self.most_rows = fitting
+            return loss
 
         def compute_loss(
             self,
@@ -244,7 +274,7 @@ def _callback(folder: Path, progress: Progress) -> Any:
 def _trainer_arguments(config: SFTConfig, folder: Path, seed: int) -> Any:
     from trl import SFTConfig as TRLConfig
 
-    return TRLConfig(
+    arguments = TRLConfig(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
@@ -266,3 +296,7 @@ def _trainer_arguments(config: SFTConfig, folder: Path, seed: int) -> Any:
         dataloader_pin_memory=False,
         seed=seed,
     )
+    if arguments.n_gpu > 1:
+        # one process learns on one GPU: several would get `batch_size` rows each
+        arguments._n_gpu = 1
+    return arguments

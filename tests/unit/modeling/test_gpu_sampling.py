@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +56,15 @@ def generate(model: Any, **changes: Any) -> list[Generation]:
     return generation.generate(model, ROWS, **(settings | changes))
 
 
-@pytest.fixture
-def in_blocks(monkeypatch: pytest.MonkeyPatch, model: Any) -> Iterator[None]:
-    """Inside, the model seems to be on a GPU where the number of steps is decided."""
-    steps = Responses.steps
-    monkeypatch.setattr(Responses, "steps", lambda self, rows, most: steps(self, rows, 8))
-    yield
-
-
-def test_blocks_of_tokens_change_nothing(model: Any, request: pytest.FixtureRequest) -> None:
+def test_blocks_of_tokens_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of other limits and temperatures, with a stop text at the fourth token of one of them:
     the same tokens and log-probabilities, whether the host looks at every token or at every eighth.
     """
     fourth = generate(model)[0].ids[3]
     stop = {"stop_when": lambda row, ids: row == 0 and ids[-1] == fourth}
     every, every_stopped = generate(model), generate(model, **stop)
-    request.getfixturevalue("in_blocks")
+    steps = Responses.steps
+    monkeypatch.setattr(Responses, "steps", lambda self, rows, most: steps(self, rows, 8))
     assert [g.ids for g in generate(model)] == [g.ids for g in every]
     assert [g.ids for g in generate(model, **stop)] == [g.ids for g in every_stopped]
     assert len(every_stopped[0].ids) <= 4
@@ -110,5 +102,3 @@ def test_a_response_of_no_tokens_has_one(model: Any) -> None:
         1,
         2,
     ]
-
-
