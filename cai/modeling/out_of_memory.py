@@ -105,7 +105,7 @@ class BatchLimit:
                 f"{self.what}: out of memory with a single row of {tokens} tokens: {ADVICE}"
             )
         self.tokens = tokens // 2
-        announce(self.what, rows, (rows + 1) // 2)
+        announce(self.what, rows, rows // 2)
 
 
 def with_smaller_batches(

@@ -27,6 +27,7 @@ from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
 from cai.lm.budget import Budget, Prices
+from cai.lm.engines import is_endpoint
 from cai.pipeline.config import Run
 from cai.pipeline.context import RunContext
 from cai.pipeline.probe import ROW, Probe, Used
@@ -117,7 +118,7 @@ class _Stage:
 
 def _announce(ctx: RunContext, stage: _Stage, count: int) -> None:
     """Say, before they leave, which calls to an endpoint are made."""
-    if not stage.model.startswith(("http:", "https:")):
+    if not is_endpoint(stage.model):
         return
     reuse = "the run reuses the answers" if stage.is_reused else "the run cannot use the answers"
     ctx.notify(f"plan: {count} rows of {stage.name} are tried with {stage.model}: {reuse}")
@@ -215,7 +216,7 @@ async def _probe(ctx: RunContext, stage: _Stage, rows: Sequence[Any]) -> Forecas
     # a model in this process is busy all the time; an endpoint is waited for, with many calls in
     # flight
     pace = passed / waited if waited else 0.0
-    if stage.model.startswith("http"):
+    if is_endpoint(stage.model):
         pace = 1 / ctx.run.http.connections
     return forecast(stage.name, stage.model, used, stage.rows, ctx.run.prices, pace)
 

@@ -66,9 +66,7 @@ def test_batches_shrink_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.splitlines() == [
         "cai: a model: out of memory with 8 rows at once: goes on with 4"
     ]
-    with pytest.raises(
-        BackendError, match="out of memory with a single row of 41 tok"
-    ):
+    with pytest.raises(BackendError, match="out of memory with a single row of 41 tok"):
         limit.run([41], int, work)
 
 
@@ -96,8 +94,9 @@ def answers(lm: Any) -> tuple[list[Any], list[Any]]:
             lm.sample(chat, max_tokens=9, temperature=0.7 * (i % 3), seed=i, stop=("q",))
             for i, chat in enumerate(chats)
         ]
+        sampled = await asyncio.gather(*samples)
         options = [lm.choice_logprobs(chat, ("yes", "no")) for chat in chats]
-        return await asyncio.gather(*samples), await asyncio.gather(*options)
+        return sampled, await asyncio.gather(*options)
 
     return asyncio.run(work())  # type: ignore[no-any-return]
 
