@@ -45,7 +45,8 @@ WATCHER = Path(__file__).with_name("engine_watch.py")
 
 def is_endpoint(spec: str) -> bool:
     """Whether a model's spec names a server: one that runs already, or an engine to start."""
-    return spec.partition(":")[0] in ("http", "https", *ENGINES)
+    kind, colon, _ = spec.partition(":")
+    return bool(colon) and kind in ("http", "https", *ENGINES)
 
 
 class EngineServer:

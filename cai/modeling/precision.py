@@ -1,8 +1,8 @@
 """Device and number formats of models.
 
-Trained weights, optimizers, rewards and log-probabilities are float32. Large matrix products, and
-models that only generate, may be bfloat16. Where the processor is faster with it, that is up to
-twice as fast and takes half the memory. The choice is part of a model's fingerprint, so
+Trained weights, optimizers, rewards and log-probabilities are float32. Large matrix products,
+models that only generate, and, on a GPU, weights under an adapter may be bfloat16. Where the
+processor is faster with it, that is up to twice as fast and takes half the memory. The choice is part of a model's fingerprint, so
 texts sampled in one format are never taken for texts sampled in the other.
 """
 
@@ -58,6 +58,15 @@ def matmul_dtype() -> torch.dtype:
     if precision == "auto":
         precision = "bfloat16" if _bfloat16_is_faster() else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def frozen_dtype() -> torch.dtype:
+    """The format of weights that stay as they are under an adapter, or are a reference.
+
+    On a GPU that of large products: half of the memory. On a CPU float32: `autocast` has to
+    convert the weights in any case, and all figures are with it.
+    """
+    return matmul_dtype() if device().type == "cuda" else torch.float32
 
 
 def _bfloat16_is_faster() -> bool:

@@ -17,9 +17,9 @@ from pydantic import Field
 from cai.errors import TrainError, blame
 from cai.modeling.loading import load_model, window_of_weights
 from cai.modeling.logits import logit_head
-from cai.modeling.lora import lora_config
+from cai.modeling.lora import lora_config, merge_adapter_into
 from cai.modeling.out_of_memory import with_smaller_batches
-from cai.modeling.precision import autocast, device
+from cai.modeling.precision import autocast, device, frozen_dtype
 from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.progress import Progress
@@ -109,10 +109,19 @@ def sft(
         loss = _mean_loss(trainer.state.log_history)
         if loss != loss:
             raise TrainError("sft: the loss is not a number; lower sft.learning_rate")
-        model = trainer.model.merge_and_unload() if config.mode == "lora" else trainer.model
+        model = _merged(base, trainer.model) if config.mode == "lora" else trainer.model
         renderer.save(model, folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return {"examples": len(rows), "too_long": too_long, "loss": loss}
+
+
+def _merged(base: str, model: Any) -> Any:
+    """The adapter merged into the weights, in float32."""
+    if model.dtype == torch.float32:
+        return model.merge_and_unload()
+    target = load_model(base)
+    merge_adapter_into(target, model, model.active_adapter)
+    return target
 
 
 def _mean_loss(log_history: Sequence[Mapping[str, float]]) -> float:
@@ -180,8 +189,8 @@ def _build_trainer(
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    model = load_model(base)
     lora = config.mode == "lora"
+    model = load_model(base, frozen_dtype() if lora else torch.float32)
     trainer = _reply_trainer_class()(
         model=model,
         args=_trainer_arguments(config, folder, seed),
