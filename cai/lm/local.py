@@ -292,7 +292,7 @@ def load_local(
     if thinking.is_on:
         name += f"+{thinking.tokens} tokens of thought"
     return LocalLM(
-        load_model(name_or_path, matmul_dtype()),
+        load_model(name_or_path, matmul_dtype(), may_spread=True),
         renderer,
         name,
         max_concurrency=max_concurrency,

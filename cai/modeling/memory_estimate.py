@@ -82,6 +82,14 @@ def weight_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
     return shape.parameters * dtype.itemsize
 
 
+def frozen_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
+    """Of a base whose matrices are in a format of their own (`loading.load_frozen`): embeddings and
+    head, at most two matrices of the vocabulary's size, stay in float32.
+    """
+    kept = min(shape.parameters, 2 * shape.vocabulary * shape.hidden)
+    return weight_bytes(shape, dtype) + kept * (FLOAT32_BYTES - dtype.itemsize)
+
+
 def adapter_parameters(shape: ModelShape, rank: int, trained_layers: int | None) -> int:
     """Weights of a LoRA adapter on the last `trained_layers` blocks; None: on all."""
     return rank * shape.adapted * _trained(shape, trained_layers) // shape.layers

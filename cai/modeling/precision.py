@@ -2,8 +2,9 @@
 
 Trained weights, optimizers, rewards and log-probabilities are float32. Large matrix products,
 models that only generate, and, on a GPU, weights under an adapter may be bfloat16. Where the
-processor is faster with it, that is up to twice as fast and takes half the memory. The choice is part of a model's fingerprint, so
-texts sampled in one format are never taken for texts sampled in the other.
+processor is faster with it, that is up to twice as fast and takes half the memory. The choice is
+part of a model's fingerprint, so texts sampled in one format are never taken for texts sampled in
+the other.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ def matmul_dtype() -> torch.dtype:
 
 
 def frozen_dtype() -> torch.dtype:
-    """The format of weights that stay as they are under an adapter, or are a reference.
+    """The format of the matrices that stay as they are, under an adapter or in a reference.
 
-    On a GPU that of large products: half of the memory. On a CPU float32: `autocast` has to
-    convert the weights in any case, and all figures are with it.
+    On a GPU that of large products: `autocast` would convert them in every pass, to the same
+    numbers. On a CPU float32, which all figures are with.
     """
     return matmul_dtype() if device().type == "cuda" else torch.float32
 

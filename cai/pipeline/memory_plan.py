@@ -65,7 +65,9 @@ def _sft(run: Run, shape: ModelShape) -> dict[str, int]:
     learning = memory.adapter_parameters(shape, config.lora_rank, trained)
     tokens = config.batch_size * config.max_length
     return {
-        "weights": memory.weight_bytes(shape, frozen_dtype() if is_lora else torch.float32),
+        "weights": memory.frozen_bytes(shape, frozen_dtype())
+        if is_lora
+        else memory.weight_bytes(shape, torch.float32),
         "learning": memory.learning_bytes(
             learning if is_lora else shape.parameters, are_new=is_lora
         ),
@@ -79,7 +81,7 @@ def _reward(run: Run, shape: ModelShape) -> dict[str, int]:
     tokens = 2 * config.batch_size * (PROMPT_TOKENS + run.pair.max_tokens)
     adapter = memory.adapter_parameters(shape, config.lora_rank, config.num_trainable_layers)
     return {
-        "weights": memory.weight_bytes(shape, frozen_dtype()),
+        "weights": memory.frozen_bytes(shape, frozen_dtype()),
         "learning": memory.learning_bytes(adapter, are_new=True),
         "activations": memory.activation_bytes(shape, tokens, config.num_trainable_layers),
     }
@@ -91,7 +93,7 @@ def _ppo(run: Run, shape: ModelShape) -> dict[str, int]:
     is_lora = config.mode == "lora"
     new = config.rollout.max_new_tokens
     copy = matmul_dtype() != torch.float32
-    weights = memory.weight_bytes(shape, frozen_dtype())
+    weights = memory.frozen_bytes(shape, frozen_dtype())
     weights += 0 if is_lora else memory.weight_bytes(shape, torch.float32)
     weights += memory.weight_bytes(shape, matmul_dtype()) if copy else 0
     trained = config.num_trainable_layers

@@ -12,9 +12,8 @@ from pathlib import Path
 from cai import store
 from cai.data.filters import prompt_key
 from cai.errors import StoreError, TrainError
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_frozen
 from cai.modeling.lora import with_adapter
-from cai.modeling.precision import frozen_dtype
 from cai.modeling.tokenization import load_renderer
 from cai.progress import Progress
 from cai.records import Chat, Pair, Preference, Prompt, Score
@@ -49,7 +48,7 @@ def fresh_model(weights: str, config: RewardConfig, seed: int) -> PreferenceMode
 
     torch.manual_seed(seed)
     base = with_adapter(
-        load_model(weights, frozen_dtype()), ADAPTER, config.lora_rank, config.num_trainable_layers
+        load_frozen(weights), ADAPTER, config.lora_rank, config.num_trainable_layers
     )
     return PreferenceModel(base, load_renderer(weights))
 

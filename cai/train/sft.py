@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from cai.errors import TrainError, blame
-from cai.modeling.loading import load_model, window_of_weights
+from cai.modeling.loading import load_frozen, load_model, window_of_weights
 from cai.modeling.logits import logit_head
 from cai.modeling.lora import lora_config, merge_adapter_into
 from cai.modeling.out_of_memory import with_smaller_batches
@@ -117,7 +117,7 @@ def sft(
 
 def _merged(base: str, model: Any) -> Any:
     """The adapter merged into the weights, in float32."""
-    if model.dtype == torch.float32:
+    if frozen_dtype() == torch.float32:
         return model.merge_and_unload()
     target = load_model(base)
     merge_adapter_into(target, model, model.active_adapter)
@@ -190,7 +190,7 @@ def _build_trainer(
     from transformers import PrinterCallback
 
     lora = config.mode == "lora"
-    model = load_model(base, frozen_dtype() if lora else torch.float32)
+    model = load_frozen(base) if lora else load_model(base)
     trainer = _reply_trainer_class()(
         model=model,
         args=_trainer_arguments(config, folder, seed),

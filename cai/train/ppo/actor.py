@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from cai.modeling.fast_paths import hidden_width
 from cai.modeling.frozen_cache import blocks_of, frozen_blocks
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_frozen, load_model
 from cai.modeling.logits import logit_finish, logit_head
 from cai.modeling.lora import (
     active_adapter,
@@ -31,7 +31,7 @@ from cai.modeling.lora import (
     merge_adapter_into,
     with_adapter,
 )
-from cai.modeling.precision import autocast, frozen_dtype, matmul_dtype
+from cai.modeling.precision import autocast, matmul_dtype
 from cai.modeling.shared_prefix import shared_prefix_forward
 from cai.reward.preference_model import ADAPTER
 from cai.train.distributed import full_tensor, world_size
@@ -263,13 +263,13 @@ def build_actor(
     copy = load_model(weights, dtype) if shard or dtype != torch.float32 else None
     if config.mode == "lora":
         base = with_adapter(
-            load_model(weights, frozen_dtype()),
+            load_frozen(weights),
             POLICY,
             config.lora_rank,
             config.num_trainable_layers,
         )
         return LoraActor(base, copy), base
-    reference: PreTrainedModel | PeftModel = load_model(weights, frozen_dtype())
+    reference: PreTrainedModel | PeftModel = load_model(weights) if shard else load_frozen(weights)
     if reward is not None:
         reference = with_adapter(reference, ADAPTER, reward.lora_rank, reward.num_trainable_layers)
     actor = FullActor(load_model(weights), reference, copy, config.num_trainable_layers)

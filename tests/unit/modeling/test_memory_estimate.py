@@ -15,7 +15,7 @@ from cai.pipeline.config import ResolvedRun, Run
 from cai.pipeline.memory_plan import memory_lines, stage_memories
 
 SHAPE = ModelShape(
-    parameters=1000,
+    parameters=5000,
     layers=4,
     hidden=10,
     intermediate=30,
@@ -28,14 +28,17 @@ SHAPE = ModelShape(
 
 
 def test_the_formula_by_hand() -> None:
-    """Weights: 1000 x 2 or 4 bytes. Adapter of rank 3 on two of four blocks: 3 x 400 x 2 / 4 = 600
+    """Weights: 5000 x 2 or 4 bytes, or 3000 x 2 and 2 x 100 x 10 of the vocabulary x 4. Adapter
+    of rank 3 on two of four blocks: 3 x 400 x 2 / 4 = 600
     weights; each takes 4 (itself) + 4 (gradient) + 8 (moments) bytes, one of the base's without the
     first. Cache of 7 tokens: keys and values x 4 layers x 1 head x 2 x 7 x 2 bytes = 224. A block
     keeps 8 x 10 + 3 x 30 + 2 x (5 + 1) x 2 = 194 numbers a token: two blocks and the one that runs,
     7 tokens, 4 bytes: 16,296. Logits: 3 x 7 x 100 x 4 = 8,400.
     """
-    assert memory.weight_bytes(SHAPE, torch.bfloat16) == 2000
-    assert memory.weight_bytes(SHAPE, torch.float32) == 4000
+    assert memory.weight_bytes(SHAPE, torch.bfloat16) == 10_000
+    assert memory.weight_bytes(SHAPE, torch.float32) == 20_000
+    assert memory.frozen_bytes(SHAPE, torch.bfloat16) == 14_000
+    assert memory.frozen_bytes(SHAPE, torch.float32) == 20_000
     assert memory.adapter_parameters(SHAPE, 3, 2) == 600
     assert memory.adapter_parameters(SHAPE, 3, None) == memory.adapter_parameters(SHAPE, 3, 9)
     assert memory.learning_bytes(600, are_new=True) == 9600
@@ -63,33 +66,33 @@ def run_of(**sections: object) -> Run:
 
 
 def test_stages_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full fine-tuning with float32 products: weights 4,000; gradient and moments 12,000; a batch
+    """Full fine-tuning with float32 products: weights 20,000; gradient and moments 60,000; a batch
     of 2 x 8 tokens keeps 5 blocks x 194 x 16 x 4 = 62,080 and logits 3 x 16 x 100 x 4 = 19,200.
-    PPO in full: policy and reference, 8,000, and the policy learns.
+    PPO in full: policy and reference, 40,000, and the policy learns.
     """
     monkeypatch.setattr(memory_plan, "matmul_dtype", lambda: torch.float32)
     monkeypatch.setattr(memory_plan, "frozen_dtype", lambda: torch.float32)
     run = run_of(sft={"mode": "full", "batch_size": 2, "max_length": 8}, ppo={"mode": "full"})
     stages = {stage.stage: stage for stage in stage_memories(run, SHAPE)}
     assert stages["sft"].parts == {
-        "weights": 4000,
-        "learning": 12_000,
+        "weights": 20_000,
+        "learning": 60_000,
         "activations": 62_080,
         "logits": 19_200,
     }
-    assert stages["sft"].total == 97_280
-    assert stages["ppo"].parts["weights"] == 8000
-    assert stages["ppo"].parts["learning"] == 12_000
-    assert stages["sampling"].parts["weights"] == 4000
+    assert stages["sft"].total == 161_280
+    assert stages["ppo"].parts["weights"] == 40_000
+    assert stages["ppo"].parts["learning"] == 60_000
+    assert stages["sampling"].parts["weights"] == 20_000
 
 
 def test_lora_on_a_gpu_keeps_the_base_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base in bfloat16, and a copy to sample from: 2,000 each."""
+    """The base as above, and a copy in bfloat16 to sample from."""
     monkeypatch.setattr(memory_plan, "matmul_dtype", lambda: torch.bfloat16)
     monkeypatch.setattr(memory_plan, "frozen_dtype", lambda: torch.bfloat16)
     stages = {stage.stage: stage for stage in stage_memories(run_of(), SHAPE)}
-    assert stages["sft"].parts["weights"] == stages["reward"].parts["weights"] == 2000
-    assert stages["ppo"].parts["weights"] == 4000
+    assert stages["sft"].parts["weights"] == stages["reward"].parts["weights"] == 14_000
+    assert stages["ppo"].parts["weights"] == 24_000
 
 
 def test_lines_for_the_user(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
