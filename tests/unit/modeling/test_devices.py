@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,13 @@ def random_adapter(base: Any) -> Any:
 
 
 @pytest.fixture
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Products in bfloat16, and so the matrices that nothing learns in."""
-    monkeypatch.setattr(precision, "matmul_dtype", lambda: torch.bfloat16)
+    monkeypatch.setenv(precision.PRECISION_VARIABLE, "bfloat16")
     monkeypatch.setattr(loading, "frozen_dtype", lambda: torch.bfloat16)
+    precision.matmul_dtype.cache_clear()
+    yield
+    precision.matmul_dtype.cache_clear()
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
