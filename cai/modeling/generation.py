@@ -27,7 +27,7 @@ from cai.modeling.fast_paths import backbone, fast_paths
 from cai.modeling.kv_cache import growing_cache, prefilling
 from cai.modeling.logits import logit_head, logit_head_fp32
 from cai.modeling.precision import autocast
-from cai.modeling.sampling import Generation, Responses, chosen_logprobs, draw
+from cai.modeling.sampling import Generation, Responses, draw
 
 PREFILL_TOKENS = 4096
 """Prompt tokens a forward pass, padding included.
@@ -220,11 +220,11 @@ def _sample_steps(
     for step in range(steps):
         if tokens:
             batch.step(tokens[-1])
-        logits_BV = batch.logits()
-        tokens.append(draw(logits_BV, draws, step))
-        if responses.record_logprobs:
-            logps.append(chosen_logprobs(logits_BV, draws, tokens[-1]))
-    responses.extend(active, torch.stack(tokens, 1), torch.stack(logps, 1) if logps else None)
+        token_B, logp_B = draw(batch.logits(), draws, step)
+        tokens.append(token_B)
+        logps.append(logp_B)
+    logp_BX = torch.stack(logps, 1) if responses.record_logprobs else None
+    responses.extend(active, torch.stack(tokens, 1), logp_BX)
     return tokens[-1]
 
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Draws(NamedTuple):
     temperature_B1: Tensor | None
     uniform_BX: Tensor | None
     """A column for each step."""
+    has_greedy_rows: bool = False
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Responses:
             [[t, *uniform] for t, uniform in zip(temperatures, uniforms, strict=True)],
             dtype=torch.float32,
         ).to(device, non_blocking=True)
-        return Draws(values_BX[:, :1], values_BX[:, 1:])
+        return Draws(values_BX[:, :1], values_BX[:, 1:], not all(temperatures))
 
     def steps(self, rows: Sequence[int], most: int) -> int:
         """Tokens that may be sampled before a row reaches its limit, at most `most`; at least 1."""
@@ -79,11 +79,8 @@ class Responses:
     def sample(self, rows: Sequence[int], logits_BV: Tensor) -> list[int]:
         """Sample one token for each of `rows`, and append it; returns the tokens."""
         draws = self.draws(rows, 1, logits_BV.device)
-        tokens_B1 = draw(logits_BV, draws, 0)[:, None]
-        logp_B1 = None
-        if self.record_logprobs:
-            logp_B1 = chosen_logprobs(logits_BV, draws, tokens_B1[:, 0])[:, None]
-        self.extend(rows, tokens_B1, logp_B1)
+        token_B, logp_B = draw(logits_BV, draws, 0)
+        self.extend(rows, token_B[:, None], logp_B[:, None] if self.record_logprobs else None)
         return [self.ids[row][-1] for row in rows]
 
     def extend(self, rows: Sequence[int], tokens_BX: Tensor, logp_BX: Tensor | None) -> None:
@@ -109,31 +106,34 @@ class Responses:
         ]
 
 
-def draw(logits_BV: Tensor, draws: Draws, step: int) -> Tensor:
-    """(B,) one token per row: the largest logit at temperature 0, else inverse-CDF sampling.
+def draw(logits_BV: Tensor, draws: Draws, step: int) -> tuple[Tensor, Tensor]:
+    """One token per row: the largest logit at temperature 0, else inverse-CDF sampling. Nothing
+    here waits for the device.
 
-    Nothing here waits for the device.
+    Returns:
+        (B,) tokens, and (B,) their log-probabilities at their row's temperature, nats; of
+        temperature 0, at 1. Both come from one softmax: the vocabulary is the widest tensor of a
+        step.
     """
-    greedy_B = logits_BV.argmax(-1)
     if draws.temperature_B1 is None or draws.uniform_BX is None:
-        return greedy_B
-    temperature_B1 = draws.temperature_B1
-    cdf_BV = (logits_BV / _divisor(temperature_B1)).softmax(-1).cumsum(-1)
-    # 1 - random() lies in (0, 1]: never before the first token with any probability. It is scaled,
-    # as cumsum ends near 1, not at 1.
-    uniform_B1 = draws.uniform_BX[:, step : step + 1]
+        prob_BV, token_B = logits_BV.softmax(-1), logits_BV.argmax(-1)
+    else:
+        temperature_B1 = draws.temperature_B1
+        prob_BV = (logits_BV / torch.where(temperature_B1 > 0, temperature_B1, 1.0)).softmax(-1)
+        token_B = inverse_cdf(prob_BV, draws.uniform_BX[:, step : step + 1])
+        if draws.has_greedy_rows:
+            is_sampled_B = temperature_B1.squeeze(1) > 0
+            token_B = torch.where(is_sampled_B, token_B, logits_BV.argmax(-1))
+    return token_B, prob_BV.gather(-1, token_B[:, None]).squeeze(1).log()
+
+
+def inverse_cdf(prob_BV: Tensor, uniform_B1: Tensor) -> Tensor:
+    """(B,) the first token at which each row's summed probability reaches its uniform number.
+
+    Args:
+        uniform_B1: in (0, 1]: never before the first token with any probability.
+    """
+    cdf_BV = prob_BV.cumsum(-1)
+    # scaled, as cumsum ends near 1, not at 1
     index_B1 = torch.searchsorted(cdf_BV, uniform_B1 * cdf_BV[:, -1:])
-    sampled_B = index_B1.squeeze(1).clamp(max=logits_BV.shape[-1] - 1)
-    return torch.where(temperature_B1.squeeze(1) > 0, sampled_B, greedy_B)
-
-
-def _divisor(temperature_B1: Tensor) -> Tensor:
-    """Temperatures, with 1 for 0."""
-    return torch.where(temperature_B1 > 0, temperature_B1, 1.0)
-
-
-def chosen_logprobs(logits_BV: Tensor, draws: Draws, tokens_B: Tensor) -> Tensor:
-    """(B,) log-probability of each row's token at its temperature, nats; of temperature 0, at 1."""
-    if draws.temperature_B1 is not None:
-        logits_BV = logits_BV / _divisor(draws.temperature_B1)
-    return -cross_entropy(logits_BV, tokens_B, reduction="none")
+    return index_B1.squeeze(1).clamp(max=prob_BV.shape[-1] - 1)
