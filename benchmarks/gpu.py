@@ -149,12 +149,10 @@ def _peak_rss() -> int:
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
-def _renderer() -> Any:
+def save_tokenizer(folder: Path) -> None:
     """A tokenizer of bytes with two control tokens; ids beyond it are no text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-
-    from cai.modeling.tokenization import load_renderer
 
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -164,8 +162,14 @@ def _renderer() -> Any:
         tokenizer_object=backend, bos_token=START, eos_token=END, pad_token=END
     )
     tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+def _renderer() -> Any:
+    from cai.modeling.tokenization import load_renderer
+
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(Path(folder))
         return load_renderer(folder)
 
 

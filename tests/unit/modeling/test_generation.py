@@ -145,16 +145,6 @@ def test_an_end_token_inside_a_row_is_a_token(model: Any, plain: Any) -> None:
 
 def sample_tokens(
     logits_BV: torch.Tensor, temperatures: list[float], streams: list[Any]
-) -> list[int]:
-    """One token a row, drawn from the given streams."""
-    rows = range(len(streams))
-    responses = Responses([1] * len(rows), temperatures, [0] * len(rows), frozenset())
-    responses.streams = streams
-    return draw(logits_BV, responses.draws(rows, 1, logits_BV.device), 0).tolist()
-
-
-def sample_tokens(
-    logits_BV: torch.Tensor, temperatures: list[float], streams: list[Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One token a row with its log-probability, drawn from the given streams."""
     rows = range(len(streams))
