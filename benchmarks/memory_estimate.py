@@ -2,8 +2,8 @@
 
     python benchmarks/memory_estimate.py
 
-A random Llama of 7M parameters learns sixteen replies of 256 tokens in one step, all of its weights,
-on the CPU. Prints the estimate of the stage and the growth of the peak resident memory in it.
+All weights of a random Llama of 7M parameters learn sixteen replies of 256 tokens in one step, on
+the CPU. Prints the estimate of the stage and the growth of the peak resident memory in it.
 """
 
 from __future__ import annotations
