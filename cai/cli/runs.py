@@ -188,6 +188,7 @@ def plan(
     """
     quiet()
     from cai.lm.budget import Budget
+    from cai.pipeline.batches import batch_cost_line
     from cai.pipeline.config import load_run
     from cai.pipeline.context import open_run
     from cai.pipeline.estimate import exceeded_limits, forecast_table, plan
@@ -204,6 +205,8 @@ def plan(
             if budget.calls:
                 print(f"calls   {budget.summary()}", file=sys.stderr)
     print_table(forecast_table(forecasts), 140)
+    if line := batch_cost_line(forecasts, resolved.run.prices):
+        print(line)
     _print_memory(resolved)
     exceeded = exceeded_limits(forecasts, budget)
     if exceeded:
