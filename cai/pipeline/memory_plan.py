@@ -95,6 +95,9 @@ def _ppo(run: Run, shape: ModelShape) -> dict[str, int]:
     copy = matmul_dtype() != torch.float32
     weights = memory.frozen_bytes(shape, frozen_dtype())
     weights += 0 if is_lora else memory.weight_bytes(shape, torch.float32)
+    # full training has a reference in any case, and the preference model's base may be another
+    needs_another = config.reference == "base" and (is_lora or run.reward_weights.pm > 0)
+    weights += memory.frozen_bytes(shape, frozen_dtype()) if needs_another else 0
     weights += memory.weight_bytes(shape, matmul_dtype()) if copy else 0
     trained = config.num_trainable_layers
     adapter = memory.adapter_parameters(shape, config.lora_rank, trained)
