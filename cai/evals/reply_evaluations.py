@@ -176,7 +176,9 @@ def scorer_digest(spec: str) -> str:
 
 
 def _is_endpoint(spec: str) -> bool:
-    return spec.startswith(("http:", "https:"))
+    from cai.lm.engines import is_endpoint
+
+    return is_endpoint(spec)
 
 
 def _prompts(task: EvaluationTask) -> Sequence[Prompt]:

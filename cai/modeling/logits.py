@@ -49,7 +49,10 @@ def logit_head_fp32(model: PreTrainedModel) -> LogitFunction:
     weight_VE = head.weight.float()
     bias_V = None if head.bias is None else head.bias.float()
     finish = logit_finish(model)
-    return lambda hidden_NE: finish(linear(hidden_NE.float(), weight_VE, bias_V))
+    return lambda hidden_NE: finish(
+        # of a model on several GPUs, the head may be on another than the last block
+        linear(hidden_NE.to(weight_VE.device).float(), weight_VE, bias_V)
+    )
 
 
 def logit_finish(model: PreTrainedModel) -> LogitFunction:

@@ -162,8 +162,11 @@ def merge_adapter_into(target: PreTrainedModel, model: PeftModel, name: str) -> 
     """Write W + s * B A to `target`, a plain copy of the base: the policy without LoRA products.
 
     The base itself does not change: merging in place and back would add a rounding error each time.
+    A base in a shorter format than the target's has lost digits: then W is the target's own, which
+    must be freshly loaded.
     """
     weights = dict(target.named_parameters())
     for key, module in _adapted_layers(model, name):
-        merged = module.get_base_layer().weight + module.get_delta_weight(name)
-        weights[f"{key}.weight"].copy_(merged)
+        weight, base = weights[f"{key}.weight"], module.get_base_layer().weight
+        source = weight if base.dtype.itemsize < weight.dtype.itemsize else base
+        weight.copy_(source + module.get_delta_weight(name).to(source.device))

@@ -17,6 +17,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from cai.modeling.precision import autocast
+
 LINEAR = (nn.Linear, Conv1D)
 
 
@@ -64,7 +66,8 @@ def _called_modules(base: PreTrainedModel) -> set[nn.Module]:
         for module in linear
     ]
     try:
-        base.base_model(input_ids=torch.ones(1, 8, dtype=torch.long, device=base.device))
+        with autocast(base.device):
+            base.base_model(input_ids=torch.ones(1, 8, dtype=torch.long, device=base.device))
     finally:
         for hook in hooks:
             hook.remove()

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from cai.errors import TrainError
 from cai.modeling.fast_paths import hidden_width
 from cai.modeling.frozen_cache import blocks_of, frozen_blocks
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_frozen, load_model
 from cai.modeling.logits import logit_finish, logit_head
 from cai.modeling.lora import (
     active_adapter,
@@ -275,29 +275,37 @@ def build_actor(
     Raises:
         TrainError: the reference has other tokens than the policy.
     """
-    other = None if reference is None else _other_reference(reference, weights)
     shard = config.shard and world_size() > 1  # a single process has nothing to shard
+    # what is sharded must be of one format
+    load_reference = load_model if shard else load_frozen
+    other = None
+    if reference is not None:
+        _refuse_other_tokens(reference, weights)
+        other = load_reference(reference)
     dtype = matmul_dtype()
     copy = load_model(weights, dtype) if shard or dtype != torch.float32 else None
     if config.mode == "lora":
         base = with_adapter(
-            load_model(weights), POLICY, config.lora_rank, config.num_trainable_layers
+            load_frozen(weights),
+            POLICY,
+            config.lora_rank,
+            config.num_trainable_layers,
         )
         return LoraActor(base, copy, other), base
     scorer = None
     if reward is not None:
         scorer = with_adapter(
-            load_model(weights), ADAPTER, reward.lora_rank, reward.num_trainable_layers
+            load_frozen(weights), ADAPTER, reward.lora_rank, reward.num_trainable_layers
         )
-    frozen = other or scorer or load_model(weights)
+    frozen = other or scorer or load_reference(weights)
     actor = FullActor(load_model(weights), frozen, copy, config.num_trainable_layers)
     if shard:
         actor.shard()
     return actor, scorer
 
 
-def _other_reference(reference: str, weights: str) -> PreTrainedModel:
-    """The reference model. It must read the policy's tokens as the policy does."""
+def _refuse_other_tokens(reference: str, weights: str) -> None:
+    """The reference must read the policy's tokens as the policy does."""
     if (
         load_renderer(reference).tokenizer.get_vocab()
         != load_renderer(weights).tokenizer.get_vocab()
@@ -306,7 +314,6 @@ def _other_reference(reference: str, weights: str) -> PreTrainedModel:
             f"ppo.reference: base: {reference} has other tokens than {weights}, so there is no KL "
             "between the two: take ppo.reference: sft"
         )
-    return load_model(reference)
 
 
 def _plain_forward(model: PreTrainedModel, *, share_prefix: bool) -> ForwardModel:
