@@ -7,7 +7,7 @@ known here. A probe that the template refuses says nothing, and the usual is ass
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,9 @@ QUESTION, REPLY, SYSTEM, LATER, THOUGHT = "Xyzzy", "Plugh", "Frotz", "Plover", "
 THINK = "<think>"
 _SWITCH = re.compile(r"\w*(?:think|reason)\w*", re.IGNORECASE)
 """Names in a template that may be variables on thinking."""
+
+_WORD = re.compile(r"<[^<>]+>|\[[^\[\]]+\]|◁[^◁▷]+▷")
+"""What may be a tag."""
 
 Turns = Sequence[tuple[str, str]]
 """(role, text)"""
@@ -47,6 +50,9 @@ class ChatFormat:
     """Passed to the template."""
     suffix: str = ""
     """Written after a prompt: closes the thought, or opens the channel of replies."""
+    suffix_follows: str = ""
+    """The suffix is left out where the prompt ends otherwise: some templates let a message say that
+    there is no thought."""
     end: str | None = None
     """The control token after the last turn, if it is the assistant's. None: there is none."""
     later_end: str | None = None
@@ -57,6 +63,8 @@ class ChatFormat:
     """Whether a prompt holds a system message at its beginning."""
     takes_later_system: bool = True
     """Whether a prompt holds system messages between other turns."""
+    takes_repeats: bool = True
+    """Whether a prompt tells two turns of one role from an exchange."""
     takes_parts: bool = False
     """Whether a message's text has to be in a list of parts."""
     loses_text: bool = False
@@ -105,12 +113,15 @@ def as_parts(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
 
 
-def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
+def chat_format(
+    tokenizer: Any, source: str, *, thinks: bool, ends: Collection[str] = ()
+) -> ChatFormat:
     """What the tokenizer's template `source` writes.
 
     Args:
         thinks: whether prompts let the model think. Otherwise its thought is switched off by the
             template's own means, or closed at once.
+        ends: tokens that end replies, by the model's settings.
     """
     probe = _Probe(tokenizer, source)
     user = ("user", QUESTION)
@@ -125,8 +136,7 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
     bare = probe.render([user]) or ""
     prompt = probe.render([user], prompt=True) or plain
     dialogue = probe.render([user, ("assistant", REPLY)]) or ""
-    end = probe.first_token(dialogue.rpartition(REPLY)[2]) if REPLY in dialogue else None
-    later_end = _later_end(probe, bare)
+    end, later_end = _ends(probe, bare, dialogue, ends)
     header = _header(prompt, dialogue)
     has_channel = bool(prompt != bare and probe.first_token(header)) and opened_tag(header) is None
     has_channel = has_channel and not _writes_thought(header)
@@ -137,7 +147,7 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
         thought = (
             Thought(header.strip(), turn + header)
             if has_channel
-            else _tagged_thought(prompt.rpartition(QUESTION)[2], header)
+            else _tagged_thought(prompt, header, source)
         )
     else:
         suffix = _closing_suffix(probe, prompt, header)
@@ -145,6 +155,7 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
         source,
         probe.variables,
         suffix,
+        _opened_tail(prompt) if suffix and not thinks else "",
         end,
         later_end,
         thought,
@@ -152,8 +163,19 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
         takes_later_system=_keeps(
             probe, [("system", SYSTEM), user, ("assistant", REPLY), ("system", LATER), user]
         ),
+        takes_repeats=_reads_roles(probe),
         takes_parts=probe.takes_parts,
     )
+
+
+def _reads_roles(probe: _Probe) -> bool:
+    """Whether two turns of the user differ from a turn of each. A refusal is seen when it happens."""
+    user = ("user", QUESTION)
+    repeated = probe.render([user, ("user", LATER)])
+    if repeated is None:
+        return True
+    is_whole = QUESTION in repeated and LATER in repeated
+    return is_whole and repeated != probe.render([user, ("assistant", LATER)])
 
 
 def _keeps(probe: _Probe, turns: Turns) -> bool:
@@ -162,16 +184,26 @@ def _keeps(probe: _Probe, turns: Turns) -> bool:
     return prompt is None or all(text in prompt for _, text in turns)
 
 
-def _later_end(probe: _Probe, bare: str) -> str | None:
-    """The token that ends a turn between others.
+def _ends(
+    probe: _Probe, bare: str, dialogue: str, ends: Collection[str]
+) -> tuple[str | None, str | None]:
+    """The tokens that end the last turn, and a turn between others.
 
-    What follows such a turn may as well begin the next one: it has to end the user's turn too.
+    What follows such a turn may as well begin the next one: it has to end the user's turn too. Where
+    nothing follows the last turn, what follows an earlier one ends it, if the settings or the user's
+    turn say so: GLM's replies end at the token that begins the next turn.
     """
+    if REPLY not in dialogue:
+        return None, None
     user = ("user", QUESTION)
     longer = probe.render([user, ("assistant", REPLY), ("user", LATER)]) or ""
     after_reply = probe.first_token(longer.rpartition(REPLY)[2].partition(LATER)[0])
     after_user = probe.first_token(bare.rpartition(QUESTION)[2])
-    return after_reply if after_reply == after_user else None
+    end = probe.first_token(dialogue.rpartition(REPLY)[2])
+    if end is None:
+        before_reply = probe.first_token(dialogue.partition(QUESTION)[2].partition(REPLY)[0])
+        end = after_reply if after_reply in (before_reply, *ends) else None
+    return end, after_reply if after_reply == after_user else None
 
 
 def _header(prompt: str, dialogue: str) -> str:
@@ -182,8 +214,18 @@ def _header(prompt: str, dialogue: str) -> str:
     return header if header.strip() else ""
 
 
+def _tags(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text) if is_tag(word)]
+
+
+def _usual_tag(*texts: str) -> str:
+    """The first tag in the texts that opens a thought."""
+    tags = (tag for text in texts for tag in _tags(text) if opened_tag(tag))
+    return next(tags, THINK)
+
+
 def _writes_thought(text: str) -> bool:
-    return any(is_tag(word) for word in re.findall(r"<[^<>]+>|\[[^\[\]]+\]", text))
+    return bool(_tags(text))
 
 
 # ---- thinking ----
@@ -230,12 +272,22 @@ def _closing_suffix(probe: _Probe, prompt: str, header: str) -> str:
         return header
     if _writes_thought(tail) or probe.variables:
         return ""
-    thought = f"{THINK}\n{THOUGHT}\n{closing_tag(THINK)}\n\n{REPLY}"
+    if _writes_thought(prompt):  # the template's instructions to the model have tags
+        return _empty_thought(_usual_tag(prompt))
+    tag = _usual_tag(probe.source)
+    thought = f"{tag}\n{THOUGHT}\n{closing_tag(tag)}\n\n{REPLY}"
     turns = [("user", QUESTION), ("assistant", thought), ("user", LATER)]
     earlier = probe.render(turns, prompt=True) or THOUGHT
     if THOUGHT in earlier or REPLY not in earlier:
         return ""
-    return f"{THINK}\n{_closing(THINK + chr(10), THINK)}"  # the template cuts thoughts
+    return _empty_thought(tag)  # the template cuts thoughts
+
+
+def _opened_tail(prompt: str) -> str:
+    """The end of a prompt from the tag on that opens a thought; empty if it opens none."""
+    tail = prompt.rpartition(QUESTION)[2]
+    tag = opened_tag(tail)
+    return "" if tag is None else tag + tail.rpartition(tag)[2]
 
 
 def _closing(tail: str, tag: str) -> str:
@@ -244,10 +296,20 @@ def _closing(tail: str, tag: str) -> str:
     return f"\n{closing_tag(tag)}\n\n" if "\n" in follows else closing_tag(tag)
 
 
-def _tagged_thought(tail: str, header: str) -> Thought:
+def _empty_thought(tag: str) -> str:
+    """A thought that is closed at once: on lines of its own between tags such as <think>."""
+    return f"{tag}{_line(tag)}{_closing(tag + _line(tag), tag)}"
+
+
+def _line(tag: str) -> str:
+    """What usually follows the tag that opens a thought."""
+    return "\n" if tag.startswith("<") and not tag.startswith("<|") else ""
+
+
+def _tagged_thought(prompt: str, header: str, source: str) -> Thought:
+    tail = prompt.rpartition(QUESTION)[2]
     tag = opened_tag(tail)
     if tag is not None:
         return Thought(closing_tag(tag), _closing(tail, tag), tag, is_open=True)
-    written = [word for word in re.findall(r"<[^<>]+>|\[[^\[\]]+\]", header) if is_tag(word)]
-    tag = written[0] if written else THINK
-    return Thought(closing_tag(tag), f"\n{closing_tag(tag)}\n\n", tag)
+    tag = _usual_tag(header, prompt, source)
+    return Thought(closing_tag(tag), _closing(tag + _line(tag), tag), tag)
