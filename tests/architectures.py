@@ -171,6 +171,11 @@ def random_decoder(model_type: str, seed: int = 0, **changes: Any) -> PreTrained
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(model_type, **settings), dtype=torch.float32
     )
+    return spread_weights(model)
+
+
+def spread_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Weights so wide that no greedy choice is a near tie."""
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear)}
     with torch.no_grad():
         for parameter in model.parameters():

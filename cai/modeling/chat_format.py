@@ -7,23 +7,27 @@ known here. A probe that the template refuses says nothing, and the usual is ass
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cai.modeling.template_probe import (
+    LATER,
+    QUESTION,
+    REPLY,
+    SYSTEM,
+    THOUGHT,
+    TemplateProbe,
+    Turns,
+)
 from cai.modeling.thoughts import closing_tag, is_tag, opened_tag
 
-QUESTION, REPLY, SYSTEM, LATER, THOUGHT = "Xyzzy", "Plugh", "Frotz", "Plover", "Gnusto"
-"""Words that no template writes by itself."""
 THINK = "<think>"
 _SWITCH = re.compile(r"\w*(?:think|reason)\w*", re.IGNORECASE)
 """Names in a template that may be variables on thinking."""
 
 _WORD = re.compile(r"<[^<>]+>|\[[^\[\]]+\]|◁[^◁▷]+▷")
 """What may be a tag."""
-
-Turns = Sequence[tuple[str, str]]
-"""(role, text)"""
 
 
 @dataclass(frozen=True)
@@ -71,48 +75,6 @@ class ChatFormat:
     """Whether a prompt lacks the user's text."""
 
 
-class _Probe:
-    """Renders a tokenizer's template, with variables."""
-
-    def __init__(self, tokenizer: Any, source: str) -> None:
-        self.tokenizer = tokenizer
-        self.source = source
-        self.variables: dict[str, Any] = {}
-        self.takes_parts = False
-
-    def render(self, turns: Turns, *, prompt: bool = False, **variables: Any) -> str | None:
-        """The text; None if the template refuses it."""
-        messages = [{"role": role, "content": self._content(text)} for role, text in turns]
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.source,
-                add_generation_prompt=prompt,
-                tokenize=False,
-                **self.variables,
-                **variables,
-            )
-        except Exception:  # a template is a program of somebody else
-            return None
-        return text
-
-    def _content(self, text: str) -> Any:
-        return as_parts(text) if self.takes_parts else text
-
-    def first_token(self, text: str) -> str | None:
-        """The first control token of `text`."""
-        added = self.tokenizer.added_tokens_decoder
-        for token in self.tokenizer.encode(text, add_special_tokens=False):
-            if token in added and not str(added[token]).isspace():
-                return str(added[token])
-        return None
-
-
-def as_parts(text: str) -> list[dict[str, str]]:
-    """A message's content as multimodal templates take it."""
-    return [{"type": "text", "text": text}]
-
-
 def chat_format(
     tokenizer: Any, source: str, *, thinks: bool, ends: Collection[str] = ()
 ) -> ChatFormat:
@@ -123,7 +85,7 @@ def chat_format(
             template's own means, or closed at once.
         ends: tokens that end replies, by the model's settings.
     """
-    probe = _Probe(tokenizer, source)
+    probe = TemplateProbe(tokenizer, source)
     user = ("user", QUESTION)
     plain = probe.render([user], prompt=True)
     loses_text = plain is not None and QUESTION not in plain
@@ -168,8 +130,8 @@ def chat_format(
     )
 
 
-def _reads_roles(probe: _Probe) -> bool:
-    """Whether two turns of the user differ from a turn of each. A refusal is seen when it happens."""
+def _reads_roles(probe: TemplateProbe) -> bool:
+    """Whether two turns of the user differ from one of each. A refusal is seen when it happens."""
     user = ("user", QUESTION)
     repeated = probe.render([user, ("user", LATER)])
     if repeated is None:
@@ -178,20 +140,20 @@ def _reads_roles(probe: _Probe) -> bool:
     return is_whole and repeated != probe.render([user, ("assistant", LATER)])
 
 
-def _keeps(probe: _Probe, turns: Turns) -> bool:
+def _keeps(probe: TemplateProbe, turns: Turns) -> bool:
     """Whether a prompt holds every text. A refusal is seen when it happens: it loses nothing."""
     prompt = probe.render(turns, prompt=True)
     return prompt is None or all(text in prompt for _, text in turns)
 
 
 def _ends(
-    probe: _Probe, bare: str, dialogue: str, ends: Collection[str]
+    probe: TemplateProbe, bare: str, dialogue: str, ends: Collection[str]
 ) -> tuple[str | None, str | None]:
     """The tokens that end the last turn, and a turn between others.
 
-    What follows such a turn may as well begin the next one: it has to end the user's turn too. Where
-    nothing follows the last turn, what follows an earlier one ends it, if the settings or the user's
-    turn say so: GLM's replies end at the token that begins the next turn.
+    What follows such a turn may as well begin the next one: it has to end the user's turn too.
+    Where nothing follows the last turn, what follows an earlier one ends it, if the settings or the
+    user's turn say so. Some models end a reply with the token that begins the user's next turn.
     """
     if REPLY not in dialogue:
         return None, None
@@ -231,7 +193,7 @@ def _writes_thought(text: str) -> bool:
 # ---- thinking ----
 
 
-def _switches(probe: _Probe, *, on: bool) -> dict[str, Any]:
+def _switches(probe: TemplateProbe, *, on: bool) -> dict[str, Any]:
     """The template's variables that turn thinking off, or those that turn it on.
 
     A variable that changes the prompt as False and True do is a switch. One whose word is written
@@ -262,7 +224,7 @@ def _word_is_written(low: str, high: str) -> bool:
     return low != high and low.replace("low", "high") == high
 
 
-def _closing_suffix(probe: _Probe, prompt: str, header: str) -> str:
+def _closing_suffix(probe: TemplateProbe, prompt: str, header: str) -> str:
     """What follows a prompt so that the reply itself is next."""
     tail = prompt.rpartition(QUESTION)[2]
     tag = opened_tag(tail)

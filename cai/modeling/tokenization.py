@@ -16,14 +16,14 @@ from typing import Any
 
 from transformers import (
     AutoTokenizer,
-    GenerationConfig,
-    PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 
 from cai.errors import BackendError, blame
-from cai.modeling.chat_format import ChatFormat, as_parts, chat_format
+from cai.modeling.chat_format import ChatFormat, chat_format
+from cai.modeling.end_tokens import config_eos
 from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.modeling.template_probe import as_parts
 from cai.modeling.thoughts import Split, is_tag, split_thoughts
 from cai.records import Chat, Message, message_dicts
 from cai.store import digest
@@ -69,8 +69,8 @@ class Renderer:
         return ids + (self.text_ids(prefill) if prefill else [])
 
     def _without_lost_turns(self, chat: Chat) -> Chat:
-        """The chat in turns that the template writes: some leave out system messages, or count turns
-        and do not read whose they are, silently.
+        """The chat in turns that the template writes. Some silently leave out system messages, or
+        count turns and do not read whose they are.
         """
         systems = [i for i, message in enumerate(chat) if message.role == "system"]
         is_first = systems == [0]
@@ -292,7 +292,7 @@ def load_renderer(folder: Path | str, *, thinks: bool = False) -> Renderer:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     if tokenizer.chat_template is None:
         raise BackendError(f"{folder}: the tokenizer has no chat template; cai needs a chat model")
-    ends = [token for token in _config_eos(folder) if 0 <= token < len(tokenizer)]
+    ends = [token for token in config_eos(folder) if 0 <= token < len(tokenizer)]
     renderer = Renderer(tokenizer, thinks, tuple(ends))
     with blame(BackendError, f"{folder}: the tokenizer's chat template"):
         loses_text = renderer.format.loses_text
@@ -306,26 +306,6 @@ def load_renderer(folder: Path | str, *, thinks: bool = False) -> Renderer:
             f"{folder}: the chat template leaves out the user's text; {WORKING_TEMPLATES}"
         )
     return renderer
-
-
-def _config_eos(folder: Path | str) -> tuple[int, ...]:
-    """The end tokens that the model's generation config names, or else its config."""
-    try:
-        ends = GenerationConfig.from_pretrained(folder).eos_token_id
-    except (OSError, ValueError, TypeError):
-        ends = _eos_of_config(folder)
-    listed = ends if isinstance(ends, list) else [ends]
-    return tuple(token for token in listed if isinstance(token, int))
-
-
-def _eos_of_config(folder: Path | str) -> Any:
-    try:
-        config, _ = PretrainedConfig.get_config_dict(folder)
-    except (OSError, ValueError, TypeError):
-        return None
-    text_config = config.get("text_config")
-    nested = text_config.get("eos_token_id") if isinstance(text_config, dict) else None
-    return config.get("eos_token_id", nested)
 
 
 def token_counter(spec: str) -> Callable[[str], int]:

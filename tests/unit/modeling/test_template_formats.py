@@ -1,4 +1,4 @@
-"""Formats of many model families: prompts, ends of replies, system turns, thinking, hostile text."""
+"""Formats of many model families: prompts, ends of replies, system turns, thoughts, attacks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from template_formats import FORMATS
+from template_formats import FORMATS as PLAIN_FORMATS
 from template_toys import save_family
+from thinking_formats import THINKING_FORMATS
 
 from cai.errors import BackendError
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat, chat_of
 
+FORMATS = PLAIN_FORMATS | THINKING_FORMATS
 HI = chat_of(("user", "Hi"))
 SYSTEM = chat_of(("system", "Be brief."), ("user", "Hi"))
 TURNS = chat_of(("user", "Hi"), ("assistant", "Yes?"), ("user", "Bye"))
