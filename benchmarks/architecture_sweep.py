@@ -94,6 +94,10 @@ def tiny_config(model_type: str) -> Any:
     }
     aliases = getattr(default, "attribute_map", {})
     settings = {name: value for name, value in settings.items() if name not in aliases}
+    config = config_class(**(settings | SETTINGS.get(model_type, {})))
+    types = list(getattr(config, "layer_types", None) or [])
+    if len(types) == 2 and len(set(types)) == 1 and types[0] in ("conv", "linear_attention"):
+        settings["layer_types"] = [types[0], "full_attention"]  # as the type has, at full size
     return config_class(**(settings | SETTINGS.get(model_type, {})))
 
 

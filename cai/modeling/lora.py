@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cai.modeling import lora_linear, shared_prefix
+from cai.modeling.fast_paths import backbone
 from cai.modeling.logits import logit_head
 from cai.modeling.lora_targets import stores_transposed, target_modules
 from cai.modeling.precision import autocast
@@ -142,7 +143,7 @@ def hidden_states(model: PeftModel, name: str | None, ids_BT: Tensor) -> Tensor:
     Rows are right-padded, so they need no mask.
     """
     with active_adapter(model, name), autocast(model.device):
-        hidden_BTE = shared_prefix.shared_prefix_forward(model.get_base_model().base_model, ids_BT)
+        hidden_BTE = shared_prefix.shared_prefix_forward(backbone(model), ids_BT)
     return hidden_BTE.to(model.dtype)
 
 
