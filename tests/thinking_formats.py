@@ -402,3 +402,55 @@ THINKING_FORMATS["nemotron_nano"] = Format(
     bos="<s>",
     thinking="<s>[S10]System\n\n[S11]User\nHi\n[S11]Assistant\n<think>\n",
 )
+THINKING_FORMATS["qwen3"] = Format(
+    "{%- for m in messages %}{%- if m.role == 'assistant' %}{%- set content = m.content %}"
+    "{%- if '</think>' in content %}{%- set content = content.split('</think>')[-1] %}{%- endif %}"
+    "{{- '<|im_start|>assistant\\n' }}{%- if loop.last %}{{- '<think>\\n\\n</think>\\n\\n' }}"
+    "{%- endif %}{{- content.lstrip('\\n') + '<|im_end|>\\n' }}{%- else %}"
+    "{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}"
+    "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}",
+    CHATML,
+    "<|im_end|>",
+    f"{IM}user\nHi{M}{IM}assistant\n<think>\n\n</think>\n\n",
+    f"{IM}system\nBe brief.{M}{IM}user\nHi{M}{IM}assistant\n<think>\n\n</think>\n\n",
+    f"{IM}user\nHi{M}{IM}assistant\nYes?{M}{IM}user\nBye{M}{IM}assistant\n<think>\n\n</think>\n\n",
+    "<|im_end|>",
+    frozenset({"<|endoftext|>"}),
+    added=THINK_TAGS,
+    config_eos=("<|im_end|>", "<|endoftext|>"),
+    thinking=f"{IM}user\nHi{M}{IM}assistant\n",
+)
+OSS = "<|start|>system<|message|>Reasoning: {}<|end|>"
+FINAL = "<|start|>assistant<|channel|>final<|message|>"
+THINKING_FORMATS["harmony"] = Format(
+    "{{- '<|start|>system<|message|>Reasoning: ' + (reasoning_effort or 'medium') + '<|end|>' }}"
+    "{%- for m in messages %}{%- if m.role == 'system' %}"
+    "{{- '<|start|>developer<|message|># Instructions\\n\\n' + m.content + '<|end|>' }}"
+    "{%- elif m.role == 'user' %}{{- '<|start|>user<|message|>' + m.content + '<|end|>' }}"
+    "{%- else %}{{- '<|start|>assistant<|channel|>final<|message|>' + m.content }}"
+    "{{- '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}{%- endif %}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}",
+    (
+        "<|startoftext|>",
+        "<|endoftext|>",
+        "<|return|>",
+        "<|channel|>",
+        "<|start|>",
+        "<|end|>",
+        "<|message|>",
+        "<|call|>",
+    ),
+    "<|return|>",
+    f"{OSS.format('low')}<|start|>user<|message|>Hi<|end|>{FINAL}",
+    f"{OSS.format('low')}<|start|>developer<|message|># Instructions\n\nBe brief.<|end|>"
+    f"<|start|>user<|message|>Hi<|end|>{FINAL}",
+    f"{OSS.format('low')}<|start|>user<|message|>Hi<|end|>{FINAL}Yes?<|end|>"
+    f"<|start|>user<|message|>Bye<|end|>{FINAL}",
+    "<|return|>",
+    frozenset({"<|endoftext|>", "<|call|>", "<|end|>"}),
+    bos="<|startoftext|>",
+    config_eos=("<|return|>", "<|endoftext|>", "<|call|>"),
+    thinking=f"{OSS.format('medium')}<|start|>user<|message|>Hi<|end|><|start|>assistant",
+)
