@@ -41,9 +41,8 @@ def target_modules(base: PreTrainedModel) -> list[str]:
     }
     for path, module in base.named_modules():
         name = path.rpartition(".")[2]
-        if (
-            isinstance(module, LINEAR) and name in others
-        ):  # such as 0, in a sequence: with the name of what holds the layer
+        if isinstance(module, LINEAR) and name in others:
+            # 0 of a sequence, for example: with the name of what holds the layer
             name = ".".join(path.split(".")[-2:])
         if isinstance(module, LINEAR) and module is not head:
             names[name] = names.get(name, False) or module in called

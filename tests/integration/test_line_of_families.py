@@ -1,10 +1,9 @@
-"""A run from prompts to report on tiny random models with the shapes and formats of three families."""
+"""A run from prompts to report on tiny random models of three families' shapes and formats."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,11 @@ CONSTITUTION = """\
 name: lenient
 version: 0.0.1
 principles:
-  - {id: brief, category: style, critique: Why is this long?, revision: Cut., compare: The shorter.}
+  - id: brief
+    category: style
+    critique: Say why it is long.
+    revision: Make it shorter.
+    compare: Prefer the shorter reply.
 rubric:
   behaviours: {disallowed: answer, sensitive: answer, benign: answer}
   propositions: {empty: {question: No word}}
@@ -69,7 +72,7 @@ pytestmark = [
 @pytest.fixture(scope="module", params=FAMILIES)
 def finished(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Path]]:
+) -> tuple[str, Path]:
     """(the family, the folder of a run of its model)."""
     family = FORMATS[request.param].family
     template = FORMATS[request.param].template
@@ -89,7 +92,7 @@ def finished(
         main(["run", str(home / "run.yaml"), "--set", f"folder={home / 'run'}"])
     logging.disable(logging.NOTSET)
     assert not ended.value.code
-    yield request.param, home / "run"
+    return request.param, home / "run"
 
 
 def test_every_stage_ends(finished: tuple[str, Path]) -> None:

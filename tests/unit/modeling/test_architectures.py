@@ -49,8 +49,13 @@ ADAPTED = (
     "falcon_h1",
     "gpt_oss",
     "gemma3_text",
+    "ctrl",
+    "falcon",
+    "llama4_text",
 )
-"""Dense, with transposed weights, sliding, scaled, without a prefix, experts, and hybrid."""
+"""Dense, with transposed weights, sliding, scaled, without a prefix, experts, hybrid, with layers
+in a sequence, adding in place to outputs, and with a backbone under another name.
+"""
 
 
 @pytest.mark.parametrize("model_type", ADAPTED)
