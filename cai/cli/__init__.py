@@ -19,6 +19,7 @@ import typer
 
 from cai.cli import (
     attacks,
+    batches,
     calibrate,
     capability,
     chat,
@@ -40,8 +41,8 @@ from cai.cli import (
     serve,
     sweep,
 )
-from cai.cli.terminal_text import printable
 from cai.errors import CaiError, UsageError
+from cai.terminal_text import printable
 
 __all__ = ["app", "main"]
 
@@ -77,6 +78,7 @@ for module in (
 ):
     app.add_typer(module.app)
 app.add_typer(logs.log)
+app.add_typer(batches.batch)
 INTERRUPTED = "interrupted; finished work is saved: run the same command to resume"
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
