@@ -62,6 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpt_bigcode": GPT2,
     "bloom": {"vocab_size": 258, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "falcon": SHAPE,
+    "laguna": SHAPE | HEAD | QWEN_EXPERTS,
     "ctrl": GPT2 | {"dff": 48},
     "llama4_text": SHAPE
     | HEAD

@@ -52,9 +52,11 @@ ADAPTED = (
     "ctrl",
     "falcon",
     "llama4_text",
+    "laguna",
 )
 """Dense, with transposed weights, sliding, scaled, without a prefix, experts, hybrid, with layers
-in a sequence, adding in place to outputs, and with a backbone under another name.
+in a sequence, adding in place to outputs, with a backbone under another name, and with shared
+experts whose names peft converts.
 """
 
 
