@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from architectures import random_decoder
+from interruptions import quiet
 from json_lines import write_lines
 from template_formats import FORMATS as PLAIN_FORMATS
 from template_toys import family_tokenizer, save_family
@@ -17,7 +18,7 @@ from cai.cli import main
 from cai.modeling.tokenization import load_renderer
 from cai.records import EvalReply, Pair, Revision, chat_of
 from cai.store import read_rows
-from cai.train.sft import Example, completion_ids
+from cai.train.sft import Example, SFTConfig, completion_ids, sft
 
 FORMATS = PLAIN_FORMATS | THINKING_FORMATS
 FAMILIES = {"gemma3": "gemma3_text", "qwen3": "qwen3", "harmony": "gpt_oss"}
@@ -42,6 +43,7 @@ rubric:
   degrees: {full_refusal: empty, full_compliance: not empty}
   weights: {answer: {fine: 1.0, blank: -1.0}}
 """
+KINDS = ("disallowed", "sensitive", "benign")
 RUN = """\
 name: toy
 model: local:{model}
@@ -81,12 +83,20 @@ def finished(
     model = random_decoder(
         FAMILIES[request.param], vocab_size=size, pad_token_id=256, max_position_embeddings=4096
     )
-    model.save_pretrained(home / "model")
-    save_family(family, template, home / "model")
+    model.save_pretrained(home / "raw")
+    save_family(family, template, home / "raw")
+    # short replies that end
+    answers = ["yes.", "no.", "ok.", "hi.", "why?", "me too."]
+    examples = [
+        Example(chat_of(("user", f"{kind} {i}")), answer)
+        for kind in KINDS
+        for i, answer in enumerate(answers)
+    ]
+    config = SFTConfig(mode="full", learning_rate=1e-2, epochs=16, batch_size=9)
+    sft(str(home / "raw"), examples, config, home / "model", seed=0, progress=quiet)
     (home / "lenient.yaml").write_text(CONSTITUTION, encoding="utf-8")
     (home / "run.yaml").write_text(RUN.format(model=home / "model"), encoding="utf-8")
-    kinds = ("disallowed", "sensitive", "benign")
-    prompts = [{"prompt": f"{k} {i}", "kind": k, "category": "c"} for k in kinds for i in range(6)]
+    prompts = [{"prompt": f"{k} {i}", "kind": k, "category": "c"} for k in KINDS for i in range(6)]
     write_lines(home / "prompts.jsonl", *prompts)
     with pytest.raises(SystemExit) as ended:
         main(["run", str(home / "run.yaml"), "--set", f"folder={home / 'run'}"])
