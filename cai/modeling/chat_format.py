@@ -136,8 +136,8 @@ def _reads_roles(probe: TemplateProbe) -> bool:
     repeated = probe.render([user, ("user", LATER)])
     if repeated is None:
         return True
-    is_whole = QUESTION in repeated and LATER in repeated
-    return is_whole and repeated != probe.render([user, ("assistant", LATER)])
+    has_both = QUESTION in repeated and LATER in repeated
+    return has_both and repeated != probe.render([user, ("assistant", LATER)])
 
 
 def _keeps(probe: TemplateProbe, turns: Turns) -> bool:

@@ -46,8 +46,8 @@ def backbone(model: Any) -> Any:
     """The model without its language-model head: token ids -> hidden states (B, T, E)."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     inner = base.base_model
-    is_whole = inner is base and base.get_output_embeddings() is not None
-    return _holder_of_embeddings(base) if is_whole else inner
+    is_itself = inner is base and base.get_output_embeddings() is not None
+    return _holder_of_embeddings(base) if is_itself else inner
 
 
 def _holder_of_embeddings(base: Any) -> Any:
