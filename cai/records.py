@@ -163,6 +163,8 @@ class Revision(Row):
     """Number of first replies sampled, of which `initial` is the best; None: one."""
     initial_sample: int | None = None
     """Index of `initial` among them."""
+    self_corrected: bool | None = None
+    """Whether the model was told to answer without bias, which `chat` does not say; None: no."""
     rounds: tuple[Round, ...] = ()
     final: str | None
     """The text to train on; None when a filter dropped the row."""
