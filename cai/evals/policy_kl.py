@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cai.modeling.batching import length_batches, right_pad
+from cai.modeling.fast_paths import backbone
 from cai.modeling.loading import window_of
 from cai.modeling.logits import logit_head
 from cai.modeling.out_of_memory import BatchLimit
@@ -130,7 +131,7 @@ def _response_hidden(model: PreTrainedModel, rollouts: Sequence[Rollout]) -> Ten
     """(N, hidden): states from which each response token is predicted, packed row after row."""
     ids_BT, _ = right_pad([rollout.ids for rollout in rollouts], PAD, model.device)
     with autocast(model.device):
-        hidden_BTE = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        hidden_BTE = backbone(model)(input_ids=ids_BT, use_cache=False).last_hidden_state
     spans = [(len(r.prompt_ids) - 1, len(r.ids) - 1) for r in rollouts]
     packed = torch.cat([hidden_BTE[i, start:stop] for i, (start, stop) in enumerate(spans)])
     return packed.to(model.dtype)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from cai.modeling.fast_paths import fast_paths
+from cai.modeling.fast_paths import backbone, fast_paths
 
 LogitFunction = Callable[[Tensor], Tensor]
 
@@ -69,7 +69,7 @@ def forward_finish(model: PreTrainedModel) -> LogitFunction:
     def finish(raw: Tensor) -> Tensor:
         raw_1NV = raw.reshape(1, -1, raw.shape[-1])
         shell = copy.copy(model)
-        head, base = model.get_output_embeddings(), model.base_model
+        head, base = model.get_output_embeddings(), backbone(model)
         hidden_1N1 = raw_1NV[..., :1].detach()
         shell._modules = {
             name: _stub(child, raw_1NV)

@@ -192,14 +192,18 @@ def _plain_paths(model: PreTrainedModel, states: list[Tensor], want: list[Tensor
     for raw_logits in (True, False):
         paths = FastPaths(raw_logits=raw_logits)
         set_fast_paths(model, paths)
-        head = logit_head(model)
-        got = [head(states_TE.to(model.dtype)).float() for states_TE in states]
-        if _same(model, got, want):
+        if _succeeds(partial(_reads_states, model, states, want)):
             return paths
     raise BackendError(
         "its logits are not what its head computes of its last hidden states: "
         "it cannot be used here"
     )
+
+
+@torch.no_grad()
+def _reads_states(model: PreTrainedModel, states: list[Tensor], want: list[Tensor]) -> bool:
+    head = logit_head(model)
+    return _same(model, [head(states_TE.to(model.dtype)).float() for states_TE in states], want)
 
 
 @torch.no_grad()

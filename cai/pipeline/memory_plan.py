@@ -115,7 +115,7 @@ def _ppo(run: Run, shape: ModelShape) -> dict[str, int]:
 
 
 def memory_lines(resolved: ResolvedRun) -> list[str]:
-    """Lines for the user: the stages' estimates against what is free, or why there are none."""
+    """Lines for the user: the stages' estimates against what is free; none for a model that cannot be read."""
     return list(_lines(resolved))
 
 
@@ -126,9 +126,8 @@ def _lines(resolved: ResolvedRun) -> Iterator[str]:
         return
     try:
         shape = memory.model_shape(resolve_model_path(name))
-    except CaiError as error:
-        yield f"memory: no estimate: {error}"
-        return
+    except CaiError:
+        return  # the stage that needs the model says what is wrong with it
     free = memory.free_bytes()
     stages = stage_memories(run, shape)
     yield f"memory: {_listed(stages)}; free: {_gib(free)}"

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 
 from cai.errors import TrainError, blame
+from cai.modeling.fast_paths import backbone
 from cai.modeling.loading import load_frozen, load_model, window_of_weights
 from cai.modeling.logits import logit_head
 from cai.modeling.lora import lora_config, merge_adapter_into
@@ -256,7 +257,7 @@ def _reply_trainer_class() -> Any:
             model = self.accelerator.unwrap_model(model)
             model = model.get_base_model() if hasattr(model, "get_base_model") else model
             with autocast(model.device):
-                outputs = model.base_model(input_ids=inputs["input_ids"], use_cache=False)
+                outputs = backbone(model)(input_ids=inputs["input_ids"], use_cache=False)
                 hidden_NE = outputs.last_hidden_state[:, :-1][target_BT]
                 logits_NV = logit_head(model)(hidden_NE).float()
             total = torch.nn.functional.cross_entropy(
