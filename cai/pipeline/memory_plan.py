@@ -115,7 +115,9 @@ def _ppo(run: Run, shape: ModelShape) -> dict[str, int]:
 
 
 def memory_lines(resolved: ResolvedRun) -> list[str]:
-    """Lines for the user: the stages' estimates against what is free; none for a model that cannot be read."""
+    """Lines for the user: the stages' estimates against what is free. None for a model
+    that cannot be read: its stage says so.
+    """
     return list(_lines(resolved))
 
 
