@@ -41,6 +41,7 @@ from cai.cli import (
     scaling,
     serve,
     sweep,
+    synthesize,
 )
 from cai.errors import CaiError, UsageError
 from cai.terminal_text import printable
@@ -68,6 +69,7 @@ for module in (
     fit_preference,
     runs,
     sweep,
+    synthesize,
     file_commands,
     eval_command,
     exports,
