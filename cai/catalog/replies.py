@@ -73,10 +73,12 @@ def build_toxicity(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation:
 
 def build_closest(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation:
     """TruthfulQA's sampled answers, mapped to the closest reference answer by a judge."""
+    from cai.lm.engines import is_endpoint
+
     if judge is None:
         raise task.lacking("judge")
     rows = [(line.prompt, references_of(line.data, line.location)) for line in _rows(task)]
-    by_letter = _is_endpoint(task.needed("judge"))
+    by_letter = is_endpoint(task.needed("judge"))
     return ReplyEvaluation(
         closest_items(rows, task.config.draws),
         closest_grader(judge, task.seed, by_letter=by_letter),
@@ -103,9 +105,9 @@ def build_helpfulness(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation
     rubric, digest = rubric_of(task.constitution)
     provenance, relevance = {"rubric": digest}, None
     if "reference" in task.options:
-        prompts = list({item.prompt.id: item.prompt for item in items}.values())
         from cai.reward.relevance import open_relevance
 
+        prompts = list({item.prompt.id: item.prompt for item in items}.values())
         spec = task.options["reference"]
         relevance, provenance["reference"] = open_relevance(spec, prompts, task.seed)
     grader = helpful_grader(rubric, relevance)
@@ -137,10 +139,6 @@ BUILDS: dict[str, Build] = {
     "closed-domain": build_closed_domain,
 }
 """Name of an evaluation -> what makes it."""
-
-
-def _is_endpoint(spec: str) -> bool:
-    return spec.startswith(("http:", "https:"))
 
 
 def _prompts(task: EvaluationTask) -> Sequence[Prompt]:

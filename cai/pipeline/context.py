@@ -24,6 +24,7 @@ from cai.lm import LM, open_lm
 from cai.lm.batch import Batch, collect_requests
 from cai.lm.budget import Budget, MeteredLM
 from cai.lm.caching import CachedLM
+from cai.lm.engines import is_endpoint
 from cai.lm.http import HttpLM
 from cai.lm.request_log import REQUEST_LOG_NAME, RequestLog
 from cai.modeling import memory
@@ -287,7 +288,7 @@ class RunContext:
 
     def answer_settings(self, *specs: str) -> dict[str, str]:
         """Settings of endpoints that decide what a row holds, where one of `specs` is one."""
-        has_endpoint = any(spec.startswith(("http:", "https:")) for spec in specs)
+        has_endpoint = any(map(is_endpoint, specs))
         return self.run.http.answer_settings() if has_endpoint else {}
 
 

@@ -25,6 +25,7 @@ from json_lines import write_lines
 from safetensors.torch import load_file
 from torchrun import run_two_processes
 
+from cai.artifacts import CARD
 from cai.cli import main
 from cai.records import EvalReply, KLReply, Pair, Preference, Prompt, Revision, Score, chat_of
 from cai.store import Manifest, read_rows
