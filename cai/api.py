@@ -171,6 +171,7 @@ def grade(
         >>> grade.style
         'desired_refusal'
     """
+    from cai.modeling.thoughts import split_thoughts
     from cai.rubric import grade as grade_reply
 
     rows = _prompt_rows(prompts)
@@ -184,7 +185,7 @@ def grade(
         grade_reply(
             rubric,
             prompt=row.chat[-1].content,
-            response=response,
+            response=split_thoughts(response).text,
             kind=row.kind,
             source=row.id,
         )

@@ -198,7 +198,9 @@ def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], se
         kind_and_category = (prompt.kind, prompt.category)
         step = labeller(tool.constitution, tool.lm, config, seed, lambda pair: kind_and_category)
         first, second = line.replies
-        pair = Pair(source=prompt.id, chat=prompt.chat, first=first, second=second)
+        pair = Pair(
+            source=prompt.id, chat=prompt.chat, first=first, second=second, unscored=line.no_reply
+        )
         row = await step(pair)
         return row.model_dump(mode="json", include=fields)
 

@@ -17,6 +17,7 @@ from cai.async_map import gather
 from cai.constitution.schema import CompareExample, Constitution, Principle
 from cai.errors import UnansweredError
 from cai.lm.base import LM
+from cai.modeling.thoughts import CUT_THOUGHT, split_thoughts
 from cai.probability import sigmoid
 from cai.records import Chat, FrozenModel, Kind, Pair, Preference, Vote
 from cai.seeds import derive, rng
@@ -271,6 +272,21 @@ def _mean(logprobs: Sequence[OptionLogprobs]) -> OptionLogprobs:
 # ---- the step ----
 
 
+def _without_thoughts(pair: Pair) -> Pair:
+    """The pair as it is judged. A reply that ends within its thought leaves it `unscored`."""
+    splits = split_thoughts(pair.first), split_thoughts(pair.second)
+    if all(split.thought is None and split.is_closed for split in splits):
+        return pair
+    is_cut = any(split.lacks_reply for split in splits)
+    return pair.model_copy(
+        update={
+            "first": splits[0].text,
+            "second": splits[1].text,
+            "unscored": CUT_THOUGHT if is_cut else None,
+        }
+    )
+
+
 def labeller(
     constitution: Constitution,
     judge: LM,
@@ -291,14 +307,19 @@ def labeller(
     async def label(pair: Pair) -> Preference:
         if pair.unscored is not None:
             return unscored(pair, pair.unscored)
-        if pair.first.strip() == pair.second.strip():
+        judged = _without_thoughts(pair)
+        if judged.unscored is not None:
+            return unscored(pair, judged.unscored)
+        if judged.first.strip() == judged.second.strip():
             return unscored(pair, "the two replies are the same")
         kind, category = kind_and_category(pair)
-        principles = principles_for(constitution, config, kind, seed, pair, category)
+        principles = principles_for(constitution, config, kind, seed, judged, category)
         if not principles:
             return unscored(pair, "no principle with a comparison applies")
         try:  # all or none: a mean over fewer principles would be another label
-            votes = await gather([compare(judge, shots, pair, p, config, seed) for p in principles])
+            votes = await gather(
+                [compare(judge, shots, judged, p, config, seed) for p in principles]
+            )
         except UnansweredError as error:
             return unscored(pair, error.reason)
         probabilities = [vote.p_first for vote in votes if vote.p_first is not None]
