@@ -220,6 +220,8 @@ class Vote(FrozenModel):
     rationale: str | None = None
     """The judge's chain of thought, first reply shown as (A); None: without chain of thought."""
     rationale_swapped: str | None = None
+    scores: tuple[Number, Number] | None = None
+    """Raw scores of the first and the second reply, by a reward model; None: another judge."""
     p_first: Probability | None
     """P(first beats second) by this principle, from both orders."""
 

@@ -187,8 +187,8 @@ def _label_config(settings: dict[str, Any]) -> LabelConfig:
 
 
 def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], seed: int) -> None:
-    from cai.generate.label import labeller
     from cai.records import Pair
+    from cai.reward.score_labels import pair_labeller
     from cai.store import digest
 
     fields = {"p_first", "votes", "unscored"}
@@ -196,7 +196,9 @@ def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], se
     async def label_fields(line: Line) -> dict[str, Any]:
         prompt = line.prompt
         kind_and_category = (prompt.kind, prompt.category)
-        step = labeller(tool.constitution, tool.lm, config, seed, lambda pair: kind_and_category)
+        step = pair_labeller(
+            tool.constitution, tool.lm, config, seed, lambda pair: kind_and_category
+        )
         first, second = line.replies
         pair = Pair(
             source=prompt.id, chat=prompt.chat, first=first, second=second, unscored=line.no_reply

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from cai.async_map import in_batches
 from cai.evals.graded_items import (
     GradedItem,
     Grader,
     Verdict,
     highest_of_each_prompt,
-    in_batches,
     mean_over_prompts,
 )
 from cai.lm.base import Sample

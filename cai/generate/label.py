@@ -58,6 +58,9 @@ class LabelConfig(FrozenModel):
     rationale_temperature: float = Field(0.7, ge=0)
     clamp: tuple[float, float] | None = None
     """Range of each principle's probability: judges are overconfident after a chain of thought."""
+    scale: float = Field(1.0, gt=0)
+    """A reward model as judge (`reward:FOLDER_OR_HUB_ID`): its scores are divided by this, and a
+    difference of 1 is then one nat. `cai audit-judge` fits it to people's labels."""
 
     @model_validator(mode="before")
     @classmethod
@@ -272,19 +275,23 @@ def _mean(logprobs: Sequence[OptionLogprobs]) -> OptionLogprobs:
 # ---- the step ----
 
 
-def _without_thoughts(pair: Pair) -> Pair:
-    """The pair as it is judged. A reply that ends within its thought leaves it `unscored`."""
-    splits = split_thoughts(pair.first), split_thoughts(pair.second)
-    if all(split.thought is None and split.is_closed for split in splits):
+def judged_pair(pair: Pair) -> Pair:
+    """The pair as it is judged: without thoughts, and `unscored` where there is nothing to judge.
+
+    A label is filed under the id of the row itself, as it was given.
+    """
+    if pair.unscored is not None:
         return pair
-    is_cut = any(split.lacks_reply for split in splits)
-    return pair.model_copy(
-        update={
-            "first": splits[0].text,
-            "second": splits[1].text,
-            "unscored": CUT_THOUGHT if is_cut else None,
-        }
-    )
+    splits = split_thoughts(pair.first), split_thoughts(pair.second)
+    first, second = (split.text for split in splits)
+    reason = None
+    if any(split.lacks_reply for split in splits):
+        reason = CUT_THOUGHT
+    elif first.strip() == second.strip():
+        reason = "the two replies are the same"
+    elif (first, second) == (pair.first, pair.second):
+        return pair
+    return pair.model_copy(update={"first": first, "second": second, "unscored": reason})
 
 
 def labeller(
@@ -305,13 +312,9 @@ def labeller(
         return Preference(source=pair.id, p_first=None, votes=tuple(votes), unscored=reason)
 
     async def label(pair: Pair) -> Preference:
-        if pair.unscored is not None:
-            return unscored(pair, pair.unscored)
-        judged = _without_thoughts(pair)
+        judged = judged_pair(pair)
         if judged.unscored is not None:
             return unscored(pair, judged.unscored)
-        if judged.first.strip() == judged.second.strip():
-            return unscored(pair, "the two replies are the same")
         kind, category = kind_and_category(pair)
         principles = principles_for(constitution, config, kind, seed, judged, category)
         if not principles:

@@ -35,7 +35,7 @@ def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> PreTrai
     """
     with blame(BackendError, f"model {name_or_path}"):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=dtype, use_safetensors=True
+            name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
         model.to(device())
         model.eval()
@@ -87,7 +87,7 @@ def window_of_weights(name_or_path: str) -> int:
         BackendError: its configuration cannot be read.
     """
     with blame(BackendError, f"model {name_or_path}"):
-        return window_of(AutoConfig.from_pretrained(name_or_path))
+        return window_of(AutoConfig.from_pretrained(name_or_path, trust_remote_code=False))
 
 
 def fingerprint(name_or_path: str) -> str:

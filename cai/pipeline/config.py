@@ -24,6 +24,8 @@ from cai.generate.revise import ReviseConfig
 from cai.lm.budget import Prices
 from cai.lm.credentials import refuse_user_info
 from cai.lm.http import HttpConfig
+from cai.modeling.model_files import local_model_name
+from cai.modeling.model_spec import is_reward_spec
 from cai.pipeline.renamed_keys import refuse_renamed
 from cai.records import FrozenModel
 from cai.reward.composite import RewardWeights
@@ -45,7 +47,12 @@ class Run(FrozenModel):
     `?thinking=on` at its end lets it think before it replies; what is trained never does.
     """
     judge: str | None = None
-    """Labels the pairs instead of `model`."""
+    """Labels the pairs instead of `model`: a spec of a chat model, or `reward:FOLDER_OR_HUB_ID`, a
+    reward model that others trained, by its scores (`label.scale`)."""
+    reward_model: str | None = None
+    """A reward model that others trained, as `local:FOLDER_OR_HUB_ID`: it scores replies for
+    `reward_weights.pm` instead of one that the run trains. The stage `reward` then fits its scale
+    only, and 50-reward says which model it is."""
     constitution: str
     """A file beside the run's YAML, or the name of a constitution that ships with cai."""
     prompts: tuple[str, ...] = Field(min_length=1)
@@ -127,6 +134,24 @@ class Run(FrozenModel):
             if names.count(name) > 1:
                 raise ValueError(f"{name} is there twice: give a folder with the files of both")
         return evaluations
+
+    @model_validator(mode="after")
+    def _reward_models_have_their_part(self) -> Run:
+        if self.judge is not None and is_reward_spec(self.judge) and self.reward_weights.direct:
+            raise ValueError(
+                "reward_weights.direct is a judge's rating, and a reward model gives none: set it"
+                " to 0, or name a chat model as judge"
+            )
+        if self.reward_model is not None and local_model_name(self.reward_model) is None:
+            raise ValueError(
+                f"reward_model: {self.reward_model}: name its weights, as local:FOLDER_OR_HUB_ID"
+            )
+        if self.reward_model is not None and self.ppo.critic == "reward":
+            raise ValueError(
+                "ppo.critic: reward begins as the preference model that a run trains, which"
+                " reward_model replaces: leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _critic_has_its_model(self) -> Run:

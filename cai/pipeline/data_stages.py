@@ -8,7 +8,6 @@ from cai.data.filters import needs_token_counts
 from cai.data.split import subsample
 from cai.errors import StoreError
 from cai.generate.diversity import diversity_metrics
-from cai.generate.label import labeller
 from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
@@ -21,6 +20,7 @@ from cai.pipeline.staleness import (
     revision_is_current,
 )
 from cai.records import Pair, Preference, Prompt, Revision
+from cai.reward.score_labels import pair_labeller
 from cai.rubric import training_gate
 
 
@@ -139,7 +139,7 @@ def label(ctx: RunContext) -> None:
     if ctx.begin_or_reuse(out, "label", provenance, Preference, preference_is_current(ctx), REWARD):
         return
     kinds = prompt_kinds(ctx)
-    step = labeller(
+    step = pair_labeller(
         ctx.constitution,
         judge,
         run.label,

@@ -23,16 +23,17 @@ from cai.artifacts import SUBJECTS
 from cai.async_map import gather
 from cai.data.split import subsample
 from cai.evals.replies import prompt_draws, reply_step
-from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
 from cai.lm.budget import Budget, Prices
+from cai.modeling.model_spec import is_reward_spec
 from cai.pipeline.config import Run
 from cai.pipeline.context import RunContext
 from cai.pipeline.probe import ROW, Probe, Used
 from cai.pipeline.run_prompts import read_run_prompts
 from cai.records import Pair, Prompt
 from cai.reward.direct_rlaif import rate
+from cai.reward.score_labels import pair_labeller
 
 
 @dataclass(frozen=True)
@@ -173,10 +174,11 @@ def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
     yield _Stage("pair", run.model, pair_rows, keep_pair, len(pair_rows), False)
 
     kinds = {prompt.id: (prompt.kind, prompt.category) for prompt in train}
-    label = labeller(
+    label = pair_labeller(
         ctx.constitution, judge, run.label, seed, lambda pair: kinds.get(pair.source, (None, None))
     )
-    yield _Stage("label", judge_spec, pairs, label, len(pair_rows), False)
+    if not is_reward_spec(judge_spec):  # whose scores cost no call
+        yield _Stage("label", judge_spec, pairs, label, len(pair_rows), False)
 
     async def rate_first(pair: Pair) -> None:
         await rate(judge, pair.chat, pair.first)

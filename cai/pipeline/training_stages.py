@@ -83,6 +83,11 @@ def reward(ctx: RunContext) -> None:
     )
     from cai.train.cross_validation import mix_pairs
 
+    if ctx.run.reward_model is not None:
+        from cai.pipeline.published_reward import scale_published_model
+
+        scale_published_model(ctx, ctx.run.reward_model)
+        return
     run, out, config = ctx.run, ctx.path(REWARD), ctx.run.reward
     files = dict(zip(run.preferences, ctx.resolved.preferences, strict=True))
     provenance = {f"preferences {name}": store.file_digest(path) for name, path in files.items()}
@@ -169,6 +174,7 @@ def ppo(ctx: RunContext) -> None:
     from cai.modeling.loading import window_of
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_reward
+    from cai.reward.preference_model import PreferenceModel
     from cai.train.distributed import broadcast_flag, rank
     from cai.train.ppo.actor import build_actor
     from cai.train.ppo.rollout import RewardTable, Rollout
@@ -181,10 +187,11 @@ def ppo(ctx: RunContext) -> None:
         return
     weights = str(ctx.path(SFT))
     torch.manual_seed(ctx.seed)
-    actor, base = build_actor(config, weights, run.reward if run.reward_weights.pm else None)
+    trains_model = bool(run.reward_weights.pm) and run.reward_model is None
+    actor, base = build_actor(config, weights, run.reward if trains_model else None)
     reward = load_reward(ctx, base)
     preference_model = reward.scorers.preference_model
-    if config.critic == "reward" and preference_model is not None:
+    if config.critic == "reward" and isinstance(preference_model, PreferenceModel):
         actor.critic.init_from_preference_model(preference_model, run.reward_weights.pm)
 
     def reward_fn(rollouts: Sequence[Rollout]) -> RewardTable:

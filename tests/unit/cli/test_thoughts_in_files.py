@@ -114,5 +114,7 @@ def test_rows_of_the_python_api_too() -> None:
     assert not any(THOUGHT in text for text in seen)
     prompt = cai.Prompt(chat=chat, kind="benign")
     [plain] = cai.grade([prompt], [REFUSAL], constitution="harmless")
-    [thinking] = cai.grade([prompt], [f"<think>{THOUGHT}</think>{REFUSAL}"], constitution="harmless")
+    [thinking] = cai.grade(
+        [prompt], [f"<think>{THOUGHT}</think>{REFUSAL}"], constitution="harmless"
+    )
     assert thinking == plain
