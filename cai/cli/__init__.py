@@ -19,6 +19,7 @@ import typer
 
 from cai.cli import (
     attacks,
+    audit_judge,
     calibrate,
     capability,
     chat,

@@ -68,6 +68,18 @@ def evaluate(
         str | None,
         typer.Option(metavar="FOLDER", help="harm: a run's folder, or that of a preference model."),
     ] = None,
+    guard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="refusal, harm: a guard model that says how harmful replies are, as local:FOLDER, "
+            "or local:FOLDER#LABEL of a classifier.",
+        ),
+    ] = None,
+    guideline: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The rule that the guard's chat template takes."),
+    ] = None,
     scorer: Annotated[
         str | None,
         typer.Option(
@@ -157,6 +169,8 @@ def evaluate(
     )
     extras = {
         "preference": preference,
+        "guard": guard,
+        "guideline": guideline,
         "scorer": scorer,
         "judge": judge,
         "reference": reference,

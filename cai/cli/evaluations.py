@@ -92,8 +92,8 @@ def _described(job: EvaluationJob) -> None:
 
 
 OPTIONS = {
-    "refusal": ("train",),
-    "harm": ("preference", "train"),
+    "refusal": ("guard", "guideline", "train"),
+    "harm": ("preference", "guard", "guideline", "train"),
     "toxicity": ("scorer", "train"),
     "truthfulqa-open": ("judge", "train"),
     "jailbreak": ("templates", "systems", "train"),

@@ -168,13 +168,18 @@ def label(
     if file is not None:
         options.run_stage(file, principles=principles, preset=preset, column=columns)
     else:
-        config = _label_config({"preset": preset, "principles": principles})
+        config = label_config({"preset": preset, "principles": principles})
         names = column_names(columns, REPLY_FIELDS)
         with open_file_tool(options) as tool:
             _label_file(tool, config, names, seed)
 
 
-def _label_config(settings: dict[str, Any]) -> LabelConfig:
+def label_config(settings: dict[str, Any]) -> LabelConfig:
+    """The settings of labels, from options; None: not given.
+
+    Raises:
+        UsageError: one of them is wrong.
+    """
     from pydantic import ValidationError
 
     from cai.generate.label import LabelConfig

@@ -24,10 +24,11 @@ def evaluate_refusal(job: EvaluationJob) -> None:
     from cai.cli.null_rows import print_null_rows
     from cai.cli.output_files import owned_output, replaced_output, write_output
     from cai.cli.reply_evaluation import split_scores
+    from cai.cli.reply_evaluations import guard_of
     from cai.data.readers import ReadOptions, prompt_rows
     from cai.data.split import subsample
     from cai.evals.refusal import refusal_scores
-    from cai.evals.replies import item_id, prompt_draws, reply_step
+    from cai.evals.replies import Graders, item_id, prompt_draws, reply_step
     from cai.generate.unanswered import null_reason
     from cai.records import EvalReply
     from cai.rubric import compile_rubric
@@ -53,8 +54,12 @@ def evaluate_refusal(job: EvaluationJob) -> None:
             "rubric": store.digest(rubric),
             **options.answer_settings(),
         }
+        guard = guard_of(job) if "guard" in job.extras else None
+        if guard is not None:
+            provenance["guard"] = guard.fingerprint
+        graders = Graders(compile_rubric(rubric), guard)
         with owned_output(replies_file, "eval", provenance):
-            step = reply_step(options.text("model"), lm, compile_rubric(rubric), config, seed)
+            step = reply_step(options.text("model"), lm, graders, config, seed)
             draws = prompt_draws(prompts, config.draws)
             replies = evaluated_rows(replies_file, draws, (step, EvalReply), lm, item_id)
         scores = split_scores(

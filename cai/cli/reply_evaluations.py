@@ -14,23 +14,31 @@ if TYPE_CHECKING:
     from cai.cli.evaluations import EvaluationJob
     from cai.cli.reply_evaluation import Build
     from cai.evals.graded_items import Grader, ReplyEvaluation
+    from cai.evals.guard import Guard
     from cai.lm import LM
     from cai.records import Prompt
     from cai.reward.relevance import Relevance
 
 
 def build_harm(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:
-    """Replies against a fixed refusal, by a preference model."""
+    """Replies against a fixed refusal, by a preference model; or a guard's verdicts on them."""
     from cai.evals.graded_items import GradedItem, ReplyEvaluation
-    from cai.evals.harm import harm_grader, harm_scores
+    from cai.evals.harm import guard_grader, guard_scores, harm_grader, harm_scores
     from cai.reward.preference_folder import open_preference_model
 
-    opened = open_preference_model(Path(job.needed("preference")))
     items = [
         GradedItem(prompt, prompt.chat, draw)
         for prompt in _prompts(job)
         for draw in range(job.config.draws)
     ]
+    if "guard" in job.extras:
+        if "preference" in job.extras:
+            raise UsageError("--only harm: give --preference or --guard, not both")
+        guard = guard_of(job)
+        return ReplyEvaluation(
+            items, guard_grader(guard), guard_scores, {"guard": guard.fingerprint}
+        )
+    opened = open_preference_model(Path(job.needed("preference")))
     grader = harm_grader(opened.score)
     return ReplyEvaluation(items, grader, harm_scores, {"preference": opened.fingerprint})
 
@@ -157,6 +165,18 @@ BUILDS: dict[str, Build] = {
     "closed-domain": build_closed_domain,
 }
 """Name of an evaluation -> what makes it."""
+
+
+def guard_of(job: EvaluationJob) -> Guard:
+    """The guard that --guard names, with the rule of --guideline."""
+    from cai.errors import StoreError, blame
+    from cai.evals.guard import open_guard
+
+    guideline = job.extras.get("guideline")
+    if guideline is not None:
+        with blame(StoreError, f"--guideline {guideline}"):
+            guideline = Path(guideline).read_text(encoding="utf-8").strip()
+    return open_guard(job.needed("guard"), guideline)
 
 
 def rubric_of(constitution: str) -> tuple[Grader, str]:

@@ -23,7 +23,7 @@ from cai.artifacts import (
 from cai.data.split import subsample
 from cai.evals.comparisons import comparisons
 from cai.evals.refusal import refusal_scores
-from cai.evals.replies import item_id, prompt_draws, reply_step
+from cai.evals.replies import Graders, item_id, prompt_draws, reply_step
 from cai.generate.unanswered import set_unanswered_aside
 from cai.pipeline.choice_evaluations import evaluate_choices
 from cai.pipeline.context import RunContext, load_rows
@@ -41,12 +41,17 @@ def evaluate(ctx: RunContext) -> None:
 
 def _evaluate_replies(ctx: RunContext) -> None:
     """70-replies.jsonl and 70-scores.jsonl: base, SFT and policy on held-out prompts."""
+    from cai.evals.guard import open_guard
     from cai.evals.policy_kl import kl_scores
 
     run, out = ctx.run, ctx.path(SCORES)
     fingerprint = ctx.lm(run.model).fingerprint
     inputs = [HELD_OUT, SFT, REWARD, POLICY]
     answers = ctx.answer_settings(run.model)
+    guard = None if run.eval.guard is None else open_guard(run.eval.guard, run.eval.guideline)
+    if guard is not None:
+        answers = answers | {"guard": guard.fingerprint}
+    graders = Graders(ctx.rubric, guard)
     provenance = ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint, **answers)
     finished = ctx.begin(out, "eval", provenance)
     if finished and not ctx.reopen_unanswered(out, "eval", provenance):
@@ -56,7 +61,7 @@ def _evaluate_replies(ctx: RunContext) -> None:
     ctx.path(EVAL).mkdir(exist_ok=True)
     replies: list[EvalReply] = []
     for subject in SUBJECTS:
-        replies += _subject_replies(ctx, subject, draws)
+        replies += _subject_replies(ctx, subject, draws, graders)
     drawn = [draw.prompt for draw in draws]
     rewarded = {p.id: p for p in subsample(drawn, run.eval.reward_prompts, ctx.seed, "reward")}
     kl_replies = measure_policy_kl(ctx, list(rewarded.values()))
@@ -74,11 +79,13 @@ def _evaluate_replies(ctx: RunContext) -> None:
     store.finish_artifact(out, ctx.path(REPLIES), **counts)
 
 
-def _subject_replies(ctx: RunContext, subject: str, draws: Sequence[PromptDraw]) -> list[EvalReply]:
+def _subject_replies(
+    ctx: RunContext, subject: str, draws: Sequence[PromptDraw], graders: Graders
+) -> list[EvalReply]:
     """Replies of one subject, which leaves memory again before the next is loaded."""
     folder, out = SUBJECTS[subject], ctx.path(EVAL) / f"{subject}.jsonl"
     lm = ctx.lm(f"local:{ctx.path(folder)}" if folder else ctx.run.model)
-    step = reply_step(subject, lm, ctx.rubric, ctx.run.eval, ctx.seed)
+    step = reply_step(subject, lm, graders, ctx.run.eval, ctx.seed)
     set_unanswered_aside(out, EvalReply)
     ctx.map_rows(lm, out, draws, step, EvalReply, f"eval {subject}", source=item_id)
     del lm, step
