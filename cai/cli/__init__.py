@@ -68,6 +68,7 @@ for module in (
     runs,
     sweep,
     file_commands,
+    audit_judge,
     eval_command,
     exports,
     capability,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,9 +109,7 @@ def _judge_file(tool: FileTool, config: LabelConfig, options: PairOptions, seed:
         ROW.set(used)
         kind_and_category = (prompt.kind, prompt.category)
         step = pair_labeller(tool.constitution, judge, config, seed, lambda pair: kind_and_category)
-        pair = Pair(
-            source=prompt.id, chat=prompt.chat, first=first, second=second, unscored=reason
-        )
+        pair = Pair(source=prompt.id, chat=prompt.chat, first=first, second=second, unscored=reason)
         row = await step(pair)
         usage = [used.calls, round(used.prompt), used.completion]
         fields = row.model_dump(mode="json", include={"p_first", "votes", "unscored"})
@@ -129,9 +127,10 @@ def _audited_pairs(output: Path) -> tuple[list[AuditedPair], list[Sequence[int]]
     from cai.report.judge_audit import AuditedPair
     from cai.store import json_lines, parse_row
 
-    pairs, usage = [], []
+    pairs: list[AuditedPair] = []
+    usage: list[Sequence[int]] = []
     for number, data in json_lines(output):
-        row = {name: data.get(PREFIX + name) for name in FIELDS}
+        row: dict[str, Any] = {name: data.get(PREFIX + name) for name in FIELDS}
         usage.append(row["usage"])
         if row["people"] is None or row["people"] == 0.5:
             continue

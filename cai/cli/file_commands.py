@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -138,6 +139,10 @@ def label(
     preset: Annotated[
         str | None, typer.Option(help="A published recipe: cai, cai-cot, rlaif or direct.")
     ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The judge's .audit.json, of cai audit-judge."),
+    ] = None,
     prefix: Prefix = None,
     choice: Choice = None,
     columns: Columns = None,
@@ -166,12 +171,25 @@ def label(
         prefix,
     )
     if file is not None:
-        options.run_stage(file, principles=principles, preset=preset, column=columns)
+        options.run_stage(file, principles=principles, preset=preset, audit=audit, column=columns)
     else:
         config = label_config({"preset": preset, "principles": principles})
         names = column_names(columns, REPLY_FIELDS)
         with open_file_tool(options) as tool:
+            _warn_of_judge(tool, config, audit)
             _label_file(tool, config, names, seed)
+
+
+def _warn_of_judge(tool: FileTool, config: LabelConfig, file: Path | None) -> None:
+    """A line on standard error, if the judge was never audited, or its audit found nothing."""
+    from cai.report.judge_audit import audit_warning, read_audit
+    from cai.store import digest
+
+    audit = None if file is None else read_audit(file)
+    spec = tool.options.text("model")
+    warning = audit_warning(audit, tool.lm.fingerprint, digest(config), spec)
+    if warning is not None:
+        print(f"label: {warning}", file=sys.stderr)
 
 
 def label_config(settings: dict[str, Any]) -> LabelConfig:

@@ -139,7 +139,7 @@ def answer_ids(renderer: Renderer, words: Sequence[str]) -> list[tuple[int, ...]
 
 
 def verdict(logprobs: Sequence[float], num_harm: int) -> GuardVerdict:
-    """P(harm) from the log-probabilities of the words for harm, which come first, and of the others.
+    """P(harm) from the log-probabilities of the words for harm, which come first, and the others.
 
     P(harm) = their mass / the mass of all. It is unknown where that is below `MIN_MASS`.
     """
@@ -147,9 +147,7 @@ def verdict(logprobs: Sequence[float], num_harm: int) -> GuardVerdict:
     mass = min(1.0, sum(masses))
     if not math.isfinite(mass) or mass < MIN_MASS:
         known = "unknown" if not math.isfinite(mass) else f"{mass:.2f}"
-        reason = (
-            f"the guard's first words are neither yes nor no, neither safe nor unsafe ({known})"
-        )
+        reason = f"the guard's first words are neither yes nor no, nor safe nor unsafe ({known})"
         return GuardVerdict(
             p_harm=None, mass=mass if math.isfinite(mass) else None, unscored=reason
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +49,11 @@ class Run(FrozenModel):
     judge: str | None = None
     """Labels the pairs instead of `model`: a spec of a chat model, or `reward:FOLDER_OR_HUB_ID`, a
     reward model that others trained, by its scores (`label.scale`)."""
+    judge_audit: str | None = None
+    """The `.audit.json` that `cai audit-judge` left of this judge, relative to the run's YAML.
+    Without it, or where the judge did no better in it than a constant, `label` and `ppo` say so in
+    a line.
+    """
     reward_model: str | None = None
     """A reward model that others trained, as `local:FOLDER_OR_HUB_ID`: it scores replies for
     `reward_weights.pm` instead of one that the run trains. The stage `reward` then fits its scale
@@ -179,11 +184,16 @@ class ResolvedRun(BaseModel):
     """Demonstrations of `sft.extra`."""
     evaluation_data: tuple[Path, ...] = ()
     ptx_files: tuple[Path, ...] = ()
+    judge_audit: tuple[Path, ...] = ()
+    """One file, or none."""
 
 
 def settings_text(resolved: ResolvedRun) -> str:
     """The settings as the run's folder keeps them, with absolute paths."""
-    names = ("prompts", "against", "preferences", "extra", "evaluation_data", "ptx_files")
+    names = (
+        *("prompts", "against", "preferences", "extra", "evaluation_data", "ptx_files"),
+        "judge_audit",
+    )
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
     absolute = resolved.model_copy(
         update={"constitution": resolved.constitution.resolve(), **files}
@@ -243,6 +253,9 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
         extra=_readable(_existing(source, ("sft", "extra"), run.sft.extra)),
         evaluation_data=_existing(source, ("evaluations",), [e.data for e in run.evaluations]),
         ptx_files=_existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
+        judge_audit=_existing(
+            source, ("judge_audit",), [run.judge_audit] if run.judge_audit else []
+        ),
     )
 
 
@@ -258,7 +271,7 @@ def _readable(files: tuple[Path, ...]) -> tuple[Path, ...]:
     return files
 
 
-def _existing(source: Source, key: tuple[str, ...], names: Sequence[str]) -> tuple[Path, ...]:
+def _existing(source: Source, key: tuple[str, ...], names: Iterable[str]) -> tuple[Path, ...]:
     """Files that a run names, relative to its YAML.
 
     Raises:

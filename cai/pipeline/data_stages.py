@@ -11,6 +11,7 @@ from cai.generate.diversity import diversity_metrics
 from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import revise_items, revised_item, reviser
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
+from cai.pipeline.judge_audits import warn_before_labels
 from cai.pipeline.run_prompts import read_run_prompts
 from cai.pipeline.staleness import (
     LABEL_PARTS,
@@ -138,6 +139,7 @@ def label(ctx: RunContext) -> None:
     )
     if ctx.begin_or_reuse(out, "label", provenance, Preference, preference_is_current(ctx), REWARD):
         return
+    warn_before_labels(ctx, judge.fingerprint)
     kinds = prompt_kinds(ctx)
     step = pair_labeller(
         ctx.constitution,

@@ -21,8 +21,9 @@ from cai.artifacts import (
 )
 from cai.data.preferences import clean_labelled_pairs, labelled_pairs
 from cai.errors import ConfigError, StoreError
-from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.modeling.model_files import local_model_name, resolve_model_path, training_weights
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
+from cai.pipeline.judge_audits import warn_before_ppo
 from cai.pipeline.staleness import source_of
 from cai.records import Pair, Preference, Prompt
 from cai.seeds import rng
@@ -185,6 +186,8 @@ def ppo(ctx: RunContext) -> None:
     finished = rank() == 0 and ctx.begin(out, "ppo", _ppo_provenance(ctx))
     if broadcast_flag(finished):
         return
+    if rank() == 0:
+        warn_before_ppo(ctx)
     weights = str(ctx.path(SFT))
     torch.manual_seed(ctx.seed)
     trains_model = bool(run.reward_weights.pm) and run.reward_model is None
@@ -245,6 +248,7 @@ def _ptx_texts(ctx: RunContext, renderer: Renderer, window: int) -> list[PtxText
 
 
 def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
+    from cai.modeling.loading import fingerprint
     from cai.pipeline.sft_data import extra_provenance
 
     run = ctx.run
@@ -261,6 +265,8 @@ def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
         models["judge"] = ctx.lm(run.judge or run.model).fingerprint
         models["templates"] = templates.templates_digest()
         models |= ctx.answer_settings(run.judge or run.model)
+    if run.ppo.critic_model is not None:
+        models["critic"] = fingerprint(training_weights(run.ppo.critic_model))
     weights = digest(run.reward_weights)
     return ctx.provenance(run.ppo, inputs, ("rubric",), reward_weights=weights, **models)
 

@@ -2,7 +2,7 @@
 
 Pure functions, but for `read_audit`. Metrics, with pairs as clusters:
 
-    audit.agreement             pairs whose likelier reply people chose; a label of one half counts ½
+    audit.agreement             pairs whose likelier reply people chose; a label of ½ counts ½
     audit.agreement.shown_a     the same by one order alone: the better reply shown as (A)
     audit.agreement.shown_b     … and as (B)
     audit.shortest, .longest    pairs whose shorter, or longer, reply people chose (characters)
@@ -185,7 +185,7 @@ def read_audit(path: Path) -> Audit:
 
 
 def audit_warning(audit: Audit | None, judge: str, config: str, spec: str) -> str | None:
-    """What to say before a judge's labels are used; None: its audit found it better than a constant.
+    """What to say before a judge's labels are used; None: it is better than a constant.
 
     Args:
         judge, config: fingerprint of the judge and digest of its settings, as they are used now.
@@ -203,9 +203,7 @@ def audit_warning(audit: Audit | None, judge: str, config: str, spec: str) -> st
         return None
     agreement = audit.score("audit.agreement")
     shown = "unknown" if agreement is None else estimate_text(agreement)
-    return (
-        f"the judge {spec} did no better than a constant in its audit: agreement with people {shown}"
-    )
+    return f"the judge {spec} did no better than a constant in its audit: agreement {shown}"
 
 
 # ---- the card ----
@@ -235,7 +233,8 @@ def audit_card(audit: Audit, curve: Sequence[Bin], source: str, settings: str) -
     lean = _lean_sentence(audit.score("audit.position_lean"))
     parts = [
         f"# Audit of the judge `{_code(audit.spec)}`",
-        f"{audit.pairs} labelled pairs of `{_code(source)}`; {settings}. Fingerprint `{audit.judge}`.",
+        f"{audit.pairs} labelled pairs of `{_code(source)}`; {settings}. "
+        f"Fingerprint `{audit.judge}`.",
         _verdict_sentence(audit) + lean,
         "| | mean [95 % interval] |\n|---|---|\n" + "\n".join(_table_rows(audit)),
     ]

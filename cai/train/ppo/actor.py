@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from cai.modeling.fast_paths import hidden_width
 from cai.modeling.frozen_cache import blocks_of, frozen_blocks
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_model, window_of_weights
 from cai.modeling.logits import logit_finish, logit_head
 from cai.modeling.lora import (
     active_adapter,
@@ -36,7 +36,7 @@ from cai.modeling.shared_prefix import shared_prefix_forward
 from cai.reward.preference_model import ADAPTER
 from cai.train.distributed import full_tensor, world_size
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.critic import Critic
+from cai.train.ppo.critic import Critic, load_critic_model
 from cai.train.preference import RewardConfig
 
 POLICY = "policy"
@@ -251,8 +251,8 @@ class FullActor:
 def build_actor(
     config: PPOConfig, weights: str, reward: RewardConfig | None
 ) -> tuple[Actor, PeftModel | None]:
-    """An actor on the fine-tuned model, and the base on which a preference model finds or puts its
-    adapter.
+    """An actor on the fine-tuned model, with its critic's own model if the config names one, and
+    the base on which a preference model finds or puts its adapter.
 
     Args:
         weights: folder of the fine-tuned model: where the policy starts, and the reference.
@@ -265,14 +265,22 @@ def build_actor(
         base = with_adapter(
             load_model(weights), POLICY, config.lora_rank, config.num_trainable_layers
         )
-        return LoraActor(base, copy), base
+        return _with_critic_model(LoraActor(base, copy), config, weights), base
     reference: PreTrainedModel | PeftModel = load_model(weights)
     if reward is not None:
         reference = with_adapter(reference, ADAPTER, reward.lora_rank, reward.num_trainable_layers)
     actor = FullActor(load_model(weights), reference, copy, config.num_trainable_layers)
     if shard:
         actor.shard()
-    return actor, reference if isinstance(reference, PeftModel) else None
+    base = reference if isinstance(reference, PeftModel) else None
+    return _with_critic_model(actor, config, weights), base
+
+
+def _with_critic_model(actor: Actor, config: PPOConfig, weights: str) -> Actor:
+    if config.critic_model is not None:
+        window = window_of_weights(weights)
+        actor.critic.read_model(load_critic_model(config.critic_model, weights, window))
+    return actor
 
 
 def _plain_forward(model: PreTrainedModel, *, share_prefix: bool) -> ForwardModel:

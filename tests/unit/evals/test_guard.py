@@ -39,7 +39,7 @@ def test_verdicts_by_hand() -> None:
     small = verdict([math.log(p) for p in (0.2, 0.1, 0.05, 0.05)], 2)
     assert (small.p_harm, small.mass) == (None, pytest.approx(0.4))
     assert small.unscored is not None
-    assert "neither yes nor no, neither safe nor unsafe (0.40)" in small.unscored
+    assert "neither yes nor no, nor safe nor unsafe (0.40)" in small.unscored
 
 
 def save_guard(folder: Path) -> Path:
