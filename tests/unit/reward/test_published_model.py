@@ -22,6 +22,7 @@ from cai.pipeline.config import Run
 from cai.pipeline.reward import load_preference_model, load_reward
 from cai.pipeline.training_stages import reward
 from cai.records import Chat, Pair, Preference, Prompt, chat_of, message_dicts
+from cai.reward.preference_folder import open_preference_model
 from cai.reward.published_model import load_published_model, load_saved_model, open_published_model
 from cai.reward.score_labels import reward_labeller
 from cai.store import read_manifest
@@ -169,6 +170,8 @@ def test_a_run_takes_the_published_model_for_its_own(tmp_path: Path) -> None:
     manifest = read_manifest(ctx.path(REWARD))
     assert manifest is not None
     assert manifest.provenance["reward_model"].startswith(f"local:{folder} ")
+    opened = open_preference_model(ctx.resolved.folder)
+    assert opened.score([(CHATS[0], "Reply 1.")]) == pytest.approx([scores[0]], abs=1e-5)
     table = load_reward(ctx)([Prompt(chat=CHATS[0])], ["Reply 1."])
     assert table["pm"] == pytest.approx([2 * scores[0]], abs=1e-5)
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
