@@ -139,6 +139,9 @@ def label(
     preset: Annotated[
         str | None, typer.Option(help="A published recipe: cai, cai-cot, rlaif or direct.")
     ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Of a reward model (reward:FOLDER): divides its scores.")
+    ] = None,
     audit: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The judge's .audit.json, of cai audit-judge."),
@@ -171,9 +174,11 @@ def label(
         prefix,
     )
     if file is not None:
-        options.run_stage(file, principles=principles, preset=preset, audit=audit, column=columns)
+        options.run_stage(
+            file, principles=principles, preset=preset, scale=scale, audit=audit, column=columns
+        )
     else:
-        config = label_config({"preset": preset, "principles": principles})
+        config = label_config({"preset": preset, "principles": principles, "scale": scale})
         names = column_names(columns, REPLY_FIELDS)
         with open_file_tool(options) as tool:
             _warn_of_judge(tool, config, audit)
@@ -211,7 +216,7 @@ def label_config(settings: dict[str, Any]) -> LabelConfig:
 
 def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], seed: int) -> None:
     from cai.records import Pair
-    from cai.reward.score_labels import pair_labeller
+    from cai.reward.score_labels import label_scale, pair_labeller
     from cai.store import digest
 
     fields = {"p_first", "votes", "unscored"}
@@ -230,4 +235,5 @@ def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], se
         return row.model_dump(mode="json", include=fields)
 
     provenance = {"config": digest(config), "seed": str(seed), **column_provenance(columns)}
+    provenance |= label_scale(tool.lm, config)
     tool.run(read_pairs(tool.source, columns), label_fields, fields, provenance)

@@ -17,7 +17,7 @@ from cai.async_map import in_batches
 from cai.errors import BackendError, UsageError, blame
 from cai.evals.text_scorers import classifier
 from cai.modeling.loading import fingerprint, load_model, window_of
-from cai.modeling.model_files import training_weights
+from cai.modeling.model_files import local_model_name, training_weights
 from cai.modeling.model_spec import split_spec
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat, GuardVerdict, Message
@@ -62,14 +62,28 @@ def open_guard(spec: str, guideline: str | None = None) -> Guard:
         UsageError: it names no weights.
         BackendError: it cannot be loaded.
     """
-    path, _, label = split_spec(spec)[0].partition("#")
-    weights = training_weights(path)
-    name = digest(fingerprint(weights), guideline or "", label)
+    weights, label = _weights_and_label(spec)
+    name = guard_fingerprint(spec, guideline)
     if label or _is_classifier(Path(weights)):
         if not Path(weights).is_dir():
             raise UsageError(f"guard {spec}: give a classifier as a folder: local:FOLDER#LABEL")
         return Guard(name, _classified(Path(weights), label or None))
     return Guard(name, _answered(load_model(weights), load_renderer(weights), guideline))
+
+
+def guard_fingerprint(spec: str, guideline: str | None = None) -> str:
+    """That of `open_guard`, without loading the model."""
+    weights, label = _weights_and_label(spec)
+    return digest(fingerprint(weights), guideline or "", label)
+
+
+def _weights_and_label(spec: str) -> tuple[str, str]:
+    path, _, label = split_spec(spec)[0].partition("#")
+    if local_model_name(path) is None:
+        raise UsageError(
+            f"guard {spec}: name its weights: local:FOLDER_OR_HUB_ID, or local:FOLDER#LABEL"
+        )
+    return training_weights(path), label
 
 
 def _is_classifier(folder: Path) -> bool:

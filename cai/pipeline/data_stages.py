@@ -21,7 +21,7 @@ from cai.pipeline.staleness import (
     revision_is_current,
 )
 from cai.records import Pair, Preference, Prompt, Revision
-from cai.reward.score_labels import pair_labeller
+from cai.reward.score_labels import label_scale, pair_labeller
 from cai.rubric import training_gate
 
 
@@ -136,6 +136,7 @@ def label(ctx: RunContext) -> None:
         judge=judge.fingerprint,
         templates=templates.templates_digest(),
         **ctx.answer_settings(run.judge or run.model),
+        **label_scale(judge, run.label),
     )
     if ctx.begin_or_reuse(out, "label", provenance, Preference, preference_is_current(ctx), REWARD):
         return

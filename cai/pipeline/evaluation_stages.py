@@ -41,17 +41,16 @@ def evaluate(ctx: RunContext) -> None:
 
 def _evaluate_replies(ctx: RunContext) -> None:
     """70-replies.jsonl and 70-scores.jsonl: base, SFT and policy on held-out prompts."""
-    from cai.evals.guard import open_guard
+    from cai.evals.guard import guard_fingerprint, open_guard
     from cai.evals.policy_kl import kl_scores
 
     run, out = ctx.run, ctx.path(SCORES)
     fingerprint = ctx.lm(run.model).fingerprint
     inputs = [HELD_OUT, SFT, REWARD, POLICY]
     answers = ctx.answer_settings(run.model)
-    guard = None if run.eval.guard is None else open_guard(run.eval.guard, run.eval.guideline)
-    if guard is not None:
-        answers = answers | {"guard": guard.fingerprint}
-    graders = Graders(ctx.rubric, guard)
+    spec, guideline = run.eval.guard, run.eval.guideline
+    if spec is not None:
+        answers = answers | {"guard": guard_fingerprint(spec, guideline)}
     provenance = ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint, **answers)
     finished = ctx.begin(out, "eval", provenance)
     if finished and not ctx.reopen_unanswered(out, "eval", provenance):
@@ -59,6 +58,7 @@ def _evaluate_replies(ctx: RunContext) -> None:
     held_out = load_rows(ctx.path(HELD_OUT), Prompt)
     draws = prompt_draws(subsample(held_out, run.eval.prompts, ctx.seed, "eval"), run.eval.draws)
     ctx.path(EVAL).mkdir(exist_ok=True)
+    graders = Graders(ctx.rubric, None if spec is None else open_guard(spec, guideline))
     replies: list[EvalReply] = []
     for subject in SUBJECTS:
         replies += _subject_replies(ctx, subject, draws, graders)

@@ -108,6 +108,11 @@ def open_reward_judge(spec: str) -> RewardJudge:
     return RewardJudge(spec, open_published_model(spec))
 
 
+def label_scale(judge: LM, config: LabelConfig) -> dict[str, str]:
+    """The scale of a reward model's labels, for their manifest; nothing for another judge."""
+    return {"scale": f"{config.scale:g}"} if isinstance(judge, RewardJudge) else {}
+
+
 def pair_labeller(
     constitution: Constitution,
     judge: LM,

@@ -102,7 +102,7 @@ def test_a_classifier_is_a_guard_too(tmp_path: Path) -> None:
     fine = asyncio.run(open_guard(f"local:{folder}#fine")(CHAT, "No."))
     assert harm.p_harm is not None
     assert fine.p_harm == pytest.approx(1 - harm.p_harm)
-    with pytest.raises(UsageError, match="training needs weights"):
+    with pytest.raises(UsageError, match="guard fake:polite: name its weights"):
         open_guard("fake:polite")
 
 

@@ -132,6 +132,7 @@ def test_cai_label_with_a_reward_model(tmp_path: Path) -> None:
     assert labelled["p_first"] == pytest.approx(1 / (1 + math.exp(second - first)))
     manifest = read_manifest(tmp_path / "out.jsonl")
     assert manifest is not None
+    assert manifest.provenance["scale"] == "1"
     assert manifest.provenance["model"] == load_published_model(str(folder)).fingerprint
 
 
