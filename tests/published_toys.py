@@ -13,18 +13,19 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 def tiny_classifier(labels: int = 1, seed: int = 0, **settings: Any) -> Any:
     """A random Llama with a classification head, for `tiny_tokenizer`."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        num_labels=labels,
-        **({"pad_token_id": 257} | settings),
-    )
+    small = {
+        "vocab_size": 258,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.3,
+        "num_labels": labels,
+        "pad_token_id": 257,
+    }
+    config = LlamaConfig(**(small | settings))
     return LlamaForSequenceClassification(config).eval()
 
 

@@ -7,13 +7,15 @@ import logging
 from pathlib import Path
 
 import pytest
+from interruptions import quiet
 from json_lines import write_lines
 from published_toys import save_reward_model
 from toys import random_llama, tiny_tokenizer
 
 from cai.cli import main
-from cai.records import EvalReply, Preference, Score
+from cai.records import EvalReply, Preference, Score, chat_of
 from cai.store import read_manifest, read_rows
+from cai.train.sft import Example, SFTConfig, sft
 
 CONSTITUTION = """\
 name: lenient
@@ -58,15 +60,26 @@ LABELS = {"id2label": {0: "fine", 1: "harm"}, "label2id": {"fine": 0, "harm": 1}
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
+@pytest.fixture(scope="module")
+def author(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, fine-tuned to short replies that end."""
+    folder = tmp_path_factory.mktemp("author") / "model"
+    answers = ["yes.", "no.", "ok.", "hi.", "why?", "me too."]
+    examples = [Example(chat_of(("user", f"word {i}")), answers[i % 6]) for i in range(18)]
+    config = SFTConfig(mode="full", learning_rate=1e-2, epochs=16, batch_size=9)
+    sft(str(tiny_model), examples, config, folder, seed=0, progress=quiet)
+    return folder
+
+
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_a_run_with_models_of_others(tiny_model: Path, tmp_path: Path, mode: str) -> None:
+def test_a_run_with_models_of_others(author: Path, tmp_path: Path, mode: str) -> None:
     save_reward_model(tmp_path / "rm", max_position_embeddings=1024)
     save_reward_model(tmp_path / "guard", labels=2, **LABELS)
     tiny_tokenizer().save_pretrained(tmp_path / "larger")
     size = {"num_hidden_layers": 3, "hidden_size": 48, "max_position_embeddings": 4096}
     random_llama(258, **size).save_pretrained(tmp_path / "larger")
     (tmp_path / "lenient.yaml").write_text(CONSTITUTION)
-    run = RUN.format(model=tiny_model, home=tmp_path, mode=mode)
+    run = RUN.format(model=author, home=tmp_path, mode=mode)
     (tmp_path / "run.yaml").write_text(run)
     prompts = [{"prompt": f"word {i}", "kind": "benign", "category": "c"} for i in range(10)]
     write_lines(tmp_path / "prompts.jsonl", *prompts)

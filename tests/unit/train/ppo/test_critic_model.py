@@ -56,7 +56,7 @@ def test_ppo_learns_with_it(folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert critic.head.in_features == 48
     history = train(trainer, tmp_path / "out")
     assert len(history) == CONFIG.num_updates
-    assert float(critic.head.bias[-1]) == pytest.approx(2.0, abs=0.2)
+    assert float(critic.head.bias[-1].detach()) == pytest.approx(2.0, abs=0.2)
 
 
 def test_a_critic_of_another_family_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
