@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,11 @@ class Responses:
     def extend(self, rows: Sequence[int], logits_BV: Tensor) -> list[int]:
         """Sample one token for each of `rows`; returns the tokens."""
         temperatures = [self.temperatures[row] for row in rows]
-        tokens = sample_tokens(logits_BV, temperatures, [self.streams[row] for row in rows])
+        streams = [self.streams[row] for row in rows]
+        token_B, logp_B = sample_tokens(logits_BV, temperatures, streams)
+        tokens: list[int] = token_B.tolist()
         if self.record_logprobs:
-            chosen = chosen_logprobs(logits_BV, temperatures, tokens)
-            for row, logp in zip(rows, chosen, strict=True):
+            for row, logp in zip(rows, logp_B.tolist(), strict=True):
                 self.logps[row].append(logp)
         for row, token in zip(rows, tokens, strict=True):
             self.ids[row].append(token)
@@ -74,31 +74,35 @@ class Responses:
 
 def sample_tokens(
     logits_BV: Tensor, temperatures: Sequence[float], streams: Sequence[random.Random]
-) -> list[int]:
-    """One token per row: the largest logit at temperature 0, else inverse-CDF sampling."""
-    greedy_B = logits_BV.argmax(-1)
-    if not any(temperatures):
-        return greedy_B.tolist()
+) -> tuple[Tensor, Tensor]:
+    """One token per row: the largest logit at temperature 0, else inverse-CDF sampling.
+
+    Returns:
+        (B,) tokens, and (B,) their log-probabilities at their row's temperature, nats; of
+        temperature 0, at 1. Both come from one softmax: the vocabulary is the widest tensor of a
+        step.
+    """
     device = logits_BV.device
     temperature_B1 = torch.tensor([[t or 1.0] for t in temperatures], device=device)
-    cdf_BV = (logits_BV / temperature_B1).softmax(-1).cumsum(-1)
-    # 1 - random() lies in (0, 1]: never before the first token with any probability. It is scaled,
-    # as cumsum ends near 1, not at 1.
-    uniform_B1 = torch.tensor([[1.0 - stream.random()] for stream in streams], device=device)
-    last_token = logits_BV.shape[-1] - 1
+    prob_BV = (logits_BV / temperature_B1).softmax(-1)
+    if not any(temperatures):
+        token_B = logits_BV.argmax(-1)
+    else:
+        token_B = inverse_cdf(prob_BV, [1.0 - stream.random() for stream in streams])
+        if not all(temperatures):
+            is_greedy_B = torch.tensor([not t for t in temperatures], device=device)
+            token_B = torch.where(is_greedy_B, logits_BV.argmax(-1), token_B)
+    return token_B, prob_BV.gather(-1, token_B[:, None]).squeeze(1).log()
+
+
+def inverse_cdf(prob_BV: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """(B,) the first token at which each row's summed probability reaches its uniform number.
+
+    Args:
+        uniforms: in (0, 1]: never before the first token with any probability.
+    """
+    cdf_BV = prob_BV.cumsum(-1)
+    uniform_B1 = torch.tensor(uniforms, device=prob_BV.device)[:, None]
+    # scaled, as cumsum ends near 1, not at 1
     index_B1 = torch.searchsorted(cdf_BV, uniform_B1 * cdf_BV[:, -1:])
-    sampled_B = index_B1.squeeze(1).clamp(max=last_token)
-    return [
-        int(sampled if temperature else greedy)
-        for sampled, greedy, temperature in zip(sampled_B, greedy_B, temperatures, strict=True)
-    ]
-
-
-def chosen_logprobs(
-    logits_BV: Tensor, temperatures: Sequence[float], tokens: Sequence[int]
-) -> list[float]:
-    """Log-probability of each row's token at its temperature, nats; of temperature 0, at 1."""
-    temperature_B1 = torch.tensor([[t or 1.0] for t in temperatures], device=logits_BV.device)
-    tokens_B = torch.tensor(tokens, device=logits_BV.device)
-    logp_B = -cross_entropy(logits_BV / temperature_B1, tokens_B, reduction="none")
-    return logp_B.tolist()
+    return index_B1.squeeze(1).clamp(max=prob_BV.shape[-1] - 1)
