@@ -103,7 +103,7 @@ def _judge_file(tool: FileTool, config: LabelConfig, options: PairOptions, seed:
 
     async def audited(line: Line) -> dict[str, Any]:
         prompt, (first, second) = line.prompt, line.replies
-        people = human_label(line.data, line.location, options)
+        people = _people(line, options)
         reason = NO_LABEL if people is None or people == 0.5 else line.no_reply
         used = Used()
         ROW.set(used)
@@ -119,6 +119,17 @@ def _judge_file(tool: FileTool, config: LabelConfig, options: PairOptions, seed:
     provenance = {"config": digest(config), "seed": str(seed), "choice": options.choice or ""}
     provenance |= column_provenance(options.columns)
     tool.run(read_pairs(tool.source, options.columns), audited, FIELDS, provenance)
+
+
+def _people(line: Line, options: PairOptions) -> float | None:
+    """P(first is better) by people; None where the row does not say."""
+    from cai.data.reply_pairs import reply_pair
+
+    people = human_label(line.data, line.location, options)
+    if people is None:
+        pair = reply_pair(line.data, line.location, options)
+        people = None if pair is None else pair.p_first
+    return people
 
 
 def _audited_pairs(output: Path) -> tuple[list[AuditedPair], list[Sequence[int]]]:

@@ -23,13 +23,13 @@ def scale_published_model(ctx: RunContext, spec: str) -> None:
     """50-reward/: which model it is, the scale at which its scores have mean 0 and variance 1 over
     the fine-tuned model's replies, and its agreement with the run's labels.
     """
-    from cai.reward.published_model import open_published_model
+    from cai.reward.published_model import open_published_model, published_fingerprint
 
     out = ctx.path(REWARD)
-    model = open_published_model(spec)
-    provenance = {"reward_model": f"{spec} {model.fingerprint}"}
+    provenance = {"reward_model": f"{spec} {published_fingerprint(spec)}"}
     if ctx.begin(out, "reward", ctx.provenance(spec, [PAIRS, PREFERENCES], **provenance)):
         return
+    model = open_published_model(spec)
     pairs = {pair.id: pair for pair in load_rows(ctx.path(PAIRS), Pair) if pair.unscored is None}
     margins, scores = _scores(model, list(pairs.values()))
     if not scores:

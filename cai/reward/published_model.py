@@ -131,6 +131,17 @@ def load_published_model(name_or_path: str) -> PublishedModel:
     return PublishedModel(model, load_renderer(name_or_path), fingerprint(name_or_path))
 
 
+def published_fingerprint(spec: str) -> str:
+    """That of `open_published_model`, without loading the model."""
+    return fingerprint(_weights_of(spec))
+
+
+def _weights_of(spec: str) -> str:
+    if is_reward_spec(spec):
+        return resolve_model_path(spec.removeprefix(REWARD_PREFIX))
+    return training_weights(split_spec(spec)[0])
+
+
 def open_published_model(spec: str) -> PublishedModel:
     """The reward model of a spec: `reward:FOLDER_OR_HUB_ID`, or `local:` for the same.
 
@@ -138,9 +149,7 @@ def open_published_model(spec: str) -> PublishedModel:
         UsageError: it names no weights.
         BackendError: see `load_published_model`.
     """
-    if is_reward_spec(spec):
-        return load_published_model(resolve_model_path(spec.removeprefix(REWARD_PREFIX)))
-    return load_published_model(training_weights(split_spec(spec)[0]))
+    return load_published_model(_weights_of(spec))
 
 
 def load_saved_model(folder: Path) -> PublishedModel:

@@ -101,6 +101,18 @@ def test_the_order_of_the_file_does_not_matter(capsys: Capture, tmp_path: Path) 
     assert rows[-1]["judge_usage"] == [0, 0, 0]
 
 
+def test_labels_in_columns_of_other_names(capsys: Capture, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q {i}?", "good": SHORT, "bad": LONG} for i in range(12)]
+    names = ("--column", "chosen=good", "--column", "rejected=bad")
+    assert audit(capsys, tmp_path, rows, *names).code == 0
+    assert means(read_audit(tmp_path / "a.audit.json"))["agreement"] == 1
+    labelled = [{"prompt": f"Q {i}?", "first": LONG, "second": SHORT, "p_first": 0.2}
+                for i in range(3)]  # fmt: skip
+    (tmp_path / "b").mkdir()
+    assert audit(capsys, tmp_path / "b", labelled).code == 0
+    assert means(read_audit(tmp_path / "b" / "a.audit.json"))["agreement"] == 1
+
+
 def test_a_killed_audit_goes_on(capsys: Capture, tmp_path: Path) -> None:
     audit(capsys, tmp_path, rows_of(SHORT, LONG))
     files = [tmp_path / name for name in ("a.jsonl", "a.audit.json", "a.md")]
