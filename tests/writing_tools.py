@@ -88,7 +88,8 @@ REPLACED: dict[str, Tool] = {
         *("--data", inputs / "prompts.jsonl", "--output", output),
     ),
     "attack": lambda inputs, output: (
-        *("attack", "--target", "fake:echo", "--budget", 30),
+        *("attack", "--target", "fake:polite", "--budget", 30, "--turns", 3),
+        *("--attacker", "fake:echo", "--translator", "fake:echo", "--language", "Swahili"),
         *("--prompts", inputs / "prompts.jsonl", "--output", output),
     ),
     "eval-elo": lambda inputs, output: (

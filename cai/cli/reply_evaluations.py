@@ -85,8 +85,9 @@ def build_closest(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:
 
 def build_jailbreak(job: EvaluationJob, judge: LM | None) -> ReplyEvaluation:
     """Templates around prompts, graded by the rubric."""
+    from cai.attacks.template_files import read_templates
     from cai.evals.graded_items import ReplyEvaluation
-    from cai.evals.jailbreak import jailbreak_items, jailbreak_scores, read_templates
+    from cai.evals.jailbreak import jailbreak_items, jailbreak_scores
 
     templates = read_templates(Path(job.needed("templates")))
     systems = job.extras.get("systems")

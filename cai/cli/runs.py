@@ -177,6 +177,7 @@ def plan(
     """
     quiet()
     from cai.lm.budget import Budget
+    from cai.pipeline.batches import batch_cost_line
     from cai.pipeline.config import load_run
     from cai.pipeline.context import open_run
     from cai.pipeline.estimate import exceeded_limits, forecast_table, plan
@@ -193,6 +194,8 @@ def plan(
             if budget.calls:
                 print(f"calls   {budget.summary()}", file=sys.stderr)
     print_table(forecast_table(forecasts), 140)
+    if line := batch_cost_line(forecasts, resolved.run.prices):
+        print(line)
     exceeded = exceeded_limits(forecasts, budget)
     if exceeded:
         raise JobError("; ".join(exceeded))

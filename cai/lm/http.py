@@ -39,6 +39,7 @@ from cai.modeling.model_spec import split_spec
 from cai.records import Chat, FrozenModel, message_dicts
 
 if TYPE_CHECKING:
+    from cai.lm.batch import Batch
     from cai.lm.budget import Meter
 
 T = TypeVar("T")
@@ -123,6 +124,8 @@ class HttpLM:
         self.config = config or HttpConfig()
         self.meter: Meter | None = None
         """Charges the calls, if they are limited."""
+        self.batch: Batch | None = None
+        """Answers the calls in place of the server, if there is one."""
         self.allow = self.config.allow
         self.prefill = self.config.prefill and not self.thinking.is_on
         self.top_logprobs = self.config.top_logprobs
@@ -227,6 +230,8 @@ class HttpLM:
 
     async def _call(self, body: dict[str, Any], chat: Chat, parse: Callable[[Answer], T]) -> T:
         """The parsed answer, after as many attempts as the settings allow."""
+        if self.batch is not None:
+            return parse(self._batched(self.batch, body, chat))
         task = _current_task()
         self._queued.add(task)
         try:
@@ -254,6 +259,16 @@ class HttpLM:
         self._successes += 1
         self._consecutive_failures = 0
         return result
+
+    def _batched(self, batch: Batch, body: dict[str, Any], chat: Chat) -> Answer:
+        """The answer that a batch has to the request; one that is malformed is requested again."""
+        request = body | {"model": self.model}
+        try:
+            answer = self._parse(batch.answer(request))
+        except TransientError as error:
+            raise batch.reopened(request) from error
+        ANSWER_USAGE.set(usage_of(answer, chat))
+        return answer
 
     def _choose(self, answer: Answer, choices: Sequence[str], chat: Chat) -> list[float] | None:
         """The options' log-probabilities.

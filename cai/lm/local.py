@@ -163,10 +163,12 @@ class LocalLM:
                 results = run(active)
         except BackendError as error:
             for call in active:
-                call.future.set_exception(error)
+                if not call.future.done():
+                    call.future.set_exception(error)
             return
         for call, result in zip(active, results, strict=True):
-            call.future.set_result(result)
+            if not call.future.done():  # a signal may have cancelled it while the model ran
+                call.future.set_result(result)
 
     # ---- batches ----
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cai import store
-from cai.artifacts import EVALUATION_SCORES, EVALUATIONS, SUBJECTS
+from cai.artifacts import EVALUATIONS, SUBJECTS
 from cai.evals.choices import ChoiceAnswer, ChoiceItem, choice_step, limited
 from cai.evals.suite import load_items, questions_digest, scores_of
 from cai.generate.unanswered import set_unanswered_aside
@@ -18,29 +18,22 @@ Questions = Mapping[str, list[ChoiceItem]]
 """Name of an evaluation -> its questions."""
 
 
-def evaluate_choices(ctx: RunContext) -> None:
-    """75-evaluations/NAME/SUBJECT.jsonl, and the scores of all in 75-evaluations.jsonl.
-
-    An answered question is not asked again. The scores follow from the answers, and are written
-    anew each time.
-    """
+def choice_scores(ctx: RunContext) -> list[Score]:
+    """The scores of 75-evaluations/NAME/SUBJECT.jsonl. An answered question is not asked again."""
     entries = zip(ctx.run.evaluations, ctx.resolved.evaluation_data, strict=True)
     questions: Questions = {
         # runs of several seeds are evaluated on the same questions
         entry.name: limited(load_items(entry.name, data), entry.limit, SPLIT_SEED)
         for entry, data in entries
     }
-    if not questions:
-        return
-    for subject in SUBJECTS:
-        _answer(ctx, subject, questions)
+    if questions:
+        for subject in SUBJECTS:
+            _answer(ctx, subject, questions)
     scores: list[Score] = []
     for name in questions:
         for subject in SUBJECTS:
             scores += scores_of(name, load_rows(_answers_file(ctx, name, subject), ChoiceAnswer))
-    store.atomic_write(
-        ctx.path(EVALUATION_SCORES), "".join(score.line() + "\n" for score in scores)
-    )
+    return scores
 
 
 def _answers_file(ctx: RunContext, name: str, subject: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +13,8 @@ from cai.artifacts import SETTINGS
 from cai.constitution import find_constitution
 from cai.constitution.overrides import override
 from cai.constitution.yaml_source import Source, parse, read_yaml
-from cai.data.demonstrations import demonstrations
 from cai.data.filters import HygieneConfig
+from cai.data.turns import read_turns
 from cai.errors import ConfigError, StoreError, UsageError, blame
 from cai.evals.choices import EvaluationData
 from cai.evals.replies import EvalConfig
@@ -24,8 +24,9 @@ from cai.generate.revise import ReviseConfig
 from cai.lm.budget import Prices
 from cai.lm.credentials import refuse_user_info
 from cai.lm.http import HttpConfig
-from cai.modeling.model_files import local_model_name
+from cai.modeling.model_files import local_model_name, resolve_model_path
 from cai.modeling.model_spec import is_reward_spec
+from cai.pipeline.named_files import existing, readable
 from cai.pipeline.renamed_keys import refuse_renamed
 from cai.records import FrozenModel
 from cai.reward.composite import RewardWeights
@@ -118,6 +119,16 @@ class Run(FrozenModel):
         return spec
 
     @model_validator(mode="after")
+    def _other_models_are_without_secrets(self) -> Run:
+        specs = {f"eval.subjects.{name}": one.model for name, one in self.eval.subjects.items()}
+        for key, spec in ({"pair.subject": self.pair.subject} | specs).items():
+            try:
+                refuse_user_info(spec or "")
+            except UsageError as error:
+                raise ValueError(f"{key}: {str(error).removeprefix('model: ')}") from None
+        return self
+
+    @model_validator(mode="after")
     def _shares_of_prompts_fit(self) -> Run:
         taken = self.held_out + self.dev + self.validation
         if taken >= 1:
@@ -146,6 +157,11 @@ class Run(FrozenModel):
             raise ValueError(
                 "reward_weights.direct is a judge's rating, and a reward model gives none: set it"
                 " to 0, or name a chat model as judge"
+            )
+        if self.judge is not None and is_reward_spec(self.judge) and self.eval.subjects:
+            raise ValueError(
+                "eval.subjects are compared by a judge's verdicts in both orders: name a chat model"
+                " as judge"
             )
         if self.reward_model is not None and local_model_name(self.reward_model) is None:
             raise ValueError(
@@ -186,6 +202,8 @@ class ResolvedRun(BaseModel):
     ptx_files: tuple[Path, ...] = ()
     judge_audit: tuple[Path, ...] = ()
     """One file, or none."""
+    subject_turns: dict[str, Path] = {}
+    """Name of an evaluated subject -> the file of its turns."""
 
 
 def settings_text(resolved: ResolvedRun) -> str:
@@ -195,8 +213,13 @@ def settings_text(resolved: ResolvedRun) -> str:
         "judge_audit",
     )
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
+    turns = {name: path.resolve() for name, path in resolved.subject_turns.items()}
     absolute = resolved.model_copy(
-        update={"constitution": resolved.constitution.resolve(), **files}
+        update={
+            "constitution": resolved.constitution.resolve(),
+            "subject_turns": turns,
+            **files,
+        }
     )
     settings = absolute.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}})
     return json.dumps(settings, indent=2) + "\n"
@@ -242,48 +265,55 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
     source = override(read_yaml(path), overrides)
     refuse_renamed(source)
     run = parse(source, Run)
+    audits = [run.judge_audit] if run.judge_audit else []
     beside = path.parent / Path(run.constitution).expanduser()
-    return ResolvedRun(
+    resolved = ResolvedRun(
         run=run,
         folder=Path(run.folder or f"runs/{run.name}"),
         constitution=beside if beside.exists() else find_constitution(run.constitution),
-        prompts=_existing(source, ("prompts",), run.prompts),
-        against=_existing(source, ("hygiene", "against"), run.hygiene.against),
-        preferences=_existing(source, ("preferences",), run.preferences),
-        extra=_readable(_existing(source, ("sft", "extra"), run.sft.extra)),
-        evaluation_data=_existing(source, ("evaluations",), [e.data for e in run.evaluations]),
-        ptx_files=_existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
-        judge_audit=_existing(
+        prompts=existing(source, ("prompts",), run.prompts),
+        against=existing(source, ("hygiene", "against"), run.hygiene.against),
+        preferences=existing(source, ("preferences",), run.preferences),
+        extra=readable(existing(source, ("sft", "extra"), run.sft.extra)),
+        evaluation_data=existing(source, ("evaluations",), [e.data for e in run.evaluations]),
+        ptx_files=existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
+        subject_turns=_subject_turns(source, run),
+        judge_audit=existing(
             source, ("judge_audit",), [run.judge_audit] if run.judge_audit else []
         ),
     )
+    _check_folders(source, resolved)
+    return resolved
 
 
-def _readable(files: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The files of demonstrations. They are read here, as the stages before `sft` take long.
-
-    Raises:
-        StoreError: a row is wrong; the message begins with file:row.
+def _subject_turns(source: Source, run: Run) -> dict[str, Path]:
+    """The files of the evaluated subjects' turns. They are read here, as the stages before `eval`
+    take long.
     """
-    for file in files:
-        for _ in demonstrations(file):
-            pass
+    files = {}
+    for name, subject in run.eval.subjects.items():
+        if subject.turns is not None:
+            key = ("eval", "subjects", name, "turns")
+            (files[name],) = existing(source, key, [subject.turns])
+            read_turns(files[name])
     return files
 
 
-def _existing(source: Source, key: tuple[str, ...], names: Iterable[str]) -> tuple[Path, ...]:
-    """Files that a run names, relative to its YAML.
+def _check_folders(source: Source, resolved: ResolvedRun) -> None:
+    """Folders of models that only a late stage opens. One in the run's folder may be made by then.
 
     Raises:
-        StoreError: one of them does not exist.
+        UsageError: there is no such model.
     """
-    files = []
-    for name in names:
-        file = source.path.parent / Path(name).expanduser()
-        if not file.exists():
-            hint = f"looked for {file}"
-            if name.startswith("hub:"):
-                hint = f"get it once, with: cai clean {name} --output FILE"
-            raise StoreError(f"{source.at(key)}: {'.'.join(key)}: no such file: {name} ({hint})")
-        files.append(file)
-    return tuple(files)
+    run = resolved.run
+    specs: dict[tuple[str, ...], str | None] = {("pair", "subject"): run.pair.subject}
+    specs |= {("eval", "subjects", name): one.model for name, one in run.eval.subjects.items()}
+    for key, spec in specs.items():
+        kind, _, _ = (spec or "").partition(":")
+        name = local_model_name(spec) if spec and kind == "local" else None
+        if name is None or resolved.folder.resolve() in Path(name).expanduser().resolve().parents:
+            continue
+        try:
+            resolve_model_path(name)
+        except UsageError as error:
+            raise ConfigError(f"{source.at(key)}: {'.'.join(key)}: {error}") from None

@@ -21,6 +21,7 @@ from cai.errors import PASSING, ConfigError, StoreError, is_passing
 from cai.generate.row_reuse import only_principles, reusable_rows_path, set_aside
 from cai.generate.unanswered import set_unanswered_aside
 from cai.lm import LM, open_lm
+from cai.lm.batch import Batch, collect_requests
 from cai.lm.budget import Budget, MeteredLM
 from cai.lm.caching import CachedLM
 from cai.lm.http import HttpLM
@@ -51,6 +52,8 @@ class RunContext:
     nulls: dict[str, str] = field(default_factory=dict)
     """Stage -> how many of its rows are null, and why."""
     models: dict[str, LM] = field(default_factory=dict)
+    batch: Batch | None = None
+    """Answers calls to endpoints in their place, in a pass for a batch queue."""
 
     @property
     def run(self) -> Run:
@@ -117,6 +120,7 @@ class RunContext:
             else:
                 lm = open_lm(spec, self.run.http)
             if isinstance(lm, HttpLM):
+                lm.batch = self.batch
                 metered = MeteredLM(lm, self.budget, self.run.prices)
                 lm = CachedLM(metered, RequestLog(self.path(request_log_name())))
             self.models[spec] = lm
@@ -151,6 +155,13 @@ class RunContext:
 
         async def reuse_or_make(row: Any) -> Any:
             return reusable[row.id] if row.id in reusable else await step(row)
+
+        if self.batch is not None:
+            finished = (
+                {source(row) for row in store.read_rows(out, kind)} if out.exists() else set()
+            )
+            missing = [row for row in rows if row.id not in finished]
+            collect_requests(lm, missing, reuse_or_make, self.batch, self.progress(label))
 
         async def work() -> None:
             try:

@@ -123,6 +123,11 @@ def reward(ctx: RunContext) -> None:
             name=ctx.constitution.name,
             base="the fine-tuned model of the same run (`../20-sft`)",
             labels=store.read_manifest(ctx.path(PREFERENCES)),
+            normalized_over=(
+                f"the replies of `{run.pair.subject}`"
+                if run.pair.subject
+                else "that model's replies"
+            ),
         ),
         normalize_over=[row for c in run_comparisons for row in (c.first, c.second)],
     )
@@ -191,7 +196,8 @@ def ppo(ctx: RunContext) -> None:
     weights = str(ctx.path(SFT))
     torch.manual_seed(ctx.seed)
     trains_model = bool(run.reward_weights.pm) and run.reward_model is None
-    actor, base = build_actor(config, weights, run.reward if trains_model else None)
+    reference = training_weights(run.model) if config.reference == "base" else None
+    actor, base = build_actor(config, weights, run.reward if trains_model else None, reference)
     reward = load_reward(ctx, base)
     preference_model = reward.scorers.preference_model
     if config.critic == "reward" and isinstance(preference_model, PreferenceModel):
@@ -267,6 +273,8 @@ def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
         models |= ctx.answer_settings(run.judge or run.model)
     if run.ppo.critic_model is not None:
         models["critic"] = fingerprint(training_weights(run.ppo.critic_model))
+    if run.ppo.reference == "base":
+        models["reference"] = fingerprint(training_weights(run.model))
     weights = digest(run.reward_weights)
     return ctx.provenance(run.ppo, inputs, ("rubric",), reward_weights=weights, **models)
 

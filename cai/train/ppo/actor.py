@@ -19,6 +19,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cai.errors import TrainError
 from cai.modeling.fast_paths import hidden_width
 from cai.modeling.frozen_cache import blocks_of, frozen_blocks
 from cai.modeling.loading import load_model, window_of_weights
@@ -33,6 +34,7 @@ from cai.modeling.lora import (
 )
 from cai.modeling.precision import autocast, matmul_dtype
 from cai.modeling.shared_prefix import shared_prefix_forward
+from cai.modeling.tokenization import load_renderer
 from cai.reward.preference_model import ADAPTER
 from cai.train.distributed import full_tensor, world_size
 from cai.train.ppo.config import PPOConfig
@@ -100,16 +102,23 @@ class Actor(Protocol):
 
 
 class LoraActor:
-    """The policy as an adapter named `policy` on a frozen base; the reference is the base without
-    it.
+    """The policy as an adapter named `policy` on a frozen base.
 
     Args:
         model: the base with the policy's adapter; it may carry other adapters too.
         copy: a plain model to sample from; None: the adapter itself samples.
+        reference_model: frozen here; None: the reference is the base without the adapter.
     """
 
-    def __init__(self, model: PeftModel, copy: PreTrainedModel | None = None) -> None:
-        self.model, self.rollout_copy = model, copy
+    def __init__(
+        self,
+        model: PeftModel,
+        copy: PreTrainedModel | None = None,
+        reference_model: PreTrainedModel | None = None,
+    ) -> None:
+        if reference_model is not None:
+            reference_model.requires_grad_(False)
+        self.model, self.rollout_copy, self.reference_model = model, copy, reference_model
         self.module = PolicyAndCritic(model, Critic(hidden_width(model)).to(model.device))
         self.sharded = False
 
@@ -125,6 +134,8 @@ class LoraActor:
 
     @property
     def reference(self) -> ForwardModel:
+        if self.reference_model is not None:
+            return _plain_forward(self.reference_model, share_prefix=True)
         return ForwardModel(
             partial(hidden_states, self.model, None), lm_head(self.model), self.model.device
         )
@@ -142,6 +153,8 @@ class LoraActor:
         return adapter_parameters(self.model, POLICY)
 
     def frozen_layers(self, trainable: int | None) -> list[nn.Module]:
+        if self.reference_model is not None:
+            return []  # the reference's blocks are others
         return frozen_blocks(self.model.get_base_model(), trainable)
 
     def copy_weights_to(self, target: PreTrainedModel) -> None:
@@ -249,15 +262,21 @@ class FullActor:
 
 
 def build_actor(
-    config: PPOConfig, weights: str, reward: RewardConfig | None
+    config: PPOConfig, weights: str, reward: RewardConfig | None, reference: str | None = None
 ) -> tuple[Actor, PeftModel | None]:
-    """An actor on the fine-tuned model, with its critic's own model if the config names one, and
-    the base on which a preference model finds or puts its adapter.
+    """An actor on the fine-tuned model, with its critic's own model if the config names one; and
+    the base on which a preference model finds or puts its adapter: always the fine-tuned model, on
+    which that adapter was trained.
 
     Args:
-        weights: folder of the fine-tuned model: where the policy starts, and the reference.
+        weights: folder of the fine-tuned model, where the policy starts.
         reward: shape of the preference model's adapter; None: the reward has no preference model.
+        reference: another model as the reference; None: the fine-tuned model.
+
+    Raises:
+        TrainError: the reference has other tokens than the policy.
     """
+    other = None if reference is None else _other_reference(reference, weights)
     shard = config.shard and world_size() > 1  # a single process has nothing to shard
     dtype = matmul_dtype()
     copy = load_model(weights, dtype) if shard or dtype != torch.float32 else None
@@ -265,15 +284,17 @@ def build_actor(
         base = with_adapter(
             load_model(weights), POLICY, config.lora_rank, config.num_trainable_layers
         )
-        return _with_critic_model(LoraActor(base, copy), config, weights), base
-    reference: PreTrainedModel | PeftModel = load_model(weights)
+        return _with_critic_model(LoraActor(base, copy, other), config, weights), base
+    scorer = None
     if reward is not None:
-        reference = with_adapter(reference, ADAPTER, reward.lora_rank, reward.num_trainable_layers)
-    actor = FullActor(load_model(weights), reference, copy, config.num_trainable_layers)
+        scorer = with_adapter(
+            load_model(weights), ADAPTER, reward.lora_rank, reward.num_trainable_layers
+        )
+    frozen = other or scorer or load_model(weights)
+    actor = FullActor(load_model(weights), frozen, copy, config.num_trainable_layers)
     if shard:
         actor.shard()
-    base = reference if isinstance(reference, PeftModel) else None
-    return _with_critic_model(actor, config, weights), base
+    return _with_critic_model(actor, config, weights), scorer
 
 
 def _with_critic_model(actor: Actor, config: PPOConfig, weights: str) -> Actor:
@@ -281,6 +302,19 @@ def _with_critic_model(actor: Actor, config: PPOConfig, weights: str) -> Actor:
         window = window_of_weights(weights)
         actor.critic.read_model(load_critic_model(config.critic_model, weights, window))
     return actor
+
+
+def _other_reference(reference: str, weights: str) -> PreTrainedModel:
+    """The reference model. It must read the policy's tokens as the policy does."""
+    if (
+        load_renderer(reference).tokenizer.get_vocab()
+        != load_renderer(weights).tokenizer.get_vocab()
+    ):
+        raise TrainError(
+            f"ppo.reference: base: {reference} has other tokens than {weights}, so there is no KL "
+            "between the two: take ppo.reference: sft"
+        )
+    return load_model(reference)
 
 
 def _plain_forward(model: PreTrainedModel, *, share_prefix: bool) -> ForwardModel:

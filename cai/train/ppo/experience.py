@@ -81,8 +81,9 @@ def start_critic(
 
     Args:
         scored: all responses of the update, whose mean rewards are what is expected.
-        learnt: those that the update learns from, over whose tokens rewards are scaled. The policy
-            is the reference: their only reward is that of the last token.
+        learnt: those that the update learns from, over whose tokens rewards are scaled. Where the
+            policy starts as the reference, their only reward is that of the last token. The penalty
+            for starting elsewhere (`reference: base`) is left to the critic to learn.
     """
     kinds = [rollout.prompt.kind for rollout in scored.known_rollouts]
     known = critic.knows_preference_model

@@ -120,12 +120,18 @@ class PPOTrainer:
 
         Raises:
             UsageError: an endpoint or a fake, which has no weights to train; no such folder; or
-                the critic is to start as a preference model, which there is none of.
+                the critic is to start as a preference model, or the reference to be another model,
+                which there is none of.
         """
         if config.critic == "reward":
             raise UsageError(
                 "ppo.critic: reward starts the critic as a preference model, and there is none: "
                 "give critic='reference'"
+            )
+        if config.reference == "base":
+            raise UsageError(
+                "ppo.reference: base is the model that a run fine-tuned, and there is only one "
+                "here: give reference='sft'"
             )
         weights = training_weights(model)
         torch.manual_seed(seed)

@@ -16,9 +16,9 @@ from cai.constitution import load_constitution
 from cai.errors import CaiError, StoreError
 from cai.lm import LM
 from cai.lm.fake import FakeLM, echo, uniform
-from cai.pipeline.choice_evaluations import evaluate_choices
 from cai.pipeline.config import ResolvedRun, load_run
 from cai.pipeline.context import RunContext
+from cai.pipeline.evaluation_stages import evaluate_others
 from cai.records import Score
 from cai.report.sections import read_scores
 from cai.report.table import headline_rows
@@ -86,17 +86,17 @@ BOTH = ({"name": "hhh", "data": "hhh.jsonl", "limit": 4}, {"name": "winogender",
 def test_each_question_is_asked_once_of_each_model(folder: Path) -> None:
     """Four pairs in both orders, and a pair of sentences under three instructions: 11 calls."""
     ctx = context(folder, *BOTH)
-    evaluate_choices(ctx)
+    evaluate_others(ctx)
     assert ctx.fake.num_calls == 3 * 11
     scores = {(s.metric, s.subject): s for s in read_rows(ctx.path(EVALUATION_SCORES), Score)}
     assert {subject for _, subject in scores} == {"base", "sft", "policy"}
     assert scores["hhh.accuracy", "policy"].n == 4
     assert scores["winogender.entropy.biased", "sft"].mean == 1.0
     again = context(folder, *BOTH)
-    evaluate_choices(again)
+    evaluate_others(again)
     assert again.fake.num_calls == 0
     more = context(folder, *BOTH, {"name": "calibration", "data": "hhh.jsonl", "limit": 1})
-    evaluate_choices(more)
+    evaluate_others(more)
     assert more.fake.num_calls == 3 * 2
 
 
@@ -104,18 +104,18 @@ def test_answers_are_those_of_the_model_and_the_questions_they_were_made_with(
     folder: Path,
 ) -> None:
     """A policy that is trained again is not given the answers of the one before."""
-    evaluate_choices(context(folder, BOTH[0]))
+    evaluate_others(context(folder, BOTH[0]))
     (folder / "run" / POLICY / "weights").write_text("other")
     changed = context(folder, BOTH[0])
     with pytest.raises(StoreError, match=r"policy\.jsonl: made with another input 60-policy"):
-        evaluate_choices(changed)
+        evaluate_others(changed)
     with pytest.raises(StoreError, match=r"base\.jsonl: made with another questions"):
-        evaluate_choices(context(folder, BOTH[0] | {"limit": 2}))
+        evaluate_others(context(folder, BOTH[0] | {"limit": 2}))
 
 
 def test_a_kill_between_answers_loses_none(folder: Path) -> None:
     ctx = context(folder, BOTH[0])
-    evaluate_choices(ctx)
+    evaluate_others(ctx)
     out = ctx.path(EVALUATIONS) / "hhh" / "policy.jsonl"
     manifest = manifest_path(out)
     unfinished = json.loads(manifest.read_text()) | {"finished": False, "content": {}}
@@ -123,14 +123,14 @@ def test_a_kill_between_answers_loses_none(folder: Path) -> None:
     complete = out.read_text()
     out.write_text(complete[: complete.index("\n") + 20])  # the second line is torn
     again = context(folder, BOTH[0])
-    evaluate_choices(again)
+    evaluate_others(again)
     assert again.fake.num_calls == 3 * 2
     assert out.read_text() == complete
 
 
 def test_their_scores_are_in_the_table_of_the_run(folder: Path) -> None:
     ctx = context(folder, *BOTH)
-    evaluate_choices(ctx)
+    evaluate_others(ctx)
     (folder / "run" / "70-scores.jsonl").write_text("")
     subjects, rows = headline_rows(read_scores(ctx.path("70-scores.jsonl")))
     assert subjects == ["base", "sft", "policy"]
@@ -141,7 +141,7 @@ def test_their_scores_are_in_the_table_of_the_run(folder: Path) -> None:
 
 def test_a_run_without_evaluations_writes_no_file(folder: Path) -> None:
     ctx = context(folder)
-    evaluate_choices(ctx)
+    evaluate_others(ctx)
     assert not ctx.path(EVALUATION_SCORES).exists()
 
 

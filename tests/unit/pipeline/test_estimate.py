@@ -113,6 +113,21 @@ def test_the_forecast_of_a_run(tmp_path: Path) -> None:
         assert len(server.answered()) == answered
 
 
+def test_comparisons_of_named_subjects_are_forecast(tmp_path: Path) -> None:
+    """90 replies of the prompted baseline; six pairs of subjects, 90 draws, two orders. Pairs are
+    drawn from the model that is named.
+    """
+    with endpoint(tmp_path / "server") as server:
+        planned(tmp_path, server.spec, 0)
+        settings = ["eval.subjects={prompted: {system: Be kind.}}", "pair.subject=fake:polite"]
+        loaded = load_run(tmp_path / "run.yaml", settings)
+        forecasts = {f.stage: f for f in plan(open_run(loaded, no_progress), 3)}
+        assert forecasts["eval elo prompted"].calls.mean == 90
+        assert forecasts["eval elo"].rows == 6 * 90
+        assert forecasts["eval elo"].model == server.spec
+        assert forecasts["pair"].model == "fake:polite"
+
+
 def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:
     """Direct RLAIF calls the judge once a rollout, 5 updates of 4 x 1.5 prompts x 2 replies, and
     once a reply of the evaluation.
