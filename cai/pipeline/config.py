@@ -278,9 +278,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
         evaluation_data=existing(source, ("evaluations",), [e.data for e in run.evaluations]),
         ptx_files=existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
         subject_turns=_subject_turns(source, run),
-        judge_audit=existing(
-            source, ("judge_audit",), [run.judge_audit] if run.judge_audit else []
-        ),
+        judge_audit=existing(source, ("judge_audit",), audits),
     )
     _check_folders(source, resolved)
     return resolved
