@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cai.cli.endpoint_options import EndpointOptions, open_logged
-from cai.cli.rubrics import load_with_rubric
 from cai.errors import UsageError
 
 if TYPE_CHECKING:
@@ -179,6 +178,7 @@ def _grader(constitution: str, judge: LM | None) -> tuple[Grader, str]:
         UsageError: the rubric needs a judge, and there is none.
     """
     from cai import store
+    from cai.constitution import load_with_rubric
     from cai.evals.rubric_values import judged_rubric_grader, rubric_grader
     from cai.rubric import compile_rubric
 

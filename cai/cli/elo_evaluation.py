@@ -208,7 +208,7 @@ def _rows(
     from cai.cli.output_files import owned_output
 
     with owned_output(file, "eval", provenance):
-        return evaluated_rows(file, items, (step, kind), lm, source)
+        return evaluated_rows(file, items, (step, kind, source), [lm])
 
 
 # ---- the terminal ----

@@ -16,7 +16,8 @@ from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.data.filters import HygieneConfig
 from cai.data.turns import read_turns
 from cai.errors import ConfigError, StoreError, UsageError, blame
-from cai.evals.choices import EvaluationData
+from cai.evals.entry import EvaluationEntry, refuse_repeated
+from cai.evals.names import is_described
 from cai.evals.replies import EvalConfig
 from cai.generate.label import LabelConfig
 from cai.generate.pair import PairConfig
@@ -98,10 +99,9 @@ class Run(FrozenModel):
     reward_weights: RewardWeights = RewardWeights()
     ppo: PPOConfig = PPOConfig()
     eval: EvalConfig = EvalConfig()
-    evaluations: tuple[EvaluationData, ...] = ()
-    """Public sets on which the evaluation asks base, SFT and policy questions with options: a list
-    of `{name: bbq, data: FILE, limit: ROWS}`. Names: hhh, bbq, truthfulqa, winogender, crows-pairs,
-    calibration.
+    evaluations: tuple[EvaluationEntry, ...] = ()
+    """Further evaluations of base, SFT and policy: a list of `{name: bbq, data: FILE, limit:
+    ROWS}`, with the evaluations and the keys that `cai eval --suite` has.
     """
     report_to: Tracker | None = None
     """Where PPO's curves go besides `60-policy/metrics.jsonl`: `tensorboard` (files in
@@ -143,12 +143,11 @@ class Run(FrozenModel):
     @field_validator("evaluations")
     @classmethod
     def _evaluations_have_names(
-        cls, evaluations: tuple[EvaluationData, ...]
-    ) -> tuple[EvaluationData, ...]:
-        names = [evaluation.name for evaluation in evaluations]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"{name} is there twice: give a folder with the files of both")
+        cls, evaluations: tuple[EvaluationEntry, ...]
+    ) -> tuple[EvaluationEntry, ...]:
+        refuse_repeated(evaluations)
+        if any(entry.name == "refusal" and entry.label is None for entry in evaluations):
+            raise ValueError("refusal: give it a `label`: a run has metrics of this name already")
         return evaluations
 
     @model_validator(mode="after")
@@ -198,20 +197,24 @@ class ResolvedRun(BaseModel):
     preferences: tuple[Path, ...] = ()
     extra: tuple[Path, ...] = ()
     """Demonstrations of `sft.extra`."""
-    evaluation_data: tuple[Path, ...] = ()
+    evaluations: tuple[EvaluationEntry, ...] = ()
+    """The run's, with absolute paths."""
     ptx_files: tuple[Path, ...] = ()
     judge_audit: tuple[Path, ...] = ()
     """One file, or none."""
     subject_turns: dict[str, Path] = {}
     """Name of an evaluated subject -> the file of its turns."""
 
+    @model_validator(mode="after")
+    def _has_all_evaluations(self) -> ResolvedRun:
+        if len(self.evaluations) != len(self.run.evaluations):
+            raise ValueError("the files of evaluations are missing")
+        return self
+
 
 def settings_text(resolved: ResolvedRun) -> str:
     """The settings as the run's folder keeps them, with absolute paths."""
-    names = (
-        *("prompts", "against", "preferences", "extra", "evaluation_data", "ptx_files"),
-        "judge_audit",
-    )
+    names = ("prompts", "against", "preferences", "extra", "ptx_files", "judge_audit")
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
     turns = {name: path.resolve() for name, path in resolved.subject_turns.items()}
     absolute = resolved.model_copy(
@@ -275,13 +278,26 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
         against=existing(source, ("hygiene", "against"), run.hygiene.against),
         preferences=existing(source, ("preferences",), run.preferences),
         extra=readable(existing(source, ("sft", "extra"), run.sft.extra)),
-        evaluation_data=existing(source, ("evaluations",), [e.data for e in run.evaluations]),
+        evaluations=_evaluations(source, run.evaluations),
         ptx_files=existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
         subject_turns=_subject_turns(source, run),
         judge_audit=existing(source, ("judge_audit",), audits),
     )
     _check_folders(source, resolved)
     return resolved
+
+
+def _evaluations(source: Source, entries: Sequence[EvaluationEntry]) -> tuple[EvaluationEntry, ...]:
+    """The entries, with absolute paths. What they use may be of a later stage.
+
+    Raises:
+        StoreError: the data, or the file of an evaluation, does not exist.
+    """
+    named = [entry.data for entry in entries if entry.data is not None]
+    existing(source, ("evaluations",), named)
+    described = [entry.name for entry in entries if is_described(entry.name)]
+    existing(source, ("evaluations",), described)
+    return tuple(entry.seen_from(source.path.parent.absolute()) for entry in entries)
 
 
 def _subject_turns(source: Source, run: Run) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cai import store
-from cai.artifacts import FILES, FINISHED_WITH, HELD_OUT, VALIDATION
+from cai.artifacts import EVALUATIONS, FILES, FINISHED_WITH, HELD_OUT, VALIDATION
 from cai.async_map import RowT, map_rows
 from cai.constitution import Constitution, digests, load_constitution
 from cai.data.filters import HygieneConfig
@@ -24,6 +24,7 @@ from cai.lm import LM, open_lm
 from cai.lm.batch import Batch, collect_requests
 from cai.lm.budget import Budget, MeteredLM
 from cai.lm.caching import CachedLM
+from cai.lm.engines import is_endpoint
 from cai.lm.http import HttpLM
 from cai.lm.request_log import REQUEST_LOG_NAME, RequestLog
 from cai.modeling import memory
@@ -90,11 +91,13 @@ class RunContext:
         Raises:
             StoreError: there is no such artefact, or no stage has finished it.
         """
-        if name not in FILES:
+        below = name.startswith(f"{EVALUATIONS}/") and ".." not in Path(name).parts
+        if name not in FILES and not below:
             raise StoreError(
-                f"--accept {name}: no artefact of that name; they are {', '.join(FILES)}"
+                f"--accept {name}: no artefact of that name; they are {', '.join(FILES)},"
+                f" and files of {EVALUATIONS}/"
             )
-        store.accept_content(self.path(FINISHED_WITH.get(name, name)), name)
+        store.accept_content(self.path(FINISHED_WITH.get(name, name)), Path(name).name)
 
     def begin(self, out: Path, stage: str, provenance: Mapping[str, str]) -> bool:
         """`store.begin_artifact` for a stage: whether the artefact is finished already."""
@@ -137,7 +140,7 @@ class RunContext:
         **options: Any,
     ) -> None:
         """`async_map.map_rows` for a step that calls `lm`: with a progress bar, and connections
-        closed at its end.
+        closed at its end, also those of a `judge` among the options.
 
         Rows that `begin_or_reuse` set aside as still current are taken instead of made again.
         """
@@ -146,6 +149,7 @@ class RunContext:
         reusable = (
             {source(row): row for row in store.read_rows(stored, kind)} if stored.exists() else {}
         )
+        lms = [lm for lm in (lm, options.pop("judge", None)) if lm is not None]
         options = {
             "max_concurrency": lm.max_concurrency,
             "sliding": isinstance(lm, CachedLM),
@@ -167,7 +171,8 @@ class RunContext:
             try:
                 await map_rows(out, rows, reuse_or_make, kind, **options)
             finally:
-                await lm.aclose()
+                for each in lms:
+                    await each.aclose()
 
         asyncio.run(work())
         stored.unlink(missing_ok=True)
@@ -288,7 +293,7 @@ class RunContext:
 
     def answer_settings(self, *specs: str) -> dict[str, str]:
         """Settings of endpoints that decide what a row holds, where one of `specs` is one."""
-        has_endpoint = any(spec.startswith(("http:", "https:")) for spec in specs)
+        has_endpoint = any(map(is_endpoint, specs))
         return self.run.http.answer_settings() if has_endpoint else {}
 
 

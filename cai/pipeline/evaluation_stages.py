@@ -26,8 +26,8 @@ from cai.evals.comparisons import comparisons
 from cai.evals.refusal import refusal_scores
 from cai.evals.replies import Graders, item_id, prompt_draws, reply_step
 from cai.generate.unanswered import set_unanswered_aside
-from cai.pipeline.choice_evaluations import choice_scores
 from cai.pipeline.context import RunContext, load_rows
+from cai.pipeline.listed_evaluations import listed_scores
 from cai.pipeline.reply_rewards import add_rewards, measure_policy_kl
 from cai.pipeline.subject_comparisons import comparison_scores
 from cai.records import EvalReply, Prompt, PromptDraw
@@ -36,21 +36,21 @@ from cai.report.model_cards import write_model_cards
 
 
 def evaluate(ctx: RunContext) -> None:
-    """What base, SFT and policy reply to held-out prompts, how they answer public sets, and how
-    they compare with other models.
+    """What base, SFT and policy reply to held-out prompts, how they do in the evaluations that
+    the run lists, and how they compare with other models.
     """
     _evaluate_replies(ctx)
     evaluate_others(ctx)
 
 
 def evaluate_others(ctx: RunContext) -> None:
-    """75-evaluations.jsonl: scores of public sets, and of comparisons by the judge.
+    """75-evaluations.jsonl: scores of the listed evaluations, and of comparisons by the judge.
 
     They follow from rows that are kept, and are written anew each time.
     """
     if not ctx.run.evaluations and not ctx.run.eval.subjects:
         return
-    scores = choice_scores(ctx) + comparison_scores(ctx)
+    scores = listed_scores(ctx) + comparison_scores(ctx)
     store.atomic_write(
         ctx.path(EVALUATION_SCORES), "".join(score.line() + "\n" for score in scores)
     )

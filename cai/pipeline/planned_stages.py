@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cai.artifacts import SUBJECTS
 from cai.data.split import subsample
 from cai.evals.judged_pairs import COMPARISON_LABEL, subject_step
+from cai.evals.prepare import prepare
 from cai.evals.replies import prompt_draws, reply_step
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
@@ -17,6 +19,7 @@ from cai.generate.revise import revise_items, reviser
 from cai.modeling.model_spec import is_reward_spec
 from cai.pipeline.config import Run
 from cai.pipeline.context import RunContext
+from cai.pipeline.listed_evaluations import listed_task
 from cai.pipeline.probe import Probe
 from cai.pipeline.run_prompts import read_run_prompts
 from cai.pipeline.subject_comparisons import compared_draws, num_comparisons, turns_of
@@ -102,8 +105,23 @@ def planned_stages(ctx: RunContext, probes: Probes) -> Iterator[PlannedStage]:
     answer = reply_step("base", author, ctx.rubric, run.eval, seed)
     yield PlannedStage("eval", run.model, draws, answer, len(draws) * len(SUBJECTS), True)
 
+    yield from _listed_stages(ctx, probes)
     if run.eval.subjects:
         yield from _comparison_stages(ctx, probes, held_out, pairs)
+
+
+def _listed_stages(ctx: RunContext, probes: Probes) -> Iterator[PlannedStage]:
+    """The evaluations that the run lists. One that uses what the run is yet to make is left out."""
+    for entry in ctx.resolved.evaluations:
+        task = listed_task(ctx, entry)
+        spec, preference = task.options.get("judge"), task.options.get("preference")
+        if preference is not None and not Path(preference).exists():
+            ctx.notify(f"plan: eval {entry.title} is left out: {preference} is not there yet")
+            continue
+        prepared = prepare(task, None if spec is None else probes(spec))
+        step = prepared.step("base", probes(ctx.run.model))
+        rows = len(prepared.items) * len(SUBJECTS)
+        yield PlannedStage(f"eval {entry.title}", ctx.run.model, prepared.items, step, rows, True)
 
 
 def _comparison_stages(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,22 @@ def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
 def test_what_a_benchmark_imports_exists(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(path, monkeypatch).__doc__
+
+
+def test_the_gpu_script_runs_dry(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every row of the smallest size, in tiny shapes: what a card would be asked for runs."""
+    (path,) = (path for path in BENCHMARKS if path.stem == "gpu")
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--dry", "--sizes", "0.1B"])
+    load(path, monkeypatch).main()
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row.get("error") for row in rows] == [None] * 5
+    assert [row["row"] for row in rows] == ["correct", "sample", "label", "ppo lora", "ppo full"]
+    assert {row["card"] for row in rows} == {"cpu, dry run"}
+    assert rows[0]["float32_equal_rows"] == rows[0]["rows"] == 4
+    assert rows[0]["float32_largest_nats"] < 1e-4
+    assert all(row["peak_rss_gib"] > 0 for row in rows)
 
 
 def test_ppo_speed_times_methods_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:

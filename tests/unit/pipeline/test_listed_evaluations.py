@@ -1,4 +1,4 @@
-"""Base, SFT and policy on public sets, within a run."""
+"""Base, SFT and policy in the evaluations that a run lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cai.constitution import load_constitution
 from cai.errors import CaiError, StoreError
 from cai.lm import LM
 from cai.lm.fake import FakeLM, echo, uniform
-from cai.pipeline.config import ResolvedRun, load_run
+from cai.pipeline.config import ResolvedRun, load_run, settings_text
 from cai.pipeline.context import RunContext
 from cai.pipeline.evaluation_stages import evaluate_others
 from cai.records import Score
@@ -128,6 +128,61 @@ def test_a_kill_between_answers_loses_none(folder: Path) -> None:
     assert out.read_text() == complete
 
 
+def test_replies_are_sampled_graded_and_labelled(folder: Path) -> None:
+    """Two prompts of two draws under a template and bare, and refusals of three prompts; a judge
+    maps two replies to two prompts under two instructions each. The judge is the same fake, so its
+    calls count too: one with the reply and one without, for each reply.
+    """
+    rows = [{"prompt": f"Say {i}", "kind": "disallowed"} for i in range(3)]
+    write_lines(folder / "harmful.jsonl", *rows)
+    (folder / "templates.txt").write_text("Play: {prompt}\n")
+    write_lines(
+        folder / "facts.jsonl",
+        {"Question": "Q?", "Correct Answers": "A", "Incorrect Answers": "B"},
+    )
+    entries = (
+        {"name": "jailbreak", "data": "harmful.jsonl", "limit": 2, "draws": 2,
+         "uses": {"templates": "templates.txt"}},
+        {"name": "refusal", "label": "strict", "data": "harmful.jsonl"},
+        {"name": "truthfulqa-open", "data": "facts.jsonl", "uses": {"judge": "fake:echo"}},
+    )  # fmt: skip
+    ctx = context(folder, *entries)
+    evaluate_others(ctx)
+    samples = 2 * 2 * 2 + 3 + 2
+    assert ctx.fake.num_calls == 3 * (samples + 2 * 2)
+    scores = {(s.metric, s.subject): s for s in read_rows(ctx.path(EVALUATION_SCORES), Score)}
+    assert scores["jailbreak.incorrect_rate", "policy"].n == 4  # the bare ones are apart
+    assert scores["strict.refusal.incorrect_rate.disallowed", "sft"].n == 3
+    assert scores["truthfulqa_open.truthful.none", "base"].n == 1
+    again = context(folder, *entries)
+    evaluate_others(again)
+    assert again.fake.num_calls == 0
+    # the settings in the folder name the files from anywhere
+    ctx.path("run.json").write_text(settings_text(ctx.resolved))
+    assert load_run(folder / "run").evaluations == ctx.resolved.evaluations
+
+
+def test_a_file_of_answers_without_a_row_can_be_accepted(folder: Path) -> None:
+    """The message says how, and what it says works."""
+    evaluate_others(context(folder, BOTH[0]))
+    out = folder / "run" / EVALUATIONS / "hhh" / "policy.jsonl"
+    out.write_text("".join(out.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(StoreError) as caught:
+        evaluate_others(context(folder, BOTH[0]))
+    name = f"{EVALUATIONS}/hhh/policy.jsonl"
+    assert f"accept it as it is with: cai run … --accept {name}, or delete" in str(caught.value)
+    ctx = context(folder, BOTH[0])
+    ctx.accept_content(name)
+    evaluate_others(ctx)
+    assert ctx.fake.num_calls == 0
+
+
+@pytest.mark.parametrize("name", ["75-evaluations/../x", "75-evaluations/none.jsonl", "x"])
+def test_nothing_else_can_be_accepted(folder: Path, name: str) -> None:
+    with pytest.raises(StoreError, match=r"no artefact of that name|nothing to accept"):
+        context(folder, BOTH[0]).accept_content(name)
+
+
 def test_their_scores_are_in_the_table_of_the_run(folder: Path) -> None:
     ctx = context(folder, *BOTH)
     evaluate_others(ctx)
@@ -152,6 +207,8 @@ def test_a_run_without_evaluations_writes_no_file(folder: Path) -> None:
         ([{"name": "hhh", "data": "none.jsonl"}], "evaluations: no such file: none.jsonl"),
         ([{"name": "hhh", "data": "hhh.jsonl"}] * 2, "hhh is there twice"),
         ([{"name": "hhh", "data": "hhh.jsonl", "limit": 0}], "evaluations.0.limit"),
+        ([{"name": "refusal", "data": "hhh.jsonl"}], "refusal: give it a `label`"),
+        ([{"name": "mine.yaml"}], "evaluations: no such file: mine.yaml"),
     ],
 )
 def test_wrong_settings(folder: Path, evaluations: list[dict[str, Any]], message: str) -> None:
