@@ -25,6 +25,7 @@ from cai.cli import (
     calibrate,
     capability,
     chat,
+    compare_constitutions,
     constitutions,
     eval_command,
     exports,
@@ -42,6 +43,7 @@ from cai.cli import (
     scaling,
     serve,
     sweep,
+    synthesize,
 )
 from cai.errors import CaiError, UsageError
 from cai.terminal_text import printable
@@ -69,12 +71,14 @@ for module in (
     fit_preference,
     runs,
     sweep,
+    synthesize,
     file_commands,
     audit_judge,
     eval_command,
     exports,
     capability,
     scaling,
+    compare_constitutions,
     serve,
     review,
     chat,
