@@ -123,6 +123,8 @@ class EvaluationEntry(FrozenModel):
         needed = REQUIRED.get(name, ())
         if needed and not options.keys() & set(needed):
             raise ValueError(f"{name} needs a {' or a '.join(needed)}: give it below `uses`")
+        if {"preference", "guard"} <= options.keys():
+            raise ValueError("harm: give a preference or a guard below `uses`, not both")
         if "guideline" in options and "guard" not in options:
             raise ValueError("guideline is a rule for a guard: give a guard below `uses`")
         sampling = [key for key in SAMPLED if getattr(self, key) is not None]

@@ -63,10 +63,10 @@ def build_harm(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation:
         for prompt in _prompts(task)
         for draw in range(task.config.draws)
     ]
+    if {"preference", "guard"} <= task.options.keys():
+        raise UsageError("harm: give a preference or a guard, not both")
     guard = guard_of(task)
     if guard is not None:
-        if "preference" in task.options:
-            raise UsageError("harm: give a preference or a guard, not both")
         provenance = {"guard": guard.fingerprint}
         return ReplyEvaluation(items, guard_grader(guard), guard_scores, provenance)
     if "preference" not in task.options:

@@ -322,6 +322,8 @@ def _check_folders(source: Source, resolved: ResolvedRun) -> None:
     run = resolved.run
     specs: dict[tuple[str, ...], str | None] = {("pair", "subject"): run.pair.subject}
     specs |= {("eval", "subjects", name): one.model for name, one in run.eval.subjects.items()}
+    specs |= {("reward_model",): run.reward_model, ("ppo", "critic"): run.ppo.critic_model}
+    specs[("eval", "guard")] = (run.eval.guard or "").partition("#")[0]
     for key, spec in specs.items():
         kind, _, _ = (spec or "").partition(":")
         name = local_model_name(spec) if spec and kind == "local" else None

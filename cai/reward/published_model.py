@@ -105,10 +105,12 @@ def load_published_model(name_or_path: str) -> PublishedModel:
     """A reward model from a folder or a hub id: safetensors only, and no code of its own.
 
     Raises:
-        BackendError: it cannot be loaded, has more labels than one, or is no classifier.
+        BackendError: it cannot be loaded, has more labels than one, or is no classifier; or its
+            tokenizer has no chat template.
     """
     from transformers import AutoModelForSequenceClassification
 
+    renderer = load_renderer(name_or_path)  # first: it is refused without a chat template
     with blame(BackendError, f"reward model {name_or_path}"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name_or_path,
@@ -128,7 +130,7 @@ def load_published_model(name_or_path: str) -> PublishedModel:
             " has one, its score"
         )
     model.to(device()).eval()
-    return PublishedModel(model, load_renderer(name_or_path), fingerprint(name_or_path))
+    return PublishedModel(model, renderer, fingerprint(name_or_path))
 
 
 def published_fingerprint(spec: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cai.errors import ConfigError
-from cai.modeling.fast_paths import hidden_width
+from cai.modeling.fast_paths import backbone, hidden_width
 from cai.modeling.loading import load_model, window_of
 from cai.modeling.lora import hidden_states
 from cai.modeling.model_files import training_weights
@@ -92,12 +92,12 @@ class Critic(nn.Module):
         model.requires_grad_(False)
         self.head = zero_head(hidden_width(model), model.device)
 
-        def backbone(ids_BT: Tensor) -> Tensor:
+        def states(ids_BT: Tensor) -> Tensor:
             with autocast(model.device):
-                hidden_BTE = shared_prefix_forward(model.base_model, ids_BT)
+                hidden_BTE = shared_prefix_forward(backbone(model), ids_BT)
             return hidden_BTE.float()
 
-        self.backbone = backbone
+        self.backbone = states
 
     def forward(self, hidden_NE: Tensor, kind_N: Tensor) -> Tensor:
         """(N,) values, in units of the reward. `kind_N`: indices into KINDS."""

@@ -74,11 +74,15 @@ def test_a_row_beyond_the_window_has_no_score(tmp_path: Path) -> None:
 
 
 def test_what_is_no_reward_model_is_refused(tmp_path: Path) -> None:
-    """A chat model's folder; two labels; weights in pickle; code of its own."""
+    """A chat model's folder; two labels; no template; weights in pickle; code of its own."""
     with pytest.raises(BackendError, match=r"its weights lack score\.weight"):
         load_published_model(str(save_tiny(tmp_path / "chat")))
     with pytest.raises(BackendError, match="has 2 labels: a reward model has one"):
         load_published_model(str(save_reward_model(tmp_path / "two", labels=2)))
+    plain = save_reward_model(tmp_path / "plain")
+    (plain / "chat_template.jinja").unlink()
+    with pytest.raises(BackendError, match="plain: the tokenizer has no chat template"):
+        load_published_model(str(plain))
     folder = save_reward_model(tmp_path / "pickled")
     torch.save({}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
