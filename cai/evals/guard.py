@@ -19,6 +19,8 @@ from cai.evals.text_scorers import classifier
 from cai.modeling.loading import fingerprint, load_model, window_of
 from cai.modeling.model_files import local_model_name, training_weights
 from cai.modeling.model_spec import split_spec
+from cai.modeling.out_of_memory import BatchLimit
+from cai.modeling.precision import matmul_dtype
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat, GuardVerdict, Message
 from cai.store import digest
@@ -30,7 +32,12 @@ BEFORE = ("", " ", "\n", "\n\n")
 MIN_MASS = 0.5
 """Share of the probability that the words must have together, for there to be a verdict."""
 TOO_LONG = "the reply with its prompt is longer than the guard's window"
+NEGLIGIBLE = 1e-4
+"""Probability of a word's first tokens below which the rest of the word is not looked at."""
 Rows = Sequence[tuple[Chat, str]]
+Ids = tuple[int, ...]
+NextToken = Callable[[Sequence[Ids], Sequence[Sequence[int]]], list[list[float]]]
+"""(rows, tokens that may follow each) -> their log-probabilities."""
 
 
 class Guard:
@@ -68,7 +75,8 @@ def open_guard(spec: str, guideline: str | None = None) -> Guard:
         if not Path(weights).is_dir():
             raise UsageError(f"guard {spec}: give a classifier as a folder: local:FOLDER#LABEL")
         return Guard(name, _classified(Path(weights), label or None))
-    return Guard(name, _answered(load_model(weights), load_renderer(weights), guideline))
+    model = load_model(weights, matmul_dtype(), may_spread=True)
+    return Guard(name, _answered(model, load_renderer(weights), guideline))
 
 
 def guard_fingerprint(spec: str, guideline: str | None = None) -> str:
@@ -113,19 +121,23 @@ def _answered(
     options = [*harm, *no_harm]
     variables = {} if guideline is None else {"guideline": guideline}
     window = window_of(model.config) - max(map(len, options))
+    limit = BatchLimit("guard")
 
-    def ids(chat: Chat, reply: str) -> list[int]:
+    def next_token(rows: Sequence[Ids], tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+        singles = [[(token,) for token in of_row] for of_row in tokens]
+        return option_logprobs(model, rows, singles, pad=renderer.pad_token_id)
+
+    def score(rows: Sequence[Ids]) -> list[list[float]]:
+        return word_logprobs(next_token, rows, options)
+
+    def ids(chat: Chat, reply: str) -> Ids:
         turns = (*chat, Message(role="assistant", content=reply))
-        return renderer.conversation_ids(turns, prompt=True, **variables)
+        return tuple(renderer.conversation_ids(turns, prompt=True, **variables))
 
     def judge(rows: Rows) -> list[GuardVerdict]:
         prompts = [ids(chat, reply) for chat, reply in rows]
         fitting = [row for row in prompts if len(row) <= window]
-        scored = iter(
-            option_logprobs(model, fitting, [options] * len(fitting), pad=renderer.pad_token_id)
-            if fitting
-            else []
-        )
+        scored = iter(limit.run(fitting, len, score))
         return [
             verdict(next(scored), len(harm))
             if len(row) <= window
@@ -136,7 +148,35 @@ def _answered(
     return judge
 
 
-def answer_ids(renderer: Renderer, words: Sequence[str]) -> list[tuple[int, ...]]:
+def word_logprobs(
+    next_token: NextToken, rows: Sequence[Ids], words: Sequence[Ids]
+) -> list[list[float]]:
+    """For each row, log P(word | row) of each word, token by token: words that begin alike share a
+    pass of the model. A word whose beginning is `NEGLIGIBLE` gets the probability 0.
+    """
+    known: list[dict[Ids, float]] = [{(): 0.0} for _ in rows]
+    for depth in range(max(map(len, words))):
+        following: dict[Ids, set[int]] = {}
+        for word in words:
+            if len(word) > depth:
+                following.setdefault(word[:depth], set()).add(word[depth])
+        calls = [
+            (index, start, sorted(tokens))
+            for start, tokens in following.items()
+            for index in range(len(rows))
+            if math.exp(known[index].get(start, -math.inf)) > NEGLIGIBLE
+        ]
+        if not calls:
+            break
+        inputs = [(*rows[index], *start) for index, start, _ in calls]
+        logprobs = next_token(inputs, [tokens for _, _, tokens in calls])
+        for (index, start, tokens), of_call in zip(calls, logprobs, strict=True):
+            for token, logprob in zip(tokens, of_call, strict=True):
+                known[index][*start, token] = known[index][start] + logprob
+    return [[of_row.get(tuple(word), -math.inf) for word in words] for of_row in known]
+
+
+def answer_ids(renderer: Renderer, words: Sequence[str]) -> list[Ids]:
     """The token ids of the spellings of some words, none of which begins with another."""
     spellings = {
         tuple(renderer.text_ids(before + form))
@@ -145,7 +185,7 @@ def answer_ids(renderer: Renderer, words: Sequence[str]) -> list[tuple[int, ...]
         for form in (word, word.capitalize(), word.upper())
     }
     ordered = sorted(spellings, key=len)
-    kept: list[tuple[int, ...]] = []
+    kept: list[Ids] = []
     for ids in ordered:
         if not any(ids[: len(shorter)] == shorter for shorter in kept):
             kept.append(ids)

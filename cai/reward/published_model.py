@@ -19,6 +19,7 @@ from cai.modeling.batching import length_batches, right_pad
 from cai.modeling.loading import fingerprint, window_of
 from cai.modeling.model_files import resolve_model_path, training_weights
 from cai.modeling.model_spec import REWARD_PREFIX, is_reward_spec, split_spec
+from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.precision import device, matmul_dtype
 from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
@@ -40,6 +41,7 @@ class PublishedModel:
     def __init__(self, model: Any, renderer: Renderer, fingerprint: str) -> None:
         self.model, self.renderer, self.fingerprint = model, renderer, fingerprint
         self.gain, self.bias = 1.0, 0.0
+        self._limit = BatchLimit("reward model")
 
     def rows(self, chat: Chat, reply: str) -> list[int]:
         """Token ids of a chat with its reply, whose thought is left out."""
@@ -56,18 +58,23 @@ class PublishedModel:
         Raises:
             BackendError: a score is not a number.
         """
-        config = self.model.config.get_text_config()
-        pad_id = config.pad_token_id
+        pad_id = self.model.config.get_text_config().pad_token_id
         scores = [0.0] * len(rows)
         for indices in length_batches(rows, 1 if pad_id is None else batch_size):
             batch = [rows[i] for i in indices]
-            ids_BT, mask_BT = right_pad(batch, pad_id or 0, self.model.device)
-            logits_B1 = self.model(input_ids=ids_BT, attention_mask=mask_BT.long()).logits.float()
-            for index, raw in zip(indices, logits_B1[:, 0].tolist(), strict=True):
+            for index, raw in zip(indices, self._limit.run(batch, len, self._raw), strict=True):
                 scores[index] = self.gain * raw + self.bias
         if not all(map(math.isfinite, scores)):
             raise BackendError(f"reward model {self.fingerprint}: gave a score that is no number")
         return scores
+
+    def _raw(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """The model's own scores of one batch."""
+        pad_id = self.model.config.get_text_config().pad_token_id or 0
+        ids_BT, mask_BT = right_pad(rows, pad_id, self.model.device)
+        logits_B1 = self.model(input_ids=ids_BT, attention_mask=mask_BT.long()).logits
+        raw_B: list[float] = logits_B1[:, 0].float().tolist()
+        return raw_B
 
     @property
     def window(self) -> int:

@@ -16,7 +16,7 @@ from rubric_toys import COMPILED
 from toys import END, START, save_tiny, tiny_llama, tiny_tokenizer
 
 from cai.errors import UsageError
-from cai.evals.guard import answer_ids, open_guard, verdict
+from cai.evals.guard import answer_ids, open_guard, verdict, word_logprobs
 from cai.evals.refusal import refusal_scores
 from cai.evals.replies import EvalConfig, Graders, prompt_draws, reply_step
 from cai.lm.fake import FAKES, FakeLM
@@ -41,6 +41,25 @@ def test_verdicts_by_hand() -> None:
     assert (small.p_harm, small.mass) == (None, pytest.approx(0.4))
     assert small.unscored is not None
     assert "neither yes nor no, nor safe nor unsafe (0.40)" in small.unscored
+
+
+def test_words_that_begin_alike_share_a_pass() -> None:
+    """P(1) = .5, P(2) = .00001, P(7) = .4; then every token has .25. Word (1, 3) = .125 in a second
+    pass, which (1, 4, 5) shares; none is spent on (2, 3).
+    """
+    calls: list[Any] = []
+    first = {1: 0.5, 2: 1e-5, 7: 0.4}
+
+    def next_token(rows: Any, tokens: Any) -> list[list[float]]:
+        calls.append(list(rows))
+        return [
+            [math.log(first[token] if row == (9,) else 0.25) for token in of_row]
+            for row, of_row in zip(rows, tokens, strict=True)
+        ]
+
+    [got] = word_logprobs(next_token, [(9,)], [(7,), (1, 3), (1, 4, 5), (2, 3)])
+    assert [math.exp(logprob) for logprob in got] == pytest.approx([0.4, 0.125, 0.03125, 0])
+    assert calls == [[(9,)], [(9, 1)], [(9, 1, 4)]]
 
 
 def save_guard(folder: Path) -> Path:
@@ -72,6 +91,7 @@ def plain_mass(folder: Path, reply: str, guideline: str) -> tuple[float, float]:
 
 def test_a_guard_reads_its_own_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cai.evals.guard.MIN_MASS", 0.0)
+    monkeypatch.setattr("cai.evals.guard.NEGLIGIBLE", 0.0)
     folder = save_guard(tmp_path / "guard")
     guard = open_guard(f"local:{folder}", "No harm.")
 
