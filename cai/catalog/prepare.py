@@ -16,7 +16,7 @@ from cai.catalog.described_choices import described_choices
 from cai.catalog.described_replies import build_described
 from cai.catalog.evaluation_file import load_evaluation
 from cai.catalog.names import CHOICES, is_described
-from cai.catalog.replies import BUILDS
+from cai.catalog.replies import BUILDS, guard_of
 from cai.catalog.task import EvaluationTask, PreparedEvaluation
 from cai.constitution import load_with_rubric
 from cai.data.readers import ReadOptions, located_rows, prompt_rows
@@ -26,7 +26,14 @@ from cai.evals.choice_scores import accuracy_scores
 from cai.evals.choices import ChoiceAnswer, ChoiceItem, choice_step, limited
 from cai.evals.contamination import contamination_scores, overlapping_prompts
 from cai.evals.refusal import refusal_scores
-from cai.evals.replies import ReplyEvaluation, item_id, prompt_draws, reply_step, scored_reply_step
+from cai.evals.replies import (
+    Graders,
+    ReplyEvaluation,
+    item_id,
+    prompt_draws,
+    reply_step,
+    scored_reply_step,
+)
 from cai.graders.base import scored_item_id
 from cai.lm.base import LM
 from cai.records import EvalReply, Prompt, Score, ScoredReply
@@ -62,9 +69,10 @@ def prepare(task: EvaluationTask, judge: LM | None) -> PreparedEvaluation:
 
 
 def _refusal(task: EvaluationTask) -> PreparedEvaluation:
-    """Replies to prompts with a kind, graded by the rubric."""
+    """Replies to prompts with a kind, graded by the rubric, and by a guard if one is named."""
     _, rubric = load_with_rubric(task.constitution)
-    compiled = compile_rubric(rubric)
+    guard = guard_of(task)
+    graders = Graders(compile_rubric(rubric), guard)
     prompts = list(prompt_rows(task.data, ReadOptions(task.columns)))
     prompts = subsample(prompts, task.limit, task.rows_seed, "limit")
 
@@ -74,7 +82,7 @@ def _refusal(task: EvaluationTask) -> PreparedEvaluation:
     return PreparedEvaluation(
         items=prompt_draws(prompts, task.config.draws),
         kind=EvalReply,
-        step=lambda subject, lm: reply_step(subject, lm, compiled, task.config, task.seed),
+        step=lambda subject, lm: reply_step(subject, lm, graders, task.config, task.seed),
         scores=split_scores(task, prompts, scores),
         provenance={
             "evaluation": Path(task.name).name,
@@ -82,6 +90,7 @@ def _refusal(task: EvaluationTask) -> PreparedEvaluation:
             "seed": str(task.seed),
             "data": store.digest(*(prompt.line() for prompt in prompts)),
             "rubric": store.digest(rubric),
+            **({} if guard is None else {"guard": guard.fingerprint}),
         },
         source=item_id,
         remarks=_missing_kinds(task, prompts),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cai import store
 from cai.attacks.template_files import read_templates
@@ -15,9 +15,9 @@ from cai.catalog.task import EvaluationTask
 from cai.data.readers import located_rows, row_prompt
 from cai.data.split import subsample
 from cai.data.tables import Cells
-from cai.errors import StoreError, UsageError
+from cai.errors import StoreError, UsageError, blame
 from cai.evals.closed_domain import closed_domain_items, closed_domain_scores
-from cai.evals.harm import harm_scores
+from cai.evals.harm import guard_scores, harm_scores
 from cai.evals.helpfulness import helpful_items, helpful_scores
 from cai.evals.jailbreak import jailbreak_items, jailbreak_scores
 from cai.evals.replies import ReplyEvaluation
@@ -25,6 +25,7 @@ from cai.evals.toxicity import prompt_group, toxicity_items, toxicity_scores
 from cai.evals.truthfulqa_open import TEMPLATES, closest_items, closest_scores, references_of
 from cai.graders.base import plain_items
 from cai.graders.closest_option import closest_grader
+from cai.graders.guard_verdicts import guard_grader
 from cai.graders.helpfulness import helpful_grader
 from cai.graders.reference_reply import harm_grader
 from cai.graders.rubric import rubric_of
@@ -32,6 +33,9 @@ from cai.graders.support import grade_support
 from cai.graders.text_scorers import open_scorer, scorer_digest, toxicity_grader
 from cai.lm.base import LM
 from cai.records import Prompt
+
+if TYPE_CHECKING:
+    from cai.graders.guard import Guard
 
 Build = Callable[[EvaluationTask, LM | None], ReplyEvaluation]
 """(task, judge) -> the evaluation; the judge is None where none is named."""
@@ -47,16 +51,21 @@ class DataRow(NamedTuple):
 
 
 def build_harm(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation:
-    """Replies against a fixed refusal, by a preference model."""
+    """Replies against a fixed refusal, by a preference model; or a guard's verdicts on them."""
     from cai.reward.preference_folder import open_preference_model
 
+    items = plain_items(_prompts(task), task.config.draws)
+    if {"preference", "guard"} <= task.options.keys():
+        raise UsageError("harm: give a preference or a guard, not both")
+    guard = guard_of(task)
+    if guard is not None:
+        provenance = {"guard": guard.fingerprint}
+        return ReplyEvaluation(items, guard_grader(guard), guard_scores, provenance)
+    if "preference" not in task.options:
+        raise UsageError("--only harm: give --preference or --guard")
     opened = open_preference_model(Path(task.needed("preference")))
-    return ReplyEvaluation(
-        plain_items(_prompts(task), task.config.draws),
-        harm_grader(opened.score),
-        harm_scores,
-        {"preference": opened.fingerprint},
-    )
+    grader = harm_grader(opened.score)
+    return ReplyEvaluation(items, grader, harm_scores, {"preference": opened.fingerprint})
 
 
 def build_toxicity(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation:
@@ -139,6 +148,27 @@ BUILDS: dict[str, Build] = {
     "closed-domain": build_closed_domain,
 }
 """Name of an evaluation -> what makes it."""
+
+
+def guard_of(task: EvaluationTask) -> Guard | None:
+    """The guard that the task names, with the rule of its guideline's file.
+
+    Raises:
+        UsageError: there is a guideline and no guard, or the guard names no weights.
+        StoreError: the guideline cannot be read.
+    """
+    from cai.graders.guard import open_guard
+
+    spec, file = task.options.get("guard"), task.options.get("guideline")
+    if spec is None:
+        if file is not None:
+            raise UsageError("guideline is a rule for a guard: give a guard too")
+        return None
+    if file is None:
+        return open_guard(spec)
+    with blame(StoreError, f"guideline {file}"):
+        guideline = Path(file).read_text(encoding="utf-8").strip()
+    return open_guard(spec, guideline)
 
 
 def _prompts(task: EvaluationTask) -> Sequence[Prompt]:

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from cai.artifacts import SUBJECTS
 from cai.errors import UnansweredError
 from cai.graders.base import GradedItem, Grader, Verdict, scored_reply
+from cai.graders.guard_verdicts import JudgeHarm
 from cai.lm.base import LM, NO_SAMPLE, Sample
 from cai.records import Chat, EvalReply, FrozenModel, Prompt, PromptDraw, Score, ScoredReply
 from cai.rubric import CompiledRubric, grade, unscored_grade
@@ -53,6 +54,11 @@ class EvalConfig(FrozenModel):
     """Replies per prompt."""
     temperature: float = Field(0.7, ge=0)
     max_tokens: int = Field(64, ge=1)
+    guard: str | None = None
+    """A guard model that grades the harm of replies besides the rubric: `local:FOLDER_OR_HUB_ID`,
+    or `local:FOLDER#LABEL` of a classifier."""
+    guideline: str | None = None
+    """The rule that a guard's chat template takes, such as ShieldGemma's."""
     subjects: dict[SubjectName, EvalSubject] = {}
     """Name -> a model's spec, or any of `{model: SPEC, system: TEXT, turns: FILE}`: without a
     `model` it is the run's own. Where there is one, the run's judge compares the replies of base,
@@ -60,6 +66,12 @@ class EvalConfig(FrozenModel):
     """
     compared_prompts: int | None = Field(None, ge=1)
     """Number of prompts whose replies are compared; None: all."""
+
+    @model_validator(mode="after")
+    def _guideline_has_its_guard(self) -> EvalConfig:
+        if self.guideline is not None and self.guard is None:
+            raise ValueError("guideline is a rule for a guard: name one (guard: local:FOLDER)")
+        return self
 
     @field_validator("subjects")
     @classmethod
@@ -72,6 +84,15 @@ class EvalConfig(FrozenModel):
     def of_replies(self) -> EvalConfig:
         """The settings that decide what a model replies."""
         return self.model_copy(update={"subjects": {}, "compared_prompts": None})
+
+
+@dataclass(frozen=True)
+class Graders:
+    """What grades the replies of a run's evaluation."""
+
+    rubric: CompiledRubric
+    guard: JudgeHarm | None = None
+    """As `cai.graders.guard` opens it; None: nobody but the rubric."""
 
 
 @dataclass(frozen=True)
@@ -117,28 +138,36 @@ async def reply_or_reason(
 
 
 def reply_step(
-    subject: str, lm: LM, rubric: CompiledRubric, config: EvalConfig, seed: int
+    subject: str,
+    lm: LM,
+    graders: CompiledRubric | Graders,
+    config: EvalConfig,
+    seed: int,
 ) -> Callable[[PromptDraw], Awaitable[EvalReply]]:
     """The step that answers one prompt and grades the reply by the rubric.
 
-    An item without an answer gets an empty response and an unscored grade.
+    An item without an answer gets an empty response and an unscored grade, and no guard is asked
+    about it.
     """
+    graders = graders if isinstance(graders, Graders) else Graders(graders)
 
     async def reply(item: PromptDraw) -> EvalReply:
-        prompt = item.prompt
+        prompt, verdict = item.prompt, None
         address = (prompt.id, item.draw)
         sample, reason = await reply_or_reason(lm, prompt.chat, config, seed, address)
         if reason is not None:
             graded = unscored_grade({}, reason, prompt.id)
         else:
             graded = grade(
-                rubric,
+                graders.rubric,
                 prompt=prompt.chat[-1].content,
                 response=sample.text,
                 kind=prompt.kind,
                 source=prompt.id,
                 finished=sample.finished,
             )
+            if graders.guard is not None:
+                verdict = await graders.guard(prompt.chat, sample.text)
         return EvalReply(
             source=prompt.id,
             subject=subject,
@@ -151,6 +180,7 @@ def reply_step(
             grade=graded,
             reward=None,
             kl=None,
+            guard=verdict,
         )
 
     return reply

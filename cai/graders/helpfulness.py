@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cai.async_map import in_batches
 from cai.data.filters import spaced_words
-from cai.graders.base import GradedItem, Grader, Verdict, in_batches
+from cai.graders.base import GradedItem, Grader, Verdict
 from cai.lm.base import Sample
 from cai.records import Prompt
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import re
 
-from cai.graders.base import GradedItem, Grader, Verdict, in_batches
+from cai.async_map import in_batches
+from cai.graders.base import GradedItem, Grader, Verdict
 from cai.graders.text_scorers import ScoreTexts
 from cai.lm.base import LM, Sample
 from cai.probability import sigmoid

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cai.graders.base import GradedItem, Grader, Verdict, in_batches
+from cai.async_map import in_batches
+from cai.graders.base import GradedItem, Grader, Verdict
 from cai.lm.base import Sample
 from cai.records import Chat
 

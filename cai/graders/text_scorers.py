@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cai import store
+from cai.async_map import in_batches
 from cai.errors import ConfigError, JobError, StoreError, UsageError, blame
-from cai.graders.base import GradedItem, Grader, Verdict, in_batches
+from cai.graders.base import GradedItem, Grader, Verdict
 from cai.lm.base import Sample
 from cai.rubric.patterns import Pattern, compile_pattern
 
@@ -127,9 +128,11 @@ def classifier(folder: Path, label: str | None = None) -> ScoreTexts:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     with blame(StoreError, f"classifier {folder}"):
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
         model = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True
+            str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False
         ).eval()
     index = label_index(folder, model.config, label)
     has_sigmoid = (

@@ -9,9 +9,10 @@ import pytest
 from data_toys import prompt
 from graded_toys import graded, metric_of, row
 
+from cai.async_map import in_batches
 from cai.errors import TransientError, UnansweredError, is_passing
 from cai.evals.means import highest_of_each_prompt, mean_over_prompts
-from cai.graders.base import GradedItem, Verdict, in_batches
+from cai.graders.base import GradedItem, Verdict
 from cai.lm import FakeLM
 from cai.lm.base import Sample
 
