@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from cai import store
 from cai.artifacts import PROMPTS
-from cai.catalog.choices import load_items, questions_digest, scores_of
+from cai.catalog.choices import limited, load_items, questions_digest, scores_of
 from cai.catalog.described_choices import described_choices
 from cai.catalog.described_replies import build_described
 from cai.catalog.evaluation_file import load_evaluation
@@ -23,7 +23,7 @@ from cai.data.readers import ReadOptions, located_rows, prompt_rows
 from cai.data.split import subsample
 from cai.errors import UsageError
 from cai.evals.choice_scores import accuracy_scores
-from cai.evals.choices import ChoiceAnswer, ChoiceItem, choice_step, limited
+from cai.evals.choices import ChoiceAnswer, ChoiceItem, choice_step
 from cai.evals.contamination import contamination_scores, overlapping_prompts
 from cai.evals.refusal import refusal_scores
 from cai.evals.replies import (

@@ -9,8 +9,8 @@ from typing import Any
 from cai.data.readers import located_rows, row_prompt
 from cai.data.tables import Cells
 from cai.errors import StoreError
-from cai.evals.judged_pairs import JudgedPair, people_comparison
-from cai.records import PromptDraw
+from cai.evals.judged_pairs import JudgedPair
+from cai.records import Prompt, PromptDraw
 
 VERDICTS: dict[str, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
@@ -68,3 +68,17 @@ def _words(row: Mapping[str, Any]) -> tuple[int, int] | None:
         return None
     first, second = (len(str(reply).split()) for reply in replies)
     return first, second
+
+
+def people_comparison(
+    prompt: Prompt, subjects: tuple[str, str], verdict: float | None, words: tuple[int, int] | None
+) -> JudgedPair:
+    """A verdict of people on two subjects."""
+    return JudgedPair(
+        source=prompt.id,
+        category=prompt.category,
+        subjects=subjects,
+        words=words,
+        p_first=verdict,
+        unscored="no verdict" if verdict is None else None,
+    )

@@ -11,18 +11,16 @@ from itertools import combinations
 
 from pydantic import Field
 
+from cai.data.turns import with_turns
 from cai.evals.replies import EvalConfig, reply_or_reason
 from cai.generate.label import LabelConfig
 from cai.lm.base import LM
 from cai.records import (
     Chat,
-    EvalReply,
     FrozenModel,
-    Message,
     Pair,
     Preference,
     Probability,
-    Prompt,
     PromptDraw,
     Row,
     Vote,
@@ -85,27 +83,6 @@ def comparison_id(row: JudgedPair) -> str:
 
 def _item_id(pair: str, subjects: tuple[str, str], draw: int) -> str:
     return f"{pair}/{'/'.join(subjects)}/{draw}"
-
-
-def subject_reply(reply: EvalReply) -> SubjectReply:
-    """A graded reply as one to compare."""
-    reason = reply.grade.unscored
-    return SubjectReply(
-        source=reply.source,
-        subject=reply.subject,
-        draw=reply.draw,
-        response=reply.response,
-        finished=reply.finished,
-        unanswered=reason if reason and reason.startswith("no answer") else None,
-    )
-
-
-def with_turns(turns: Chat, chat: Chat) -> Chat:
-    """`chat` after a subject's own turns. Two system turns become one."""
-    if turns and chat and turns[0].role == chat[0].role == "system":
-        text = f"{turns[0].content}\n\n{chat[0].content}"
-        return (Message(role="system", content=text), *turns[1:], *chat[1:])
-    return (*turns, *chat)
 
 
 def subject_step(
@@ -186,17 +163,3 @@ def comparison_step(
         )
 
     return compare
-
-
-def people_comparison(
-    prompt: Prompt, subjects: tuple[str, str], verdict: float | None, words: tuple[int, int] | None
-) -> JudgedPair:
-    """A verdict of people on two subjects."""
-    return JudgedPair(
-        source=prompt.id,
-        category=prompt.category,
-        subjects=subjects,
-        words=words,
-        p_first=verdict,
-        unscored="no verdict" if verdict is None else None,
-    )
