@@ -3,8 +3,8 @@
     P(holds) = sigma(bias + sum of idf · weight / sqrt(sum of idf²))    over the known n-grams
 
 The inverse document frequency (idf) is large for n-grams of few replies, and 1 in models that have
-none. Weights are fitted by logistic regression with an L2 penalty on labelled replies. The model is a
-JSON file that names what it was fitted on.
+none. Weights are fitted by logistic regression with an L2 penalty on labelled replies. The model is
+a JSON file that names what it was fitted on.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cai.constitution.schema import TextModel, TrainedOn
-from cai.data.split import split_by_group
 from cai.errors import JobError
 from cai.probability import sigmoid
 from cai.records import FrozenModel
 from cai.rubric.propositions import NormalizedReply
-from cai.seeds import rng
 
 _WORD = re.compile(r"[\w']+")
 _MAX_EVIDENCE = 5
@@ -129,15 +127,6 @@ def _probability(
         return sigmoid(bias)
     products, squares = zip(*known, strict=True)
     return sigmoid(bias + math.fsum(products) / math.sqrt(math.fsum(squares)))
-
-
-def split_by_prompt(
-    rows: Sequence[Labelled], share: float, seed: int
-) -> tuple[list[Labelled], list[Labelled]]:
-    """(train, held out): `share` of the prompts, drawn by the seed, is held out."""
-    return split_by_group(
-        rows, share, lambda row: row.prompt, lambda prompt: rng(seed, "fit-grader", prompt).random()
-    )
 
 
 def fit_text(
