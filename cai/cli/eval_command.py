@@ -60,7 +60,7 @@ def evaluate(
     ] = None,
     constitution: Annotated[
         str, typer.Option(help="Without RUN.yaml: the constitution whose rubric grades replies.")
-    ] = "refusal_style",
+    ] = "refusal_style_fitted",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Rows of the data to use, drawn by --seed.")
     ] = None,

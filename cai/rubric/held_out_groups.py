@@ -14,7 +14,7 @@ from statistics import fmean
 
 from cai.constitution.schema import TextModel
 from cai.errors import JobError
-from cai.rubric.text_classifier import Labelled, TextFit, fit_text, probability
+from cai.rubric.text_classifier import Labelled, TextFit, fit_text, scorer
 from cai.seeds import rng
 
 THRESHOLDS = (0.4, 0.5, 0.6)
@@ -99,7 +99,7 @@ def choose(rows: Sequence[Labelled], config: TextFit, seed: int = 0) -> Choice:
         for strength in STRENGTHS:
             stronger = config.model_copy(update={"strength": strength})
             model = fit_text(fold.train, stronger, ())
-            values = [probability(model, row.ngrams) for row in fold.test]
+            values = [*map(scorer(model), (row.ngrams for row in fold.test))]
             for above in THRESHOLDS:
                 score = macro_f1(truth, [value > above for value in values])
                 scores.setdefault((strength, above), []).append(score)
@@ -121,7 +121,8 @@ def leave_out(rows: Sequence[Labelled], config: TextFit, seed: int = 0) -> list[
     for fold in folds_of(rows, seed):
         choice = choose(fold.train, config, seed)
         model = fit_text(fold.train, choice.config, ())
-        verdicts = [probability(model, row.ngrams) > choice.above for row in fold.test]
+        score = scorer(model)
+        verdicts = [score(row.ngrams) > choice.above for row in fold.test]
         tested.append(TestedFold(fold, choice, verdicts))
     return tested
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -71,13 +71,13 @@ class CachedClassifier:
 
     def __init__(self, model: TextModel) -> None:
         self.model = model
-        self._terms = terms_of(model)
+        self._score = scorer(model)
         self._last = ("", sigmoid(model.bias))
 
     def __call__(self, text: str) -> float:
         last_text, p = self._last
         if text != last_text:
-            p = _probability(self.model.bias, self._terms, ngrams_of(text))
+            p = self._score(ngrams_of(text))
             self._last = (text, p)
         return p
 
@@ -107,26 +107,25 @@ class ClassifierTest:
 
 def probability(model: TextModel, ngrams: frozenset[str]) -> float:
     """P(the proposition holds) of a reply with these n-grams."""
-    return _probability(model.bias, terms_of(model), ngrams)
+    return scorer(model)(ngrams)
 
 
-def terms_of(model: TextModel) -> dict[str, tuple[float, float]]:
-    """N-gram -> (idf · weight, idf²)."""
+def scorer(model: TextModel) -> Callable[[frozenset[str]], float]:
+    """`probability` of one model, for many replies."""
     idf = model.idf
-    return {
+    terms = {
         ngram: (weight * idf.get(ngram, 1.0), idf.get(ngram, 1.0) ** 2)
         for ngram, weight in model.weights.items()
     }
 
+    def score(ngrams: frozenset[str]) -> float:
+        known = [terms[ngram] for ngram in ngrams if ngram in terms]
+        if not known:
+            return sigmoid(model.bias)
+        products, squares = zip(*known, strict=True)
+        return sigmoid(model.bias + math.fsum(products) / math.sqrt(math.fsum(squares)))
 
-def _probability(
-    bias: float, terms: Mapping[str, tuple[float, float]], ngrams: frozenset[str]
-) -> float:
-    known = [terms[ngram] for ngram in ngrams if ngram in terms]
-    if not known:
-        return sigmoid(bias)
-    products, squares = zip(*known, strict=True)
-    return sigmoid(bias + math.fsum(products) / math.sqrt(math.fsum(squares)))
+    return score
 
 
 def fit_text(
