@@ -13,12 +13,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
 
 from cai.cli import (
     attacks,
+    batches,
     calibrate,
     capability,
     chat,
@@ -40,8 +42,8 @@ from cai.cli import (
     serve,
     sweep,
 )
-from cai.cli.terminal_text import printable
 from cai.errors import CaiError, UsageError
+from cai.terminal_text import printable
 
 __all__ = ["app", "main"]
 
@@ -77,6 +79,7 @@ for module in (
 ):
     app.add_typer(module.app)
 app.add_typer(logs.log)
+app.add_typer(batches.batch)
 INTERRUPTED = "interrupted; finished work is saved: run the same command to resume"
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -128,9 +131,13 @@ def _sigterm_interrupts(received: list[int]) -> Iterator[None]:
         yield
         return
 
-    def interrupt(number: int, _: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        raise KeyboardInterrupt
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
+        if callable(on_ctrl_c):  # of an event loop: it cancels its tasks, and raises after them
+            on_ctrl_c(signal.SIGINT, frame)
+        else:
+            raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -23,7 +23,7 @@ from cai.modeling.generation import (
 )
 from cai.modeling.loading import fingerprint, load_model
 from cai.modeling.precision import matmul_dtype
-from cai.modeling.sampling import Generation, sample_tokens
+from cai.modeling.sampling import Generation, Responses, draw
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +143,16 @@ def test_an_end_token_inside_a_row_is_a_token(model: Any, plain: Any) -> None:
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
+def sample_tokens(
+    logits_BV: torch.Tensor, temperatures: list[float], streams: list[Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token a row with its log-probability, drawn from the given streams."""
+    rows = range(len(streams))
+    responses = Responses([1] * len(rows), temperatures, [0] * len(rows), frozenset())
+    responses.streams = streams
+    return draw(logits_BV, responses.draws(rows, 1, logits_BV.device), 0)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_choose_follows_the_distribution(temperature: float) -> None:
     """p = 1/2, 1/4, 1/8, 1/8, 0 at T = 1. At T = 2 square roots: 1, 1/sqrt 2, 1/2, 1/2, 0 over
@@ -155,10 +165,12 @@ def test_choose_follows_the_distribution(temperature: float) -> None:
     powered = [x ** (1 / temperature) for x in p]
     expected = [20_000 * x / sum(powered) for x in powered]
     logits = torch.tensor([[*map(math.log, p), -math.inf]]).repeat(20_000, 1) + 7.0
-    got = sample_tokens(
+    token_B, logp_B = sample_tokens(
         logits, [temperature] * 20_000, [random.Random(seed) for seed in range(20_000)]
     )
-    counts = [got.count(token) for token in range(5)]
+    counts = token_B.bincount(minlength=5).tolist()
+    expected_logp = torch.tensor([*expected, 1.0]).div(20_000).log()
+    torch.testing.assert_close(logp_B, expected_logp[token_B])
     assert counts[4] == 0
     assert sum((o - e) ** 2 / e for o, e in zip(counts[:4], expected, strict=True)) < 16.27
 
@@ -175,9 +187,19 @@ def test_choose_at_the_edges() -> None:
             return self.value
 
     logits = torch.tensor([[-math.inf, 0.0, 1.0, -math.inf]])
-    assert sample_tokens(logits, [1.0], [Fixed(0.0)]) == [2]
-    assert sample_tokens(logits, [1.0], [Fixed(1 - 2**-53)]) == [1]
-    assert sample_tokens(logits.repeat(2, 1), [0.0, 1.0], [Fixed(0.0), Fixed(1 - 2**-53)]) == [2, 1]
+    last, first = Fixed(0.0), Fixed(1 - 2**-53)
+    assert sample_tokens(logits, [1.0], [last])[0].tolist() == [2]
+    assert sample_tokens(logits, [1.0], [first])[0].tolist() == [1]
+    mixed, _ = sample_tokens(logits.repeat(2, 1), [0.0, 1.0], [last, first])
+    assert mixed.tolist() == [2, 1]
+
+
+def test_log_probability_of_a_greedy_token_is_at_temperature_1() -> None:
+    """p = 1/4, 3/4: the larger is taken, and log 3/4 is its log-probability."""
+    logits = torch.tensor([[0.25, 0.75]]).log()
+    token_B, logp_B = sample_tokens(logits, [0.0], [random.Random(0)])
+    assert token_B.tolist() == [1]
+    assert logp_B.tolist() == pytest.approx([math.log(0.75)], abs=1e-6)
 
 
 def test_a_draw_does_not_depend_on_its_neighbours(model: Any) -> None:
