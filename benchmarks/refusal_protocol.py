@@ -16,6 +16,7 @@ degrees of refusal, and is in the tests between sets alone.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ class Sets:
 
 def main() -> None:
     data = refusal_sets.data_folder("refusal_protocol")
+    if importlib.util.find_spec("sklearn") is None:
+        sys.exit("refusal_protocol: the baseline is scikit-learn's: pip install scikit-learn")
     every_gptfuzz = refusal_sets.gptfuzz(data)
     sets = Sets(
         refusal_sets.xstest(data),
