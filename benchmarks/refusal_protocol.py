@@ -5,8 +5,8 @@
 Needs scikit-learn, for the baseline alone (pip install scikit-learn). One of XSTest's three models
 is left out, or one of three sets. Settings and thresholds are chosen on what is left, by leaving
 out its models or sets in turn. Graders: `words` is the text model of `refusal_style_fitted`, fitted
-anew in each fold; `words, no written replies` lacks the replies of `written_replies.py`; `tfidf` is
-words and characters with scikit-learn's logistic regression. Patterns are not among them: they were
+anew in each fold; `tfidf` is words and characters with scikit-learn's logistic regression, without
+the replies of `written_replies.py`. With the argument `ablation`, so are `words`. Patterns are not among them: they were
 written with these sets in view. Prompts are the same for all models of XSTest, so this is a test on
 new models, not on new prompts.
 
@@ -129,10 +129,11 @@ def main() -> None:
     replies = [*sets.xstest, *sets.gptfuzz, *sets.rbr_gold, *sets.written]
     graders: dict[str, Grader] = {
         "words": words,
-        "words, no written replies": words_alone,
         "tfidf": baseline(replies),
     }
     chosen = sys.argv[1:] or ["models", "curve", "sets"]
+    if "ablation" in chosen:
+        graders["words, no written replies"] = words_alone
     if "models" in chosen:
         leave_models_out(graders, sets)
     if "curve" in chosen:

@@ -104,12 +104,16 @@ def test_an_ngram_of_few_replies_weighs_more() -> None:
     )
 
 
-def test_a_weight_counts_like_repetition() -> None:
-    labelled = rows(("a", True), ("b", False), ("a", False))
-    heavy = [*labelled[:2], Labelled("2", labelled[2].ngrams, False, 2.0)]
-    assert fit_text(heavy, TextFit(replies=1), TRAINED_ON) == fit_text(
-        [*labelled, labelled[2]], TextFit(replies=1), TRAINED_ON
+def test_a_heavy_row_counts_more() -> None:
+    """ "a" holds once and fails once: even where both weigh 1, unlikely where the latter has 9."""
+    labelled = rows(("a", True), ("b", False), ("b", True), ("a", False))
+    heavy = [*labelled[:3], Labelled("3", labelled[3].ngrams, False, 9.0)]
+    even, unlikely = (
+        probability(fit_text(some, TextFit(replies=1), TRAINED_ON), ngrams_of("a"))
+        for some in (labelled, heavy)
     )
+    assert even == pytest.approx(0.5, abs=1e-3)
+    assert unlikely < 0.2
 
 
 def test_rare_runs_and_small_weights_are_left_out() -> None:
@@ -205,6 +209,8 @@ def test_the_command_fits_what_the_rubric_reads(tmp_path: Path) -> None:
         str(tmp_path / "mine.jsonl"),
         "--output",
         str(tmp_path / "m.json"),
+        "--replies",
+        "5",
     ]
     card = ["--card", str(tmp_path / "card.md")]
     result = CliRunner().invoke(app, [*arguments, "--licence", "CC0", *card])
