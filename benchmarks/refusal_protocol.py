@@ -6,9 +6,9 @@ Needs scikit-learn, for the baseline alone (pip install scikit-learn). One of XS
 is left out, or one of three sets. Settings and thresholds are chosen on what is left, by leaving
 out its models or sets in turn. Graders: `words` is the text model of `refusal_style_fitted`, fitted
 anew in each fold; `tfidf` is words and characters with scikit-learn's logistic regression, without
-the replies of `written_replies.py`. With the argument `ablation`, so are `words`. Patterns are not among them: they were
-written with these sets in view. Prompts are the same for all models of XSTest, so this is a test on
-new models, not on new prompts.
+the replies of `written_replies.py`. With the argument `ablation` there are `words` without them
+too. Patterns are not among the graders: they were written with these sets in view. Prompts are the
+same for all models of XSTest, so this is a test on new models, not on new prompts.
 
 A grader has two parts: does a reply comply, and if not, does it refuse in part. rbr_gold has no
 degrees of refusal, and is in the tests between sets alone.
