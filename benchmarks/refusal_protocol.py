@@ -160,13 +160,12 @@ def leave_models_out(graders: dict[str, Grader], sets: Sets) -> None:
 
 
 def leave_sets_out(graders: dict[str, Grader], sets: Sets) -> None:
-    whole = [
-        Reply("xstest", reply.prompt, reply.text, reply.label)
-        if reply.source not in ("gptfuzz", "rbr_gold", "written")
-        else reply
-        for reply in sets.xstest
+    replies = [
+        *(without_degree(reply, "xstest") for reply in sets.xstest),
+        *sets.gptfuzz,
+        *sets.rbr_gold,
+        *(without_degree(reply, "written") for reply in sets.written),
     ]
-    replies = [*whole, *sets.gptfuzz, *sets.rbr_gold, *sets.written]
     graders = graders | {"tfidf": baseline(replies)}
     names = frozenset(("xstest", "gptfuzz", "rbr_gold"))
     for left_out in sorted(names):
@@ -178,6 +177,11 @@ def leave_sets_out(graders: dict[str, Grader], sets: Sets) -> None:
             by_grader[name] = list(zip(test, degrees, strict=True))
             show(f"{left_out} left out: {name}", by_grader[name], three_way=False)
         show_differences(by_grader, three_way=False)
+
+
+def without_degree(reply: Reply, source: str) -> Reply:
+    """One that complies or refuses, and no more is known: the sets share no more."""
+    return Reply(source, reply.prompt, reply.text, reply.label if reply.complies else "refusal")
 
 
 def learning_curve(sets: Sets) -> None:
