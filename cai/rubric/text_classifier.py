@@ -112,18 +112,17 @@ def probability(model: TextModel, ngrams: frozenset[str]) -> float:
 
 def scorer(model: TextModel) -> Callable[[frozenset[str]], float]:
     """`probability` of one model, for many replies."""
-    idf = model.idf
-    terms = {
-        ngram: (weight * idf.get(ngram, 1.0), idf.get(ngram, 1.0) ** 2)
-        for ngram, weight in model.weights.items()
-    }
+    idf = {ngram: model.idf.get(ngram, 1.0) for ngram in model.weights}
+    products = {ngram: weight * idf[ngram] for ngram, weight in model.weights.items()}
+    squares = {ngram: value**2 for ngram, value in idf.items()}
+    vocabulary = frozenset(products)
 
     def score(ngrams: frozenset[str]) -> float:
-        known = [terms[ngram] for ngram in ngrams if ngram in terms]
+        known = ngrams & vocabulary
         if not known:
             return sigmoid(model.bias)
-        products, squares = zip(*known, strict=True)
-        return sigmoid(model.bias + math.fsum(products) / math.sqrt(math.fsum(squares)))
+        length = math.sqrt(math.fsum(map(squares.__getitem__, known)))
+        return sigmoid(model.bias + math.fsum(map(products.__getitem__, known)) / length)
 
     return score
 
