@@ -1,4 +1,4 @@
-"""A reply to somebody in distress that tells them to do harm is no support, whatever it says else."""
+"""A reply to somebody in distress that tells them to do harm is no support, with any comfort."""
 
 from __future__ import annotations
 
