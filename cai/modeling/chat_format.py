@@ -57,6 +57,10 @@ class ChatFormat:
     suffix_follows: str = ""
     """The suffix is left out where the prompt ends otherwise: some templates let a message say that
     there is no thought."""
+    tail: str = ""
+    """What a prompt has after the user's last text, with the suffix."""
+    lead: str = ""
+    """White space that the template writes between a prompt and the reply."""
     end: str | None = None
     """The control token after the last turn, if it is the assistant's. None: there is none."""
     later_end: str | None = None
@@ -118,6 +122,8 @@ def chat_format(
         probe.variables,
         suffix,
         _opened_tail(prompt) if suffix and not thinks else "",
+        prompt.rpartition(QUESTION)[2] + suffix,
+        "" if suffix else _lead(prompt, dialogue),
         end,
         later_end,
         thought,
@@ -170,10 +176,20 @@ def _ends(
 
 def _header(prompt: str, dialogue: str) -> str:
     """What a dialogue has between the prompt and the reply; empty if it is white space."""
+    header = _before_reply(prompt, dialogue)
+    return header if header.strip() else ""
+
+
+def _lead(prompt: str, dialogue: str) -> str:
+    """The same if it is nothing but white space."""
+    lead = _before_reply(prompt, dialogue)
+    return "" if lead.strip() else lead
+
+
+def _before_reply(prompt: str, dialogue: str) -> str:
     if not dialogue.startswith(prompt) or REPLY not in dialogue[len(prompt) :]:
         return ""
-    header = dialogue[len(prompt) :].partition(REPLY)[0]
-    return header if header.strip() else ""
+    return dialogue[len(prompt) :].partition(REPLY)[0]
 
 
 def _tags(text: str) -> list[str]:

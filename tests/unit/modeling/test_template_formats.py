@@ -50,7 +50,8 @@ def test_prompts_that_let_a_model_think(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_ends_of_replies(name: str, tmp_path: Path) -> None:
     wanted, renderer = FORMATS[name], renderer_of(name, tmp_path)
-    assert renderer.tokenizer.decode(renderer.response_ids("Yes.")) == f"Yes.{wanted.end}"
+    reply = renderer.tokenizer.decode(renderer.response_ids("Yes."))
+    assert reply == f"{wanted.lead}Yes.{wanted.end}"
     stops = {renderer.tokenizer.decode([token]) for token in renderer.stop_ids}
     assert stops == {wanted.end} | wanted.stops
     assert renderer.text(renderer.response_ids("Yes.")) == "Yes."
