@@ -29,7 +29,6 @@ from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.sampling import Generation
 from cai.modeling.thinking import ThoughtTokens, think
-from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat
 from cai.seeds import derive
@@ -254,7 +253,7 @@ class LocalLM:
 
     def _sample(self, call: _SampleCall, thought: ThoughtTokens, generated: Generation) -> Sample:
         text = truncate_at_stop(self.renderer.text(generated.ids), call.stop)[0]
-        reply = split_thoughts(text)
+        reply = self.renderer.split(text)
         parts = [part for part in (thought.text, reply.thought) if part]
         return Sample(
             text=reply.text,

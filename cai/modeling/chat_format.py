@@ -26,6 +26,8 @@ THINK = "<think>"
 _SWITCH = re.compile(r"\w*(?:think|reason)\w*", re.IGNORECASE)
 """Names in a template that may be variables on thinking."""
 
+NOTHING: Mapping[str, Any] = {"tools": [], "documents": []}
+"""For templates that do not check whether there are any."""
 _WORD = re.compile(r"<[^<>]+>|\[[^\[\]]+\]|◁[^◁▷]+▷")
 """What may be a tag."""
 
@@ -91,14 +93,10 @@ def chat_format(
     """
     probe = TemplateProbe(tokenizer, source)
     user = ("user", QUESTION)
-    plain = probe.render([user], prompt=True)
-    loses_text = plain is not None and QUESTION not in plain
-    if plain is None or loses_text:
-        probe.takes_parts = True
-        plain = probe.render([user], prompt=True)
+    plain, loses_text = _first_prompt(probe)
     if plain is None or QUESTION not in plain:
         return ChatFormat(source, loses_text=loses_text)
-    probe.variables = _switches(probe, on=thinks)
+    probe.variables |= _switches(probe, on=thinks)
     bare = probe.render([user]) or ""
     prompt = probe.render([user], prompt=True) or plain
     dialogue = probe.render([user, ("assistant", REPLY)]) or ""
@@ -136,6 +134,22 @@ def chat_format(
     )
 
 
+def _first_prompt(probe: TemplateProbe) -> tuple[str | None, bool]:
+    """(a prompt, whether one lost its text), with the probe set as the template needs it: a message
+    as text or in parts, and lists of tools and documents, which are empty.
+    """
+    loses_text = False
+    prompt = None
+    for variables in ({}, NOTHING):
+        for probe.takes_parts in (False, True):
+            probe.variables = dict(variables)
+            prompt = probe.render([("user", QUESTION)], prompt=True)
+            if prompt is not None and QUESTION in prompt:
+                return prompt, loses_text
+            loses_text = loses_text or prompt is not None
+    return prompt, loses_text
+
+
 def _reads_roles(probe: TemplateProbe) -> bool:
     """Whether two turns of the user differ from one of each. A refusal is seen when it happens."""
     user = ("user", QUESTION)
@@ -161,10 +175,13 @@ def _ends(
     Where nothing follows the last turn, what follows an earlier one ends it, if the settings or the
     user's turn say so. Some models end a reply with the token that begins the user's next turn.
     """
-    if REPLY not in dialogue:
-        return None, None
     user = ("user", QUESTION)
     longer = probe.render([user, ("assistant", REPLY), ("user", LATER)]) or ""
+    if REPLY not in dialogue:
+        if REPLY not in longer:
+            return None, None
+        # the template refuses a dialogue that ends with a reply
+        dialogue = longer.partition(REPLY)[0] + REPLY
     after_reply = probe.first_token(longer.rpartition(REPLY)[2].partition(LATER)[0])
     after_user = probe.first_token(bare.rpartition(QUESTION)[2])
     end = probe.first_token(dialogue.rpartition(REPLY)[2])

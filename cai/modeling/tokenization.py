@@ -24,7 +24,7 @@ from cai.modeling.continuations import Context, Options, encode, encode_after, l
 from cai.modeling.end_tokens import config_eos
 from cai.modeling.model_files import local_model_name, resolve_model_path
 from cai.modeling.template_probe import QUESTION, as_parts
-from cai.modeling.thoughts import Split, is_tag, split_thoughts
+from cai.modeling.thoughts import Split, is_tag, split_thoughts, without_wrapper, writes_wrapper
 from cai.records import Chat, Message, message_dicts
 from cai.store import digest
 
@@ -210,7 +210,16 @@ class Renderer:
 
     def reply(self, ids: Sequence[int]) -> Split:
         """The reply apart from its thoughts."""
-        return split_thoughts(self.text(ids))
+        return self.split(self.text(ids))
+
+    def split(self, text: str) -> Split:
+        """A reply as text, apart from its thoughts, and without tags around the whole of it that
+        the template knows.
+        """
+        parts = split_thoughts(text)
+        if writes_wrapper(self.format.source):
+            parts = parts._replace(text=without_wrapper(parts.text))
+        return parts
 
     @cached_property
     def _silent_ids(self) -> frozenset[int]:
@@ -291,10 +300,9 @@ def plain_turns(chat: Chat) -> Chat:
     turns: list[Message] = []
     for message in chat:
         role = "user" if message.role == "system" else message.role
+        text = message.content
         if turns and turns[-1].role == role:
-            text = f"{turns.pop().content}\n\n{message.content}"
-        else:
-            text = message.content
+            text = "\n\n".join(filter(None, (turns.pop().content, text)))
         turns.append(Message(role=role, content=text))
     return tuple(turns)
 
