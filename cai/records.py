@@ -252,6 +252,21 @@ class Attempt(Row):
     """The reason why there is no text."""
 
 
+class SyntheticText(Row):
+    """A text about a principle that a model wrote. `source` is its address: principle/number."""
+
+    source: str
+    principle: str
+    form: str
+    """Of a document; `dialogue` for a user's message and its reply."""
+    message: str | None = None
+    """Of the user, in a dialogue."""
+    text: str | None
+    """The document, or the reply."""
+    unanswered: str | None = None
+    """The reason why there is no text."""
+
+
 class Grade(Row):
     """The rubric's grade of one reply."""
 

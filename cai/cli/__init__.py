@@ -24,6 +24,7 @@ from cai.cli import (
     calibrate,
     capability,
     chat,
+    compare_constitutions,
     constitutions,
     eval_command,
     exports,
@@ -41,6 +42,7 @@ from cai.cli import (
     scaling,
     serve,
     sweep,
+    synthesize,
 )
 from cai.errors import CaiError, UsageError
 from cai.terminal_text import printable
@@ -68,11 +70,13 @@ for module in (
     fit_preference,
     runs,
     sweep,
+    synthesize,
     file_commands,
     eval_command,
     exports,
     capability,
     scaling,
+    compare_constitutions,
     serve,
     review,
     chat,
