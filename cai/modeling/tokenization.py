@@ -6,7 +6,7 @@ Text inside messages never becomes a control token.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -22,7 +22,6 @@ from cai.errors import BackendError, blame
 from cai.modeling.chat_format import ChatFormat, chat_format
 from cai.modeling.continuations import Context, Options, encode, encode_after, literal
 from cai.modeling.end_tokens import config_eos
-from cai.modeling.model_files import local_model_name, resolve_model_path
 from cai.modeling.template_probe import QUESTION, as_parts
 from cai.modeling.thoughts import Split, is_tag, split_thoughts, without_wrapper, writes_wrapper
 from cai.records import Chat, Message, message_dicts
@@ -335,24 +334,3 @@ def load_renderer(folder: Path | str, *, thinks: bool = False) -> Renderer:
             f"{folder}: the chat template leaves out the user's text; {WORKING_TEMPLATES}"
         )
     return renderer
-
-
-def token_counter(spec: str) -> Callable[[str], int]:
-    """A function text -> number of tokens of the model that `spec` names.
-
-    For an endpoint, whose tokenizer is unknown, four characters count as one token.
-    """
-    weights = local_model_name(spec)
-    if weights is None:
-        return lambda text: -(-len(text) // 4)
-    renderer = load_renderer(resolve_model_path(weights))
-    return lambda text: len(renderer.text_ids(text))
-
-
-def tokenizer_digest(spec: str) -> str:
-    """What decides the counts of `token_counter`."""
-    weights = local_model_name(spec)
-    if weights is None:
-        return "4 characters a token"
-    tokenizer = load_renderer(resolve_model_path(weights)).tokenizer
-    return digest(tokenizer.backend_tokenizer.to_str())
