@@ -122,7 +122,7 @@ class Renderer:
             BackendError: the template refuses the conversation.
         """
         source = self.format.source.removesuffix("\n")
-        known = _literal(sorted(self._plain_tokens))
+        known = literal(sorted(self._plain_tokens))
         template = f"{source}{{% set _control_tokens = {known} %}}"
 
         def rendered(turns: Chat) -> list[int]:
