@@ -94,7 +94,7 @@ def _print_chats(
         if principle.id not in ids:
             continue
         for stage, chat, prefill in renderings(constitution, principle):
-            tokens = len(renderer.prompt_ids(chat)) + len(renderer.text_ids(prefill))
+            tokens = len(renderer.prompt_ids(chat, prefill))
             print(f"==== {principle.id}: {stage} ({tokens} tokens of {model})")
             for message in chat:
                 print(f"---- {message.role}\n{message.content}")
