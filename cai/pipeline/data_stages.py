@@ -42,7 +42,7 @@ def prompts(ctx: RunContext) -> None:
         **hygiene_provenance(ctx.resolved, run.hygiene),
     }
     if needs_token_counts(run.hygiene):
-        from cai.modeling.tokenization import tokenizer_digest
+        from cai.modeling.token_counts import tokenizer_digest
 
         provenance["tokenizer"] = tokenizer_digest(run.model)
     train, held_out, validation, counts = read_run_prompts(ctx.resolved)
