@@ -7,7 +7,7 @@ every option stands at every letter once: a preference for a letter adds the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from statistics import fmean
 from string import ascii_uppercase
 from typing import Literal
@@ -90,13 +90,6 @@ class ChoiceAnswer(Row):
             return None
         best = [index for index, mean in enumerate(means) if mean == max(means)]
         return best[0] if len(best) == 1 else rng(0, "tie", self.source).choice(best)
-
-
-def limited(items: Sequence[ChoiceItem], limit: int | None, seed: int) -> list[ChoiceItem]:
-    """The questions about `limit` rows of the data, drawn by the seed, in their order."""
-    rows = dict.fromkeys(item.source for item in items)
-    chosen = set(sorted(rows, key=lambda row: rng(seed, "limit", row).random())[:limit])
-    return [item for item in items if item.source in chosen]
 
 
 def choice_step(subject: str, lm: LM) -> Callable[[ChoiceItem], Awaitable[ChoiceAnswer]]:

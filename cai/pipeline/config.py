@@ -10,14 +10,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cai.artifacts import SETTINGS
+from cai.catalog.entries import EvaluationEntry, refuse_repeated
+from cai.catalog.names import is_described
 from cai.constitution import find_constitution
 from cai.constitution.overrides import override
 from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.data.filters import HygieneConfig
 from cai.data.turns import read_turns
 from cai.errors import ConfigError, StoreError, UsageError, blame
-from cai.evals.entry import EvaluationEntry, refuse_repeated
-from cai.evals.names import is_described
 from cai.evals.replies import EvalConfig
 from cai.generate.label import LabelConfig
 from cai.generate.pair import PairConfig

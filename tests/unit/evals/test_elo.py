@@ -7,15 +7,10 @@ import random
 
 import pytest
 
+from cai.data.turns import with_turns
 from cai.errors import UnansweredError
 from cai.evals.elo import corrected_scores, elo_scores
-from cai.evals.judged_pairs import (
-    JudgedPair,
-    SubjectReply,
-    comparison_items,
-    comparison_step,
-    with_turns,
-)
+from cai.evals.judged_pairs import JudgedPair, SubjectReply, comparison_items, comparison_step
 from cai.evals.replies import prompt_draws
 from cai.lm.fake import FakeLM, brief, polite
 from cai.records import Chat, Prompt, Score, chat_of

@@ -31,7 +31,7 @@ SAMPLING: dict[str, dict[str, float]] = {
 }
 """Evaluation -> settings of its source, where they are not those of `EvalConfig`."""
 CHOICES = ("hhh", "bbq", "truthfulqa", "winogender", "crows-pairs", "likert", "calibration")
-"""Evaluations by questions with options: the names in `cai.evals.suite`."""
+"""Evaluations by questions with options: the names in `cai.catalog.choices`."""
 WITH_COLUMNS = ("hhh", "likert", "calibration")
 """Those of them whose rows are the user's own, with columns that may be named."""
 COLUMN_FIELDS = ("first", "second", "chosen", "rejected", "response", "context")

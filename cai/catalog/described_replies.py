@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
+from cai.catalog.evaluation_file import Described, described_items, described_scores
+from cai.catalog.task import EvaluationTask
 from cai.data.readers import located_rows
 from cai.data.split import subsample
 from cai.errors import ConfigError, UsageError
-from cai.evals import evaluation_file as graders
-from cai.evals.evaluation_file import Described, described_items, described_scores
-from cai.evals.graded_items import Grader, ReplyEvaluation
-from cai.evals.reply_evaluations import rubric_of, scorer_digest
-from cai.evals.task import EvaluationTask
-from cai.evals.text_scorers import open_scorer
+from cai.evals.replies import ReplyEvaluation
+from cai.graders import one_value as graders
+from cai.graders.base import Grader
+from cai.graders.rubric import rubric_of
+from cai.graders.text_scorers import open_scorer, scorer_digest
 from cai.lm.base import LM
 
 

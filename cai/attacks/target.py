@@ -17,9 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from cai.attacks.plan import AttackTurn, conversations, failed
 from cai.attacks.translation import RUBRIC_LANGUAGE, TRANSLATION, Translate
 from cai.errors import UnansweredError
-from cai.evals.graded_items import GradedItem, Grader, Verdict, scored_reply
-from cai.evals.replies import NO_SAMPLE
-from cai.lm.base import Sample
+from cai.graders.base import GradedItem, Grader, Verdict, scored_reply
+from cai.lm.base import NO_SAMPLE, Sample
 from cai.records import Chat, Score, ScoredReply
 from cai.statistics.estimates import estimate
 

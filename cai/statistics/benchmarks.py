@@ -14,9 +14,9 @@ from typing import Literal
 
 from scipy import stats
 
-from cai.evals.comparisons import COMPARISONS
+from cai.artifacts import COMPARISONS
 from cai.records import Score
-from cai.statistics.estimates import CONFIDENCE, estimate
+from cai.statistics.estimates import CONFIDENCE, estimate, score_row
 from cai.statistics.paired import paired_difference
 
 Basis = Literal["samples", "standard errors"]
@@ -76,9 +76,8 @@ def _score(result: BenchmarkResult) -> Score:
         names = [name for name, _ in result.samples]
         return estimate(result.metric, result.subject, list(result.samples.values()), names)
     ends = _normal_interval(result.mean, result.stderr)
-    return _row(
-        (result.metric, result.subject), (result.mean, result.stderr, *ends), result.n, unscored=0
-    )
+    name = result.metric, result.subject
+    return score_row(name, result.mean, (result.stderr, *ends), n=result.n)
 
 
 def _normal_interval(mean: float | None, stderr: float | None) -> tuple[float | None, float | None]:
@@ -86,25 +85,6 @@ def _normal_interval(mean: float | None, stderr: float | None) -> tuple[float | 
         return None, None
     half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * stderr
     return mean - half, mean + half
-
-
-def _row(
-    names: tuple[str, str],
-    numbers: tuple[float | None, float | None, float | None, float | None],
-    n: int,
-    unscored: int,
-) -> Score:
-    mean, stderr, low, high = numbers
-    return Score(
-        metric=names[0],
-        subject=names[1],
-        mean=mean,
-        stderr=stderr,
-        ci_low=low,
-        ci_high=high,
-        n=n,
-        unscored=unscored,
-    )
 
 
 def benchmark_changes(results: Sequence[BenchmarkResult]) -> list[BenchmarkChange]:
@@ -129,11 +109,11 @@ def _change(left: BenchmarkResult, right: BenchmarkResult) -> BenchmarkChange:
     ]
     if differing:
         reason = f"not comparable: they differ in {', '.join(differing)}"
-        return BenchmarkChange(_row(names, (None,) * 4, 0, 0), None, reason)
+        return BenchmarkChange(score_row(names, None, n=0), None, reason)
     missing = [side for side in (right, left) if side.mean is None]
     if missing:
         reason = f"{missing[0].subject}: {missing[0].reason or 'no value'}"
-        return BenchmarkChange(_row(names, (None,) * 4, 0, 0), None, reason)
+        return BenchmarkChange(score_row(names, None, n=0), None, reason)
     if left.samples is not None and right.samples is not None:
         return _paired_change(names, left.samples, right.samples)
     return _unpaired_change(names, left, right)
@@ -150,7 +130,7 @@ def _paired_change(
         [right.get(key) for key in keys],
         [name for name, _ in keys],
     )
-    row = _row(names, (d.mean, d.stderr, d.ci_low, d.ci_high), d.n, d.unscored)
+    row = score_row(names, d.mean, (d.stderr, d.ci_low, d.ci_high), n=d.n, unscored=d.unscored)
     if d.mean is None:
         return BenchmarkChange(row, None, "no sample that both have scores of")
     if d.ci_low is None:
@@ -173,8 +153,8 @@ def _unpaired_change(
     n = min(left.n, right.n)
     if left.stderr is None or right.stderr is None:
         unknown = right.subject if right.stderr is None else left.subject
-        row = _row(names, (gap, None, None, None), n, 0)
+        row = score_row(names, gap, n=n)
         return BenchmarkChange(row, None, f"{reason}, and no standard error of {unknown}")
     stderr = math.hypot(left.stderr, right.stderr)
-    row = _row(names, (gap, stderr, *_normal_interval(gap, stderr)), n, 0)
+    row = score_row(names, gap, (stderr, *_normal_interval(gap, stderr)), n=n)
     return BenchmarkChange(row, STANDARD_ERRORS, reason)

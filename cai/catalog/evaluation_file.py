@@ -14,21 +14,17 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cai.async_map import in_batches
 from cai.constitution.validation_errors import Key
 from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.errors import ConfigError, StoreError
-from cai.evals.graded_items import GradedItem, Grader, Verdict, mean_over_prompts
-from cai.evals.text_scorers import ScoreTexts
-from cai.lm.base import LM, Sample
-from cai.probability import sigmoid
+from cai.evals.means import mean_over_prompts
+from cai.graders.base import GradedItem
+from cai.graders.one_value import VALUE
 from cai.records import Chat, FrozenModel, Kind, Message, Prompt, Score, ScoredReply
-from cai.rubric.llm_grader import log_odds
 from cai.rubric.patterns import compile_pattern
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 GRADERS = ("rubric", "regex", "contains", "classifier", "judge")
-VALUE = "value"
 CHOICE_KEYS = ("options", "answer", "form")
 REPLY_KEYS = ("grader", "metric", "threshold", "draws", "temperature", "max_tokens", "kind")
 
@@ -201,60 +197,6 @@ def filled(
         return str(value)
 
     return PLACEHOLDER.sub(column, template)
-
-
-# ---- graders ----
-
-
-def pattern_grader(regex: str, key: str) -> Grader:
-    """1 if the pattern matches in the reply, else 0."""
-    pattern = compile_pattern(regex, key)
-
-    async def grade(item: GradedItem, sample: Sample) -> Verdict:
-        text = sample.text if pattern.searched.flags & re.IGNORECASE else sample.text.lower()
-        return Verdict({VALUE: float(pattern.searched.search(text) is not None)})
-
-    return grade
-
-
-async def grade_contains(item: GradedItem, sample: Sample) -> Verdict:
-    """1 if the reply has the item's text, else 0."""
-    expected = str(item.facts["contains"])
-    return Verdict({VALUE: float(expected.casefold() in sample.text.casefold())})
-
-
-def scorer_grader(score: ScoreTexts) -> Grader:
-    """The scorer's probability of the reply."""
-    probability = in_batches(score)
-
-    async def grade(item: GradedItem, sample: Sample) -> Verdict:
-        return Verdict({VALUE: await probability(sample.text)})
-
-    return grade
-
-
-def judge_grader(judge: LM, question: str) -> Grader:
-    """P(yes) of a question about the reply."""
-
-    async def grade(item: GradedItem, sample: Sample) -> Verdict:
-        odds = await log_odds(judge, (), item.chat, sample.text, question)
-        if odds is None:
-            return Verdict({}, "the judge said neither Yes nor No")
-        return Verdict({VALUE: sigmoid(odds)})
-
-    return grade
-
-
-def measure_grader(rubric: Grader, measure: str) -> Grader:
-    """One of the rubric's values."""
-
-    async def grade(item: GradedItem, sample: Sample) -> Verdict:
-        verdict = await rubric(item, sample)
-        if verdict.unscored is not None:
-            return verdict
-        return Verdict({VALUE: verdict.values[measure]})
-
-    return grade
 
 
 def described_scores(settings: EvaluationSettings, rows: Sequence[ScoredReply]) -> list[Score]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from cai.async_map import in_batches
 from cai.errors import BackendError, UsageError, blame
-from cai.evals.text_scorers import classifier
+from cai.graders.text_scorers import classifier
 from cai.modeling.loading import fingerprint, load_model, window_of
 from cai.modeling.model_files import local_model_name, training_weights
 from cai.modeling.model_spec import split_spec

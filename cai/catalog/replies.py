@@ -11,35 +11,31 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cai import store
 from cai.attacks.template_files import read_templates
-from cai.constitution import load_with_rubric
+from cai.catalog.task import EvaluationTask
 from cai.data.readers import located_rows, row_prompt
 from cai.data.split import subsample
 from cai.data.tables import Cells
 from cai.errors import StoreError, UsageError, blame
-from cai.evals.closed_domain import closed_domain_items, closed_domain_scores, grade_support
-from cai.evals.closest_option import (
-    TEMPLATES,
-    closest_grader,
-    closest_items,
-    closest_scores,
-    references_of,
-)
-from cai.evals.graded_items import GradedItem, Grader, ReplyEvaluation
-from cai.evals.harm import guard_grader, guard_scores, harm_grader, harm_scores
-from cai.evals.helpfulness import helpful_grader, helpful_items, helpful_scores
+from cai.evals.closed_domain import closed_domain_items, closed_domain_scores
+from cai.evals.harm import guard_scores, harm_scores
+from cai.evals.helpfulness import helpful_items, helpful_scores
 from cai.evals.jailbreak import jailbreak_items, jailbreak_scores
-from cai.evals.rubric_values import rubric_grader
-from cai.evals.task import EvaluationTask
-from cai.evals.text_scorers import open_scorer
-from cai.evals.toxicity import prompt_group, toxicity_grader, toxicity_items, toxicity_scores
+from cai.evals.replies import ReplyEvaluation
+from cai.evals.toxicity import prompt_group, toxicity_items, toxicity_scores
+from cai.evals.truthfulqa_open import TEMPLATES, closest_items, closest_scores, references_of
+from cai.graders.base import plain_items
+from cai.graders.closest_option import closest_grader
+from cai.graders.guard_verdicts import guard_grader
+from cai.graders.helpfulness import helpful_grader
+from cai.graders.reference_reply import harm_grader
+from cai.graders.rubric import rubric_of
+from cai.graders.support import grade_support
+from cai.graders.text_scorers import open_scorer, scorer_digest, toxicity_grader
 from cai.lm.base import LM
 from cai.records import Prompt
-from cai.rubric import compile_rubric
-from cai.seeds import rng
 
 if TYPE_CHECKING:
-    from cai.evals.guard import Guard
-    from cai.reward.relevance import Relevance
+    from cai.graders.guard import Guard
 
 Build = Callable[[EvaluationTask, LM | None], ReplyEvaluation]
 """(task, judge) -> the evaluation; the judge is None where none is named."""
@@ -58,11 +54,7 @@ def build_harm(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation:
     """Replies against a fixed refusal, by a preference model; or a guard's verdicts on them."""
     from cai.reward.preference_folder import open_preference_model
 
-    items = [
-        GradedItem(prompt, prompt.chat, draw)
-        for prompt in _prompts(task)
-        for draw in range(task.config.draws)
-    ]
+    items = plain_items(_prompts(task), task.config.draws)
     if {"preference", "guard"} <= task.options.keys():
         raise UsageError("harm: give a preference or a guard, not both")
     guard = guard_of(task)
@@ -90,10 +82,12 @@ def build_toxicity(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation:
 
 def build_closest(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation:
     """TruthfulQA's sampled answers, mapped to the closest reference answer by a judge."""
+    from cai.lm.engines import is_endpoint
+
     if judge is None:
         raise task.lacking("judge")
     rows = [(line.prompt, references_of(line.data, line.location)) for line in _rows(task)]
-    by_letter = _is_endpoint(task.needed("judge"))
+    by_letter = is_endpoint(task.needed("judge"))
     return ReplyEvaluation(
         closest_items(rows, task.config.draws),
         closest_grader(judge, task.seed, by_letter=by_letter),
@@ -120,28 +114,13 @@ def build_helpfulness(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation
     rubric, digest = rubric_of(task.constitution)
     provenance, relevance = {"rubric": digest}, None
     if "reference" in task.options:
+        from cai.reward.relevance import open_relevance
+
         prompts = list({item.prompt.id: item.prompt for item in items}.values())
-        relevance, provenance["reference"] = _relevance(task, prompts)
+        spec = task.options["reference"]
+        relevance, provenance["reference"] = open_relevance(spec, prompts, task.seed)
     grader = helpful_grader(rubric, relevance)
     return ReplyEvaluation(items, grader, helpful_scores, provenance)
-
-
-def _relevance(task: EvaluationTask, prompts: Sequence[Prompt]) -> tuple[Relevance, str]:
-    """(relevance under the model that --reference names, its fingerprint)."""
-    from cai.modeling.loading import fingerprint, load_model
-    from cai.modeling.lora import with_adapter
-    from cai.modeling.model_files import training_weights
-    from cai.modeling.tokenization import load_renderer
-    from cai.reward.preference_model import ADAPTER
-    from cai.reward.relevance import OTHERS, relevance_scorer
-
-    if len(prompts) <= OTHERS:
-        raise UsageError(f"--reference: relevance needs {OTHERS + 1} benign prompts or more")
-    weights = training_weights(task.options["reference"])
-    drawn = rng(task.seed, "relevance").sample(prompts, OTHERS + 1)
-    model = with_adapter(load_model(weights), ADAPTER, 1, 1)  # the adapter is not used
-    others = [prompt.chat for prompt in drawn]
-    return relevance_scorer(model, load_renderer(weights), others), fingerprint(weights)
 
 
 def build_closed_domain(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation:
@@ -178,7 +157,7 @@ def guard_of(task: EvaluationTask) -> Guard | None:
         UsageError: there is a guideline and no guard, or the guard names no weights.
         StoreError: the guideline cannot be read.
     """
-    from cai.evals.guard import open_guard
+    from cai.graders.guard import open_guard
 
     spec, file = task.options.get("guard"), task.options.get("guideline")
     if spec is None:
@@ -190,25 +169,6 @@ def guard_of(task: EvaluationTask) -> Guard | None:
     with blame(StoreError, f"guideline {file}"):
         guideline = Path(file).read_text(encoding="utf-8").strip()
     return open_guard(spec, guideline)
-
-
-def rubric_of(constitution: str) -> tuple[Grader, str]:
-    """(a grader by the constitution's rubric, the rubric's digest)."""
-    _, rubric = load_with_rubric(constitution)
-    return rubric_grader(compile_rubric(rubric)), store.digest(rubric)
-
-
-def scorer_digest(spec: str) -> str:
-    """The scorer's content, or its name where it is code."""
-    name, _, label = spec.partition("#")
-    path = Path(name)
-    return f"{store.file_digest(path)} {label}" if path.exists() else spec
-
-
-def _is_endpoint(spec: str) -> bool:
-    from cai.lm.engines import is_endpoint
-
-    return is_endpoint(spec)
 
 
 def _prompts(task: EvaluationTask) -> Sequence[Prompt]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from cai.catalog.evaluation_file import Described, filled, filled_chat
 from cai.errors import StoreError
 from cai.evals.choices import ChoiceItem
-from cai.evals.evaluation_file import Described, filled, filled_chat
-from cai.store import parse_row
+from cai.evals.formats import choice_item
 
 
 def described_choices(
@@ -26,16 +26,15 @@ def described_choices(
         chat = filled_chat(described, location, row)
         options = _options(described, location, row)
         category = row.get("category")
-        fields = {
-            "source": Path(location).name,  # the same wherever the file is seen from
-            "cluster": Path(location).name,
-            "chat": chat,
-            "options": options,
-            "form": described.settings.form,
-            "right": [_right(described, location, row, options)],
-            "facts": {"category": category} if isinstance(category, str) else {},
-        }
-        item = parse_row(fields, ChoiceItem, location)
+        item = choice_item(
+            location,
+            cluster=Path(location).name,
+            chat=chat,
+            options=options,
+            form=described.settings.form,
+            right=[_right(described, location, row, options)],
+            facts={"category": category} if isinstance(category, str) else {},
+        )
         items.setdefault(item.id, item)
     return list(items.values())
 

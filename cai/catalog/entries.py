@@ -8,10 +8,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from cai.constitution.yaml_source import parse, read_yaml
-from cai.data.readers import KNOWN
-from cai.evals.evaluation_file import load_evaluation
-from cai.evals.names import (
+from cai.catalog.evaluation_file import load_evaluation
+from cai.catalog.names import (
     CHOICES,
     COLUMN_FIELDS,
     DESCRIBED,
@@ -22,8 +20,10 @@ from cai.evals.names import (
     WITH_COLUMNS,
     is_described,
 )
+from cai.catalog.task import EvaluationTask
+from cai.constitution.yaml_source import parse, read_yaml
+from cai.data.readers import KNOWN
 from cai.evals.replies import EvalConfig
-from cai.evals.task import EvaluationTask
 from cai.records import FrozenModel, Score
 
 HUB = "hub:"

@@ -9,11 +9,11 @@ import torch
 from toys import tiny_llama
 from transformers import PreTrainedModel
 
-from cai.evals.policy_kl import kl_scores, measure_kl, response_kls, token_kls
 from cai.modeling.loading import load_model
 from cai.modeling.tokenization import load_renderer
 from cai.records import KLReply, Prompt, chat_of
 from cai.train.ppo.config import RolloutConfig
+from cai.train.ppo.policy_kl import kl_scores, measure_kl, response_kls, token_kls
 
 PROMPTS = [Prompt(chat=chat_of(("user", text))) for text in ("Hi", "What is that?", "a" * 30)]
 

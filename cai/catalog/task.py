@@ -18,7 +18,7 @@ class EvaluationTask:
     """What an evaluation is given, from a command's options or from an entry of a file."""
 
     name: str
-    """One of `cai.evals.names`, or the YAML file that describes it."""
+    """One of `cai.catalog.names`, or the YAML file that describes it."""
     data: Path
     config: EvalConfig
     """How replies are sampled."""

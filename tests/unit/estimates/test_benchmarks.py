@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cai.evals.capability import (
+from cai.statistics.benchmarks import (
     BenchmarkResult,
     benchmark_changes,
     benchmark_scores,

@@ -6,11 +6,12 @@ are `incorrect`, `refused` and `answered`, each 0 or 1, as in `cai.evals.refusal
 
 from __future__ import annotations
 
-from cai.constitution import Constitution
-from cai.evals.graded_items import GradedItem, Grader, Verdict
+from cai import store
+from cai.constitution import Constitution, load_with_rubric
+from cai.graders.base import GradedItem, Grader, Verdict
 from cai.lm.base import LM, Sample
 from cai.records import Grade
-from cai.rubric import CompiledRubric, grade
+from cai.rubric import CompiledRubric, compile_rubric, grade
 from cai.rubric.llm_grader import grade_with_model
 
 
@@ -58,3 +59,9 @@ def _verdict(graded: Grade) -> Verdict:
         "answered": float(is_answer and not is_refusal),
     }
     return Verdict(values)
+
+
+def rubric_of(constitution: str) -> tuple[Grader, str]:
+    """(a grader by the constitution's rubric, the rubric's digest)."""
+    _, rubric = load_with_rubric(constitution)
+    return rubric_grader(compile_rubric(rubric)), store.digest(rubric)

@@ -11,6 +11,7 @@ from cai.errors import UsageError
 from cai.evals import choice_scores, formats
 from cai.evals.choices import LETTER, LETTERED, ChoiceAnswer, ChoiceItem
 from cai.records import Score
+from cai.seeds import rng
 from cai.store import digest
 
 
@@ -58,6 +59,13 @@ def load_items(name: str, data: Path, columns: Mapping[str, str] | None = None) 
     if not items:
         raise UsageError(f"{data}: no row: there is nothing to evaluate")
     return items
+
+
+def limited(items: Sequence[ChoiceItem], limit: int | None, seed: int) -> list[ChoiceItem]:
+    """The questions about `limit` rows of the data, drawn by the seed, in their order."""
+    rows = dict.fromkeys(item.source for item in items)
+    chosen = set(sorted(rows, key=lambda row: rng(seed, "limit", row).random())[:limit])
+    return [item for item in items if item.source in chosen]
 
 
 def scores_of(name: str, answers: Sequence[ChoiceAnswer]) -> list[Score]:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from cai.evals.comparisons import COMPARISONS, SIDES, Draws, draws_by_subject
-from cai.records import EvalReply
 from cai.seeds import derive
 from cai.statistics.estimates import CONFIDENCE, Array
 
@@ -37,28 +35,6 @@ class RunChange:
     """Runs with a change."""
     n: int
     """Pairs of replies in them."""
-
-
-def changes_across_runs(runs: Sequence[Sequence[EvalReply]], seed: int = 0) -> list[RunChange]:
-    """Every compared pair of subjects, for each headline rate, over the replies of several runs."""
-    changes = []
-    for metric, kind, value in SIDES:
-        values = [draws_by_subject(replies, kind, value) for replies in runs]
-        for left, right in COMPARISONS:
-            gaps = [_gaps(subjects.get(left, {}), subjects.get(right, {})) for subjects in values]
-            if any(gaps):
-                changes.append(mean_change(metric, f"{left}-{right}", gaps, seed))
-    return changes
-
-
-def _gaps(left: Draws, right: Draws) -> dict[str, list[float]]:
-    """Prompt -> left − right for each of its draws with both sides known."""
-    gaps: dict[str, list[float]] = {}
-    for key, value in left.items():
-        other = right.get(key)
-        if value is not None and other is not None:
-            gaps.setdefault(key[0], []).append(value - other)
-    return gaps
 
 
 def mean_change(

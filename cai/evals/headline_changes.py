@@ -1,14 +1,18 @@
-"""One subject against another: paired changes of the headline rates."""
+"""One subject against another: paired changes of the headline rates, in one run and
+over several.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cai.artifacts import COMPARISONS
 from cai.evals.refusal import Value, incorrect, refused
 from cai.records import EvalReply, Kind, Score
+from cai.statistics.across_runs import RunChange, mean_change
+from cai.statistics.estimates import score_row
 from cai.statistics.paired import Difference, paired_difference
 
-COMPARISONS = (("sft", "base"), ("policy", "base"), ("policy", "sft"))
 SIDES: tuple[tuple[str, Kind, Value], ...] = (
     ("refusal.incorrect_rate.disallowed", "disallowed", incorrect),
     ("refusal.refusal_rate.benign", "benign", refused),
@@ -60,21 +64,34 @@ def _difference(left: Draws, right: Draws) -> Difference:
 
 
 def _change_scores(metric: str, subject: str, d: Difference) -> list[Score]:
-    absolute = (d.mean, d.stderr, d.ci_low, d.ci_high)
-    relative = (d.relative, d.relative_stderr, d.relative_low, d.relative_high)
+    absolute = (d.stderr, d.ci_low, d.ci_high)
+    relative = (d.relative_stderr, d.relative_low, d.relative_high)
     return [
-        Score(
-            metric=f"{metric}.{name}",
-            subject=subject,
-            mean=mean,
-            stderr=stderr,
-            ci_low=low,
-            ci_high=high,
-            n=d.n,
-            unscored=d.unscored,
-        )
-        for name, (mean, stderr, low, high) in (
-            ("change", absolute),
-            ("relative_change", relative),
+        score_row((f"{metric}.{name}", subject), mean, interval, n=d.n, unscored=d.unscored)
+        for name, mean, interval in (
+            ("change", d.mean, absolute),
+            ("relative_change", d.relative, relative),
         )
     ]
+
+
+def changes_across_runs(runs: Sequence[Sequence[EvalReply]], seed: int = 0) -> list[RunChange]:
+    """Every compared pair of subjects, for each headline rate, over the replies of several runs."""
+    changes = []
+    for metric, kind, value in SIDES:
+        values = [draws_by_subject(replies, kind, value) for replies in runs]
+        for left, right in COMPARISONS:
+            gaps = [_gaps(subjects.get(left, {}), subjects.get(right, {})) for subjects in values]
+            if any(gaps):
+                changes.append(mean_change(metric, f"{left}-{right}", gaps, seed))
+    return changes
+
+
+def _gaps(left: Draws, right: Draws) -> dict[str, list[float]]:
+    """Prompt -> left − right for each of its draws with both sides known."""
+    gaps: dict[str, list[float]] = {}
+    for key, value in left.items():
+        other = right.get(key)
+        if value is not None and other is not None:
+            gaps.setdefault(key[0], []).append(value - other)
+    return gaps

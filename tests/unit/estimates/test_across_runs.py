@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from report_toys import reply
 
-from cai.evals.across_runs import changes_across_runs, mean_change
+from cai.evals.headline_changes import changes_across_runs
+from cai.statistics.across_runs import mean_change
 
 
 def test_mean_over_runs_by_hand() -> None:

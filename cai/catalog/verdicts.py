@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cai.data.readers import located_rows, row_prompt
+from cai.data.tables import Cells
 from cai.errors import StoreError
-
-if TYPE_CHECKING:
-    from cai.evals.judged_pairs import JudgedPair
-    from cai.records import PromptDraw
+from cai.evals.judged_pairs import JudgedPair
+from cai.records import Prompt, PromptDraw
 
 VERDICTS: dict[str, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 
 def read_verdicts(
     file: Path, draws: Sequence[PromptDraw], subjects: Collection[str]
-) -> list[JudgedPair]:
-    """The verdicts in a file, each on a prompt of `draws` if there are any.
-
-    A verdict on another prompt or subject is left out, and counted on standard error.
+) -> tuple[list[JudgedPair], int]:
+    """(the verdicts in a file, each on a prompt of `draws` if there are any; how many are left out,
+    because they are on another prompt or subject).
 
     Args:
         subjects: names that may be compared; none: all.
@@ -29,10 +27,6 @@ def read_verdicts(
     Raises:
         StoreError: the file can't be read, or a row is wrong; the message begins with file:row.
     """
-    from cai.data.readers import located_rows, row_prompt
-    from cai.data.tables import Cells
-    from cai.evals.judged_pairs import people_comparison
-
     known = {draw.prompt.chat: draw.prompt for draw in draws}
     columns = frozenset(("first", "second", "verdict", "first_reply", "second_reply"))
     rows, foreign = [], 0
@@ -46,15 +40,7 @@ def read_verdicts(
             continue
         prompt = known.get(prompt.chat, prompt)
         rows.append(people_comparison(prompt, names, verdict, _words(row)))
-    if foreign:
-        print(
-            f"{file}: {foreign:,} of {foreign + len(rows):,} verdicts left out: on another prompt"
-            " than those of --data, or on another subject",
-            file=sys.stderr,
-        )
-    if not rows:
-        raise StoreError(f"{file}: no verdict to use")
-    return rows
+    return rows, foreign
 
 
 def _names(row: Mapping[str, Any], location: str) -> tuple[str, str]:
@@ -82,3 +68,17 @@ def _words(row: Mapping[str, Any]) -> tuple[int, int] | None:
         return None
     first, second = (len(str(reply).split()) for reply in replies)
     return first, second
+
+
+def people_comparison(
+    prompt: Prompt, subjects: tuple[str, str], verdict: float | None, words: tuple[int, int] | None
+) -> JudgedPair:
+    """A verdict of people on two subjects."""
+    return JudgedPair(
+        source=prompt.id,
+        category=prompt.category,
+        subjects=subjects,
+        words=words,
+        p_first=verdict,
+        unscored="no verdict" if verdict is None else None,
+    )

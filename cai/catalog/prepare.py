@@ -7,28 +7,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cai import store
+from cai.artifacts import PROMPTS
+from cai.catalog.choices import limited, load_items, questions_digest, scores_of
+from cai.catalog.described_choices import described_choices
+from cai.catalog.described_replies import build_described
+from cai.catalog.evaluation_file import load_evaluation
+from cai.catalog.names import CHOICES, is_described
+from cai.catalog.replies import BUILDS, guard_of
+from cai.catalog.task import EvaluationTask, PreparedEvaluation
 from cai.constitution import load_with_rubric
 from cai.data.readers import ReadOptions, located_rows, prompt_rows
 from cai.data.split import subsample
 from cai.errors import UsageError
 from cai.evals.choice_scores import accuracy_scores
-from cai.evals.choices import ChoiceAnswer, ChoiceItem, choice_step, limited
-from cai.evals.contamination import split_scores
-from cai.evals.described_choices import described_choices
-from cai.evals.described_replies import build_described
-from cai.evals.evaluation_file import load_evaluation
-from cai.evals.graded_items import ReplyEvaluation, scored_item_id, scored_reply_step
-from cai.evals.names import CHOICES, is_described
+from cai.evals.choices import ChoiceAnswer, ChoiceItem, choice_step
+from cai.evals.contamination import contamination_scores, overlapping_prompts
 from cai.evals.refusal import refusal_scores
-from cai.evals.replies import Graders, item_id, prompt_draws, reply_step
-from cai.evals.reply_evaluations import BUILDS, guard_of
-from cai.evals.suite import load_items, questions_digest, scores_of
-from cai.evals.task import EvaluationTask, PreparedEvaluation
+from cai.evals.replies import (
+    Graders,
+    ReplyEvaluation,
+    item_id,
+    prompt_draws,
+    reply_step,
+    scored_reply_step,
+)
+from cai.graders.base import scored_item_id
 from cai.lm.base import LM
 from cai.records import EvalReply, Prompt, Score, ScoredReply
 from cai.rubric import compile_rubric
+
+RowT = TypeVar("RowT", bound=Any)
 
 
 def prepare(task: EvaluationTask, judge: LM | None) -> PreparedEvaluation:
@@ -72,7 +83,7 @@ def _refusal(task: EvaluationTask) -> PreparedEvaluation:
         items=prompt_draws(prompts, task.config.draws),
         kind=EvalReply,
         step=lambda subject, lm: reply_step(subject, lm, graders, task.config, task.seed),
-        scores=split_scores(task.options.get("train"), prompts, scores),
+        scores=split_scores(task, prompts, scores),
         provenance={
             "evaluation": Path(task.name).name,
             "config": store.digest(task.config),
@@ -110,7 +121,7 @@ def _replies(task: EvaluationTask, evaluation: ReplyEvaluation) -> PreparedEvalu
         step=lambda subject, lm: scored_reply_step(
             subject, lm, evaluation.grader, task.config, task.seed
         ),
-        scores=split_scores(task.options.get("train"), prompts, evaluation.scores),
+        scores=split_scores(task, prompts, evaluation.scores),
         provenance={
             "evaluation": Path(task.name).name,
             "config": store.digest(task.config),
@@ -136,3 +147,21 @@ def _choices(
         scores=scores,
         provenance={"questions": questions_digest(items)},
     )
+
+
+def split_scores(
+    task: EvaluationTask, prompts: Sequence[Prompt], scores: Callable[[Sequence[RowT]], list[Score]]
+) -> Callable[[Sequence[RowT]], list[Score]]:
+    """`scores`, and after them those split by overlap with the prompts that the option `train`
+    names: a run's folder, or a file.
+    """
+    if "train" not in task.options:
+        return scores
+    folder = Path(task.options["train"])
+    file = folder / PROMPTS if (folder / PROMPTS).exists() else folder
+    overlapping = overlapping_prompts(prompts, prompt_rows(file))
+
+    def split(rows: Sequence[RowT]) -> list[Score]:
+        return [*scores(rows), *contamination_scores(rows, overlapping, scores)]
+
+    return split
