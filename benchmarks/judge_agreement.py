@@ -26,7 +26,8 @@ from pathlib import Path
 from cai.async_map import gather
 from cai.constitution import Constitution, find_constitution, load_constitution
 from cai.data.readers import dialogue_turns
-from cai.generate.label import PRESETS, LabelConfig, labeller
+from cai.generate.label import labeller
+from cai.generate.label_config import PRESETS, LabelConfig
 from cai.lm import open_lm
 from cai.lm.base import LM
 from cai.records import Chat, Pair, Preference, Score, chat_of

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from cai.constitution import find_constitution, load_constitution
 from cai.data.preferences import labelled_pairs
 from cai.data.readers import prompt_rows
+from cai.generate.harm_probe import own_pairs as harm_pairs
 from cai.records import Chat
 from cai.rubric.compile import compile_rubric
 from cai.rubric.near_miss import near_misses, template_writer
@@ -34,6 +35,11 @@ def written() -> Iterator[tuple[Chat, str, str]]:
         yield compared.chat, better, worse
     for example in examples.critique:
         yield example.chat[:-1], example.revision, example.chat[-1].content
+
+
+def harm_replies() -> set[str]:
+    """The better replies of the pairs on which the preset `probe` is fitted."""
+    return {better for _, better, _ in harm_pairs()}
 
 
 def misses() -> Iterator[tuple[Chat, str, str]]:

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from judge_features import DEPTHS, Arrays, load
+from judge_features import DEPTHS, Arrays, load, pairs_of
+from judge_texts import harm_replies
 
 from cai.statistics import linear_probe
 from cai.statistics.estimates import wilson
@@ -30,6 +31,10 @@ OWN = ("written", "misses")
 FOLDS = 8
 LAYERS = tuple(round(30 * depth) for depth in DEPTHS)
 """Named by their numbers in SmolLM2-135M."""
+SEEN = {"harmless": 100, "helpful": 50, "hhh": 100, "llmbar": 50}
+"""Pairs that were looked at before the last choices: own pairs about harm were added, and relevance
+became a sum, which then predicted own pairs best."""
+SHIPPED = ("relevance, sum", "probe on harm")
 READINGS = ("mean", "last", "answer-1")
 """Hidden states: mean over the reply, at its end, and before the answer to the first question."""
 PENALTIES = (0.003, 0.03, 0.3, 3.0)
@@ -46,6 +51,11 @@ def per_token(sums: np.ndarray, arrays: Arrays) -> Scores:
     return sums / arrays["counted"]
 
 
+def per_character(sums: np.ndarray, arrays: Arrays) -> Scores:
+    """Of the tokens that were counted, which have their share of the characters."""
+    return sums / arrays["characters"] * arrays["tokens"] / arrays["counted"]
+
+
 FIXED: dict[str, Try] = {
     "shortest reply": lambda x: -x["characters"],
     "longest reply": lambda x: x["characters"],
@@ -53,7 +63,7 @@ FIXED: dict[str, Try] = {
     "likelihood, a token": lambda x: per_token(x["plain"], x),
     "relevance, sum": lambda x: x["plain"] - x["other"],
     "relevance, a token": lambda x: per_token(x["plain"] - x["other"], x),
-    "relevance, a character": lambda x: (x["plain"] - x["other"]) / x["characters"],
+    "relevance, a character": lambda x: per_character(x["plain"] - x["other"], x),
     "P(yes), helpful and harmless": lambda x: x["yes-1"],
 }
 WITH_MORE: dict[str, Try] = {
@@ -144,7 +154,15 @@ def probe_tries(own: dict[str, Arrays]) -> dict[str, Try]:
         for layer in LAYERS
     }
     both = {key: np.concatenate([written[key], misses[key]]) for key in written}
-    for name, pairs in (("written", written), ("near misses", misses), ("both", both)):
+    is_harm = are_about_harm()[: len(written["tokens"])]
+    parts = {
+        "harm": selected(written, is_harm),
+        "all but harm": selected(written, ~is_harm),
+        "written": written,
+        "near misses": misses,
+        "both": both,
+    }
+    for name, pairs in parts.items():
         setting = chosen(pairs)
         share = float(hits(held_out_scores(pairs, setting)).mean())
         print(f"probe on {name}: {setting}, {share:.3f} of {len(pairs['tokens'])} left out in turn")
@@ -152,11 +170,25 @@ def probe_tries(own: dict[str, Arrays]) -> dict[str, Try]:
     return tries
 
 
+def selected(arrays: Arrays, rows: np.ndarray | slice) -> Arrays:
+    return {key: values[rows] for key, values in arrays.items()}
+
+
+def are_about_harm() -> np.ndarray:
+    """Which of the written pairs, in the order of their features."""
+    replies = harm_replies()
+    return np.array([better in replies for _, better, _ in pairs_of("written", None, 0)])
+
+
 def ensembles(tries: dict[str, Try]) -> dict[str, Try]:
     def added(*names: str) -> Try:
         return lambda x: sum(standard(tries[name](x)) for name in names)
 
-    relevance, probe, yes = "relevance, a character", "probe on written", "P(yes), helpful and harmless"
+    relevance, probe, yes = (
+        "relevance, sum",
+        "probe on harm",
+        "P(yes), helpful and harmless",
+    )
     return {
         "relevance and probe": added(relevance, probe),
         "relevance, probe and P(yes)": added(relevance, probe, yes),
@@ -189,6 +221,10 @@ def main() -> None:
     public = {name: load(folder, name) for name in PUBLIC}
     print("\n".join(table(FIXED, own)))
     print("\n".join(table(tries, {name: x for name, x in public.items() if x})))
+    unseen = {name: selected(x, slice(SEEN[name], None)) for name, x in public.items() if x}
+    print("on pairs that were not looked at before:")
+    later = {name: x for name, x in unseen.items() if len(x["tokens"])}
+    print("\n".join(table({name: tries[name] for name in SHIPPED}, later)) if later else "none yet")
     more = {name: load(folder, name, "more") for name in PUBLIC}
     known = {name: joined(public[name], x) for name, x in more.items() if x and public[name]}
     if known:

@@ -18,7 +18,7 @@ from cai.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from cai.constitution import Constitution
     from cai.evals.judged_pairs import JudgedPair, SubjectReply
-    from cai.generate.label import LabelConfig
+    from cai.generate.label_config import LabelConfig
     from cai.lm import LM
     from cai.records import Chat, PromptDraw, Row, Score
 
@@ -139,7 +139,7 @@ class _Settings:
         from pydantic import ValidationError
 
         from cai.constitution import load_constitution
-        from cai.generate.label import PRESETS, LabelConfig
+        from cai.generate.label_config import PRESETS, LabelConfig
 
         preset = job.extras.get("preset", DEFAULT_PRESET)
         try:

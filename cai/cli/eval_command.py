@@ -120,7 +120,10 @@ def evaluate(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="elo: the judge's recipe: direct (default), rlaif, cai or cai-cot."),
+        typer.Option(
+            help="elo: the judge's recipe: direct (default), rlaif, cai, cai-cot, relevance or "
+            "probe."
+        ),
     ] = None,
     verdicts: Annotated[
         str | None,

@@ -18,12 +18,13 @@ from cai.data.filters import HygieneConfig
 from cai.errors import ConfigError, StoreError, UsageError, blame
 from cai.evals.choices import EvaluationData
 from cai.evals.replies import EvalConfig
-from cai.generate.label import LabelConfig
+from cai.generate.label_config import NEEDS_HIDDEN_STATES, NEEDS_LOCAL_JUDGE, LabelConfig
 from cai.generate.pair import PairConfig
 from cai.generate.revise import ReviseConfig
 from cai.lm.budget import Prices
 from cai.lm.credentials import refuse_user_info
 from cai.lm.http import HttpConfig
+from cai.modeling.model_files import local_model_name
 from cai.pipeline.renamed_keys import refuse_renamed
 from cai.records import FrozenModel
 from cai.reward.composite import RewardWeights
@@ -127,6 +128,16 @@ class Run(FrozenModel):
             if names.count(name) > 1:
                 raise ValueError(f"{name} is there twice: give a folder with the files of both")
         return evaluations
+
+    @model_validator(mode="after")
+    def _judge_can_score_replies(self) -> Run:
+        """Said before the stages that come first are run."""
+        judge = self.judge or self.model
+        if self.label.ask == "relevance" and judge.startswith(("http:", "https:")):
+            raise ValueError(f"label: {NEEDS_LOCAL_JUDGE}")
+        if self.label.ask == "probe" and local_model_name(judge) is None:
+            raise ValueError(f"label: {NEEDS_HIDDEN_STATES}")
+        return self
 
     @model_validator(mode="after")
     def _critic_has_its_model(self) -> Run:

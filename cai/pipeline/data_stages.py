@@ -10,6 +10,7 @@ from cai.errors import StoreError
 from cai.generate.diversity import diversity_metrics
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, paired_item, pairer
+from cai.generate.reply_scores import score_provenance
 from cai.generate.revise import revise_items, revised_item, reviser
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
 from cai.pipeline.run_prompts import read_run_prompts
@@ -134,6 +135,7 @@ def label(ctx: RunContext) -> None:
         LABEL_PARTS,
         judge=judge.fingerprint,
         templates=templates.templates_digest(),
+        **score_provenance(run.label),
         **ctx.answer_settings(run.judge or run.model),
     )
     if ctx.begin_or_reuse(out, "label", provenance, Preference, preference_is_current(ctx), REWARD):
