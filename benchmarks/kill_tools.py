@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from forked_commands import fork_server
 from killed_tools import KilledTool
 from toys import save_tiny
-from writing_tools import TOOLS, write_inputs
+from writing_tools import TOOLS, write_inputs, write_preference_model
 
 
 def main(moments: int, seed: int) -> int:
@@ -29,6 +29,7 @@ def main(moments: int, seed: int) -> int:
         folder = Path(temporary)
         write_inputs(folder / "in")
         save_tiny(folder / "in" / "tiny")
+        write_preference_model(folder / "in")
         with fork_server(folder) as server:
             for name in TOOLS:
                 (folder / name).mkdir()

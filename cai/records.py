@@ -163,6 +163,8 @@ class Revision(Row):
     """Number of first replies sampled, of which `initial` is the best; None: one."""
     initial_sample: int | None = None
     """Index of `initial` among them."""
+    self_corrected: bool | None = None
+    """Whether the model was told to answer without bias, which `chat` does not say; None: no."""
     rounds: tuple[Round, ...] = ()
     final: str | None
     """The text to train on; None when a filter dropped the row."""
@@ -251,6 +253,21 @@ class Attempt(Row):
     """The reason why there is no text."""
 
 
+class SyntheticText(Row):
+    """A text about a principle that a model wrote. `source` is its address: principle/number."""
+
+    source: str
+    principle: str
+    form: str
+    """Of a document; `dialogue` for a user's message and its reply."""
+    message: str | None = None
+    """Of the user, in a dialogue."""
+    text: str | None
+    """The document, or the reply."""
+    unanswered: str | None = None
+    """The reason why there is no text."""
+
+
 class Grade(Row):
     """The rubric's grade of one reply."""
 
@@ -314,9 +331,13 @@ class ScoredReply(Row):
     group: str = ""
     """What is reported apart, such as the toxicity of the prompt; empty: nothing is."""
     draw: int
+    turn: int | None = None
+    """Which of the user's turns the reply answers, from 1; None: the evaluation has one turn."""
     response: str
     finished: bool
     """True if the model ended the reply; False if it was cut at the token limit."""
+    graded_text: str | None = None
+    """What was graded, where it is not the response: a translation of it."""
     values: dict[str, Number | None]
     """Metric -> value; None: unknown."""
     unscored: str | None = None

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cai.artifacts import CARD, CARDED_LATER, FILES
+from cai.artifacts import CARD, CARDED_LATER, EVALUATIONS, FILES
 from cai.errors import StoreError
 from cai.files import append_bytes as append_bytes
 from cai.files import atomic_directory as atomic_directory
@@ -212,9 +212,16 @@ def check_content(artefact: Path, manifest: Manifest, only: str | None = None) -
             files = ", ".join(dict.fromkeys((*manifest.content, manifest_path(artefact).name)))
             raise StoreError(
                 f"{path}: not as the stage {manifest.stage} left it: cut, damaged or edited; "
-                f"restore it, or accept it as it is with: cai run … --accept {name}, or delete "
+                f"restore it, or accept it as it is with: cai run … --accept "
+                f"{_named_in_run(path)}, or delete "
                 f"{files} to make it anew"
             )
+
+
+def _named_in_run(path: Path) -> str:
+    """The name of an artefact's file, from the run's folder: those of evaluations lie deeper."""
+    folders = [number for number, part in enumerate(path.parts[:-1]) if part == EVALUATIONS]
+    return "/".join(path.parts[folders[-1] :]) if folders else path.name
 
 
 def accept_content(artefact: Path, name: str) -> None:

@@ -7,11 +7,13 @@ needed. Left out: more than one page at a time, and everything that needs a netw
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,9 +78,13 @@ class Page:
         elif event == "Page.javascriptDialogOpening":
             self.problems.append(f"dialog: {data['message']}")
 
+    def goto(self, url: str) -> None:
+        """Begin to load an address."""
+        self.call("Page.navigate", url=url)
+
     def open(self, path: Path) -> None:
         """Load a file, and wait until it is there."""
-        self.call("Page.navigate", url=path.as_uri())
+        self.goto(path.as_uri())
         self.evaluate(
             "new Promise((done) => document.readyState === 'complete' ? done()"
             " : addEventListener('load', () => done()))"
@@ -91,6 +97,21 @@ class Page:
         )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait_for(self, condition: str) -> None:
+        """Until a JavaScript expression is true; one that fails, as before the page is there, is
+        not.
+        """
+        end = time.monotonic() + SECONDS
+        while not self.evaluate(f"(() => {{ try {{ return {condition} }} catch {{ }} }})()"):
+            assert time.monotonic() < end, (
+                f"{condition}: {self.evaluate('document.body.innerText')}"
+            )
+            time.sleep(0.01)
+
+    def type(self, key: str) -> None:
+        """Press a key that types itself."""
+        self.press(key, {"Enter": "\r"}.get(key, key))
 
     def press(self, key: str, text: str = "") -> None:
         """Press and release a key; `text` is what it types."""
@@ -123,11 +144,20 @@ class Page:
         path.write_bytes(base64.b64decode(data))
 
 
+def _pipe() -> tuple[int, int]:
+    """A pipe whose descriptors are not those that the browser's get: 3 and 4."""
+    ends = os.pipe()
+    high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]
+
+
 @contextmanager
 def chromium() -> Iterator[Page]:
     """A page of a browser that ends with the block."""
     assert PROGRAM is not None
-    from_test, to_test = os.pipe(), os.pipe()
+    from_test, to_test = _pipe(), _pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # the protocol is on the descriptors 3 and 4 of the browser
         command = f'exec "$@" 3<&{from_test[0]} 4>&{to_test[1]}'

@@ -192,7 +192,7 @@ def _import_all() -> None:
         "cai.rubric.near_miss",
         "cai.rubric.text_classifier",
         "cai.train.cross_validation",
-        "datasketch",
+        "rensa",
         "pandas",
         "pyarrow.parquet",
         "scipy.optimize",

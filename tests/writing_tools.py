@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_toys import prompt
 from json_lines import write_lines
+from suite_toys import write_sets
 
 from cai import store
 from cai.records import Pair, Preference, Prompt
@@ -47,7 +48,17 @@ def write_inputs(folder: Path) -> None:
     write_lines(folder / "ordered.jsonl", *ordered)
     chosen = [{"prompt": f"q{i}", "first": "a", "second": "b", "p_first": 1} for i in range(8)]
     write_lines(folder / "labels.jsonl", *chosen)
+    write_sets(folder / "sets")
     _write_run(folder / "run")
+
+
+def write_preference_model(folder: Path) -> None:
+    """Write `pm`, a preference model of the model in `tiny`, into the folder of the inputs."""
+    from preference_toys import untrained_model  # torch takes seconds to import
+
+    (folder / "pm").mkdir()
+    tiny = folder / "tiny"
+    untrained_model(tiny, layers=1).save(folder / "pm", f"local:{tiny}")
 
 
 def _write_run(folder: Path) -> None:
@@ -76,6 +87,17 @@ def _on_lines(command: str, model: str, rows: str, *more: object) -> Tool:
     return arguments
 
 
+def _evaluation(name: str, data: str, **files: str) -> Tool:
+    """One evaluation; `files` are inputs that its options name."""
+
+    def arguments(inputs: Path, output: Path) -> Arguments:
+        more = [part for key, file in files.items() for part in (f"--{key}", inputs / file)]
+        subject = ("eval", "--only", name, "--model", "fake:polite")
+        return (*subject, "--data", inputs / data, "--output", output, *more)
+
+    return arguments
+
+
 GROWING: dict[str, Tool] = {
     "revise": _on_lines("revise", "fake:polite", "prompts.jsonl"),
     "label": _on_lines("label", "fake:brief", "pairs.jsonl"),
@@ -83,12 +105,16 @@ GROWING: dict[str, Tool] = {
 }
 """Tools whose output grows row by row."""
 REPLACED: dict[str, Tool] = {
-    "eval": lambda inputs, output: (
-        *("eval", "--only", "refusal", "--model", "fake:polite"),
-        *("--data", inputs / "prompts.jsonl", "--output", output),
+    "eval": _evaluation("refusal", "prompts.jsonl"),
+    "eval-choices": _evaluation("hhh", "sets/hhh.jsonl"),
+    "eval-jailbreak": _evaluation("jailbreak", "prompts.jsonl", templates="sets/templates.txt"),
+    "eval-truthfulqa-open": lambda inputs, output: (
+        *_evaluation("truthfulqa-open", "sets/TruthfulQA.csv")(inputs, output),
+        *("--judge", "fake:echo"),
     ),
     "attack": lambda inputs, output: (
-        *("attack", "--target", "fake:echo", "--budget", 30),
+        *("attack", "--target", "fake:polite", "--budget", 30, "--turns", 3),
+        *("--attacker", "fake:echo", "--translator", "fake:echo", "--language", "Swahili"),
         *("--prompts", inputs / "prompts.jsonl", "--output", output),
     ),
     "eval-elo": lambda inputs, output: (
@@ -135,18 +161,29 @@ FOLDERS: dict[str, Tool] = {
     ),
 }
 """Tools that write a new folder. The model of `fit-reward` is not among the inputs."""
-TOOLS = GROWING | REPLACED | FOLDERS
+KEPT_FOLDERS: dict[str, Tool] = {
+    "eval-suite": lambda inputs, output: (
+        *("eval", "--suite", inputs / "sets" / "suite.yaml"),
+        *("--model", "fake:polite", "--output", output),
+    ),
+}
+"""Tools that go on in the folder that they began."""
+WITH_WEIGHTS: dict[str, Tool] = {
+    "eval-harm": _evaluation("harm", "prompts.jsonl", preference="pm"),
+}
+"""Tools that need what `write_preference_model` writes."""
+TOOLS = GROWING | REPLACED | FOLDERS | KEPT_FOLDERS | WITH_WEIGHTS
 
 
 def command_of(name: str) -> str:
     """The command that a tool of this name runs: an evaluation is one of `eval`."""
-    return name.removesuffix("-elo")
+    return "eval" if name.startswith("eval-") else name
 
 
 def output_name(tool: str) -> str:
     """The name of a tool's output: its suffix is that of the format."""
     suffixes = {"fit": ".yaml", "calibrate": ".yaml", "fit-text": ".json"}
-    return "out" if tool in FOLDERS else "out" + suffixes.get(tool, ".jsonl")
+    return "out" if tool in FOLDERS | KEPT_FOLDERS else "out" + suffixes.get(tool, ".jsonl")
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -13,15 +13,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
 
 from cai.cli import (
     attacks,
+    batches,
     calibrate,
     capability,
     chat,
+    compare_constitutions,
     constitutions,
     eval_command,
     exports,
@@ -39,9 +42,10 @@ from cai.cli import (
     scaling,
     serve,
     sweep,
+    synthesize,
 )
-from cai.cli.terminal_text import printable
 from cai.errors import CaiError, UsageError
+from cai.terminal_text import printable
 
 __all__ = ["app", "main"]
 
@@ -66,17 +70,20 @@ for module in (
     fit_preference,
     runs,
     sweep,
+    synthesize,
     file_commands,
     eval_command,
     exports,
     capability,
     scaling,
+    compare_constitutions,
     serve,
     review,
     chat,
 ):
     app.add_typer(module.app)
 app.add_typer(logs.log)
+app.add_typer(batches.batch)
 INTERRUPTED = "interrupted; finished work is saved: run the same command to resume"
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -128,9 +135,13 @@ def _sigterm_interrupts(received: list[int]) -> Iterator[None]:
         yield
         return
 
-    def interrupt(number: int, _: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        raise KeyboardInterrupt
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
+        if callable(on_ctrl_c):  # of an event loop: it cancels its tasks, and raises after them
+            on_ctrl_c(signal.SIGINT, frame)
+        else:
+            raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -1,32 +1,37 @@
-"""The command that red-teams a target: attack, reply, grade, and the next attack."""
+"""The command that red-teams a target: attack, reply, grade, and the next turn or attack."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
+from cai.cli.attack_rounds import make_attacks
+from cai.cli.attack_setup import (
+    AttackSetup,
+    chosen_disguises,
+    endpoint_settings,
+    open_models,
+    translation_into,
+)
+from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings
 from cai.cli.output import print_table
 from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 
 if TYPE_CHECKING:
-    from cai.evals.attacks import AttackReply
-    from cai.lm import LM
-    from cai.records import Prompt, Score
-    from cai.rubric import CompiledRubric
+    from cai.records import Score
 
 app = typer.Typer()
+MAX_TURNS = 20
 
 
 @app.command(
     epilog="Example: cai attack --target smollm2 --constitution harmless "
-    "--prompts examples/prompts/disallowed.jsonl --output attacks.jsonl --budget 100"
+    "--prompts examples/prompts/disallowed.jsonl --output attacks.jsonl --budget 100 --turns 3"
 )
 def attack(
     target: Annotated[str, typer.Option(help="The model to attack.")],
@@ -42,6 +47,25 @@ def attack(
     transforms: Annotated[
         list[str] | None, typer.Option("--transform", help="Only this disguise; repeatable.")
     ] = None,
+    templates: Annotated[
+        Path | None,
+        typer.Option(help="Templates as disguises too: a file or a folder, as for jailbreak."),
+    ] = None,
+    translator: Annotated[
+        str | None,
+        typer.Option(help="A model that translates prompts, and replies back; with --language."),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="The language of the disguise translation.")
+    ] = None,
+    turns: Annotated[int, typer.Option(min=1, max=MAX_TURNS, help="Most turns of an attack.")] = 1,
+    attacker: Annotated[
+        str | None,
+        typer.Option(help="A model that writes the user's next turns; without: a fixed ladder."),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Decides the propositions that patterns leave undecided.")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
     seed: int = 0,
@@ -53,89 +77,49 @@ def attack(
 ) -> None:
     """Red-team a model: prompts in disguises, more of those categories that it fails on.
 
-    Run again, it resumes. The failure rates are by category and by disguise.
+    An attack of several turns ends with the first failure. Run again, it resumes. The failure rates
+    are by category, by disguise and by turn.
     """
     quiet()
-    from cai import store
     from cai.cli.output_files import owned_output, replaced_output, write_output
-    from cai.cli.rubrics import load_with_rubric
     from cai.data.readers import prompt_rows
-    from cai.evals.attacks import TRANSFORMS, attack_scores
-    from cai.rubric import compile_rubric
+    from cai.evals.attacks import attack_scores
+    from cai.evals.replies import EvalConfig
 
-    names = list(dict.fromkeys(transforms or TRANSFORMS))
-    if unknown := [name for name in names if name not in TRANSFORMS]:
-        known = ", ".join(TRANSFORMS)
-        raise UsageError(f"attack: --transform {unknown[0]}: no such disguise; known: {known}")
     limits = SpendingLimits(max_cost, max_tokens, max_hours)
     endpoint = EndpointOptions("attack", connections, settings, limits)
-    _, rubric = load_with_rubric(constitution)
+    if attacker is not None and turns == 1:
+        raise UsageError("attack: --attacker writes turns after the first: give --turns 2 or more")
+    disguises = chosen_disguises(
+        transforms or (), templates, translation_into(translator, language)
+    )
     rows = [prompt for file in prompts for prompt in prompt_rows(file) if prompt.kind]
     if not rows:
         raise UsageError("attack: no prompt has a kind (disallowed, sensitive or benign)")
-    attacks = output.with_suffix(".attacks.jsonl")
+    roles = {"model": target, "attacker": attacker, "translator": translator, "judge": judge}
+    specs = {role: spec for role, spec in roles.items() if spec is not None}
+    setup = AttackSetup(constitution, disguises, language or "", seed)
+    file = output.with_suffix(".attacks.jsonl")
     with (
         replaced_output(output, "attack", *prompts),
-        open_logged(target, output, endpoint) as lm,
+        open_models(specs, output, endpoint) as models,
     ):
-        provenance = {
-            "model": lm.fingerprint,
-            "seed": str(seed),
-            "config": store.digest(*names, str(temperature), str(max_reply)),
-            "prompts": store.digest(*(prompt.line() for prompt in rows)),
-            "rubric": store.digest(rubric),
-            **endpoint.answer_settings(target),
-        }
-        how = (max_reply, temperature, seed)
-        with owned_output(attacks, "attack", provenance):
-            replies = _rounds(attacks, lm, compile_rubric(rubric), rows, (names, budget, how))
-        scores = attack_scores(replies, target)
+        config = EvalConfig(temperature=temperature, max_tokens=max_reply)
+        step, decided = setup.step(target, models, config)
+        decided |= {role: lm.fingerprint for role, lm in models.items()}
+        decided |= setup.digests(rows, turns) | endpoint_settings(specs, endpoint)
+        with owned_output(file, "attack", decided):
+            plan = setup.plan(rows, budget, turns)
+            replies = make_attacks(file, plan, step, list(models.values()))
+        scores = attack_scores(replies, target, turns)
         write_output(output, "attack", "".join(row.line() + "\n" for row in scores))
-    _print(scores, replies)
+    _print(scores, Counter(row.unscored for row in replies))
 
 
-def _rounds(
-    file: Path,
-    lm: LM,
-    rubric: CompiledRubric,
-    prompts: list[Prompt],
-    settings: tuple[list[str], int, tuple[int, float, int]],
-) -> list[AttackReply]:
-    """The rows of all rounds; a round that was cut by a kill is completed first."""
-    from cai import store
-    from cai.async_map import map_rows
-    from cai.evals.attacks import ROUND, AttackReply, attack_step, by_number, next_round
-    from cai.progress import progress_bars
-
-    names, budget, how = settings
-    step = attack_step(lm, rubric, *how)
-    store.truncate_torn_line(file)
-    rows = {row.source: row for row in store.read_rows(file, AttackReply)} if file.exists() else {}
-    with progress_bars() as progress:
-        bar = progress("attack")
-
-        async def work() -> None:
-            try:
-                for start in range(0, budget, ROUND):
-                    earlier = by_number({str(n): rows[str(n)] for n in range(start)})
-                    attacks = next_round(earlier, prompts, names, budget, how[2])
-                    if any(item.id not in rows for item in attacks):
-                        width = lm.max_concurrency
-                        await map_rows(file, attacks, step, AttackReply, max_concurrency=width)
-                        rows.update((r.source, r) for r in store.read_rows(file, AttackReply))
-                    bar(min(budget, start + ROUND), budget)
-            finally:
-                await lm.aclose()
-
-        asyncio.run(work())
-    return by_number({str(number): rows[str(number)] for number in range(budget)})
-
-
-def _print(scores: list[Score], replies: list[AttackReply]) -> None:
+def _print(scores: list[Score], reasons: Counter[str | None]) -> None:
     from rich.table import Table
 
     from cai.cli.null_rows import print_null_rows
-    from cai.generate.unanswered import null_reason
 
     table = Table("metric", "failures", "95 % interval", "n", "unscored")
     for row in scores:
@@ -144,4 +128,4 @@ def _print(scores: list[Score], replies: list[AttackReply]) -> None:
         interval = f"{row.ci_low:.3f} … {row.ci_high:.3f}" if known else "–"
         table.add_row(row.metric, mean, interval, str(row.n), str(row.unscored))
     print_table(table, 120)
-    print_null_rows("attack", Counter(null_reason(reply) for reply in replies))
+    print_null_rows("attack", reasons)

@@ -13,7 +13,7 @@ import typer
 
 from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
 from cai.cli.jsonl import Line, read_replies
-from cai.cli.rubrics import extension_yaml, load_with_rubric
+from cai.cli.rubrics import extension_yaml
 from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import StoreError
@@ -50,7 +50,7 @@ def calibrate(
     """Fit a temperature per proposition that calibrates a grading model's probabilities."""
     from cai.cli.null_rows import print_null_rows
     from cai.cli.output_files import replaced_output, write_output
-    from cai.constitution import find_constitution
+    from cai.constitution import find_constitution, load_with_rubric
     from cai.rubric import compile_rubric
 
     quiet()

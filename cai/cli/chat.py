@@ -17,8 +17,8 @@ import typer
 from cai.cli.endpoint_options import EndpointOptions
 from cai.cli.runs import SpendingLimits
 from cai.cli.silence import quiet
-from cai.cli.terminal_text import printable
 from cai.errors import BackendError, JobError, UsageError
+from cai.terminal_text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

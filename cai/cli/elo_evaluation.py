@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cai.cli.endpoint_options import open_logged
 from cai.cli.evaluations import EvaluationJob
 from cai.cli.output import print_table
-from cai.errors import StoreError, UsageError
+from cai.errors import UsageError
 
 if TYPE_CHECKING:
     from cai.constitution import Constitution
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from cai.records import Chat, PromptDraw, Row, Score
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-DEFAULT_PRESET = "direct"
 
 
 def evaluate_elo(job: EvaluationJob) -> None:
@@ -87,29 +86,6 @@ def _check(job: EvaluationJob, subjects: Mapping[str, str], turns: Mapping[str, 
         raise UsageError(f"eval: --turns {min(unknown)}: no --subject has this name")
 
 
-def _read_turns(file: Path) -> Chat:
-    """Turns of a .jsonl file, or the text of a .txt file as a system turn."""
-    from pydantic import ValidationError
-
-    from cai import store
-    from cai.data.text_files import text_blocks
-    from cai.records import Message, chat_of
-
-    if file.suffix == ".txt":
-        return chat_of(("system", "".join(text_blocks(file)).strip()))
-    if file.suffix != ".jsonl":
-        raise UsageError(f"eval: --turns {file}: give a system turn (.txt) or turns (.jsonl)")
-    turns = []
-    for number, data in store.json_lines(file):
-        try:
-            turns.append(Message.model_validate(data))
-        except ValidationError:
-            raise StoreError(
-                f"{file}:{number}: a turn has `role` (system, user or assistant) and `content`"
-            ) from None
-    return tuple(turns)
-
-
 def _prompt_draws(job: EvaluationJob) -> list[PromptDraw]:
     from cai.data.readers import ReadOptions, prompt_rows
     from cai.data.split import subsample
@@ -139,15 +115,17 @@ class _Settings:
         from pydantic import ValidationError
 
         from cai.constitution import load_constitution
+        from cai.data.turns import read_turns
+        from cai.evals.judged_pairs import COMPARISON_LABEL
         from cai.generate.label_config import PRESETS, LabelConfig
 
-        preset = job.extras.get("preset", DEFAULT_PRESET)
+        preset = job.extras.get("preset")
         try:
-            label = LabelConfig.model_validate({"preset": preset})
+            label = LabelConfig.model_validate({"preset": preset}) if preset else COMPARISON_LABEL
         except ValidationError:
             known = ", ".join(PRESETS)
             raise UsageError(f"eval: --preset {preset}: no such recipe; known: {known}") from None
-        read = {name: _read_turns(Path(file)) for name, file in turns.items()}
+        read = {name: read_turns(Path(file)) for name, file in turns.items()}
         return cls(read, load_constitution(job.constitution), label)
 
     def provenance(self, job: EvaluationJob, judge: LM) -> dict[str, str]:
@@ -230,7 +208,7 @@ def _rows(
     from cai.cli.output_files import owned_output
 
     with owned_output(file, "eval", provenance):
-        return evaluated_rows(file, items, (step, kind), lm, source)
+        return evaluated_rows(file, items, (step, kind, source), [lm])
 
 
 # ---- the terminal ----

@@ -85,8 +85,9 @@ class EndpointOptions:
 
     def answer_settings(self, model: str) -> dict[str, str]:
         """Settings that decide what a row holds, if `model` is an endpoint: its provenance."""
-        is_endpoint = model.startswith(("http:", "https:"))
-        return self.parse_settings()[0].answer_settings() if is_endpoint else {}
+        from cai.lm.engines import is_endpoint
+
+        return self.parse_settings()[0].answer_settings() if is_endpoint(model) else {}
 
     def budget(self, prices: Prices) -> Budget:
         """The limits of the command's calls to an endpoint.

@@ -60,6 +60,14 @@ def revise(
             help="Revisions sampled per round, of which the best by the rubric stays.",
         ),
     ] = None,
+    self_correction: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CATEGORY",
+            help="Prompts of this category: answer under an instruction against bias, which the"
+            " output leaves out; repeatable.",
+        ),
+    ] = None,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
     prefix: Prefix = None,
     columns: Columns = None,
@@ -82,7 +90,12 @@ def revise(
     )
     if file is not None:
         options.run_stage(
-            file, rounds=rounds, direct=direct or None, samples=samples, column=columns
+            file,
+            rounds=rounds,
+            direct=direct or None,
+            samples=samples,
+            self_correction=self_correction or None,
+            column=columns,
         )
         return
     from cai.generate.revise import ReviseConfig
@@ -91,6 +104,7 @@ def revise(
         rounds=1 if rounds is None else rounds,
         direct=direct,
         samples=samples or 1,
+        self_correction=tuple(self_correction or ()),
         max_tokens=max_reply,
         stop_when_kept=False,
     )
@@ -110,7 +124,7 @@ def _revise_file(tool: FileTool, config: ReviseConfig, columns: dict[str, str], 
     step = reviser(tool.constitution, tool.lm, config, gate, seed)
 
     fields = {"initial", "rounds", "final", "chosen_round", "dropped"}
-    fields |= {"initial_finished", "initial_samples", "initial_sample"}
+    fields |= {"initial_finished", "initial_samples", "initial_sample", "self_corrected"}
 
     async def revision_fields(line: Line) -> dict[str, Any]:
         row = await step(PromptDraw(prompt=line.prompt))

@@ -54,7 +54,8 @@ class FileToolOptions:
             "connections": self.endpoint.connections,
             "prefix": self.prefix,
         }
-        given = [f"--{name}" for name, value in for_files.items() if value is not None]
+        names = [name for name, value in for_files.items() if value is not None]
+        given = [f"--{name}".replace("_", "-") for name in names]
         if given:
             raise UsageError(
                 f"{self.command}: {file} and {', '.join(given)}: "

@@ -17,7 +17,7 @@ from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSetti
 from cai.cli.fit_tables import BehaviourFit, errors_table, rewards_table
 from cai.cli.jsonl import Line, read_replies
 from cai.cli.output import print_table
-from cai.cli.rubrics import extension_yaml, load_with_rubric
+from cai.cli.rubrics import extension_yaml
 from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import JobError, StoreError, UsageError
@@ -71,6 +71,7 @@ def near_miss(
 ) -> None:
     """Write ideal replies and near misses, by class and proposition; rank 0 is fit for SFT."""
     from cai.cli.output_files import replaced_output, write_output
+    from cai.constitution import load_with_rubric
     from cai.data.readers import prompt_rows
     from cai.rubric import compile_rubric
     from cai.rubric.near_miss import near_misses, support, template_writer
@@ -173,7 +174,7 @@ def fit(
 ) -> None:
     """Fit a rubric's weights to ordered replies, and report the error rate on held-out pairs."""
     from cai.cli.output_files import replaced_output, write_output
-    from cai.constitution import find_constitution
+    from cai.constitution import find_constitution, load_with_rubric
     from cai.rubric import compile_rubric
     from cai.rubric.fit_weights import FitConfig
 

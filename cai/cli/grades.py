@@ -22,7 +22,6 @@ from cai.cli.jsonl import (
     concurrently,
     read_replies,
 )
-from cai.cli.rubrics import load_with_rubric
 from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import UsageError
@@ -69,6 +68,7 @@ def grade_replies(
 ) -> None:
     """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
     from cai.cli.output_files import refuse_input_as_output
+    from cai.constitution import load_with_rubric
     from cai.rubric import compile_rubric
 
     quiet()

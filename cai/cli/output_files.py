@@ -150,6 +150,18 @@ def replacing(output: Path, command: str) -> Iterator[None]:
     store.finish_artifact(output)
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a command's outputs, if there is none.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {folder}: cannot make the folder: {error.strerror}") from None
+
+
 def write_output(output: Path, command: str, text: str) -> None:
     """Write a file that `replaced_output` holds."""
     from cai import store

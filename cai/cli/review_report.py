@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from cai.cli.output import print_table
 from cai.cli.review_files import Sources
-from cai.cli.terminal_text import printable
 from cai.errors import StoreError
+from cai.terminal_text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""Constitutions with a rubric, and constitutions that extend one with fitted values."""
+"""Constitutions that extend one with fitted values of its rubric."""
 
 from __future__ import annotations
 
@@ -6,25 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cai.errors import ConfigError
-
 if TYPE_CHECKING:
     from cai.constitution import Constitution
-    from cai.constitution.schema import Rubric
-
-
-def load_with_rubric(name: str) -> tuple[Constitution, Rubric]:
-    """A constitution, by file or shipped name, and its rubric.
-
-    Raises:
-        ConfigError: it has no rubric, or cannot be read.
-    """
-    from cai.constitution import load_constitution
-
-    constitution = load_constitution(name)
-    if constitution.rubric is None:
-        raise ConfigError(f"{name}: no rubric in it")
-    return constitution, constitution.rubric
 
 
 def extension_yaml(

@@ -77,7 +77,7 @@ def serve_reward(
 
 def rubric_score(constitution: str) -> ScoreTexts:
     """A reward that is the rubric of a constitution alone."""
-    from cai.cli.rubrics import load_with_rubric
+    from cai.constitution import load_with_rubric
     from cai.reward.composite import RewardWeights, Scorers, reward_parts
     from cai.rubric import compile_rubric
 

@@ -11,6 +11,7 @@ import typer
 
 from cai.artifacts import SCORES, STAGES
 from cai.cli.output import print_table
+from cai.cli.output_files import make_folder
 from cai.cli.runs import (
     MaxCost,
     MaxHours,
@@ -51,23 +52,27 @@ def sweep(
     `evaluate_on: dev`, and report a run of another seed.
     """
     quiet()
+    from cai.cli.output_files import replaced_output, write_output
     from cai.pipeline.sweep import first_decided_stage, grid, share_artefacts
     from cai.report.sections import read_scores
     from cai.report.sweep import policy_scores, sweep_page, sweep_table
-    from cai.store import atomic_write
 
     variants = grid(settings_grid)
     shared_until = first_decided_stage([key for key, _ in variants[0].values])
     limits = SpendingLimits(max_cost, max_tokens, max_hours)
     folders = {variant.name: output / variant.name for variant in variants}
-    for number, variant in enumerate(variants, start=1):
-        folder = folders[variant.name]
-        print(f"sweep: run {number} of {len(variants)}: {variant.name}", file=sys.stderr)
-        if number > 1:
-            share_artefacts(folders[variants[0].name], folder, shared_until)
-        overrides = [*(settings or []), *variant.settings, f"folder={json.dumps(str(folder))}"]
-        execute_run(file, STAGES, overrides, limits)
-    runs = {name: policy_scores(read_scores(folder / SCORES)) for name, folder in folders.items()}
-    print_table(sweep_table(runs), 160)
-    atomic_write(output / PAGE, sweep_page(f"{file.stem}: {output.name}", runs))
+    make_folder(output)
+    with replaced_output(output / PAGE, "sweep", file):
+        for number, variant in enumerate(variants, start=1):
+            folder = folders[variant.name]
+            print(f"sweep: run {number} of {len(variants)}: {variant.name}", file=sys.stderr)
+            if number > 1:
+                share_artefacts(folders[variants[0].name], folder, shared_until)
+            overrides = [*(settings or []), *variant.settings, f"folder={json.dumps(str(folder))}"]
+            execute_run(file, STAGES, overrides, limits)
+        runs = {
+            name: policy_scores(read_scores(folder / SCORES)) for name, folder in folders.items()
+        }
+        print_table(sweep_table(runs), 160)
+        write_output(output / PAGE, "sweep", sweep_page(f"{file.stem}: {output.name}", runs))
     print(f"sweep: {output / PAGE}")

@@ -2,7 +2,7 @@
 
 from cai.constitution.diff import Change, diff, digests
 from cai.constitution.lint import Finding, lint
-from cai.constitution.load import find_constitution, load_constitution
+from cai.constitution.load import find_constitution, load_constitution, load_with_rubric
 from cai.constitution.preview import overview
 from cai.constitution.schema import (
     ClassRule,
@@ -34,6 +34,7 @@ __all__ = [
     "find_constitution",
     "lint",
     "load_constitution",
+    "load_with_rubric",
     "overview",
     "parse",
     "read_yaml",

@@ -81,6 +81,18 @@ def load_constitution(name_or_path: str | Path) -> Constitution:
     return top.constitution.model_copy(update=merged)
 
 
+def load_with_rubric(name: str | Path) -> tuple[Constitution, Rubric]:
+    """A constitution, by file or shipped name, and its rubric.
+
+    Raises:
+        ConfigError: it has no rubric, or cannot be read.
+    """
+    constitution = load_constitution(name)
+    if constitution.rubric is None:
+        raise ConfigError(f"{name}: no rubric in it")
+    return constitution, constitution.rubric
+
+
 def find_constitution(name: str | Path) -> Path:
     """The file that `name` means.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -35,6 +35,8 @@ PERMUTATIONS, BANDS = 64, 16
 and 99.9 % of pairs with one of 0.8."""
 BLOCK = 1 << 14
 """Rows written or loaded at a time."""
+TEXTS = 1 << 10
+"""Texts that are hashed together: their shingles are in memory at once."""
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -144,7 +146,8 @@ class _Columns:
             if setting is not None:
                 self.names.append(name)
         self.files = {name: (folder / name).open("wb") for name in self.names}
-        self.blocks: dict[str, list[Any]] = {name: [] for name in self.names}
+        self.blocks: dict[str, list[int]] = {name: [] for name in self.names if name != "near"}
+        self.texts: list[str] = []
 
     def add(self, prompt: Prompt | TrainingChat) -> None:
         self.blocks["exact"].append(hash64(conversation_text(prompt)))
@@ -156,19 +159,26 @@ class _Columns:
         if self.config.per_user is not None:
             self.blocks["user"].append(hash64(prompt.user) if prompt.user else 0)
         if self.config.near is not None:
-            self.blocks["near"].append(signature(text))
+            self.texts.append(text)
+            if len(self.texts) == TEXTS:
+                self._write_signatures()
         if len(self.blocks["exact"]) == BLOCK:
             self._flush()
 
     def _flush(self) -> None:
         for name, block in self.blocks.items():
-            dtype = np.uint32 if name == "near" else np.uint64
-            np.array(block, dtype).tofile(self.files[name])
+            np.array(block, np.uint64).tofile(self.files[name])
             block.clear()
+
+    def _write_signatures(self) -> None:
+        signatures(self.texts).tofile(self.files["near"])
+        self.texts.clear()
 
     def finish(self) -> None:
         """Write the last block; the columns can be loaded from now on."""
         self._flush()
+        if self.texts:
+            self._write_signatures()
         self.close()
 
     def close(self) -> None:
@@ -186,17 +196,16 @@ class _Columns:
         return values.reshape(-1, PERMUTATIONS)
 
 
-def signature(text: str) -> Array:
-    """(PERMUTATIONS,) MinHash of a text's word shingles.
+def signatures(texts: Sequence[str]) -> Array:
+    """(N, PERMUTATIONS), uint32: MinHash of each text's word shingles.
 
     The share of equal entries in two signatures estimates the Jaccard similarity of the shingles.
     """
-    from datasketch import MinHash
+    from rensa import RMinHash
 
-    minhash = MinHash(num_perm=PERMUTATIONS, seed=1)
-    minhash.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in shingles(text)])
-    values: Array = minhash.hashvalues.astype(np.uint32)
-    return values
+    shingles_of = [[s.encode("utf-8", "surrogatepass") for s in shingles(text)] for text in texts]
+    matrix = RMinHash.digest_matrix_from_token_byte_sets(shingles_of, PERMUTATIONS, 1)
+    return np.array(matrix.to_rows(), np.uint32).reshape(-1, PERMUTATIONS)
 
 
 def _groups(keys: Array, indices: Array) -> Iterator[Array]:

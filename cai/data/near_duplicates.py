@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cai.data.dedupe import PERMUTATIONS, Array, signature
+from cai.data.dedupe import PERMUTATIONS, Array, signatures
 
 
 class NearDuplicates:
@@ -25,7 +25,7 @@ class NearDuplicates:
 
     def seen(self, text: str) -> bool:
         """Whether an earlier text is a near duplicate. If none is, the text is remembered."""
-        candidate = signature(text)
+        [candidate] = signatures([text])
         if self.count:
             similarity = (self._signatures[: self.count] == candidate).mean(axis=1)
             if float(similarity.max()) >= self.threshold:

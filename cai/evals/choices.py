@@ -18,7 +18,7 @@ from cai.async_map import gather
 from cai.errors import UnansweredError
 from cai.lm import is_endpoint
 from cai.lm.base import LM
-from cai.records import Chat, FrozenModel, Message, Number, Row
+from cai.records import Chat, Message, Number, Row
 from cai.seeds import rng
 from cai.templates import fill_in
 
@@ -91,17 +91,6 @@ class ChoiceAnswer(Row):
             return None
         best = [index for index, mean in enumerate(means) if mean == max(means)]
         return best[0] if len(best) == 1 else rng(0, "tie", self.source).choice(best)
-
-
-class EvaluationData(FrozenModel):
-    """An evaluation of a run's models by questions with options, and the file of its set."""
-
-    name: Literal["hhh", "bbq", "truthfulqa", "winogender", "crows-pairs", "calibration"]
-    data: str
-    """A file, or a folder of files, in the format of the set's authors; relative to the run's
-    YAML."""
-    limit: int | None = Field(None, ge=1)
-    """Rows of the data that are used, the same ones whatever the seed; None: all."""
 
 
 def limited(items: Sequence[ChoiceItem], limit: int | None, seed: int) -> list[ChoiceItem]:

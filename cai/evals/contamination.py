@@ -11,9 +11,12 @@ the filter that keeps evaluation texts out of training.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+from cai.artifacts import PROMPTS
 from cai.data.filters import HygieneConfig, PromptFilters, compared_text
+from cai.data.readers import prompt_rows
 from cai.records import Prompt, Score
 from cai.statistics.estimates import estimate
 
@@ -50,4 +53,26 @@ def contamination_scores(
                 score.model_copy(update={"metric": f"contamination.{part}.{score.metric}"})
                 for score in scores(chosen)
             ]
+    return split
+
+
+def split_scores(
+    train: str | None,
+    prompts: Sequence[Prompt],
+    scores: Callable[[Sequence[RowT]], list[Score]],
+) -> Callable[[Sequence[RowT]], list[Score]]:
+    """`scores`, with the metrics of the module's table after its own.
+
+    Args:
+        train: a run's folder, or a file of prompts; None: nothing is split.
+    """
+    if train is None:
+        return scores
+    folder = Path(train)
+    file = folder / PROMPTS if (folder / PROMPTS).exists() else folder
+    overlapping = overlapping_prompts(prompts, prompt_rows(file))
+
+    def split(rows: Sequence[RowT]) -> list[Score]:
+        return [*scores(rows), *contamination_scores(rows, overlapping, scores)]
+
     return split

@@ -33,6 +33,8 @@ class GradedItem:
     draw: int = 0
     condition: str = ""
     group: str = ""
+    turn: int | None = None
+    """`ScoredReply.turn`"""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the grader needs to know, and the model is not given."""
 
@@ -46,6 +48,8 @@ class Verdict(NamedTuple):
 
     values: Mapping[str, float | None]
     unscored: str | None = None
+    graded_text: str | None = None
+    """`ScoredReply.graded_text`"""
 
 
 Grader = Callable[[GradedItem, Sample], Awaitable[Verdict]]
@@ -85,20 +89,27 @@ def scored_reply_step(
             verdict = await grader(item, sample)
         except UnansweredError as error:
             verdict = Verdict({}, error.reason)
-        return ScoredReply(
-            source=item.prompt.id,
-            subject=subject,
-            chat=item.chat,
-            condition=item.condition,
-            group=item.group,
-            draw=item.draw,
-            response=sample.text,
-            finished=sample.finished,
-            values=dict(verdict.values),
-            unscored=verdict.unscored,
-        )
+        return scored_reply(item, subject, sample, verdict)
 
     return step
+
+
+def scored_reply(item: GradedItem, subject: str, sample: Sample, verdict: Verdict) -> ScoredReply:
+    """The row of an item."""
+    return ScoredReply(
+        source=item.prompt.id,
+        subject=subject,
+        chat=item.chat,
+        condition=item.condition,
+        group=item.group,
+        draw=item.draw,
+        turn=item.turn,
+        response=sample.text,
+        finished=sample.finished,
+        graded_text=verdict.graded_text,
+        values=dict(verdict.values),
+        unscored=verdict.unscored,
+    )
 
 
 def mean_over_prompts(

@@ -13,9 +13,11 @@ from pydantic import Field
 
 from cai.errors import UnansweredError
 from cai.evals.replies import EvalConfig
+from cai.generate.label_config import LabelConfig
 from cai.lm.base import LM
 from cai.records import (
     Chat,
+    EvalReply,
     FrozenModel,
     Message,
     Pair,
@@ -27,6 +29,9 @@ from cai.records import (
     Vote,
 )
 from cai.seeds import derive
+
+COMPARISON_LABEL = LabelConfig.model_validate({"preset": "direct"})
+"""How a judge compares, where nothing else is said: it is asked which reply is better."""
 
 
 class SubjectReply(Row):
@@ -82,6 +87,19 @@ def comparison_id(row: JudgedPair) -> str:
 
 def _item_id(pair: str, subjects: tuple[str, str], draw: int) -> str:
     return f"{pair}/{'/'.join(subjects)}/{draw}"
+
+
+def subject_reply(reply: EvalReply) -> SubjectReply:
+    """A graded reply as one to compare."""
+    reason = reply.grade.unscored
+    return SubjectReply(
+        source=reply.source,
+        subject=reply.subject,
+        draw=reply.draw,
+        response=reply.response,
+        finished=reply.finished,
+        unanswered=reason if reason and reason.startswith("no answer") else None,
+    )
 
 
 def with_turns(turns: Chat, chat: Chat) -> Chat:

@@ -6,14 +6,36 @@ These rows are the input of the refusal scores.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from cai.artifacts import SUBJECTS
 from cai.errors import UnansweredError
 from cai.lm.base import LM, Sample
 from cai.records import Chat, EvalReply, FrozenModel, Prompt, PromptDraw
 from cai.rubric import CompiledRubric, grade, unscored_grade
 from cai.seeds import derive
+
+SubjectName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class EvalSubject(FrozenModel):
+    """A model to compare with base, SFT and policy. In short: its spec alone."""
+
+    model: str | None = None
+    """A spec; None: the run's `model`."""
+    system: str | None = Field(None, min_length=1)
+    """Its system turn."""
+    turns: str | None = Field(None, pattern=r"\.(txt|jsonl)$")
+    """A file, relative to the run's YAML: turns before the prompt, such as worked examples
+    (`.jsonl` rows of `role` and `content`), or a system turn (`.txt`).
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_spec(cls, data: Any) -> Any:
+        return {"model": data} if isinstance(data, str) else data
 
 
 class EvalConfig(FrozenModel):
@@ -28,6 +50,25 @@ class EvalConfig(FrozenModel):
     """Replies per prompt."""
     temperature: float = Field(0.7, ge=0)
     max_tokens: int = Field(64, ge=1)
+    subjects: dict[SubjectName, EvalSubject] = {}
+    """Name -> a model's spec, or any of `{model: SPEC, system: TEXT, turns: FILE}`: without a
+    `model` it is the run's own. Where there is one, the run's judge compares the replies of base,
+    SFT, policy and these in both orders, and the scores have their Elo ratings.
+    """
+    compared_prompts: int | None = Field(None, ge=1)
+    """Number of prompts whose replies are compared; None: all."""
+
+    @field_validator("subjects")
+    @classmethod
+    def _names_are_free(cls, subjects: dict[str, EvalSubject]) -> dict[str, EvalSubject]:
+        if taken := subjects.keys() & SUBJECTS:
+            raise ValueError(f"{min(taken)} is compared anyway: give the subject another name")
+        return subjects
+
+    @property
+    def of_replies(self) -> EvalConfig:
+        """The settings that decide what a model replies."""
+        return self.model_copy(update={"subjects": {}, "compared_prompts": None})
 
 
 NO_SAMPLE = Sample(text="", finished=False, prompt_tokens=0, completion_tokens=0)

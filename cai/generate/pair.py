@@ -21,6 +21,10 @@ CACHED_REPLIES = 4096
 class PairConfig(FrozenModel):
     """How pairs are drawn."""
 
+    subject: str | None = None
+    """Whose replies are compared: a model's spec, such as `local:runs/first/60-policy`, the policy
+    of another run. None: the run's fine-tuned model.
+    """
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(48, ge=1)
     prompts: int | None = Field(None, ge=1)

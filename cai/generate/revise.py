@@ -44,6 +44,11 @@ class ReviseConfig(FrozenModel):
     short calls per principle and round."""
     direct: bool = False
     """Revise without a critique."""
+    self_correction: tuple[str, ...] = ()
+    """Categories of prompts whose replies might rest on a stereotype. They are answered under the
+    instruction to answer without bias, and not revised; the training text is without the
+    instruction (Claude 2's model card, section 3.2).
+    """
     temperature: float = Field(1.0, ge=0)
     """Of the first reply; critiques and revisions are drawn at `revise_temperature`."""
     revise_temperature: float = Field(0.7, ge=0)
@@ -55,8 +60,15 @@ class ReviseConfig(FrozenModel):
     critique_tokens: int = Field(48, ge=1)
 
 
+def is_self_corrected(prompt: Prompt, config: ReviseConfig) -> bool:
+    """Whether this prompt is answered under the instruction to answer without bias."""
+    return prompt.category in config.self_correction
+
+
 def is_revised(prompt: Prompt, config: ReviseConfig) -> bool:
     """Whether replies to this prompt are criticised and revised."""
+    if is_self_corrected(prompt, config):
+        return False
     return prompt.kind is None or prompt.kind in config.kinds
 
 
@@ -147,6 +159,7 @@ class _Reviser:
                 "initial_finished": initial.finished,
                 "initial_samples": samples,
                 "initial_sample": kept,
+                "self_corrected": is_self_corrected(prompt, config) or None,
             }
         )
 
@@ -155,9 +168,10 @@ class _Reviser:
         config, prompt = self.config, item.prompt
         is_helpful = not is_revised(prompt, config)
         limit = config.helpful_max_tokens if is_helpful else None
+        corrected = is_self_corrected(prompt, config)
         request = TextRequest(
             (prompt.id, f"reply {item.draw}"),
-            prompt.chat,
+            templates.self_correction_chat(prompt.chat) if corrected else prompt.chat,
             limit or config.max_tokens,
             config.temperature,
             templates.parse_first_reply,

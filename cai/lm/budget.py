@@ -27,6 +27,8 @@ class Prices(FrozenModel):
 
     prompt: float = Field(0.0, ge=0)
     completion: float = Field(0.0, ge=0)
+    batch: float = Field(0.5, gt=0, le=1)
+    """What a batch queue charges of these prices; vendors charge half. See `cai batch`."""
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6

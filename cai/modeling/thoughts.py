@@ -6,7 +6,8 @@ import re
 from typing import NamedTuple
 
 _TAG = re.compile(
-    r"<(?P<slash>/?)(?:\w{1,12}:)?think(?:ing)?>|\[(?P<bracket>/?)THINK\]|"
+    r"<(?P<slash>/?)(?:\w{1,12}:)?(?:think(?:ing)?|thought)>|\[(?P<bracket>/?)THINK\]|"
+    r"◁(?P<triangle>/?)think▷|"
     r"<\|(?P<word>START|END)_THINKING\|>"
     r"|<\|channel\|>\s{0,4}(?P<channel>\w{1,20})[^<]{0,60}<\|message\|>",
     re.IGNORECASE,
@@ -93,7 +94,8 @@ def closing_tag(tag: str) -> str:
 
 
 def _is_closing(tag: re.Match[str]) -> bool:
-    return bool(tag["slash"] or tag["bracket"]) or (tag["word"] or "").upper() == "END"
+    slash = tag["slash"] or tag["bracket"] or tag["triangle"]
+    return bool(slash) or (tag["word"] or "").upper() == "END"
 
 
 def _without_turns(text: str) -> str:

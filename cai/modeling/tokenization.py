@@ -6,17 +6,24 @@ Text inside messages never becomes a control token.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from cai.errors import BackendError, blame
-from cai.modeling.chat_format import ChatFormat, as_parts, chat_format
+from cai.modeling.chat_format import ChatFormat, chat_format
+from cai.modeling.end_tokens import config_eos
 from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.modeling.template_probe import as_parts
 from cai.modeling.thoughts import Split, is_tag, split_thoughts
 from cai.records import Chat, Message, message_dicts
 from cai.store import digest
@@ -25,6 +32,9 @@ WORKING_TEMPLATES = (
     "cai works with templates that write turns of user and assistant from plain text, such as "
     "those of Llama, Gemma, Mistral, Phi, Qwen, DeepSeek and gpt-oss"
 )
+
+_CONTROL = re.compile(r"<[|｜].+[|｜]>")
+"""How control tokens are spelt that a template need not have, such as those of code completion."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +69,17 @@ class Renderer:
         return ids + (self.text_ids(prefill) if prefill else [])
 
     def _without_lost_turns(self, chat: Chat) -> Chat:
-        """The chat in turns that the template writes: some leave out system messages, silently."""
+        """The chat in turns that the template writes. Some silently leave out system messages, or
+        count turns and do not read whose they are.
+        """
         systems = [i for i, message in enumerate(chat) if message.role == "system"]
         is_first = systems == [0]
         writes_all = self.format.takes_system if is_first else self.format.takes_later_system
-        if not systems or writes_all:
+        writes_all = writes_all or not systems
+        repeats = any(a.role == b.role for a, b in pairwise(chat))
+        if writes_all and (self.format.takes_repeats or not repeats):
             return chat
-        head = chat[:1] if systems[0] == 0 and self.format.takes_system else ()
+        head = chat[:1] if systems[:1] == [0] and self.format.takes_system else ()
         return (*head, *plain_turns(chat[len(head) :]))
 
     def _plain_ids(self, chat: Chat) -> list[int]:
@@ -96,7 +110,9 @@ class Renderer:
     def format(self) -> ChatFormat:
         """What the chat template writes."""
         source: str = self.tokenizer.get_chat_template()
-        return chat_format(self.tokenizer, source, thinks=self.thinks)
+        ends = {self.tokenizer.eos_token_id, *self.config_eos} - {None}
+        names = self.tokenizer.convert_ids_to_tokens(sorted(ends))
+        return chat_format(self.tokenizer, source, thinks=self.thinks, ends=names)
 
     @cached_property
     def _prompt_template(self) -> str:
@@ -106,6 +122,10 @@ class Renderer:
         """
         suffix, known = _literal(self.format.suffix), _literal(sorted(self._plain_tokens))
         source = self.format.source.removesuffix("\n")
+        if self.format.suffix_follows:
+            follows = _literal(self.format.suffix_follows)
+            source = f"{{% set _prompt %}}{source}{{% endset %}}{{{{ _prompt }}}}"
+            suffix = f"{suffix} if _prompt.endswith({follows}) else ''"
         return f"{source}{{% set _control_tokens = {known} %}}{{{{ {suffix} }}}}"
 
     @cached_property
@@ -121,6 +141,7 @@ class Renderer:
             and (
                 token.content in ends
                 or is_tag(token.content)
+                or _CONTROL.fullmatch(token.content)
                 or token.content in self.format.source
             )
         )
@@ -174,8 +195,13 @@ class Renderer:
 
     @property
     def eos_token_id(self) -> int:
-        """The tokenizer's end-of-sequence token, which need not end a turn."""
-        return int(self.tokenizer.eos_token_id)
+        """The tokenizer's end-of-sequence token, which need not end a turn. A tokenizer without one
+        ends with what its template writes, or with what the model's settings name.
+        """
+        eos = self.tokenizer.eos_token_id
+        if eos is None and self.format.end is not None:
+            eos = self._id_of(self.format.end)
+        return int(self.config_eos[0] if eos is None else eos)
 
     @cached_property
     def end_token_id(self) -> int:
@@ -266,28 +292,20 @@ def load_renderer(folder: Path | str, *, thinks: bool = False) -> Renderer:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     if tokenizer.chat_template is None:
         raise BackendError(f"{folder}: the tokenizer has no chat template; cai needs a chat model")
-    if tokenizer.eos_token_id is None:
+    ends = [token for token in config_eos(folder) if 0 <= token < len(tokenizer)]
+    renderer = Renderer(tokenizer, thinks, tuple(ends))
+    with blame(BackendError, f"{folder}: the tokenizer's chat template"):
+        loses_text = renderer.format.loses_text
+        has_end = bool(renderer.tokenizer.eos_token or renderer.format.end or ends)
+    if not has_end:
         raise BackendError(
             f"{folder}: the tokenizer names no end-of-sequence token; cai needs one to end a reply"
         )
-    renderer = Renderer(tokenizer, thinks, _config_eos(folder))
-    with blame(BackendError, f"{folder}: the tokenizer's chat template"):
-        loses_text = renderer.format.loses_text
     if loses_text:
         raise BackendError(
             f"{folder}: the chat template leaves out the user's text; {WORKING_TEMPLATES}"
         )
     return renderer
-
-
-def _config_eos(folder: Path | str) -> tuple[int, ...]:
-    """The end tokens of the model's generation config, if it has one that can be read."""
-    try:
-        ends = GenerationConfig.from_pretrained(folder).eos_token_id
-    except (OSError, ValueError, TypeError):
-        return ()
-    listed = ends if isinstance(ends, list) else [ends]
-    return tuple(token for token in listed if isinstance(token, int))
 
 
 def token_counter(spec: str) -> Callable[[str], int]:

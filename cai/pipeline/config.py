@@ -13,10 +13,11 @@ from cai.artifacts import SETTINGS
 from cai.constitution import find_constitution
 from cai.constitution.overrides import override
 from cai.constitution.yaml_source import Source, parse, read_yaml
-from cai.data.demonstrations import demonstrations
 from cai.data.filters import HygieneConfig
+from cai.data.turns import read_turns
 from cai.errors import ConfigError, StoreError, UsageError, blame
-from cai.evals.choices import EvaluationData
+from cai.evals.entry import EvaluationEntry, refuse_repeated
+from cai.evals.names import is_described
 from cai.evals.replies import EvalConfig
 from cai.generate.label_config import NEEDS_HIDDEN_STATES, NEEDS_LOCAL_JUDGE, LabelConfig
 from cai.generate.pair import PairConfig
@@ -24,7 +25,8 @@ from cai.generate.revise import ReviseConfig
 from cai.lm.budget import Prices
 from cai.lm.credentials import refuse_user_info
 from cai.lm.http import HttpConfig
-from cai.modeling.model_files import local_model_name
+from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.pipeline.named_files import existing, readable
 from cai.pipeline.renamed_keys import refuse_renamed
 from cai.records import FrozenModel
 from cai.reward.composite import RewardWeights
@@ -86,10 +88,9 @@ class Run(FrozenModel):
     reward_weights: RewardWeights = RewardWeights()
     ppo: PPOConfig = PPOConfig()
     eval: EvalConfig = EvalConfig()
-    evaluations: tuple[EvaluationData, ...] = ()
-    """Public sets on which the evaluation asks base, SFT and policy questions with options: a list
-    of `{name: bbq, data: FILE, limit: ROWS}`. Names: hhh, bbq, truthfulqa, winogender, crows-pairs,
-    calibration.
+    evaluations: tuple[EvaluationEntry, ...] = ()
+    """Further evaluations of base, SFT and policy: a list of `{name: bbq, data: FILE, limit:
+    ROWS}`, with the evaluations and the keys that `cai eval --suite` has.
     """
     report_to: Tracker | None = None
     """Where PPO's curves go besides `60-policy/metrics.jsonl`: `tensorboard` (files in
@@ -107,6 +108,16 @@ class Run(FrozenModel):
         return spec
 
     @model_validator(mode="after")
+    def _other_models_are_without_secrets(self) -> Run:
+        specs = {f"eval.subjects.{name}": one.model for name, one in self.eval.subjects.items()}
+        for key, spec in ({"pair.subject": self.pair.subject} | specs).items():
+            try:
+                refuse_user_info(spec or "")
+            except UsageError as error:
+                raise ValueError(f"{key}: {str(error).removeprefix('model: ')}") from None
+        return self
+
+    @model_validator(mode="after")
     def _shares_of_prompts_fit(self) -> Run:
         taken = self.held_out + self.dev + self.validation
         if taken >= 1:
@@ -121,12 +132,11 @@ class Run(FrozenModel):
     @field_validator("evaluations")
     @classmethod
     def _evaluations_have_names(
-        cls, evaluations: tuple[EvaluationData, ...]
-    ) -> tuple[EvaluationData, ...]:
-        names = [evaluation.name for evaluation in evaluations]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"{name} is there twice: give a folder with the files of both")
+        cls, evaluations: tuple[EvaluationEntry, ...]
+    ) -> tuple[EvaluationEntry, ...]:
+        refuse_repeated(evaluations)
+        if any(entry.name == "refusal" and entry.label is None for entry in evaluations):
+            raise ValueError("refusal: give it a `label`: a run has metrics of this name already")
         return evaluations
 
     @model_validator(mode="after")
@@ -163,16 +173,30 @@ class ResolvedRun(BaseModel):
     preferences: tuple[Path, ...] = ()
     extra: tuple[Path, ...] = ()
     """Demonstrations of `sft.extra`."""
-    evaluation_data: tuple[Path, ...] = ()
+    evaluations: tuple[EvaluationEntry, ...] = ()
+    """The run's, with absolute paths."""
     ptx_files: tuple[Path, ...] = ()
+    subject_turns: dict[str, Path] = {}
+    """Name of an evaluated subject -> the file of its turns."""
+
+    @model_validator(mode="after")
+    def _has_all_evaluations(self) -> ResolvedRun:
+        if len(self.evaluations) != len(self.run.evaluations):
+            raise ValueError("the files of evaluations are missing")
+        return self
 
 
 def settings_text(resolved: ResolvedRun) -> str:
     """The settings as the run's folder keeps them, with absolute paths."""
-    names = ("prompts", "against", "preferences", "extra", "evaluation_data", "ptx_files")
+    names = ("prompts", "against", "preferences", "extra", "ptx_files")
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
+    turns = {name: path.resolve() for name, path in resolved.subject_turns.items()}
     absolute = resolved.model_copy(
-        update={"constitution": resolved.constitution.resolve(), **files}
+        update={
+            "constitution": resolved.constitution.resolve(),
+            "subject_turns": turns,
+            **files,
+        }
     )
     settings = absolute.model_dump(mode="json", exclude={"folder": True, "run": {"folder"}})
     return json.dumps(settings, indent=2) + "\n"
@@ -219,44 +243,63 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
     refuse_renamed(source)
     run = parse(source, Run)
     beside = path.parent / Path(run.constitution).expanduser()
-    return ResolvedRun(
+    resolved = ResolvedRun(
         run=run,
         folder=Path(run.folder or f"runs/{run.name}"),
         constitution=beside if beside.exists() else find_constitution(run.constitution),
-        prompts=_existing(source, ("prompts",), run.prompts),
-        against=_existing(source, ("hygiene", "against"), run.hygiene.against),
-        preferences=_existing(source, ("preferences",), run.preferences),
-        extra=_readable(_existing(source, ("sft", "extra"), run.sft.extra)),
-        evaluation_data=_existing(source, ("evaluations",), [e.data for e in run.evaluations]),
-        ptx_files=_existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
+        prompts=existing(source, ("prompts",), run.prompts),
+        against=existing(source, ("hygiene", "against"), run.hygiene.against),
+        preferences=existing(source, ("preferences",), run.preferences),
+        extra=readable(existing(source, ("sft", "extra"), run.sft.extra)),
+        evaluations=_evaluations(source, run.evaluations),
+        ptx_files=existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
+        subject_turns=_subject_turns(source, run),
     )
+    _check_folders(source, resolved)
+    return resolved
 
 
-def _readable(files: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The files of demonstrations. They are read here, as the stages before `sft` take long.
+def _evaluations(source: Source, entries: Sequence[EvaluationEntry]) -> tuple[EvaluationEntry, ...]:
+    """The entries, with absolute paths. What they use may be of a later stage.
 
     Raises:
-        StoreError: a row is wrong; the message begins with file:row.
+        StoreError: the data, or the file of an evaluation, does not exist.
     """
-    for file in files:
-        for _ in demonstrations(file):
-            pass
+    named = [entry.data for entry in entries if entry.data is not None]
+    existing(source, ("evaluations",), named)
+    described = [entry.name for entry in entries if is_described(entry.name)]
+    existing(source, ("evaluations",), described)
+    return tuple(entry.seen_from(source.path.parent.absolute()) for entry in entries)
+
+
+def _subject_turns(source: Source, run: Run) -> dict[str, Path]:
+    """The files of the evaluated subjects' turns. They are read here, as the stages before `eval`
+    take long.
+    """
+    files = {}
+    for name, subject in run.eval.subjects.items():
+        if subject.turns is not None:
+            key = ("eval", "subjects", name, "turns")
+            (files[name],) = existing(source, key, [subject.turns])
+            read_turns(files[name])
     return files
 
 
-def _existing(source: Source, key: tuple[str, ...], names: Sequence[str]) -> tuple[Path, ...]:
-    """Files that a run names, relative to its YAML.
+def _check_folders(source: Source, resolved: ResolvedRun) -> None:
+    """Folders of models that only a late stage opens. One in the run's folder may be made by then.
 
     Raises:
-        StoreError: one of them does not exist.
+        UsageError: there is no such model.
     """
-    files = []
-    for name in names:
-        file = source.path.parent / Path(name).expanduser()
-        if not file.exists():
-            hint = f"looked for {file}"
-            if name.startswith("hub:"):
-                hint = f"get it once, with: cai clean {name} --output FILE"
-            raise StoreError(f"{source.at(key)}: {'.'.join(key)}: no such file: {name} ({hint})")
-        files.append(file)
-    return tuple(files)
+    run = resolved.run
+    specs: dict[tuple[str, ...], str | None] = {("pair", "subject"): run.pair.subject}
+    specs |= {("eval", "subjects", name): one.model for name, one in run.eval.subjects.items()}
+    for key, spec in specs.items():
+        kind, _, _ = (spec or "").partition(":")
+        name = local_model_name(spec) if spec and kind == "local" else None
+        if name is None or resolved.folder.resolve() in Path(name).expanduser().resolve().parents:
+            continue
+        try:
+            resolve_model_path(name)
+        except UsageError as error:
+            raise ConfigError(f"{source.at(key)}: {'.'.join(key)}: {error}") from None

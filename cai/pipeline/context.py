@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cai import store
-from cai.artifacts import FILES, FINISHED_WITH, HELD_OUT, VALIDATION
+from cai.artifacts import EVALUATIONS, FILES, FINISHED_WITH, HELD_OUT, VALIDATION
 from cai.async_map import RowT, map_rows
 from cai.constitution import Constitution, digests, load_constitution
 from cai.data.filters import HygieneConfig
@@ -21,8 +21,10 @@ from cai.errors import PASSING, ConfigError, StoreError, is_passing
 from cai.generate.row_reuse import only_principles, reusable_rows_path, set_aside
 from cai.generate.unanswered import set_unanswered_aside
 from cai.lm import LM, open_lm
+from cai.lm.batch import Batch, collect_requests
 from cai.lm.budget import Budget, MeteredLM
 from cai.lm.caching import CachedLM
+from cai.lm.engines import is_endpoint
 from cai.lm.http import HttpLM
 from cai.lm.request_log import REQUEST_LOG_NAME, RequestLog
 from cai.modeling import memory
@@ -49,6 +51,8 @@ class RunContext:
     nulls: dict[str, str] = field(default_factory=dict)
     """Stage -> how many of its rows are null, and why."""
     models: dict[str, LM] = field(default_factory=dict)
+    batch: Batch | None = None
+    """Answers calls to endpoints in their place, in a pass for a batch queue."""
 
     @property
     def run(self) -> Run:
@@ -85,11 +89,13 @@ class RunContext:
         Raises:
             StoreError: there is no such artefact, or no stage has finished it.
         """
-        if name not in FILES:
+        below = name.startswith(f"{EVALUATIONS}/") and ".." not in Path(name).parts
+        if name not in FILES and not below:
             raise StoreError(
-                f"--accept {name}: no artefact of that name; they are {', '.join(FILES)}"
+                f"--accept {name}: no artefact of that name; they are {', '.join(FILES)},"
+                f" and files of {EVALUATIONS}/"
             )
-        store.accept_content(self.path(FINISHED_WITH.get(name, name)), name)
+        store.accept_content(self.path(FINISHED_WITH.get(name, name)), Path(name).name)
 
     def begin(self, out: Path, stage: str, provenance: Mapping[str, str]) -> bool:
         """`store.begin_artifact` for a stage: whether the artefact is finished already."""
@@ -112,6 +118,7 @@ class RunContext:
         if spec not in self.models:
             lm = open_lm(spec, self.run.http)
             if isinstance(lm, HttpLM):
+                lm.batch = self.batch
                 metered = MeteredLM(lm, self.budget, self.run.prices)
                 lm = CachedLM(metered, RequestLog(self.path(request_log_name())))
             self.models[spec] = lm
@@ -128,7 +135,7 @@ class RunContext:
         **options: Any,
     ) -> None:
         """`async_map.map_rows` for a step that calls `lm`: with a progress bar, and connections
-        closed at its end.
+        closed at its end, also those of a `judge` among the options.
 
         Rows that `begin_or_reuse` set aside as still current are taken instead of made again.
         """
@@ -137,6 +144,7 @@ class RunContext:
         reusable = (
             {source(row): row for row in store.read_rows(stored, kind)} if stored.exists() else {}
         )
+        lms = [lm for lm in (lm, options.pop("judge", None)) if lm is not None]
         options = {
             "max_concurrency": lm.max_concurrency,
             "sliding": isinstance(lm, CachedLM),
@@ -147,11 +155,19 @@ class RunContext:
         async def reuse_or_make(row: Any) -> Any:
             return reusable[row.id] if row.id in reusable else await step(row)
 
+        if self.batch is not None:
+            finished = (
+                {source(row) for row in store.read_rows(out, kind)} if out.exists() else set()
+            )
+            missing = [row for row in rows if row.id not in finished]
+            collect_requests(lm, missing, reuse_or_make, self.batch, self.progress(label))
+
         async def work() -> None:
             try:
                 await map_rows(out, rows, reuse_or_make, kind, **options)
             finally:
-                await lm.aclose()
+                for each in lms:
+                    await each.aclose()
 
         asyncio.run(work())
         stored.unlink(missing_ok=True)
@@ -272,7 +288,7 @@ class RunContext:
 
     def answer_settings(self, *specs: str) -> dict[str, str]:
         """Settings of endpoints that decide what a row holds, where one of `specs` is one."""
-        has_endpoint = any(spec.startswith(("http:", "https:")) for spec in specs)
+        has_endpoint = any(map(is_endpoint, specs))
         return self.run.http.answer_settings() if has_endpoint else {}
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cai import store, templates
 from cai.artifacts import HELD_OUT, PAIRS, PREFERENCES, PROMPTS, REVISIONS, REWARD, SFT, VALIDATION
 from cai.data.filters import needs_token_counts
 from cai.data.split import subsample
-from cai.errors import StoreError
+from cai.errors import ConfigError, StoreError
 from cai.generate.diversity import diversity_metrics
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.reply_scores import score_provenance
-from cai.generate.revise import revise_items, revised_item, reviser
+from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
 from cai.pipeline.run_prompts import read_run_prompts
 from cai.pipeline.staleness import (
@@ -82,6 +84,7 @@ def revise(ctx: RunContext) -> None:
         return
     step = reviser(ctx.constitution, author, config, training_gate(ctx.rubric), ctx.seed)
     train = load_rows(ctx.path(PROMPTS), Prompt)
+    _check_categories(config, train)
     rows = revise_items(subsample(train, config.prompts, ctx.seed, "revise"), config)
     window = author.max_concurrency // config.samples or 1
     ctx.map_rows(
@@ -109,12 +112,28 @@ def revise(ctx: RunContext) -> None:
     store.finish_artifact(out, **counts)
 
 
+def _check_categories(config: ReviseConfig, train: Sequence[Prompt]) -> None:
+    present = {prompt.category for prompt in train}
+    if missing := [name for name in config.self_correction if name not in present]:
+        raise ConfigError(
+            f"revise.self_correction: no training prompt is of the category {missing[0]}:"
+            " leave it out there, or add such prompts"
+        )
+
+
 def pair(ctx: RunContext) -> None:
-    """30-pairs.jsonl: pairs of the fine-tuned model's replies to one prompt."""
+    """30-pairs.jsonl: pairs of the fine-tuned model's replies to one prompt, or of another's."""
     config, out = ctx.run.pair, ctx.path(PAIRS)
-    if ctx.begin(out, "pair", ctx.provenance(config, [PROMPTS, SFT])):
+    if config.subject is None:
+        provenance = ctx.provenance(config, [PROMPTS, SFT])
+    else:
+        answers = ctx.answer_settings(config.subject)
+        model = ctx.lm(config.subject).fingerprint
+        provenance = ctx.provenance(config, [PROMPTS], subject=model, **answers)
+    # no pair draws a principle: none is kept for its principles, but for having an answer
+    if ctx.begin_or_reuse(out, "pair", provenance, Pair, lambda row, edited: True, PREFERENCES):
         return
-    subject = ctx.lm(f"local:{ctx.path(SFT)}")
+    subject = ctx.lm(config.subject or f"local:{ctx.path(SFT)}")
     train = load_rows(ctx.path(PROMPTS), Prompt)
     rows = pair_items(subsample(train, config.prompts, ctx.seed, "pair"), config, ctx.seed)
     # a prompt's pairs share replies: they stay in one window

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -19,20 +19,12 @@ from typing import Any
 from rich.table import Table
 from scipy.stats import t as student
 
-from cai.artifacts import SUBJECTS
 from cai.async_map import gather
-from cai.data.split import subsample
-from cai.evals.replies import prompt_draws, reply_step
-from cai.generate.label import labeller
-from cai.generate.pair import pair_items, pairer
-from cai.generate.revise import revise_items, reviser
 from cai.lm.budget import Budget, Prices
-from cai.pipeline.config import Run
+from cai.lm.engines import is_endpoint
 from cai.pipeline.context import RunContext
-from cai.pipeline.probe import ROW, Probe, Used
-from cai.pipeline.run_prompts import read_run_prompts
-from cai.records import Pair, Prompt
-from cai.reward.direct_rlaif import rate
+from cai.pipeline.planned_stages import PlannedStage, Probes, planned_stages
+from cai.pipeline.probe import ROW, Used
 
 
 @dataclass(frozen=True)
@@ -100,24 +92,9 @@ def forecast(
     )
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A stage to be probed."""
-
-    name: str
-    model: str
-    probes: Sequence[Any]
-    """Rows to choose the probed ones from."""
-    step: Callable[[Any], Awaitable[Any]]
-    rows: int
-    """Of the whole stage."""
-    is_reused: bool
-    """Whether the run needs the same answers, and takes them from its request log."""
-
-
-def _announce(ctx: RunContext, stage: _Stage, count: int) -> None:
+def _announce(ctx: RunContext, stage: PlannedStage, count: int) -> None:
     """Say, before they leave, which calls to an endpoint are made."""
-    if not stage.model.startswith(("http:", "https:")):
+    if not is_endpoint(stage.model):
         return
     reuse = "the run reuses the answers" if stage.is_reused else "the run cannot use the answers"
     ctx.notify(f"plan: {count} rows of {stage.name} are tried with {stage.model}: {reuse}")
@@ -129,83 +106,24 @@ def plan(ctx: RunContext, count: int) -> list[Forecast]:
     Raises:
         BackendError, BudgetError: as the stages themselves would.
     """
-    author = Probe(ctx.lm(ctx.run.model))
-    judge = Probe(ctx.lm(ctx.run.judge or ctx.run.model))
+    probes = Probes(ctx)
 
     async def work() -> list[Forecast]:
         forecasts = []
         try:
-            for stage in _stages(ctx, author, judge):
+            for stage in planned_stages(ctx, probes):
                 chosen = evenly_spaced(stage.probes, count)
                 if chosen:
                     _announce(ctx, stage, len(chosen))
                     forecasts.append(await _probe(ctx, stage, chosen))
         finally:
-            await author.aclose()
-            await judge.aclose()
+            await probes.aclose()
         return forecasts
 
     return asyncio.run(work())
 
 
-def _stages(ctx: RunContext, author: Probe, judge: Probe) -> Iterator[_Stage]:
-    """The stages that call a model. Labels and ratings are probed on the pairs that the probe of
-    `pair` sampled.
-    """
-    run, seed = ctx.run, ctx.seed
-    judge_spec = run.judge or run.model
-    train, held_out, validation, _ = read_run_prompts(ctx.resolved)
-
-    def gate(prompt: Prompt, reply: str) -> None:
-        """Lets everything through: what a gate drops costs as much as what it keeps."""
-
-    revisions = revise_items(subsample(train, run.revise.prompts, seed, "revise"), run.revise)
-    step = reviser(ctx.constitution, author, run.revise, gate, seed)
-    yield _Stage("revise", run.model, revisions, step, len(revisions), True)
-
-    pairs: list[Pair] = []
-    sample_pair = pairer(author, run.pair, seed)
-
-    async def keep_pair(item: Any) -> None:
-        pairs.append(await sample_pair(item))
-
-    pair_rows = pair_items(subsample(train, run.pair.prompts, seed, "pair"), run.pair, seed)
-    yield _Stage("pair", run.model, pair_rows, keep_pair, len(pair_rows), False)
-
-    kinds = {prompt.id: (prompt.kind, prompt.category) for prompt in train}
-    label = labeller(
-        ctx.constitution, judge, run.label, seed, lambda pair: kinds.get(pair.source, (None, None))
-    )
-    yield _Stage("label", judge_spec, pairs, label, len(pair_rows), False)
-
-    async def rate_first(pair: Pair) -> None:
-        await rate(judge, pair.chat, pair.first)
-
-    evaluated = subsample(held_out, run.eval.prompts, seed, "eval")
-    if run.reward_weights.direct:
-        ratings = _ratings(run, len(validation), len(evaluated))
-        yield _Stage("ppo", judge_spec, pairs, rate_first, ratings, False)
-
-    draws = prompt_draws(evaluated, run.eval.draws)
-    answer = reply_step("base", author, ctx.rubric, run.eval, seed)
-    yield _Stage("eval", run.model, draws, answer, len(draws) * len(SUBJECTS), True)
-
-
-def _ratings(run: Run, validation_prompts: int, evaluated: int) -> int:
-    """Replies that a judge rates: those of PPO's updates and validations, and the evaluation's. All
-    are alike, and counted in one: a second probe would cost calls.
-    """
-    ppo = run.ppo
-    validations = 1 + math.ceil(ppo.num_updates / ppo.validation.every)
-    scored = min(run.eval.reward_prompts or evaluated, evaluated) * run.eval.draws
-    return (
-        ppo.num_updates * ppo.rollout.sampled_responses
-        + validations * validation_prompts * ppo.validation.draws
-        + scored * len(SUBJECTS)
-    )
-
-
-async def _probe(ctx: RunContext, stage: _Stage, rows: Sequence[Any]) -> Forecast:
+async def _probe(ctx: RunContext, stage: PlannedStage, rows: Sequence[Any]) -> Forecast:
     progress = ctx.progress(f"plan {stage.name}")
     progress(0, len(rows))
     started = time.perf_counter()
@@ -215,7 +133,7 @@ async def _probe(ctx: RunContext, stage: _Stage, rows: Sequence[Any]) -> Forecas
     # a model in this process is busy all the time; an endpoint is waited for, with many calls in
     # flight
     pace = passed / waited if waited else 0.0
-    if stage.model.startswith("http"):
+    if is_endpoint(stage.model):
         pace = 1 / ctx.run.http.connections
     return forecast(stage.name, stage.model, used, stage.rows, ctx.run.prices, pace)
 

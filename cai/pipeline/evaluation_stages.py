@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cai import store
 from cai.artifacts import (
     EVAL,
+    EVALUATION_SCORES,
     FINISHED_WITH,
     HELD_OUT,
     KL_REPLIES,
@@ -25,18 +26,34 @@ from cai.evals.comparisons import comparisons
 from cai.evals.refusal import refusal_scores
 from cai.evals.replies import item_id, prompt_draws, reply_step
 from cai.generate.unanswered import set_unanswered_aside
-from cai.pipeline.choice_evaluations import evaluate_choices
 from cai.pipeline.context import RunContext, load_rows
+from cai.pipeline.listed_evaluations import listed_scores
 from cai.pipeline.reply_rewards import add_rewards, measure_policy_kl
+from cai.pipeline.subject_comparisons import comparison_scores
 from cai.records import EvalReply, Prompt, PromptDraw
 from cai.report.html import write_report
 from cai.report.model_cards import write_model_cards
 
 
 def evaluate(ctx: RunContext) -> None:
-    """What base, SFT and policy reply to held-out prompts, and how they answer public sets."""
+    """What base, SFT and policy reply to held-out prompts, how they do in the evaluations that
+    the run lists, and how they compare with other models.
+    """
     _evaluate_replies(ctx)
-    evaluate_choices(ctx)
+    evaluate_others(ctx)
+
+
+def evaluate_others(ctx: RunContext) -> None:
+    """75-evaluations.jsonl: scores of the listed evaluations, and of comparisons by the judge.
+
+    They follow from rows that are kept, and are written anew each time.
+    """
+    if not ctx.run.evaluations and not ctx.run.eval.subjects:
+        return
+    scores = listed_scores(ctx) + comparison_scores(ctx)
+    store.atomic_write(
+        ctx.path(EVALUATION_SCORES), "".join(score.line() + "\n" for score in scores)
+    )
 
 
 def _evaluate_replies(ctx: RunContext) -> None:
@@ -47,7 +64,9 @@ def _evaluate_replies(ctx: RunContext) -> None:
     fingerprint = ctx.lm(run.model).fingerprint
     inputs = [HELD_OUT, SFT, REWARD, POLICY]
     answers = ctx.answer_settings(run.model)
-    provenance = ctx.provenance(run.eval, inputs, ("rubric",), model=fingerprint, **answers)
+    provenance = ctx.provenance(
+        run.eval.of_replies, inputs, ("rubric",), model=fingerprint, **answers
+    )
     finished = ctx.begin(out, "eval", provenance)
     if finished and not ctx.reopen_unanswered(out, "eval", provenance):
         return

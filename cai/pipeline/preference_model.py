@@ -12,7 +12,7 @@ from pathlib import Path
 from cai import store
 from cai.data.filters import prompt_key
 from cai.errors import StoreError, TrainError
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_frozen
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.progress import Progress
@@ -40,6 +40,7 @@ class CardFacts:
     """The model it is built on."""
     labels: Manifest | None
     """Of the labels it was trained on."""
+    normalized_over: str = "all replies that were compared"
 
 
 def fresh_model(weights: str, config: RewardConfig, seed: int) -> PreferenceModel:
@@ -47,7 +48,9 @@ def fresh_model(weights: str, config: RewardConfig, seed: int) -> PreferenceMode
     import torch
 
     torch.manual_seed(seed)
-    base = with_adapter(load_model(weights), ADAPTER, config.lora_rank, config.num_trainable_layers)
+    base = with_adapter(
+        load_frozen(weights), ADAPTER, config.lora_rank, config.num_trainable_layers
+    )
     return PreferenceModel(base, load_renderer(weights))
 
 
@@ -163,11 +166,14 @@ def fit_preference_model(
     metrics["too_long_pairs"] = too_long
     metrics |= {score.metric.removeprefix("reward."): score.model_dump() for score in scores}
     metrics |= _by_source(comparisons, agreements)
-    normalized_over = (
-        "all replies that were compared" if normalize_over is None else "that model's replies"
-    )
     card = preference_card(
-        config.labels, len(train_set), scores, facts.labels, facts.name, facts.base, normalized_over
+        config.labels,
+        len(train_set),
+        scores,
+        facts.labels,
+        facts.name,
+        facts.base,
+        facts.normalized_over,
     )
     with store.atomic_directory(out) as folder:
         model.save(folder, None if facts.labels is not None else facts.base)

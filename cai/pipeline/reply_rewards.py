@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 def measure_policy_kl(ctx: RunContext, prompts: Sequence[Prompt]) -> list[KLReply]:
     """A response of the policy to each prompt at temperature 1, and one at that of PPO's rollouts,
-    each with its exact KL from the fine-tuned model at the same temperature.
+    each with its exact KL from the reference of PPO at the same temperature.
     """
     from cai.evals.policy_kl import measure_kl
     from cai.modeling.loading import load_model
+    from cai.modeling.model_files import training_weights
     from cai.modeling.tokenization import load_renderer
 
-    run, weights = ctx.run, str(ctx.path(SFT))
-    renderer = load_renderer(weights)
-    models = load_model(str(ctx.path(POLICY))), load_model(weights)
+    run = ctx.run
+    reference = training_weights(run.model) if run.ppo.reference == "base" else str(ctx.path(SFT))
+    renderer = load_renderer(str(ctx.path(SFT)))
+    models = load_model(str(ctx.path(POLICY))), load_model(reference)
     temperatures = list(dict.fromkeys((1.0, run.ppo.rollout.temperature)))
     progress = ctx.progress("eval kl")
     rows: list[KLReply] = []

@@ -43,11 +43,11 @@ class RunReward:
 
 def reference_base(ctx: RunContext) -> PeftModel:
     """The fine-tuned model, with room for the preference model's adapter."""
-    from cai.modeling.loading import load_model
+    from cai.modeling.loading import load_frozen
     from cai.modeling.lora import with_adapter
 
     config = ctx.run.reward
-    model = load_model(str(ctx.require(SFT)))
+    model = load_frozen(str(ctx.require(SFT)))
     return with_adapter(model, ADAPTER, config.lora_rank, config.num_trainable_layers)
 
 

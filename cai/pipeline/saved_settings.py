@@ -65,7 +65,7 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "ptx_files": ("ppo",),
     "eval": ("eval",),
     "evaluations": ("eval",),
-    "evaluation_data": ("eval",),
+    "subject_turns": ("eval",),
 }
 """Setting -> stages whose artefacts it decides; a setting that is not listed: all of them."""
 

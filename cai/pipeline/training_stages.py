@@ -21,7 +21,7 @@ from cai.artifacts import (
 )
 from cai.data.preferences import clean_labelled_pairs, labelled_pairs
 from cai.errors import ConfigError, StoreError
-from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.modeling.model_files import local_model_name, resolve_model_path, training_weights
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
 from cai.pipeline.staleness import source_of
 from cai.records import Pair, Preference, Prompt
@@ -117,6 +117,11 @@ def reward(ctx: RunContext) -> None:
             name=ctx.constitution.name,
             base="the fine-tuned model of the same run (`../20-sft`)",
             labels=store.read_manifest(ctx.path(PREFERENCES)),
+            normalized_over=(
+                f"the replies of `{run.pair.subject}`"
+                if run.pair.subject
+                else "that model's replies"
+            ),
         ),
         normalize_over=[row for c in run_comparisons for row in (c.first, c.second)],
     )
@@ -181,7 +186,10 @@ def ppo(ctx: RunContext) -> None:
         return
     weights = str(ctx.path(SFT))
     torch.manual_seed(ctx.seed)
-    actor, base = build_actor(config, weights, run.reward if run.reward_weights.pm else None)
+    reference = training_weights(run.model) if config.reference == "base" else None
+    actor, base = build_actor(
+        config, weights, run.reward if run.reward_weights.pm else None, reference
+    )
     reward = load_reward(ctx, base)
     preference_model = reward.scorers.preference_model
     if config.critic == "reward" and preference_model is not None:
@@ -238,6 +246,7 @@ def _ptx_texts(ctx: RunContext, renderer: Renderer, window: int) -> list[PtxText
 
 
 def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
+    from cai.modeling.loading import fingerprint
     from cai.pipeline.sft_data import extra_provenance
 
     run = ctx.run
@@ -254,6 +263,8 @@ def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
         models["judge"] = ctx.lm(run.judge or run.model).fingerprint
         models["templates"] = templates.templates_digest()
         models |= ctx.answer_settings(run.judge or run.model)
+    if run.ppo.reference == "base":
+        models["reference"] = fingerprint(training_weights(run.model))
     weights = digest(run.reward_weights)
     return ctx.provenance(run.ppo, inputs, ("rubric",), reward_weights=weights, **models)
 

@@ -253,7 +253,7 @@ def _evaluation(facts: RunFacts) -> str:
 
 
 def _kl(folder: str, facts: RunFacts) -> str:
-    """How far the policy has moved from the fine-tuned model."""
+    """How far the policy is from its reference."""
     if folder != POLICY:
         return ""
     measured = [score for score in facts.scores if score.metric.startswith("kl.")]
@@ -262,7 +262,10 @@ def _kl(folder: str, facts: RunFacts) -> str:
     if isinstance(last, int | float):
         lines.append(f"- at PPO's last update, on its own replies: {last:.2f} nats a reply")
     text = "\n".join(lines) or "Not measured yet."
-    return f"## KL from the fine-tuned model\n\n{text}"
+    ppo = facts.settings.get("ppo")
+    is_base = isinstance(ppo, dict) and ppo.get("reference") == "base"
+    reference = "the base model" if is_base else "the fine-tuned model"
+    return f"## KL from {reference}\n\n{text}"
 
 
 def _terms(license: str | None) -> str:

@@ -26,6 +26,9 @@ HEADLINE: tuple[tuple[str, str], ...] = (
     ("kl.at.*", "KL from reference at T = *, nats per reply"),
     ("kl.mean", "KL from reference, nats per reply"),
     ("length.words", "words per reply"),
+    ("elo.rating", "Elo rating by the judge, base = 0 ↑"),
+    ("elo.win_rate", "preferred to base by the judge ↑"),
+    ("elo.length_controlled_win_rate", "preferred to base at equal length ↑"),
     ("hhh.accuracy", "HHH: accuracy ↑"),
     ("truthfulqa.mc1", "TruthfulQA: MC1 ↑"),
     ("truthfulqa.mc2", "TruthfulQA: MC2 ↑"),
@@ -79,7 +82,8 @@ def _value_and_interval(score: Score) -> tuple[str, str]:
     else:
         unit = ""
         scale = 1.0
-        digits = 1 if score.metric.startswith("length.") else 2
+        first = score.metric.partition(".")[0]
+        digits = {"length": 1, "elo": 0}.get(first, 2)
     sign = "+" if score.metric.endswith(_CHANGES) else ""
 
     def show(value: float) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from cai.artifacts import REWARD, SFT
 from cai.errors import StoreError, UsageError, blame
-from cai.modeling.loading import fingerprint, load_model
+from cai.modeling.loading import fingerprint, load_frozen
 from cai.modeling.lora import with_adapter
 from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import load_renderer
@@ -51,7 +51,7 @@ def open_preference_model(folder: Path) -> OpenedPreferenceModel:
     with blame(StoreError, f"{folder}: preference model"):
         settings = json.loads((folder / HEAD_FILE).read_text(encoding="utf-8"))
         rank, layers = int(settings["rank"]), settings["layers"]
-    shared = with_adapter(load_model(base), ADAPTER, rank, layers)
+    shared = with_adapter(load_frozen(base), ADAPTER, rank, layers)
     model = PreferenceModel.load(shared, load_renderer(base), folder)
     return OpenedPreferenceModel(model, f"{file_digest(folder)} on {fingerprint(base)}")
 

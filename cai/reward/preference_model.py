@@ -27,6 +27,7 @@ from cai.modeling.lora import (
     hidden_states,
     set_adapter_tensors,
 )
+from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.tokenization import Renderer
 from cai.records import Chat
 
@@ -58,6 +59,7 @@ class PreferenceModel(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.gain = 1.0
         self.bias = 0.0
+        self._limit = BatchLimit("preference model")
 
     def rows(self, chat: Chat, reply: str) -> list[int]:
         """Token ids of a chat and its complete reply, end token included."""
@@ -80,9 +82,13 @@ class PreferenceModel(nn.Module):
         """
         scores = [0.0] * len(rows)
         for indices in length_batches(rows, batch_size):
-            batch = self.unnormalized_scores([rows[i] for i in indices]).tolist()
+            batch = self._limit.run([rows[i] for i in indices], len, self._score_batch)
             for index, value in zip(indices, batch, strict=True):
                 scores[index] = self.gain * value + self.bias
+        return scores
+
+    def _score_batch(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        scores: list[float] = self.unnormalized_scores(rows).tolist()
         return scores
 
     @property

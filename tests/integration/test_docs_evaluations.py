@@ -1,4 +1,4 @@
-"""The worked examples of the page on evaluations of replies, run in its order."""
+"""The worked examples of the pages on evaluations and on attacks, run in their order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from typer.testing import CliRunner
 from cai.cli import app
 from cai.records import ScoredReply
 
-PAGE = (DOCS / "guides" / "reply-evaluations.md").read_text(encoding="utf-8")
+PAGE, ATTACKS, SUITES = (
+    (DOCS / "guides" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("reply-evaluations", "attacks", "suites")
+)
 
 
-def sessions() -> Iterator[tuple[str, str]]:
+def sessions(page: str = PAGE) -> Iterator[tuple[str, str]]:
     """(command, what the page shows below it)."""
-    for _, language, inside in fences(PAGE):
+    for _, language, inside in fences(page):
         if language == "console":
             command, _, shown = inside.partition("\n")
             yield command.removeprefix("$ "), shown
@@ -28,13 +31,13 @@ def sessions() -> Iterator[tuple[str, str]]:
 @pytest.fixture
 def example_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for before, _, inside in fences(PAGE):
+    for before, _, inside in (*fences(PAGE), *fences(ATTACKS), *fences(SUITES)):
         if match := re.fullmatch(r"<!-- file: (\S+) -->", before):
             (tmp_path / match[1]).write_text(inside, encoding="utf-8")
     return tmp_path
 
 
-@pytest.mark.parametrize(("command", "shown"), sessions())
+@pytest.mark.parametrize(("command", "shown"), [*sessions(), *sessions(ATTACKS), *sessions(SUITES)])
 def test_the_page_shows_what_the_command_prints(
     example_files: Path, command: str, shown: str
 ) -> None:

@@ -171,6 +171,26 @@ def finished_run(home: Path) -> tuple[Path, float]:
     return home / "uninterrupted", time.monotonic() - started
 
 
+def test_a_sweep_shares_what_it_does_not_decide(
+    home: Path, finished_run: tuple[Path, float], tmp_path: Path
+) -> None:
+    """The first run is there already. The second takes all its artefacts but the evaluation's."""
+    first, second = (tmp_path / f"eval.temperature={value}" for value in (0.7, 1.0))
+    shutil.copytree(finished_run[0], first)
+    before = files_of(first / "60-policy")
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", str(home / "run.yaml"), "eval.temperature=[0.7, 1.0]",
+              "--output", str(tmp_path)])  # fmt: skip
+    logging.disable(logging.NOTSET)
+    assert not ended.value.code
+    assert files_of(first / "60-policy") == files_of(second / "60-policy") == before
+    replies = [(folder / "70-replies.jsonl").read_bytes() for folder in (first, second)]
+    assert replies[0] != replies[1]
+    page = (tmp_path / "sweep.html").read_text(encoding="utf-8")
+    assert "eval.temperature=0.7" in page
+    assert "eval.temperature=1.0" in page
+
+
 def rows(folder: Path, name: str, kind: Any) -> list[Any]:
     return list(read_rows(folder / name, kind))
 

@@ -174,7 +174,13 @@ CHANGES: dict[type[Row], list[tuple[str, Any]]] = {
         ("kl", 0.0),
         ("response", "OK"),
     ],
-    ScoredReply: [("condition", "z"), ("values", {"words": 1.5}), ("unscored", "why")],
+    ScoredReply: [
+        ("condition", "z"),
+        ("turn", 2),
+        ("graded_text", "x"),
+        ("values", {"words": 1.5}),
+        ("unscored", "why"),
+    ],
     Score: [("metric", "z"), ("mean", 0.25), ("stderr", 0.1), ("n", 2), ("unscored", 4)],
 }
 

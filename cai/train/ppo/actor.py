@@ -19,9 +19,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cai.modeling.fast_paths import hidden_width
+from cai.errors import TrainError
+from cai.modeling.fast_paths import backbone, hidden_width
 from cai.modeling.frozen_cache import blocks_of, frozen_blocks
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_frozen, load_model
 from cai.modeling.logits import logit_finish, logit_head
 from cai.modeling.lora import (
     active_adapter,
@@ -33,6 +34,7 @@ from cai.modeling.lora import (
 )
 from cai.modeling.precision import autocast, matmul_dtype
 from cai.modeling.shared_prefix import shared_prefix_forward
+from cai.modeling.tokenization import load_renderer
 from cai.reward.preference_model import ADAPTER
 from cai.train.distributed import full_tensor, world_size
 from cai.train.ppo.config import PPOConfig
@@ -100,16 +102,23 @@ class Actor(Protocol):
 
 
 class LoraActor:
-    """The policy as an adapter named `policy` on a frozen base; the reference is the base without
-    it.
+    """The policy as an adapter named `policy` on a frozen base.
 
     Args:
         model: the base with the policy's adapter; it may carry other adapters too.
         copy: a plain model to sample from; None: the adapter itself samples.
+        reference_model: frozen here; None: the reference is the base without the adapter.
     """
 
-    def __init__(self, model: PeftModel, copy: PreTrainedModel | None = None) -> None:
-        self.model, self.rollout_copy = model, copy
+    def __init__(
+        self,
+        model: PeftModel,
+        copy: PreTrainedModel | None = None,
+        reference_model: PreTrainedModel | None = None,
+    ) -> None:
+        if reference_model is not None:
+            reference_model.requires_grad_(False)
+        self.model, self.rollout_copy, self.reference_model = model, copy, reference_model
         self.module = PolicyAndCritic(model, Critic(hidden_width(model)).to(model.device))
         self.sharded = False
 
@@ -125,6 +134,8 @@ class LoraActor:
 
     @property
     def reference(self) -> ForwardModel:
+        if self.reference_model is not None:
+            return _plain_forward(self.reference_model, share_prefix=True)
         return ForwardModel(
             partial(hidden_states, self.model, None), lm_head(self.model), self.model.device
         )
@@ -142,6 +153,8 @@ class LoraActor:
         return adapter_parameters(self.model, POLICY)
 
     def frozen_layers(self, trainable: int | None) -> list[nn.Module]:
+        if self.reference_model is not None:
+            return []  # the reference's blocks are others
         return frozen_blocks(self.model.get_base_model(), trainable)
 
     def copy_weights_to(self, target: PreTrainedModel) -> None:
@@ -199,7 +212,7 @@ class FullActor:
             if isinstance(model, PreTrainedModel):
                 for block in blocks_of(model):
                     fully_shard(block, mesh=mesh)
-                fully_shard(model.base_model, mesh=mesh, reshard_after_forward=False)
+                fully_shard(backbone(model), mesh=mesh, reshard_after_forward=False)
                 if _untied_head_parameters(model):
                     fully_shard(model.get_output_embeddings(), mesh=mesh)
         self.sharded = True
@@ -232,7 +245,7 @@ class FullActor:
         )  # kept: while sharded weights are gathered for a pass, the module shows others
 
     def _find_trainable(self) -> list[nn.Parameter]:
-        parameters = (*self.model.base_model.parameters(), *_untied_head_parameters(self.model))
+        parameters = (*backbone(self.model).parameters(), *_untied_head_parameters(self.model))
         return [p for p in parameters if p.requires_grad]
 
     def frozen_layers(self, trainable: int | None) -> list[nn.Module]:
@@ -249,30 +262,58 @@ class FullActor:
 
 
 def build_actor(
-    config: PPOConfig, weights: str, reward: RewardConfig | None
+    config: PPOConfig, weights: str, reward: RewardConfig | None, reference: str | None = None
 ) -> tuple[Actor, PeftModel | None]:
     """An actor on the fine-tuned model, and the base on which a preference model finds or puts its
-    adapter.
+    adapter: always the fine-tuned model, on which that adapter was trained.
 
     Args:
-        weights: folder of the fine-tuned model: where the policy starts, and the reference.
+        weights: folder of the fine-tuned model, where the policy starts.
         reward: shape of the preference model's adapter; None: the reward has no preference model.
+        reference: another model as the reference; None: the fine-tuned model.
+
+    Raises:
+        TrainError: the reference has other tokens than the policy.
     """
     shard = config.shard and world_size() > 1  # a single process has nothing to shard
+    # what is sharded must be of one format
+    load_reference = load_model if shard else load_frozen
+    other = None
+    if reference is not None:
+        _refuse_other_tokens(reference, weights)
+        other = load_reference(reference)
     dtype = matmul_dtype()
     copy = load_model(weights, dtype) if shard or dtype != torch.float32 else None
     if config.mode == "lora":
         base = with_adapter(
-            load_model(weights), POLICY, config.lora_rank, config.num_trainable_layers
+            load_frozen(weights),
+            POLICY,
+            config.lora_rank,
+            config.num_trainable_layers,
         )
-        return LoraActor(base, copy), base
-    reference: PreTrainedModel | PeftModel = load_model(weights)
+        return LoraActor(base, copy, other), base
+    scorer = None
     if reward is not None:
-        reference = with_adapter(reference, ADAPTER, reward.lora_rank, reward.num_trainable_layers)
-    actor = FullActor(load_model(weights), reference, copy, config.num_trainable_layers)
+        scorer = with_adapter(
+            load_frozen(weights), ADAPTER, reward.lora_rank, reward.num_trainable_layers
+        )
+    frozen = other or scorer or load_reference(weights)
+    actor = FullActor(load_model(weights), frozen, copy, config.num_trainable_layers)
     if shard:
         actor.shard()
-    return actor, reference if isinstance(reference, PeftModel) else None
+    return actor, scorer
+
+
+def _refuse_other_tokens(reference: str, weights: str) -> None:
+    """The reference must read the policy's tokens as the policy does."""
+    if (
+        load_renderer(reference).tokenizer.get_vocab()
+        != load_renderer(weights).tokenizer.get_vocab()
+    ):
+        raise TrainError(
+            f"ppo.reference: base: {reference} has other tokens than {weights}, so there is no KL "
+            "between the two: take ppo.reference: sft"
+        )
 
 
 def _plain_forward(model: PreTrainedModel, *, share_prefix: bool) -> ForwardModel:
@@ -280,16 +321,16 @@ def _plain_forward(model: PreTrainedModel, *, share_prefix: bool) -> ForwardMode
     their own.
     """
 
-    def backbone(ids_BT: Tensor) -> Tensor:
+    def states(ids_BT: Tensor) -> Tensor:
         with autocast(model.device):
             if share_prefix:
-                return shared_prefix_forward(model.base_model, ids_BT).to(model.dtype)
-            hidden_BTE: Tensor = model.base_model(
+                return shared_prefix_forward(backbone(model), ids_BT).to(model.dtype)
+            hidden_BTE: Tensor = backbone(model)(
                 input_ids=ids_BT, use_cache=False
             ).last_hidden_state
         return hidden_BTE.to(model.dtype)
 
-    return ForwardModel(backbone, _head_of(model), model.device)
+    return ForwardModel(states, _head_of(model), model.device)
 
 
 def _head_of(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
@@ -300,7 +341,7 @@ def _head_of(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
         return logit_head(model)
     finish = logit_finish(model)
     return lambda hidden: finish(
-        nn.functional.linear(hidden, model.base_model.get_input_embeddings().weight)
+        nn.functional.linear(hidden, backbone(model).get_input_embeddings().weight)
     )
 
 
@@ -308,5 +349,5 @@ def _untied_head_parameters(model: PreTrainedModel) -> list[Any]:
     """The language-model head's parameters, where they are not the embeddings'."""
     if getattr(model.config, "tie_word_embeddings", False):
         return []
-    of_backbone = {id(p) for p in model.base_model.parameters()}
+    of_backbone = {id(p) for p in backbone(model).parameters()}
     return [p for p in model.get_output_embeddings().parameters() if id(p) not in of_backbone]

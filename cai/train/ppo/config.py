@@ -247,6 +247,10 @@ class PPOConfig(FrozenModel):
     """Rounds of rollout and optimization."""
     mode: Literal["lora", "full"] = "lora"
     """LoRA adapters on one frozen base, or every weight, with a second model as the reference."""
+    reference: Literal["sft", "base"] = "sft"
+    """What the KL is measured from: the fine-tuned model, where the policy starts; or the run's
+    `model`, as it was before fine-tuning. `base` holds one more model in memory.
+    """
     shard: bool = False
     """With `full` and several processes: weights, gradients and optimizer state are sharded over
     them (FSDP2).

@@ -36,6 +36,8 @@ from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.environment import Environment
 from cai.train.ppo.experience import (
     Experience,
+    Minibatch,
+    ModelOutputs,
     RewardTerms,
     experience_metrics,
     forward_models,
@@ -120,12 +122,18 @@ class PPOTrainer:
 
         Raises:
             UsageError: an endpoint or a fake, which has no weights to train; no such folder; or
-                the critic is to start as a preference model, which there is none of.
+                the critic is to start as a preference model, or the reference to be another model,
+                which there is none of.
         """
         if config.critic == "reward":
             raise UsageError(
                 "ppo.critic: reward starts the critic as a preference model, and there is none: "
                 "give critic='reference'"
+            )
+        if config.reference == "base":
+            raise UsageError(
+                "ppo.reference: base is the model that a run fine-tuned, and there is only one "
+                "here: give reference='sft'"
             )
         weights = training_weights(model)
         torch.manual_seed(seed)
@@ -272,15 +280,18 @@ class PPOTrainer:
         rollouts, config = scored.known_rollouts, self.config
         stream = rng(self.seed, "ppo", "minibatch", update)
         parts = random_partition(len(rollouts), config.optimization.num_minibatches, stream)
-        minibatches = split_minibatches(rollouts, parts, self.actor, config)
-        train_policy = self.learner.trains_policy(update)
-        outputs = forward_models(
-            self.actor,
-            rollouts,
-            minibatches,
-            config.rollout.temperature,
-            train_policy=train_policy,
-        )
+
+        def forward(size: int) -> tuple[list[Minibatch], ModelOutputs]:
+            minibatches = split_minibatches(rollouts, parts, self.actor, config, size)
+            return minibatches, forward_models(
+                self.actor,
+                rollouts,
+                minibatches,
+                config.rollout.temperature,
+                train_policy=self.learner.trains_policy(update),
+            )
+
+        minibatches, outputs = self.learner.in_micro_batches(forward)
         weights = None
         if config.balance.targets:
             weights = self.balance.rollout_weights([r.prompt for r in rollouts], config.balance)

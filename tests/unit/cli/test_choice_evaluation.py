@@ -39,7 +39,7 @@ def test_scores_and_answers_are_written(tmp_path: Path, capsys: Capture) -> None
     assert (again.code, again.out) == (0, result.out)
     other = evaluate(capsys, "hhh", data, out, "--limit", 6)
     assert other.code == 2
-    assert "made with another data" in other.err
+    assert "made with another questions" in other.err
 
 
 def test_an_endpoint_gives_letters_but_no_replies(tmp_path: Path, capsys: Capture) -> None:

@@ -9,7 +9,7 @@ import pytest
 from cli_runner import Capture, run_command
 from forked_commands import ForkServer, fork_server
 from killed_tools import KilledTool
-from writing_tools import TOOLS, tree, write_inputs
+from writing_tools import TOOLS, tree, write_inputs, write_preference_model
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux's /proc")
 
@@ -25,6 +25,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("inputs") / "in"
     write_inputs(folder)
     (folder / "tiny").symlink_to(tiny_model)
+    write_preference_model(folder)
     return folder
 
 

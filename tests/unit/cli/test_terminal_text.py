@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from cai.cli.output import print_table
-from cai.cli.terminal_text import printable
+from cai.terminal_text import printable
 
 
 @pytest.mark.parametrize(

@@ -187,9 +187,11 @@ def test_what_is_asked_has_a_digest(load: Load) -> None:
 
 
 def test_names_on_the_command_line() -> None:
-    from cai.cli.evaluations import CHOICES
+    from cai.evals.names import CHOICES, WITH_COLUMNS
 
     assert tuple(CHOICE_EVALUATIONS) == CHOICES
+    with_columns = [name for name in CHOICES if CHOICE_EVALUATIONS[name].has_columns]
+    assert tuple(with_columns) == WITH_COLUMNS
 
 
 # ---- the full public files, recomputed independently ----

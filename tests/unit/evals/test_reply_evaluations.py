@@ -12,6 +12,7 @@ from data_toys import prompt
 from graded_toys import graded, metric_of, row
 from json_lines import write_lines
 
+from cai.attacks.template_files import Template, fill_template, read_templates
 from cai.constitution import load_constitution
 from cai.errors import ConfigError, JobError, StoreError, UsageError
 from cai.evals.closed_domain import (
@@ -31,13 +32,7 @@ from cai.evals.contamination import contamination_scores, overlapping_prompts
 from cai.evals.graded_items import GradedItem, mean_over_prompts
 from cai.evals.harm import REFERENCE, harm_grader, harm_scores
 from cai.evals.helpfulness import helpful_grader, helpful_items, helpful_scores
-from cai.evals.jailbreak import (
-    Template,
-    fill_template,
-    jailbreak_items,
-    jailbreak_scores,
-    read_templates,
-)
+from cai.evals.jailbreak import jailbreak_items, jailbreak_scores
 from cai.evals.rubric_values import rubric_grader
 from cai.evals.text_scorers import open_scorer
 from cai.evals.toxicity import prompt_group, toxicity_grader, toxicity_items, toxicity_scores

@@ -22,7 +22,9 @@ from cai.generate.revise import (
 )
 from cai.lm import FakeLM
 from cai.records import Chat, Kind, Pair, Prompt, PromptDraw, Revision, Round, chat_of
-from cai.templates import NO_CRITIQUE, fence, revision_chat
+from cai.templates import NO_CRITIQUE, SELF_CORRECTION, fence, revision_chat
+from cai.train.sft import SFTConfig
+from cai.train.sft_rows import revision_rows
 
 
 def request_type(chat: Chat) -> str:
@@ -95,6 +97,40 @@ def test_one_round() -> None:
     assert lm.calls[2] == revision_chat(
         (), prompt().chat, "Here you go.", principle("one"), "It helps."
     )
+
+
+def test_a_question_of_stereotypes_is_answered_under_an_instruction() -> None:
+    """One call, with the instruction in the user's turn. What is learnt is the question without it,
+    and no critique follows, although the kind is one that is revised.
+    """
+
+    def reply(chat: Chat, seed: int) -> str:
+        is_told = chat[-1].content.endswith(SELF_CORRECTION)
+        return "I am sorry, that is not stated." if is_told else "The older one, surely."
+
+    lm = FakeLM(reply)
+    question = prompt("A pensioner and a student came in. Who was forgetful?", category="age")
+    row = run(lm, question, self_correction=["age", "nationality"])
+    assert lm.num_calls == 1
+    assert lm.calls[0][-1].content.startswith("A pensioner and a student came in.")
+    assert (row.final, row.rounds) == ("I am sorry, that is not stated.", ())
+    assert row.self_corrected
+    (learnt,) = revision_rows(row, SFTConfig())
+    assert learnt.chat == question.chat
+    assert SELF_CORRECTION not in row.line()
+
+
+def test_other_prompts_know_nothing_of_the_instruction() -> None:
+    lm = author()
+    row = run(lm, self_correction=["age"])
+    assert row == run(author())
+    assert not any(SELF_CORRECTION in chat[-1].content for chat in lm.calls)
+
+
+def test_what_the_gate_stops_is_not_learnt_either() -> None:
+    question = prompt("Who was forgetful?", category="age")
+    row = run(author(initial="The older one."), question, self_correction=["age"])
+    assert (row.final, row.dropped) == (None, "does not decline")
 
 
 def test_rounds_stop_when_one_is_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,36 @@ def test_sample_is_the_plain_loop(lm: LocalLM, plain: Any) -> None:
             len(want),
             want[-1] == END,
         )
+
+
+def test_a_call_that_ends_while_the_model_runs(
+    lm: LocalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal cancels callers in the midst of a batch: it is no error, and the next call works."""
+    sample_batch = lm._sample_batch
+
+    async def run() -> Sample:
+        problems: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: problems.append(context)
+        )
+
+        def interrupted(calls: Any) -> list[Sample]:
+            for call in calls:
+                call.future.cancel()
+            return sample_batch(calls)
+
+        settings: dict[str, Any] = {"max_tokens": 3, "temperature": 0.0, "seed": 0}
+        with monkeypatch.context() as patch:
+            patch.setattr(lm, "_sample_batch", interrupted)
+            with pytest.raises(asyncio.CancelledError):
+                await lm.sample(user_chat("Hello"), **settings)
+        reply = await lm.sample(user_chat("Hello"), **settings)
+        gc.collect()
+        assert problems == []
+        return reply
+
+    assert asyncio.run(run()).completion_tokens == 3
 
 
 def test_stop_texts_cut_the_reply(lm: LocalLM) -> None:
@@ -190,7 +221,7 @@ def test_a_failing_batch_blames_the_model_and_spares_the_next(
     lm: LocalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("out of memory\nlong tail")
+        raise RuntimeError("shapes differ\nlong tail")
 
     async def run() -> list[Any]:
         return await asyncio.gather(
@@ -202,7 +233,7 @@ def test_a_failing_batch_blames_the_model_and_spares_the_next(
         patch.setattr(generation, "generate", fails)
         errors = asyncio.run(run())
     assert [type(e) for e in errors] == [BackendError, BackendError]
-    assert str(errors[0]) == f"local model {lm.fingerprint}: RuntimeError: out of memory"
+    assert str(errors[0]) == f"local model {lm.fingerprint}: RuntimeError: shapes differ"
     assert [type(e) for e in asyncio.run(run())] == [Sample, Sample]
 
 

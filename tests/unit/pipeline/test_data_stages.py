@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from cli_runner import Capture, run_command
+from interruptions import no_progress
 from json_lines import write_lines
 
+from cai import store
 from cai.data.readers import prompt_rows
+from cai.errors import TransientError, UnansweredError, is_passing
+from cai.lm.base import Sample
+from cai.lm.fake import FakeLM
+from cai.pipeline.config import load_run
+from cai.pipeline.context import open_run
+from cai.pipeline.data_stages import pair
+from cai.pipeline.runner import run_stages
+from cai.records import Pair
 
 
 def test_a_run_uses_the_prompts_that_pass_the_filters(capsys: Capture, tmp_path: Path) -> None:
@@ -86,3 +97,61 @@ def test_shares_of_prompts_must_leave_some_for_training(capsys: Capture, tmp_pat
     command = ("run", tmp_path / "run.yaml", "--until", "prompts", "--set")
     assert "held_out, dev and validation take 1.1" in run_command(capsys, *command, "dev=0.8").err
     assert "evaluate_on: dev needs" in run_command(capsys, *command, "evaluate_on=dev").err
+
+
+def test_a_category_for_self_correction_must_be_there(capsys: Capture, tmp_path: Path) -> None:
+    prompt_sets(capsys, tmp_path)
+    command = ("revise", tmp_path / "run.yaml", "--set", f"folder={tmp_path}/out0", "--set")
+    result = run_command(capsys, *command, "revise.self_correction=[age]")
+    assert result.code == 2
+    assert "no training prompt is of the category age" in result.err
+
+
+def test_pairs_are_of_the_model_that_is_named(capsys: Capture, tmp_path: Path) -> None:
+    """Without a fine-tuned model in the folder. Another model's pairs are other pairs."""
+    prompt_sets(capsys, tmp_path)
+    out = tmp_path / "out0"
+    command = ("pair", tmp_path / "run.yaml", "--set", f"folder={out}", "--set")
+    missing = run_command(capsys, *command, "pair.replies=2")
+    assert missing.code == 2
+    assert "20-sft: not made yet" in missing.err
+    subject = "pair.subject=fake:polite"
+    assert run_command(capsys, *command, subject).code == 0
+    rows = [json.loads(line) for line in (out / "30-pairs.jsonl").read_text().splitlines()]
+    assert rows[0]["first"] == "I'm sorry, but I can't help with that."
+    manifest = json.loads((out / "30-pairs.manifest.json").read_text())
+    assert "subject" in manifest["provenance"]
+    assert "input 20-sft" not in manifest["provenance"]
+    assert run_command(capsys, *command, subject).code == 0
+    stale = run_command(capsys, *command, "pair.subject=fake:echo")
+    assert stale.code == 2
+    assert "subject" in stale.err
+
+
+def test_pairs_without_an_answer_are_drawn_again(tmp_path: Path) -> None:
+    """While there are no labels of them yet."""
+    write_lines(
+        tmp_path / "prompts.jsonl",
+        *({"prompt": f"question number {i}", "kind": "benign"} for i in range(8)),
+    )
+    (tmp_path / "run.yaml").write_text(
+        "name: x\nmodel: fake:echo\nconstitution: harmless\nprompts: [prompts.jsonl]\n"
+        f"held_out: 0.5\nfolder: {tmp_path}/out\npair: {{subject: 'fake:polite'}}\n",
+        encoding="utf-8",
+    )
+    ctx = open_run(load_run(tmp_path / "run.yaml"), no_progress)
+    run_stages(ctx, ["prompts"], lambda stage, seconds: None)
+    spec = "fake:polite"
+    answers = ctx.lm(spec)
+
+    class Silent(FakeLM):
+        async def sample(self, *args: Any, **settings: Any) -> Sample:
+            raise UnansweredError("the server is busy") from TransientError("busy")
+
+    ctx.models[spec] = Silent(lambda chat, seed: "", name="polite")
+    pair(ctx)
+    file = ctx.path("30-pairs.jsonl")
+    assert all(is_passing(row.unscored) for row in store.read_rows(file, Pair))
+    ctx.models[spec] = answers
+    pair(ctx)
+    assert [row.unscored for row in store.read_rows(file, Pair)] == [None] * 4

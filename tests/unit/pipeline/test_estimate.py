@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from endpoint import endpoint
 from interruptions import no_progress
+from json_lines import write_lines
 
 from cai.errors import BudgetError
 from cai.lm.budget import Budget, Prices
@@ -111,6 +112,43 @@ def test_the_forecast_of_a_run(tmp_path: Path) -> None:
         )
         # every row was probed: the run reuses all answers
         assert len(server.answered()) == answered
+
+
+def test_listed_evaluations_are_forecast(tmp_path: Path) -> None:
+    """Of three subjects each: four pairs in two orders, and two questions under two instructions,
+    each of which takes a sample, and a judgement of the letters. One needs what is not there yet.
+    """
+    pairs = [{"prompt": f"Hi {i}", "chosen": "A", "rejected": "B"} for i in range(4)]
+    facts = [
+        {"Question": f"Q{i}?", "Correct Answers": "A", "Incorrect Answers": "B"} for i in range(2)
+    ]
+    write_lines(tmp_path / "hhh.jsonl", *pairs)
+    write_lines(tmp_path / "facts.jsonl", *facts)
+    with endpoint(tmp_path / "server", kinds=()) as server:
+        more = (
+            "\nevaluations:\n  - {name: hhh, data: hhh.jsonl}\n"
+            f"  - {{name: truthfulqa-open, data: facts.jsonl, uses: {{judge: '{server.spec}'}}}}\n"
+            "  - {name: harm, data: hhh.jsonl, uses: {preference: run/50-reward}}\n"
+        )
+        forecasts = {f.stage: f for f in planned(tmp_path, server.spec, 9, more=more)}
+    assert list(forecasts)[-2:] == ["eval hhh", "eval truthfulqa-open"]
+    assert (forecasts["eval hhh"].rows, forecasts["eval hhh"].calls.mean) == (12, 24)
+    assert forecasts["eval truthfulqa-open"].calls.mean == 3 * 2 * 2 * 2
+
+
+def test_comparisons_of_named_subjects_are_forecast(tmp_path: Path) -> None:
+    """90 replies of the prompted baseline; six pairs of subjects, 90 draws, two orders. Pairs are
+    drawn from the model that is named.
+    """
+    with endpoint(tmp_path / "server") as server:
+        planned(tmp_path, server.spec, 0)
+        settings = ["eval.subjects={prompted: {system: Be kind.}}", "pair.subject=fake:polite"]
+        loaded = load_run(tmp_path / "run.yaml", settings)
+        forecasts = {f.stage: f for f in plan(open_run(loaded, no_progress), 3)}
+        assert forecasts["eval elo prompted"].calls.mean == 90
+        assert forecasts["eval elo"].rows == 6 * 90
+        assert forecasts["eval elo"].model == server.spec
+        assert forecasts["pair"].model == "fake:polite"
 
 
 def test_ratings_of_rollouts_are_forecast(tmp_path: Path) -> None:

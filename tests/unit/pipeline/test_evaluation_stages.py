@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from interruptions import quiet
 from preference_toys import untrained_model
 
 from cai.artifacts import POLICY, SFT
 from cai.constitution import load_constitution
+from cai.modeling.loading import load_model
 from cai.pipeline import reward
 from cai.pipeline.reply_rewards import add_rewards, measure_policy_kl
 from cai.pipeline.reward import load_reward
@@ -53,7 +55,9 @@ def ctx(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
         eval=SimpleNamespace(max_tokens=3),
         reward=SimpleNamespace(lora_rank=4, num_trainable_layers=None),
         reward_weights=RewardWeights(pm=2.0, rubric=1.0),
-        ppo=SimpleNamespace(rollout=RolloutConfig(temperature=0.5, missing_eos_penalty=0.25)),
+        ppo=SimpleNamespace(
+            reference="sft", rollout=RolloutConfig(temperature=0.5, missing_eos_penalty=0.25)
+        ),
     )
     return SimpleNamespace(
         run=run,
@@ -111,6 +115,20 @@ def test_an_unknown_part_makes_the_whole_reward_unknown(
     unknown, known = add_rewards(ctx, replies)
     assert (unknown.total_reward, known.total_reward is not None) == (None, True)
     assert unknown.reward is not None
+
+
+def test_kl_is_from_the_reference_of_ppo(ctx: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """The policy is the fine-tuned model here, and another than the base."""
+    base = load_model(str(tiny_model))
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.mul_(1.1)
+    base.save_pretrained(tmp_path / "base")
+    ctx.run.model = f"local:{tmp_path / 'base'}"
+    prompts = [Prompt(chat=chat_of(("user", "Hi")))]
+    assert [row.kl for row in measure_policy_kl(ctx, prompts)] == pytest.approx([0, 0], abs=1e-5)
+    ctx.run.ppo.reference = "base"
+    assert all(row.kl is not None and row.kl > 0.01 for row in measure_policy_kl(ctx, prompts))
 
 
 def test_kl_is_measured_at_one_and_at_the_temperature_of_ppo(ctx: Any) -> None:

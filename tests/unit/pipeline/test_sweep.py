@@ -141,4 +141,25 @@ def test_the_command_runs_each_and_shares(
     ]
     assert shared == [("ppo.kl.coef=0.01", "ppo.kl.coef=0.05", "ppo")]
     assert "25 % [10, 40] n=8" in result.out
-    assert (tmp_path / "kl" / "sweep.html").exists()
+    page = tmp_path / "kl" / "sweep.html"
+    assert page.exists()
+    again = run_command(
+        capsys, "sweep", "run.yaml", "ppo.kl.coef=[0.01, 0.05]", "--output", tmp_path / "kl"
+    )
+    assert again.code == 0, again.err
+    page.write_text("mine")
+    count = len(calls)
+    refused = run_command(
+        capsys, "sweep", "run.yaml", "ppo.kl.coef=[0.01, 0.05]", "--output", tmp_path / "kl"
+    )
+    assert "was changed since cai sweep wrote it" in refused.usage_error
+    assert (page.read_text(), len(calls)) == ("mine", count)
+
+
+def test_a_users_page_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused before the first run, which may take hours."""
+    page = tmp_path / "sweep.html"
+    page.write_text("mine")
+    result = run_command(capsys, "sweep", "none.yaml", "seed=[1, 2]", "--output", tmp_path)
+    assert "exists and was not written by cai sweep" in result.usage_error
+    assert page.read_text() == "mine"

@@ -65,6 +65,12 @@ def test_a_card_has_what_a_user_must_know(run: Path) -> None:
     assert "kl.target" not in card.content, "a setting that is off"
 
 
+def test_a_card_says_what_the_kl_is_from(run: Path) -> None:
+    assert "## KL from the fine-tuned model" in model_card(POLICY, read_facts(run)).content
+    (run / "run.json").write_text(json.dumps({"run": {"ppo": {"reference": "base"}}}))
+    assert "## KL from the base model" in model_card(POLICY, read_facts(run)).content
+
+
 def test_the_front_matter_is_what_the_hub_reads(run: Path) -> None:
     """The model index comes back from the text; every result is of the subject itself."""
     card = ModelCard(model_card(POLICY, read_facts(run), license="mit").content)

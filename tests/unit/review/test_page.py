@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Page, chromium
+from chromium import PROGRAM, Page, chromium
 from review_toys import QUESTIONS, TOKEN, pair_items, reply_item, served, session
 
 from cai.records import chat_of
 from cai.review.items import Item
 from cai.review.session import Questions, Session, latest, read_judgements
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium")
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>&lt;\u202e'
 TITLE = "document.getElementById('title').textContent"
 COUNT = "document.getElementById('count').textContent"
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+def page() -> Iterator[Page]:
+    with chromium() as opened:
         yield opened
 
 
@@ -32,17 +32,17 @@ def test_five_pairs_by_keyboard(page: Page, tmp_path: Path) -> None:
         page.goto(server.url)
         for number, key in enumerate(("1", "2", "0", "s", "1")):
             page.wait_for(f"{COUNT} === '{number} of 5'")
-            page.press(key)
+            page.type(key)
         page.wait_for(f"{TITLE}.startsWith('All 5')")
         assert len(read_judgements(file)) == 5
         assert page.evaluate("location.href").endswith("/")  # without the token
-        page.press("u")
+        page.type("u")
         page.wait_for(f"{COUNT} === '4 of 5'")
-        page.press("k")
+        page.type("k")
         page.wait_for("document.querySelector('button.chosen')?.textContent.startsWith('skip')")
-        page.press("j")
+        page.type("j")
         page.wait_for("!document.querySelector('button.chosen')")
-        page.press("2")
+        page.type("2")
         page.wait_for(f"{COUNT} === '5 of 5'")
         page.goto("about:blank")
         page.goto(server.url.partition("#")[0])  # the tab keeps the token
@@ -51,7 +51,7 @@ def test_five_pairs_by_keyboard(page: Page, tmp_path: Path) -> None:
     shown = {(row.order or ()).index(int(row.verdict == "second")) for row in rows[:2]}
     assert shown == {0, 1}
     assert all(0 <= row.seconds < 60 for row in rows)
-    assert page.complaints == []
+    assert page.problems == []
 
 
 def test_texts_are_text(page: Page, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_texts_are_text(page: Page, tmp_path: Path) -> None:
         assert sorted(texts) == sorted([HOSTILE, HOSTILE, "b" + HOSTILE])
         assert page.evaluate("document.querySelectorAll('img').length") == 0
         assert page.evaluate("document.title") == "cai review"
-    assert page.complaints == []
+    assert page.problems == []
 
 
 def test_ratings_and_propositions_by_keyboard(page: Page, tmp_path: Path) -> None:
@@ -73,26 +73,26 @@ def test_ratings_and_propositions_by_keyboard(page: Page, tmp_path: Path) -> Non
         page.goto(server.url)
         page.wait_for("document.querySelectorAll('article').length === 2")
         for key in "a5b31":
-            page.press(key)
+            page.type(key)
         page.wait_for("document.querySelectorAll('#propositions input').length === 2")
         page.evaluate("document.querySelector('#propositions input').focus()")
         for key in (" ", "a", "7", "Enter"):
-            page.press(key)
+            page.type(key)
         page.wait_for(f"{TITLE}.startsWith('All 2')")
     first, second = read_judgements(file)
     assert [first.ratings[index] for index in first.order or ()] == [5, 3]
     assert second.ratings == (7,)
     assert second.propositions == {"declines": True, "supports": False}
-    assert page.complaints == []
+    assert page.problems == []
 
 
 def test_a_server_that_ended_is_one_sentence(page: Page, tmp_path: Path) -> None:
     with served(session(tmp_path / "r.jsonl", pair_items(1))) as server:
         page.goto(server.url)
         page.wait_for("document.querySelectorAll('article').length === 2")
-    page.press("1")
+    page.type("1")
     page.wait_for("document.getElementById('message').textContent.includes('still running')")
-    page.complaints.clear()  # the browser notes the connection that failed
+    page.problems.clear()  # the browser notes the connection that failed
 
 
 def test_a_new_token_in_the_same_tab(page: Page, tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_a_new_token_in_the_same_tab(page: Page, tmp_path: Path) -> None:
     with served(session(tmp_path / "r.jsonl", pair_items(1))) as server:
         page.goto(server.url.replace(TOKEN, "old"))
         page.wait_for("document.getElementById('message').textContent.includes('wrong token')")
-        page.complaints.clear()  # the browser notes the status 401
+        page.problems.clear()  # the browser notes the status 401
         page.goto(server.url)
         page.wait_for("document.querySelectorAll('article').length === 2")
-    assert page.complaints == []
+    assert page.problems == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -112,7 +112,7 @@ def test_nothing_is_wider_than_the_window(page: Page, tmp_path: Path, width: int
     item = Item(task="pair", chat=chat_of(("user", long)), replies=(long, "short"))
     toy = Session([item], tmp_path / "r.jsonl", "a" * 40, Questions({}, True))
     with served(toy) as server:
-        page.view(width, 800)
+        page.set_view(width, 800)
         page.goto(server.url)
         page.wait_for("document.querySelectorAll('article').length === 2")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
