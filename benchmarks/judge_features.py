@@ -1,7 +1,7 @@
 """What a local model computes about the two replies of a pair, one pass a pair, kept in files.
 
     CAI_EVAL_DATA=/path/to/data python benchmarks/judge_features.py --output FOLDER
-        [--part plain] [--limit 1000] [--sets written misses harmless hhh llmbar helpful]
+        [--parts plain more] [--limit 1000] [--sets written misses harmless hhh llmbar helpful]
 
 Data: `preference/hhh_alignment_221.jsonl` (arXiv:2112.00861), `preference/llmbar`
 (arXiv:2310.07641), the even rows of hh-rlhf's two test sets (arXiv:2204.05862), and this project's
@@ -49,6 +49,9 @@ Arrays = dict[str, np.ndarray]
 Contexts = dict[str, tuple[Prefix, int]]
 """Keys and values of a prompt without its last token, and that token."""
 
+PARTS = ("plain", "more")
+HH_ROWS = 300
+"""The first even rows of each of hh-rlhf's two test sets."""
 SETS = ("written", "misses", "harmless", "hhh", "llmbar", "helpful")
 PAIRS_A_FILE = 50
 MAX_TOKENS = 320
@@ -83,17 +86,17 @@ def system_turn(text: str) -> Message:
     return Message(role="system", content=text)
 
 
-def pairs_of(name: str, data: Path | None, rows: int) -> list[Triple]:
-    """The pairs of a set, shuffled; all of the small sets, of hh-rlhf's the first `rows`.
+def pairs_of(name: str, data: Path | None) -> list[Triple]:
+    """The pairs of a set, shuffled; of hh-rlhf's test sets the first `HH_ROWS`.
 
     Pairs with an empty reply are left out.
     """
-    pairs = _pairs_of(name, data, rows)
+    pairs = _pairs_of(name, data)
     rng(0, "judge_features", name).shuffle(pairs)
     return [pair for pair in pairs if pair[1].strip() and pair[2].strip()]
 
 
-def _pairs_of(name: str, data: Path | None, rows: int) -> list[Triple]:
+def _pairs_of(name: str, data: Path | None) -> list[Triple]:
     if name in ("written", "misses"):
         return list({"written": written, "misses": misses}[name]())
     if data is None:
@@ -101,7 +104,7 @@ def _pairs_of(name: str, data: Path | None, rows: int) -> list[Triple]:
     if name in ("hhh", "llmbar"):
         triples = {"hhh": hhh, "llmbar": llmbar}[name](data)
         return [row for row in triples if row[1].strip() != row[2].strip()]
-    return list(even_rows(data / "preference" / "hh_rlhf" / f"{name}_base_test.jsonl"))[:rows]
+    return list(even_rows(data / "preference" / "hh_rlhf" / f"{name}_base_test.jsonl"))[:HH_ROWS]
 
 
 # ---- tokens ----
@@ -291,21 +294,25 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--rows", type=int, default=300, help="of each test set of hh-rlhf")
-    parser.add_argument("--part", choices=("plain", "more"), default="plain")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["plain"])
     parser.add_argument("--limit", type=int, default=1000, help="pairs a set")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    root = os.environ.get("CAI_EVAL_DATA")
-    data = Path(root) if root else None
-    pairs = {name: pairs_of(name, data, options.rows) for name in options.sets}
     features = Features(options.model)
-    for start in range(0, min(options.limit, max(map(len, pairs.values()))), PAIRS_A_FILE):
+    for part in options.parts:
+        fill(features, options.output, options.sets, part, options.limit)
+
+
+def fill(features: Features, folder: Path, sets: Sequence[str], part: str, limit: int) -> None:
+    """Compute the missing files of some sets, 50 pairs of each in turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    root = os.environ.get("CAI_EVAL_DATA")
+    pairs = {name: pairs_of(name, Path(root) if root else None)[:limit] for name in sets}
+    for start in range(0, max(map(len, pairs.values())), PAIRS_A_FILE):
         for name, rows in pairs.items():
             if start < len(rows):
-                path = options.output / f"{name}-{options.part}-{start:04d}.npz"
-                compute(features, options.part, path, rows[start : start + PAIRS_A_FILE])
+                path = folder / f"{name}-{part}-{start:04d}.npz"
+                compute(features, part, path, rows[start : start + PAIRS_A_FILE])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from cai.constitution import find_constitution, load_constitution
 from cai.data.preferences import labelled_pairs
 from cai.data.readers import prompt_rows
-from cai.generate.harm_probe import own_pairs as harm_pairs
+from cai.generate.harm_probe import harm_pairs
 from cai.records import Chat
 from cai.rubric.compile import compile_rubric
 from cai.rubric.near_miss import near_misses, template_writer

@@ -1,7 +1,9 @@
 """What a small model's numbers say about which reply is better: every try, beside plain baselines.
 
-    CAI_EVAL_DATA=/path/to/data python benchmarks/judge_features.py --output FOLDER
-    python benchmarks/judge_tries.py FOLDER
+    CAI_EVAL_DATA=/path/to/data python benchmarks/judge_tries.py [FOLDER]
+
+FOLDER holds what `judge_features.py` wrote; without it, all of that is computed first, which takes
+half an hour on an idle core: what needs a system turn or a second question on 50 pairs a set only.
 
 Each try gives each reply a score, so no order of the two replies plays a part. Signs and wordings
 are fixed in advance. What remains to choose, the layer and the regulariser of the probes, is chosen
@@ -16,11 +18,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from judge_features import DEPTHS, Arrays, load, pairs_of
+from judge_features import DEPTHS, Arrays, Features, fill, load, pairs_of
 from judge_texts import harm_replies
 
 from cai.statistics import linear_probe
@@ -177,7 +180,7 @@ def selected(arrays: Arrays, rows: np.ndarray | slice) -> Arrays:
 def are_about_harm() -> np.ndarray:
     """Which of the written pairs, in the order of their features."""
     replies = harm_replies()
-    return np.array([better in replies for _, better, _ in pairs_of("written", None, 0)])
+    return np.array([better in replies for _, better, _ in pairs_of("written", None)])
 
 
 def ensembles(tries: dict[str, Try]) -> dict[str, Try]:
@@ -211,8 +214,24 @@ def table(tries: dict[str, Try], sets: dict[str, Arrays]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     folder = parser.parse_args().folder
+    if folder is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            print_tables(computed(Path(scratch)))
+    else:
+        print_tables(folder)
+
+
+def computed(folder: Path) -> Path:
+    """The folder, filled with all features."""
+    features = Features("smollm2")
+    fill(features, folder, (*OWN, *PUBLIC), "plain", 1000)
+    fill(features, folder, PUBLIC, "more", 50)
+    return folder
+
+
+def print_tables(folder: Path) -> None:
     own = {name: load(folder, name) for name in OWN}
     if not all(own.values()):
         sys.exit(f"judge_tries: {folder} lacks the files of judge_features.py")

@@ -50,6 +50,7 @@ BENCHMARKS = (
     Benchmark("ptx", ("3",)),
     Benchmark("rubric_agreement", needs="data"),
     Benchmark("judge_agreement", needs="data"),
+    Benchmark("judge_tries", needs="data"),
     Benchmark("preference_hh", needs="data"),
     Benchmark("architecture_sweep"),
     Benchmark("fault_fuzz"),
@@ -60,6 +61,8 @@ BENCHMARKS = (
 NOT_RUN = {
     "run_all": "this script",
     "fit_refusals": "writes a constitution's weights",
+    "judge_features": "computes what judge_tries prints",
+    "judge_texts": "pairs of judge_tries",
 }
 """Scripts of the folder that are no benchmark."""
 

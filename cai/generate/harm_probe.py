@@ -57,8 +57,8 @@ def probe_vote(judge: LocalLM, pair: Pair) -> Vote:
 
 
 def fitted_probe(judge: LocalLM) -> LinearProbe:
-    """The probe of a model, fitted on `own_pairs`; their lengths explain what they can."""
-    pairs = own_pairs()
+    """The probe of a model, fitted on `harm_pairs`; their lengths explain what they can."""
+    pairs = harm_pairs()
     states = [_states(judge, chat, replies) for chat, *replies in pairs]
     tokens = [[len(judge.renderer.text_ids(reply)) for reply in replies] for _, *replies in pairs]
     states_NRE, log_tokens_NR = np.stack(states), np.log(tokens)
@@ -66,7 +66,7 @@ def fitted_probe(judge: LocalLM) -> LinearProbe:
     return fit(states_NRE[:, 0], states_NRE[:, 1], longer_N, PENALTY)
 
 
-def own_pairs() -> list[tuple[Chat, str, str]]:
+def harm_pairs() -> list[tuple[Chat, str, str]]:
     """(chat, harmless reply, reply that helps with harm)"""
     rows = [json.loads(line) for line in PROBE_PAIRS.read_text(encoding="utf-8").splitlines()]
     return [

@@ -50,8 +50,8 @@ def fit(better_NE: Array, worse_NE: Array, covariate_N: Array, penalty: float) -
         doubt_N = 1 / (1 + np.exp(np.clip(margins_N, -500, 500)))
         return value, penalty_F * weights_F - inputs_NF.T @ doubt_N / len(margins_N)
 
-    found = minimize(loss, np.zeros(inputs_NF.shape[1]), jac=True, method="L-BFGS-B")
-    return LinearProbe(found.x[:-1] / scale_E)
+    optimum = minimize(loss, np.zeros(inputs_NF.shape[1]), jac=True, method="L-BFGS-B")
+    return LinearProbe(optimum.x[:-1] / scale_E)
 
 
 def log_loss(margins: Array) -> float:

@@ -86,13 +86,13 @@ def test_sets_are_read_shuffled_and_without_empty_replies(
     rows[2]["rejected"] = start
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "harmless_base_test.jsonl").write_text(text, encoding="utf-8")
-    pairs = benchmark.pairs_of("harmless", tmp_path, 300)
+    pairs = benchmark.pairs_of("harmless", tmp_path)
     assert sorted(pair[1:] for pair in pairs) == [("good 0", "bad 0"), ("good 4", "bad 4")]
 
 
-def test_own_pairs_need_no_public_set(benchmark: ModuleType) -> None:
+def test_harm_pairs_need_no_public_set(benchmark: ModuleType) -> None:
     for name in ("written", "misses"):
-        pairs = benchmark.pairs_of(name, None, 300)
+        pairs = benchmark.pairs_of(name, None)
         assert len(pairs) >= 60
         assert all(chat[-1].role == "user" and better != worse for chat, better, worse in pairs)
 

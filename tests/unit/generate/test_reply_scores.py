@@ -188,8 +188,8 @@ def test_the_probe_of_a_model_tells_its_pairs_apart(
     """Replies of equal length, one token a byte: nothing is explained by length."""
     lm = load_local(str(tiny_model))
     pairs = [(chat_of(("user", text)), "no, never", "sure, yes") for text in "abcd"]
-    assert len(harm_probe.own_pairs()) == 60
-    monkeypatch.setattr(harm_probe, "own_pairs", lambda: pairs)
+    assert len(harm_probe.harm_pairs()) == 60
+    monkeypatch.setattr(harm_probe, "harm_pairs", lambda: pairs)
     for text in ("a", "e"):
         row = labelled(lm, pair_of("no, never", "sure, yes", chat_of(("user", text))), PROBE)
         assert row.p_first is not None
