@@ -26,7 +26,9 @@ import numpy as np
 from judge_features import DEPTHS, Arrays, Features, fill, load, pairs_of
 from judge_texts import harm_replies
 
+from cai.generate.reply_scores import LOG_ODDS_A_NAT
 from cai.statistics import linear_probe
+from cai.statistics.agreement import ece
 from cai.statistics.estimates import wilson
 
 PUBLIC = ("harmless", "helpful", "hhh", "llmbar")
@@ -37,7 +39,8 @@ LAYERS = tuple(round(30 * depth) for depth in DEPTHS)
 SEEN = {"harmless": 100, "helpful": 50, "hhh": 100, "llmbar": 50}
 """Pairs that were looked at before the last choices: own pairs about harm were added, and relevance
 became a sum, which then predicted own pairs best."""
-SHIPPED = ("relevance, sum", "probe on harm")
+SHIPPED = {"relevance, sum": LOG_ODDS_A_NAT, "probe on harm": 1.0}
+"""The presets `relevance` and `probe`: try -> log-odds that a score of 1 more is worth."""
 READINGS = ("mean", "last", "answer-1")
 """Hidden states: mean over the reply, at its end, and before the answer to the first question."""
 PENALTIES = (0.003, 0.03, 0.3, 3.0)
@@ -102,6 +105,15 @@ def cell(values: np.ndarray) -> str:
     low, high = wilson(share, n)
     mark = "*" if low > 0.5 else "-" if high < 0.5 else " "
     return f"{share:.3f} [{low:.3f}, {high:.3f}] n={n}{mark}"
+
+
+def calibration(scores: Scores, scale: float) -> float:
+    """Expected calibration error of the reply that is preferred."""
+    log_odds = scale * (scores[:, 0] - scores[:, 1])
+    confidence = 1 / (1 + np.exp(-np.abs(log_odds)))
+    error = ece(confidence.tolist(), hits(scores).tolist())
+    assert error is not None  # noqa: S101
+    return error
 
 
 # ---- probes ----
@@ -243,7 +255,11 @@ def print_tables(folder: Path) -> None:
     unseen = {name: selected(x, slice(SEEN[name], None)) for name, x in public.items() if x}
     print("on pairs that were not looked at before:")
     later = {name: x for name, x in unseen.items() if len(x["tokens"])}
-    print("\n".join(table({name: tries[name] for name in SHIPPED}, later)) if later else "none yet")
+    if later:
+        print("\n".join(table({name: tries[name] for name in SHIPPED}, later)))
+    for name, scale in SHIPPED.items():
+        errors = [f"{s} {calibration(tries[name](x), scale):.2f}" for s, x in public.items() if x]
+        print(f"ECE of {name}: {', '.join(errors)}")
     more = {name: load(folder, name, "more") for name in PUBLIC}
     known = {name: joined(public[name], x) for name, x in more.items() if x and public[name]}
     if known:

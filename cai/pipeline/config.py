@@ -143,9 +143,10 @@ class Run(FrozenModel):
     def _judge_can_score_replies(self) -> Run:
         """Said before the stages that come first are run."""
         judge = self.judge or self.model
-        if self.label.ask == "relevance" and judge.startswith(("http:", "https:")):
+        is_local = local_model_name(judge) is not None
+        if self.label.ask == "relevance" and not (is_local or judge.startswith("fake:")):
             raise ValueError(f"label: {NEEDS_LOCAL_JUDGE}")
-        if self.label.ask == "probe" and local_model_name(judge) is None:
+        if self.label.ask == "probe" and not is_local:
             raise ValueError(f"label: {NEEDS_HIDDEN_STATES}")
         return self
 

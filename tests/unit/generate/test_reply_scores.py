@@ -138,13 +138,14 @@ def test_a_judge_without_scores_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("judge", [ENDPOINT, "vllm:some/model"])
 @pytest.mark.parametrize("preset", ["relevance", "probe"])
-def test_a_run_with_an_endpoint_is_refused_before_its_first_stage(preset: str) -> None:
+def test_a_run_with_an_endpoint_is_refused_before_its_first_stage(preset: str, judge: str) -> None:
     settings = {"name": "r", "constitution": "harmless", "prompts": ["p.jsonl"]}
     settings |= {"label": {"preset": preset}, "model": "smollm2"}
     assert Run.model_validate(settings).label.ask == preset
     with pytest.raises(ValueError, match="name a"):
-        Run.model_validate(settings | {"judge": ENDPOINT})
+        Run.model_validate(settings | {"judge": judge})
 
 
 @pytest.mark.parametrize("preset", ["relevance", "probe"])
