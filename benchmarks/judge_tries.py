@@ -3,7 +3,7 @@
     CAI_EVAL_DATA=/path/to/data python benchmarks/judge_tries.py [FOLDER]
 
 FOLDER holds what `judge_features.py` wrote; without it, all of that is computed first, which takes
-half an hour on an idle core: what needs a system turn or a second question on 50 pairs a set only.
+half an hour on an idle core: what needs a system turn or a second question on 100 pairs a set only.
 
 Each try gives each reply a score, so no order of the two replies plays a part. Signs and wordings
 are fixed in advance. What remains to choose, the layer and the regulariser of the probes, is chosen
@@ -30,6 +30,7 @@ from cai.generate.reply_scores import LOG_ODDS_A_NAT
 from cai.statistics import linear_probe
 from cai.statistics.agreement import ece
 from cai.statistics.estimates import wilson
+from cai.statistics.paired import paired_difference
 
 PUBLIC = ("harmless", "helpful", "hhh", "llmbar")
 OWN = ("written", "misses")
@@ -105,6 +106,14 @@ def cell(values: np.ndarray) -> str:
     low, high = wilson(share, n)
     mark = "*" if low > 0.5 else "-" if high < 0.5 else " "
     return f"{share:.3f} [{low:.3f}, {high:.3f}] n={n}{mark}"
+
+
+def gain(scores: Scores, baseline: Scores) -> str:
+    """Agreement less the baseline's on the same pairs."""
+    pairs = [str(i) for i in range(len(scores))]
+    both = hits(scores).tolist(), hits(baseline).tolist()
+    difference = paired_difference(*both, pairs, proportion=False)
+    return f"{difference.mean:+.3f} [{difference.ci_low:+.3f}, {difference.ci_high:+.3f}]"
 
 
 def calibration(scores: Scores, scale: float) -> float:
@@ -239,7 +248,7 @@ def computed(folder: Path) -> Path:
     """The folder, filled with all features."""
     features = Features("smollm2")
     fill(features, folder, (*OWN, *PUBLIC), "plain", 1000)
-    fill(features, folder, PUBLIC, "more", 50)
+    fill(features, folder, PUBLIC, "more", 100)
     return folder
 
 
@@ -257,6 +266,9 @@ def print_tables(folder: Path) -> None:
     later = {name: x for name, x in unseen.items() if len(x["tokens"])}
     if later:
         print("\n".join(table({name: tries[name] for name in SHIPPED}, later)))
+    for name, baseline in ((n, b) for n in SHIPPED for b in ("shortest reply", "longest reply")):
+        gains = [f"{s} {gain(tries[name](x), tries[baseline](x))}" for s, x in public.items() if x]
+        print(f"{name}, less {baseline}: {', '.join(gains)}")
     for name, scale in SHIPPED.items():
         errors = [f"{s} {calibration(tries[name](x), scale):.2f}" for s, x in public.items() if x]
         print(f"ECE of {name}: {', '.join(errors)}")
