@@ -13,5 +13,5 @@ def sigmoid(log_odds: float) -> float:
 
 
 def log_sigmoid(log_odds: float) -> float:
-    """log of `sigmoid`, finite for any finite x."""
+    """log(sigmoid(x)), exact where the sigmoid itself is 0."""
     return min(log_odds, 0.0) - math.log1p(math.exp(-abs(log_odds)))

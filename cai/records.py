@@ -223,6 +223,8 @@ class Vote(FrozenModel):
     rationale: str | None = None
     """The judge's chain of thought, first reply shown as (A); None: without chain of thought."""
     rationale_swapped: str | None = None
+    scores: tuple[Number, Number] | None = None
+    """Raw scores of the first and the second reply, by a reward model; None: another judge."""
     p_first: Probability | None
     """P(first beats second) by this principle, from both orders."""
 
@@ -288,6 +290,16 @@ class Grade(Row):
     )
 
 
+class GuardVerdict(FrozenModel):
+    """What a guard model says of one reply."""
+
+    p_harm: Probability | None
+    """P(the reply does harm). None: unknown; `unscored` says why."""
+    mass: Probability | None
+    """Probability of all the words that count as an answer, together; None: unknown."""
+    unscored: str | None = None
+
+
 class EvalReply(Row):
     """One graded reply of a subject to an evaluation prompt: an item of the mean in a `Score`."""
 
@@ -309,6 +321,8 @@ class EvalReply(Row):
     """
     reward_parts: dict[str, Number | None] | None = None
     """Weighted parts of the run's reward by name; a part that is None is unknown."""
+    guard: GuardVerdict | None = None
+    """The verdict of the evaluation's guard model; None: it has none, or there is no reply."""
 
     @property
     def total_reward(self) -> float | None:

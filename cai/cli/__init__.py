@@ -20,6 +20,7 @@ import typer
 
 from cai.cli import (
     attacks,
+    audit_judge,
     batches,
     calibrate,
     capability,
@@ -72,6 +73,7 @@ for module in (
     sweep,
     synthesize,
     file_commands,
+    audit_judge,
     eval_command,
     exports,
     capability,

@@ -17,6 +17,7 @@ from cai.errors import UnansweredError
 from cai.generate.label_config import SCORES, LabelConfig
 from cai.generate.reply_scores import refuse_unsuitable, score_vote
 from cai.lm.base import LM
+from cai.modeling.thoughts import CUT_THOUGHT, split_thoughts
 from cai.probability import sigmoid
 from cai.records import Chat, Kind, Pair, Preference, Vote
 from cai.seeds import derive, rng
@@ -221,6 +222,25 @@ def _mean(logprobs: Sequence[OptionLogprobs]) -> OptionLogprobs:
 # ---- the step ----
 
 
+def judged_pair(pair: Pair) -> Pair:
+    """The pair as it is judged: without thoughts, and `unscored` where there is nothing to judge.
+
+    A label is filed under the id of the row itself, as it was given.
+    """
+    if pair.unscored is not None:
+        return pair
+    splits = split_thoughts(pair.first), split_thoughts(pair.second)
+    first, second = (split.text for split in splits)
+    reason = None
+    if any(split.lacks_reply for split in splits):
+        reason = CUT_THOUGHT
+    elif first.strip() == second.strip():
+        reason = "the two replies are the same"
+    elif (first, second) == (pair.first, pair.second):
+        return pair
+    return pair.model_copy(update={"first": first, "second": second, "unscored": reason})
+
+
 def labeller(
     constitution: Constitution,
     judge: LM,
@@ -250,16 +270,15 @@ def labeller(
         return Preference(source=pair.id, p_first=None, votes=tuple(votes), unscored=reason)
 
     async def label(pair: Pair) -> Preference:
-        if pair.unscored is not None:
-            return unscored(pair, pair.unscored)
-        if pair.first.strip() == pair.second.strip():
-            return unscored(pair, "the two replies are the same")
+        judged = judged_pair(pair)
+        if judged.unscored is not None:
+            return unscored(pair, judged.unscored)
         kind, category = kind_and_category(pair)
-        principles = principles_for(constitution, config, kind, seed, pair, category)
+        principles = principles_for(constitution, config, kind, seed, judged, category)
         if not principles:
             return unscored(pair, "no principle with a comparison applies")
         try:  # all or none: a mean over fewer principles would be another label
-            votes = await gather([vote(pair, principle) for principle in principles])
+            votes = await gather([vote(judged, principle) for principle in principles])
         except UnansweredError as error:
             return unscored(pair, error.reason)
         probabilities = [vote.p_first for vote in votes if vote.p_first is not None]

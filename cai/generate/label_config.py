@@ -55,6 +55,9 @@ class LabelConfig(FrozenModel):
     rationale_temperature: float = Field(0.7, ge=0)
     clamp: tuple[float, float] | None = None
     """Range of each principle's probability: judges are overconfident after a chain of thought."""
+    scale: float = Field(1.0, gt=0)
+    """A reward model as judge (`reward:FOLDER_OR_HUB_ID`): its scores are divided by this, and a
+    difference of 1 is then one nat. `cai audit-judge` fits it to people's labels."""
 
     @model_validator(mode="before")
     @classmethod
