@@ -113,6 +113,8 @@ def gain(scores: Scores, baseline: Scores) -> str:
     pairs = [str(i) for i in range(len(scores))]
     both = hits(scores).tolist(), hits(baseline).tolist()
     difference = paired_difference(*both, pairs, proportion=False)
+    if difference.ci_low is None:  # all pairs differ alike
+        return f"{difference.mean:+.3f}"
     return f"{difference.mean:+.3f} [{difference.ci_low:+.3f}, {difference.ci_high:+.3f}]"
 
 
