@@ -27,6 +27,7 @@ def check(
 ) -> None:
     """Compile constitutions and report their defects. Exit 0 clean, 1 findings, 2 unreadable."""
     from cai.constitution import lint, load_constitution
+    from cai.constitution.load import inherited_propositions
     from cai.rubric import check_rubric
 
     has_findings = False
@@ -34,7 +35,8 @@ def check(
         constitution = load_constitution(name)
         lines = [f"{finding.location}: {finding.message}" for finding in lint(constitution)]
         if constitution.rubric:
-            lines += [f"rubric: {line}" for line in check_rubric(constitution.rubric)]
+            inherited = inherited_propositions(name)
+            lines += [f"rubric: {line}" for line in check_rubric(constitution.rubric, inherited)]
         for line in lines:
             print(f"{name}: {line}")
         if lines:

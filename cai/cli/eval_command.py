@@ -34,7 +34,7 @@ def evaluate(
     model: ModelSpec = None,
     data: given.EvaluationFile = None,
     output: given.ScoresFile = None,
-    constitution: given.RubricOf = "refusal_style",
+    constitution: given.RubricOf = "refusal_style_fitted",
     limit: given.Limit = None,
     preference: given.PreferenceFolder = None,
     guard: given.Guard = None,
