@@ -51,6 +51,7 @@ BENCHMARKS = (
     Benchmark("refusal_protocol", needs="data"),
     Benchmark("rubric_agreement", needs="data"),
     Benchmark("judge_agreement", needs="data"),
+    Benchmark("judge_tries", needs="data"),
     Benchmark("preference_hh", needs="data"),
     Benchmark("architecture_sweep"),
     Benchmark("fault_fuzz"),
@@ -61,6 +62,8 @@ BENCHMARKS = (
 NOT_RUN = {
     "run_all": "this script",
     "fit_refusals": "writes a constitution's weights",
+    "judge_features": "computes what judge_tries prints",
+    "judge_texts": "pairs of judge_tries",
     "refusal_sets": "labelled replies, for other scripts",
     "tfidf_baseline": "a grader to compare with, for another script",
     "written_replies": "replies to learn from, for other scripts",

@@ -10,7 +10,7 @@ from cai.data.split import subsample
 from cai.errors import UsageError
 from cai.evals.judged_pairs import COMPARISON_LABEL
 from cai.evals.replies import prompt_draws
-from cai.generate.label import PRESETS, LabelConfig
+from cai.generate.label_config import PRESETS, LabelConfig
 from cai.records import PromptDraw
 
 

@@ -18,7 +18,7 @@ from cai.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from cai.constitution import Constitution
     from cai.evals.judged_pairs import JudgedPair, SubjectReply
-    from cai.generate.label import LabelConfig
+    from cai.generate.label_config import LabelConfig
     from cai.lm import LM
     from cai.records import Chat, PromptDraw, Row, Score
 

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from cai.async_map import gather
 from cai.errors import UnansweredError
+from cai.lm import is_endpoint
 from cai.lm.base import LM
 from cai.records import Chat, Message, Number, Row
 from cai.seeds import rng
@@ -94,7 +95,7 @@ class ChoiceAnswer(Row):
 
 def choice_step(subject: str, lm: LM) -> Callable[[ChoiceItem], Awaitable[ChoiceAnswer]]:
     """The step that answers one question."""
-    has_replies = not _is_endpoint(lm)
+    has_replies = not is_endpoint(lm)
 
     def answer(
         item: ChoiceItem, logprobs: tuple[tuple[float, ...], ...] | None, reason: str | None = None
@@ -145,12 +146,3 @@ async def _option_logprobs(lm: LM, item: ChoiceItem, turn: int) -> tuple[float, 
         return None
     by_option = dict(zip(order, scores, strict=True))
     return tuple(by_option[index] for index in range(len(order)))
-
-
-def _is_endpoint(lm: LM) -> bool:
-    from cai.lm.http import HttpLM
-
-    inner: object = lm
-    while not isinstance(inner, HttpLM) and hasattr(inner, "lm"):
-        inner = inner.lm  # a log or a budget around it
-    return isinstance(inner, HttpLM)

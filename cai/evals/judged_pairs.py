@@ -13,7 +13,7 @@ from pydantic import Field
 
 from cai.data.turns import with_turns
 from cai.evals.replies import EvalConfig, reply_or_reason
-from cai.generate.label import LabelConfig
+from cai.generate.label_config import LabelConfig
 from cai.lm.base import LM
 from cai.records import (
     Chat,

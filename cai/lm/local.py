@@ -123,12 +123,19 @@ class LocalLM:
 
     def _submit(self, call: _SampleCall | _ChoiceCall) -> None:
         max_length = window_of(self.model.config)
-        new_tokens = call.max_tokens if isinstance(call, _SampleCall) else len(call.options[0]) + 1
+        option = ""
+        if isinstance(call, _SampleCall):
+            new_tokens = call.max_tokens
+        else:
+            prefill, options = call.options
+            longest = max(map(len, options), default=1)
+            new_tokens = len(prefill) + longest
+            option = f" and an option of {longest}" if longest > 1 else ""
         if self.thinking_tokens:
             new_tokens += self.thinking_tokens + CLOSING_TOKENS
         if len(call.ids) + new_tokens > max_length:
             raise UnansweredError(
-                f"a prompt of {len(call.ids)} tokens does not fit "
+                f"a prompt of {len(call.ids)} tokens{option} does not fit "
                 f"the model's window of {max_length}"
                 + (f" with a thought of {self.thinking_tokens}" if self.thinking_tokens else "")
             )
