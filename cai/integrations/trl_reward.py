@@ -1,6 +1,8 @@
 """The run's reward as a reward function of TRL's GRPOTrainer and RLOOTrainer.
 
-GRPOTrainer(reward_funcs=reward_function(score), ...)
+GRPOTrainer(reward_funcs=[reward_function(score), group_reward_function(rank)], ...)
+
+TRL 1.16 leaves a row without a reward out of its group's mean, and gives it an advantage of 0.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cai.errors import UsageError
+from cai.generate.rank import Rank
 from cai.integrations.reward_batching import ScoreTexts, sum_parts
 from cai.records import Message, Prompt
 
@@ -40,6 +43,31 @@ def reward_function(score: ScoreTexts) -> Callable[..., list[float | None]]:
         return sum_parts(table)
 
     return cai_reward
+
+
+def group_reward_function(rank: Rank) -> Callable[..., list[float | None]]:
+    """The function (prompts, completions, kind=None, ...) -> shares in [0, 1] that TRL calls.
+
+    A judge compares the replies to each prompt with each other; see `rank_replies`. TRL spreads a
+    batch over processes: `per_device_train_batch_size` has to be a multiple of `num_generations`,
+    so that the replies of a prompt meet in one process. A reply without another one gets None.
+    """
+
+    def cai_group_reward(
+        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
+        kinds = columns.get("kind") or [None] * len(prompts)
+        groups: dict[Prompt, list[int]] = {}
+        for row, (prompt, kind) in enumerate(zip(prompts, kinds, strict=True)):
+            groups.setdefault(Prompt(chat=_chat(prompt), kind=kind), []).append(row)
+        shares: list[float | None] = [None] * len(prompts)
+        for prompt, rows in groups.items():
+            ranked = rank(prompt, [_text(completions[row]) for row in rows])
+            for row, share in zip(rows, ranked, strict=True):
+                shares[row] = share
+        return shares
+
+    return cai_group_reward
 
 
 def _chat(prompt: Any) -> tuple[Message, ...]:
