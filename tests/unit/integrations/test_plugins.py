@@ -10,10 +10,18 @@ import pytest
 from cai.integrations.plugins import plugin_source
 
 
-@pytest.mark.parametrize(("engine", "libraries"), [("openrlhf", {"torch"}), ("verl", set())])
-def test_a_plugin_imports_nothing_that_the_engine_lacks(engine: str, libraries: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "libraries"),
+    [
+        ("areal_reward", set()),
+        ("openrlhf_reward", {"torch"}),
+        ("verifiers_environment", {"pydantic", "verifiers"}),
+        ("verl_reward", {"torch", "verl"}),
+    ],
+)
+def test_a_plugin_imports_nothing_that_the_engine_lacks(name: str, libraries: set[str]) -> None:
     modules = set()
-    for node in ast.walk(ast.parse(plugin_source(engine))):
+    for node in ast.walk(ast.parse(plugin_source(name))):
         if isinstance(node, ast.ImportFrom):
             modules.add(str(node.module))
         elif isinstance(node, ast.Import):
@@ -21,3 +29,8 @@ def test_a_plugin_imports_nothing_that_the_engine_lacks(engine: str, libraries: 
     roots = {module.partition(".")[0] for module in modules}
     assert "urllib" in roots, "the client is missing"
     assert roots - sys.stdlib_module_names == libraries
+
+
+def test_only_plugins_have_the_client() -> None:
+    with pytest.raises(ValueError, match="does not import from"):
+        plugin_source("reward_client")
