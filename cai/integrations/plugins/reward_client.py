@@ -41,7 +41,23 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+class _Opener:
+    """Opens addresses directly. Each process builds it: verl pickles a function's globals."""
+
+    def __init__(self) -> None:
+        self.opener: urllib.request.OpenerDirector | None = None
+
+    def __reduce__(self) -> Any:
+        return _Opener, ()
+
+    def open(self, request: urllib.request.Request, timeout: float) -> Any:
+        if self.opener is None:
+            handlers = (urllib.request.ProxyHandler({}), _NoRedirects())
+            self.opener = urllib.request.build_opener(*handlers)
+        return self.opener.open(request, timeout=timeout)
+
+
+_OPENER = _Opener()
 
 
 class RequestFailure(Exception):
@@ -85,6 +101,9 @@ class FailureCount:
         self.lock = threading.Lock()
         self.failures: deque[bool] = deque(maxlen=RECENT)
         self.reasons: set[str] = set()
+
+    def __reduce__(self) -> Any:
+        return FailureCount, ()
 
     def record(self, rewards: list[Reward]) -> str | None:
         """Count each row's failure or success, and print each new reason once.
