@@ -35,6 +35,9 @@ with chain of thought of arXiv:2309.00267 (without examples), and a bare questio
 beside the preset override it."""
 
 
+NO_PRINCIPLE = "no principle with a comparison applies"
+
+
 class LabelConfig(FrozenModel):
     """How pairs are compared."""
 
@@ -296,7 +299,7 @@ def labeller(
         kind, category = kind_and_category(pair)
         principles = principles_for(constitution, config, kind, seed, pair, category)
         if not principles:
-            return unscored(pair, "no principle with a comparison applies")
+            return unscored(pair, NO_PRINCIPLE)
         try:  # all or none: a mean over fewer principles would be another label
             votes = await gather([compare(judge, shots, pair, p, config, seed) for p in principles])
         except UnansweredError as error:

@@ -7,12 +7,13 @@ from itertools import combinations
 
 from cai.async_map import gather, run_sync
 from cai.constitution import Constitution
-from cai.generate.label import LabelConfig, labeller
+from cai.generate.label import NO_PRINCIPLE, LabelConfig, labeller
 from cai.lm.base import LM
 from cai.records import Pair, Preference, Prompt
 
 Rank = Callable[[Prompt, Sequence[str]], list[float | None]]
-"""(prompt, its replies) -> each reply's share of won comparisons in [0, 1]; None: unknown."""
+"""(prompt, its replies) -> each reply's share of won comparisons in [0, 1]; None: unknown. Empty:
+replies to this prompt are not compared."""
 
 
 async def rank_replies(
@@ -33,7 +34,7 @@ async def rank_replies(
     Returns:
         A share for each reply. None: one of its comparisons has no verdict, or there is no other
         reply. A mean over the other comparisons would be another reward: it depends on which
-        opponents are left.
+        opponents are left. Empty: no principle of the constitution compares replies to the prompt.
     """
     texts = list(dict.fromkeys(reply.strip() for reply in replies))
     pairs = list(combinations(range(len(texts)), 2))
@@ -43,6 +44,8 @@ async def rank_replies(
             for i, j in pairs
         ]
     )
+    if verdicts and all(verdict.unscored == NO_PRINCIPLE for verdict in verdicts):
+        return []
     better: dict[tuple[int, int], float | None] = {}
     for (i, j), verdict in zip(pairs, verdicts, strict=True):
         better[i, j] = verdict.p_first

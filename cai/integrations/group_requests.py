@@ -13,6 +13,8 @@ from cai.records import Prompt
 MAX_REPLIES = 32
 """Replies of one group: the judge compares each with each, in both orders."""
 NO_RANK = "the server has no judge to rank replies: serve a run"
+NOT_COMPARED = "no principle compares replies to this prompt"
+"""Of replies that have no share, whatever they say; the verifiers plug-in knows this text."""
 UNKNOWN_SHARE = "a comparison of this reply has no verdict, or there is no other reply"
 
 
@@ -39,8 +41,11 @@ def parse_group(data: dict[str, Any], limits: Limits) -> Group:
     return Group(rows[0].prompt, tuple(row.reply for row in rows))
 
 
-def rank_response(shares: Sequence[float | None]) -> dict[str, Any]:
+def rank_response(group: Group, shares: Sequence[float | None]) -> dict[str, Any]:
     """Shares of won comparisons, and the reasons of unknown ones."""
+    if not shares:
+        count = len(group.replies)
+        return {"rewards": [None] * count, "parts": {}, "reasons": [NOT_COMPARED] * count}
     reasons = [UNKNOWN_SHARE if share is None else None for share in shares]
     return {"rewards": list(shares), "parts": {}, "reasons": reasons}
 

@@ -131,7 +131,8 @@ class Connection:
         return openrlhf_response(rows, parts)
 
     async def _rank(self, data: dict[str, Any]) -> dict[str, Any]:
-        return rank_response(await self.service.shares(parse_group(data, self.service.limits)))
+        group = parse_group(data, self.service.limits)
+        return rank_response(group, await self.service.shares(group))
 
     def _authorize(self, request: h11.Request) -> None:
         given = _header(request, b"authorization").removeprefix(b"Bearer ").strip()

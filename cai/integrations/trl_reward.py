@@ -2,7 +2,7 @@
 
 GRPOTrainer(reward_funcs=reward_function(score, rank), ...)
 
-TRL 1.16 leaves a row without a reward out of its group's mean, and gives it an advantage of 0. But of
+TRL 1.16 leaves a row without a reward out of its mean, and gives it an advantage of 0. But of
 several reward functions it takes those that are None for 0: all parts belong in one function.
 """
 
@@ -79,7 +79,7 @@ def group_reward_function(rank: Rank) -> Callable[..., list[float | None]]:
         shares: list[float | None] = [None] * len(prompts)
         for prompt, rows in groups.items():
             ranked = rank(prompt, [_text(completions[row]) for row in rows])
-            if None not in ranked:
+            if ranked and None not in ranked:
                 for row, share in zip(rows, ranked, strict=True):
                     shares[row] = share
         return shares

@@ -10,7 +10,7 @@ import pytest
 from reward_toys import HI, by_length, reward_run_file, send, serving
 
 from cai.cli.serve import run_rewards
-from cai.integrations.group_requests import UNKNOWN_SHARE
+from cai.integrations.group_requests import NOT_COMPARED, UNKNOWN_SHARE
 from cai.integrations.reward_server import RewardServer
 from cai.records import Prompt
 
@@ -18,6 +18,8 @@ from cai.records import Prompt
 def by_words(prompt: Prompt, replies: Sequence[str]) -> list[float | None]:
     if any("boom" in reply for reply in replies):
         raise RuntimeError("a private detail")
+    if prompt.kind == "sensitive":
+        return []
     return [None if "unclear" in reply else len(reply) / 10 for reply in replies]
 
 
@@ -37,6 +39,12 @@ def test_shares_come_in_the_order_of_the_replies(server: RewardServer) -> None:
         "parts": {},
         "reasons": [None, UNKNOWN_SHARE, None],
     }
+
+
+def test_replies_that_no_principle_compares_have_a_reason(server: RewardServer) -> None:
+    body = {"prompt": "Hi", "kind": "sensitive", "responses": ["a", "b"]}
+    _, answer = send(server, "/rank", body)
+    assert answer == {"rewards": [None] * 2, "parts": {}, "reasons": [NOT_COMPARED] * 2}
 
 
 @pytest.mark.parametrize(
@@ -113,3 +121,4 @@ def test_a_run_s_judge_ranks(tmp_path: Path) -> None:
     assert None not in shares
     assert sum(share or 0.0 for share in shares) / 3 == pytest.approx(0.5)
     assert shares[0] == shares[2]
+    assert rank(Prompt(chat=HI.chat, kind="benign"), ["Yes.", "No."]) == [], "no principle applies"

@@ -16,6 +16,7 @@ from reward_toys import TOKEN, by_length, serving, url_of
 
 from cai import store
 from cai.integrations.export_engines import export_engine
+from cai.integrations.group_requests import NOT_COMPARED
 from cai.integrations.reward_requests import Limits
 from cai.integrations.reward_server import RewardServer
 from cai.records import Prompt, chat_of
@@ -30,6 +31,8 @@ PROMPTS = [
 
 def by_words(prompt: Prompt, replies: Sequence[str]) -> list[float | None]:
     """The longer reply wins; replies to one with `unclear` have no verdict."""
+    if prompt.kind is None:
+        return []
     if any("unclear" in reply for reply in replies):
         return [None] * len(replies)
     sizes = [len(reply.split()) for reply in replies]
@@ -135,6 +138,17 @@ def test_replies_of_an_episode_are_ranked(package: ModuleType) -> None:
     unclear = vf.Episode(task=traces[0].task, traces=[trace_of(task, r) for r in ("a", "unclear")])
     with pytest.raises(RuntimeError, match="a reward is unknown"):
         asyncio.run(env.finalize(task, unclear))
+
+
+def test_a_prompt_that_no_principle_compares_has_no_ranks(package: ModuleType) -> None:
+    env = environment(replies=2, rank_weight=1.0)
+    _, task = env.taskset
+    episode = vf.Episode(
+        task=trace_of(task, "a").task, traces=[trace_of(task, reply) for reply in ("a", "b")]
+    )
+    asyncio.run(env.finalize(task, episode))
+    assert [trace.rewards for trace in episode.traces] == [{}, {}]
+    assert package.NOT_COMPARED == NOT_COMPARED
 
 
 def test_ranks_need_other_replies(package: ModuleType) -> None:

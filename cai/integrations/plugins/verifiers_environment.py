@@ -23,6 +23,8 @@ from pydantic import Field, model_validator
 from cai.integrations.plugins.reward_client import FAILURES, Reward, ranks, rewards
 
 __all__ = ["ConstitutionEnv", "ConstitutionTaskset"]
+NOT_COMPARED = "no principle compares replies to this prompt"
+"""The server's reason where the constitution has no principle for the prompt's kind."""
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
 
 
@@ -96,7 +98,7 @@ class ConstitutionEnv(vf.Env[ConstitutionEnvConfig]):
                 group.create_task(agents.agent.run(task))
 
     async def finalize(self, task: PromptTask, episode: vf.Episode) -> None:
-        """Rank the replies of the traces that are ok.
+        """Rank the replies of the traces that are ok, where the constitution compares them.
 
         Raises:
             RuntimeError: a comparison has no verdict.
@@ -105,7 +107,10 @@ class ConstitutionEnv(vf.Env[ConstitutionEnvConfig]):
         if not self.config.rank_weight or not traces:
             return
         replies = [trace.last_reply for trace in traces]
-        known = _checked(await asyncio.to_thread(ranks, task.data.fields, replies))
+        known = await asyncio.to_thread(ranks, task.data.fields, replies)
+        if all(share.reason == NOT_COMPARED for share in known):
+            return
+        known = _checked(known)
         for trace, share in zip(traces, known):  # noqa: B905  # same length
             trace.record_reward("rank", share.value, self.config.rank_weight)
 
