@@ -39,6 +39,8 @@ class Principle(SchemaModel):
     compare: Text | None = None
     """Asks which of two replies is better."""
     applies_to: tuple[Kind, ...] = ("disallowed", "sensitive", "benign")
+    why: Text | None = None
+    """The reason for it, for people and for `cai synthesize`. No critic and no judge sees it."""
     origin: Text | None = None
     """Where the idea comes from."""
 
@@ -94,7 +96,7 @@ class TrainedOn(SchemaModel):
 
 
 class TextModel(SchemaModel):
-    """A linear model over word unigrams and bigrams; written by `cai fit-text`.
+    """A linear model over word unigrams and bigrams; written by `cai fit-grader`.
 
     See rubric.text_classifier.
     """
@@ -102,6 +104,8 @@ class TextModel(SchemaModel):
     trained_on: tuple[TrainedOn, ...]
     bias: Number
     weights: dict[str, Number]
+    idf: dict[str, Number] = {}
+    """N-gram -> its inverse document frequency; 1 for those that are not listed."""
 
 
 class Proposition(SchemaModel):

@@ -12,7 +12,7 @@ from pathlib import Path
 from cai import store
 from cai.data.filters import prompt_key
 from cai.errors import StoreError, TrainError
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_frozen
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.progress import Progress
@@ -48,7 +48,9 @@ def fresh_model(weights: str, config: RewardConfig, seed: int) -> PreferenceMode
     import torch
 
     torch.manual_seed(seed)
-    base = with_adapter(load_model(weights), ADAPTER, config.lora_rank, config.num_trainable_layers)
+    base = with_adapter(
+        load_frozen(weights), ADAPTER, config.lora_rank, config.num_trainable_layers
+    )
     return PreferenceModel(base, load_renderer(weights))
 
 

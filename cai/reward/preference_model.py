@@ -27,8 +27,10 @@ from cai.modeling.lora import (
     hidden_states,
     set_adapter_tensors,
 )
+from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.tokenization import Renderer
 from cai.records import Chat
+from cai.reward.scale import gain_and_bias
 
 ADAPTER = "reward"
 HEAD_FILE = "head.json"
@@ -58,6 +60,7 @@ class PreferenceModel(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.gain = 1.0
         self.bias = 0.0
+        self._limit = BatchLimit("preference model")
 
     def rows(self, chat: Chat, reply: str) -> list[int]:
         """Token ids of a chat and its complete reply, end token included."""
@@ -80,9 +83,13 @@ class PreferenceModel(nn.Module):
         """
         scores = [0.0] * len(rows)
         for indices in length_batches(rows, batch_size):
-            batch = self.unnormalized_scores([rows[i] for i in indices]).tolist()
+            batch = self._limit.run([rows[i] for i in indices], len, self._score_batch)
             for index, value in zip(indices, batch, strict=True):
                 scores[index] = self.gain * value + self.bias
+        return scores
+
+    def _score_batch(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        scores: list[float] = self.unnormalized_scores(rows).tolist()
         return scores
 
     @property
@@ -105,15 +112,7 @@ class PreferenceModel(nn.Module):
         Raises:
             StoreError: all scores are equal.
         """
-        values = torch.tensor(scores, dtype=torch.float64)
-        std = float(values.std(unbiased=False))
-        mean = float(values.mean())
-        if std == 0:
-            raise StoreError(
-                "the preference model gives every reply the same score: nothing to normalise"
-            )
-        self.gain = self.gain / std
-        self.bias = (self.bias - mean) / std
+        self.gain, self.bias = gain_and_bias(scores, self.gain, self.bias)
 
     def save(self, folder: Path, base: str | None = None) -> None:
         """Adapter and head as safetensors; gain and bias as JSON.

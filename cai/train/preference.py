@@ -20,10 +20,12 @@ from cai.data.split import split_by_group
 from cai.errors import TrainError
 from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
 from cai.modeling.lora import adapter_parameters
+from cai.modeling.out_of_memory import with_smaller_batches
 from cai.progress import Progress
 from cai.records import FrozenModel
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.seeds import rng
+from cai.train.early_stopping import EarlyStopping
 from cai.train.losses import soft_bradley_terry
 
 MAX_PAIRS_OF_PROMPT = 64
@@ -110,6 +112,7 @@ def train(
         raise TrainError("reward: no labelled pair to train on")
     parameters = _trained_parameters(model)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+    gradients = PairGradients(model, optimizer, config.labels)
     batches = batch_by_prompt(comparisons, config.batch_size)
     caches = _frozen_caches(model, comparisons, batches, config)
     total_steps = config.epochs * len(batches)
@@ -124,13 +127,14 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * (1 - step / total_steps)
             batch = [comparisons[i] for i in batches[index]]
-            loss = pair_loss(model, batch, config.labels, caches[index])
-            if not torch.isfinite(loss):
+            loss = gradients.accumulate(batch, caches[index])
+            if not math.isfinite(loss):
                 raise TrainError(
-                    f"reward: the loss is {float(loss)} at step {step}; lower reward.learning_rate"
+                    f"reward: the loss is {loss} at step {step}; lower reward.learning_rate"
                 )
-            _optimizer_step(optimizer, loss, parameters, config.max_grad_norm)
-            losses.append(float(loss.detach()))
+            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            optimizer.step()
+            losses.append(loss)
             step += 1
             progress(step, total_steps)
         if config.patience is not None and deciding:
@@ -145,16 +149,53 @@ def _trained_parameters(model: PreferenceModel) -> list[torch.nn.Parameter]:
     return [*model.head.parameters(), *adapter_parameters(model.shared[0], ADAPTER)]
 
 
-def _optimizer_step(
-    optimizer: torch.optim.Optimizer,
-    loss: Tensor,
-    parameters: Sequence[torch.nn.Parameter],
-    max_grad_norm: float,
-) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    optimizer.step()
+class PairGradients:
+    """Gradients of a batch's loss: at once, or some pairs at a time once memory ran out."""
+
+    def __init__(
+        self,
+        model: PreferenceModel,
+        optimizer: torch.optim.Optimizer,
+        labels: Literal["soft", "hard"],
+    ) -> None:
+        self.model, self.optimizer, self.labels = model, optimizer, labels
+        self.most_pairs: int | None = None
+        """Pairs of a forward pass; None: all of a batch."""
+
+    def accumulate(self, batch: Sequence[Comparison], cache: FrozenCache) -> float:
+        """Leave the gradients of the batch's loss, from zero, in the parameters; returns the loss.
+
+        Raises:
+            TrainError: one pair does not fit into memory.
+        """
+        weights = prompt_weights(batch)
+
+        def backward(size: int) -> float:
+            self.optimizer.zero_grad()
+            total = 0.0
+            for start in range(0, len(batch), size):
+                part = slice(start, start + size)
+                share = sum(weights[part]) / sum(weights)
+                outputs = cache if size >= len(batch) else FrozenCache([])
+                loss = share * pair_loss(
+                    self.model, batch[part], self.labels, outputs, weights[part]
+                )
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+            return total
+
+        size = min(len(batch), self.most_pairs or len(batch))
+        loss, fitting = with_smaller_batches("reward: pairs", size, backward, TrainError)
+        if fitting < size:
+            self.most_pairs = fitting
+            cache.outputs.clear()  # of a pass that was cut short, maybe
+        return loss
+
+
+def prompt_weights(batch: Sequence[Comparison]) -> list[float]:
+    """Of each pair: all prompts of the batch weigh the same."""
+    pairs_of = Counter(comparison.prompt for comparison in batch)
+    return [1 / pairs_of[comparison.prompt] for comparison in batch]
 
 
 def _frozen_caches(
@@ -177,29 +218,6 @@ def _frozen_caches(
 
 def _tokens(comparison: Comparison) -> int:
     return len(comparison.first) + len(comparison.second)
-
-
-class EarlyStopping:
-    """The weights of the epoch with the lowest loss so far."""
-
-    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        self.parameters = parameters
-        self.best_loss = math.inf
-        self.best_epoch = -1
-        self.best_weights: list[Tensor] = []
-
-    def age(self, epoch: int, loss: float) -> int:
-        """Epochs since the best one; 0 when `epoch` is the best, and its weights are then saved."""
-        if loss < self.best_loss:
-            self.best_loss = loss
-            self.best_epoch = epoch
-            self.best_weights = [p.detach().clone() for p in self.parameters]
-        return epoch - self.best_epoch
-
-    def restore(self) -> None:
-        """Restore the best epoch's weights; nothing happens when `age` was never called."""
-        for parameter, weights in zip(self.parameters, self.best_weights, strict=False):
-            parameter.data.copy_(weights)
 
 
 def _log_loss(model: PreferenceModel, comparisons: Sequence[Comparison]) -> float:
@@ -238,12 +256,16 @@ def pair_loss(
     batch: Sequence[Comparison],
     labels: Literal["soft", "hard"] = "soft",
     cache: FrozenCache | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Tensor:
     """Soft Bradley-Terry loss of a batch, nats a pair: the mean over the pairs of each prompt, then
     over prompts.
 
     So a pair of K replies to a prompt has the weight 1 / C(K, 2) of arXiv:2203.02155, eq. 1. A
     reply that several pairs share goes through the model once.
+
+    Args:
+        weights: of the pairs, where they are a part of a batch; None: `prompt_weights(batch)`.
     """
     rows = list(dict.fromkeys(tuple(row) for c in batch for row in (c.first, c.second)))
     index_of = {row: i for i, row in enumerate(rows)}
@@ -254,8 +276,7 @@ def pair_loss(
     p_B = torch.tensor([c.p_first for c in batch], device=scores_R.device)
     if labels == "hard":
         p_B = (torch.sign(p_B - 0.5) + 1) / 2
-    pairs_of = Counter(c.prompt for c in batch)
-    weight_B = torch.tensor([1 / pairs_of[c.prompt] for c in batch], device=scores_R.device)
+    weight_B = torch.tensor(weights or prompt_weights(batch), device=scores_R.device)
     return soft_bradley_terry(first_B, second_B, p_B, weight_B)
 
 

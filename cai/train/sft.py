@@ -15,10 +15,12 @@ import torch
 from pydantic import Field
 
 from cai.errors import TrainError, blame
-from cai.modeling.loading import load_model, window_of_weights
+from cai.modeling.fast_paths import backbone
+from cai.modeling.loading import load_frozen, load_model, window_of_weights
 from cai.modeling.logits import logit_head
-from cai.modeling.lora import lora_config
-from cai.modeling.precision import autocast, device
+from cai.modeling.lora import lora_config, merge_adapter_into
+from cai.modeling.out_of_memory import with_smaller_batches
+from cai.modeling.precision import autocast, device, frozen_dtype
 from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.progress import Progress
@@ -108,10 +110,19 @@ def sft(
         loss = _mean_loss(trainer.state.log_history)
         if loss != loss:
             raise TrainError("sft: the loss is not a number; lower sft.learning_rate")
-        model = trainer.model.merge_and_unload() if config.mode == "lora" else trainer.model
+        model = _merged(base, trainer.model) if config.mode == "lora" else trainer.model
         renderer.save(model, folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return {"examples": len(rows), "too_long": too_long, "loss": loss}
+
+
+def _merged(base: str, model: Any) -> Any:
+    """The adapter merged into the weights, in float32."""
+    if frozen_dtype() == torch.float32:
+        return model.merge_and_unload()
+    target = load_model(base)
+    merge_adapter_into(target, model, model.active_adapter)
+    return target
 
 
 def _mean_loss(log_history: Sequence[Mapping[str, float]]) -> float:
@@ -179,8 +190,8 @@ def _build_trainer(
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    model = load_model(base)
     lora = config.mode == "lora"
+    model = load_frozen(base) if lora else load_model(base)
     trainer = _reply_trainer_class()(
         model=model,
         args=_trainer_arguments(config, folder, seed),
@@ -202,8 +213,37 @@ def _reply_trainer_class() -> Any:
         """SFTTrainer with plain cross-entropy.
 
         The LM head runs on reply tokens alone, which on a CPU is several times faster than TRL's
-        tiled head. Rows are right-padded, so causal attention needs no mask.
+        tiled head. Rows are right-padded, so causal attention needs no mask. A batch that memory
+        has no room for is learnt in parts.
         """
+
+        most_rows: int | None = None
+        """Rows of a forward pass; None: all of a batch."""
+
+        def training_step(
+            self, model: Any, inputs: Any, num_items_in_batch: Any = None
+        ) -> torch.Tensor:
+            rows = len(inputs["input_ids"])
+            if num_items_in_batch is None:
+                num_items_in_batch = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
+
+            def gradients(size: int) -> torch.Tensor:
+                model.zero_grad()
+                parts = [
+                    super(ReplyTrainer, self).training_step(
+                        model,
+                        {name: value[start : start + size] for name, value in inputs.items()},
+                        num_items_in_batch,
+                    )
+                    for start in range(0, rows, size)
+                ]
+                return torch.stack(parts).sum()
+
+            size = min(rows, self.most_rows or rows)
+            loss, fitting = with_smaller_batches("sft", size, gradients, TrainError)
+            if fitting < size:
+                self.most_rows = fitting
+            return loss
 
         def compute_loss(
             self,
@@ -217,7 +257,7 @@ def _reply_trainer_class() -> Any:
             model = self.accelerator.unwrap_model(model)
             model = model.get_base_model() if hasattr(model, "get_base_model") else model
             with autocast(model.device):
-                outputs = model.base_model(input_ids=inputs["input_ids"], use_cache=False)
+                outputs = backbone(model)(input_ids=inputs["input_ids"], use_cache=False)
                 hidden_NE = outputs.last_hidden_state[:, :-1][target_BT]
                 logits_NV = logit_head(model)(hidden_NE).float()
             total = torch.nn.functional.cross_entropy(
@@ -244,7 +284,7 @@ def _callback(folder: Path, progress: Progress) -> Any:
 def _trainer_arguments(config: SFTConfig, folder: Path, seed: int) -> Any:
     from trl import SFTConfig as TRLConfig
 
-    return TRLConfig(
+    arguments = TRLConfig(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
@@ -266,3 +306,7 @@ def _trainer_arguments(config: SFTConfig, folder: Path, seed: int) -> Any:
         dataloader_pin_memory=False,
         seed=seed,
     )
+    if arguments.n_gpu > 1:
+        # one process learns on one GPU: several would get `batch_size` rows each
+        arguments._n_gpu = 1
+    return arguments

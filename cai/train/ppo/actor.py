@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cai.errors import TrainError
-from cai.modeling.fast_paths import hidden_width
+from cai.modeling.fast_paths import backbone, hidden_width
 from cai.modeling.frozen_cache import blocks_of, frozen_blocks
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_frozen, load_model, window_of_weights
 from cai.modeling.logits import logit_finish, logit_head
 from cai.modeling.lora import (
     active_adapter,
@@ -38,7 +38,7 @@ from cai.modeling.tokenization import load_renderer
 from cai.reward.preference_model import ADAPTER
 from cai.train.distributed import full_tensor, world_size
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.critic import Critic
+from cai.train.ppo.critic import Critic, load_critic_model
 from cai.train.preference import RewardConfig
 
 POLICY = "policy"
@@ -212,7 +212,7 @@ class FullActor:
             if isinstance(model, PreTrainedModel):
                 for block in blocks_of(model):
                     fully_shard(block, mesh=mesh)
-                fully_shard(model.base_model, mesh=mesh, reshard_after_forward=False)
+                fully_shard(backbone(model), mesh=mesh, reshard_after_forward=False)
                 if _untied_head_parameters(model):
                     fully_shard(model.get_output_embeddings(), mesh=mesh)
         self.sharded = True
@@ -245,7 +245,7 @@ class FullActor:
         )  # kept: while sharded weights are gathered for a pass, the module shows others
 
     def _find_trainable(self) -> list[nn.Parameter]:
-        parameters = (*self.model.base_model.parameters(), *_untied_head_parameters(self.model))
+        parameters = (*backbone(self.model).parameters(), *_untied_head_parameters(self.model))
         return [p for p in parameters if p.requires_grad]
 
     def frozen_layers(self, trainable: int | None) -> list[nn.Module]:
@@ -264,8 +264,9 @@ class FullActor:
 def build_actor(
     config: PPOConfig, weights: str, reward: RewardConfig | None, reference: str | None = None
 ) -> tuple[Actor, PeftModel | None]:
-    """An actor on the fine-tuned model, and the base on which a preference model finds or puts its
-    adapter: always the fine-tuned model, on which that adapter was trained.
+    """An actor on the fine-tuned model, with its critic's own model if the config names one; and
+    the base on which a preference model finds or puts its adapter: always the fine-tuned model, on
+    which that adapter was trained.
 
     Args:
         weights: folder of the fine-tuned model, where the policy starts.
@@ -275,29 +276,44 @@ def build_actor(
     Raises:
         TrainError: the reference has other tokens than the policy.
     """
-    other = None if reference is None else _other_reference(reference, weights)
     shard = config.shard and world_size() > 1  # a single process has nothing to shard
+    # what is sharded must be of one format
+    load_reference = load_model if shard else load_frozen
+    other = None
+    if reference is not None:
+        _refuse_other_tokens(reference, weights)
+        other = load_reference(reference)
     dtype = matmul_dtype()
     copy = load_model(weights, dtype) if shard or dtype != torch.float32 else None
     if config.mode == "lora":
         base = with_adapter(
-            load_model(weights), POLICY, config.lora_rank, config.num_trainable_layers
+            load_frozen(weights),
+            POLICY,
+            config.lora_rank,
+            config.num_trainable_layers,
         )
-        return LoraActor(base, copy, other), base
+        return _with_critic_model(LoraActor(base, copy, other), config, weights), base
     scorer = None
     if reward is not None:
         scorer = with_adapter(
-            load_model(weights), ADAPTER, reward.lora_rank, reward.num_trainable_layers
+            load_frozen(weights), ADAPTER, reward.lora_rank, reward.num_trainable_layers
         )
-    frozen = other or scorer or load_model(weights)
+    frozen = other or scorer or load_reference(weights)
     actor = FullActor(load_model(weights), frozen, copy, config.num_trainable_layers)
     if shard:
         actor.shard()
-    return actor, scorer
+    return _with_critic_model(actor, config, weights), scorer
 
 
-def _other_reference(reference: str, weights: str) -> PreTrainedModel:
-    """The reference model. It must read the policy's tokens as the policy does."""
+def _with_critic_model(actor: Actor, config: PPOConfig, weights: str) -> Actor:
+    if config.critic_model is not None:
+        window = window_of_weights(weights)
+        actor.critic.read_model(load_critic_model(config.critic_model, weights, window))
+    return actor
+
+
+def _refuse_other_tokens(reference: str, weights: str) -> None:
+    """The reference must read the policy's tokens as the policy does."""
     if (
         load_renderer(reference).tokenizer.get_vocab()
         != load_renderer(weights).tokenizer.get_vocab()
@@ -306,7 +322,6 @@ def _other_reference(reference: str, weights: str) -> PreTrainedModel:
             f"ppo.reference: base: {reference} has other tokens than {weights}, so there is no KL "
             "between the two: take ppo.reference: sft"
         )
-    return load_model(reference)
 
 
 def _plain_forward(model: PreTrainedModel, *, share_prefix: bool) -> ForwardModel:
@@ -314,16 +329,16 @@ def _plain_forward(model: PreTrainedModel, *, share_prefix: bool) -> ForwardMode
     their own.
     """
 
-    def backbone(ids_BT: Tensor) -> Tensor:
+    def states(ids_BT: Tensor) -> Tensor:
         with autocast(model.device):
             if share_prefix:
-                return shared_prefix_forward(model.base_model, ids_BT).to(model.dtype)
-            hidden_BTE: Tensor = model.base_model(
+                return shared_prefix_forward(backbone(model), ids_BT).to(model.dtype)
+            hidden_BTE: Tensor = backbone(model)(
                 input_ids=ids_BT, use_cache=False
             ).last_hidden_state
         return hidden_BTE.to(model.dtype)
 
-    return ForwardModel(backbone, _head_of(model), model.device)
+    return ForwardModel(states, _head_of(model), model.device)
 
 
 def _head_of(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
@@ -334,7 +349,7 @@ def _head_of(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
         return logit_head(model)
     finish = logit_finish(model)
     return lambda hidden: finish(
-        nn.functional.linear(hidden, model.base_model.get_input_embeddings().weight)
+        nn.functional.linear(hidden, backbone(model).get_input_embeddings().weight)
     )
 
 
@@ -342,5 +357,5 @@ def _untied_head_parameters(model: PreTrainedModel) -> list[Any]:
     """The language-model head's parameters, where they are not the embeddings'."""
     if getattr(model.config, "tie_word_embeddings", False):
         return []
-    of_backbone = {id(p) for p in model.base_model.parameters()}
+    of_backbone = {id(p) for p in backbone(model).parameters()}
     return [p for p in model.get_output_embeddings().parameters() if id(p) not in of_backbone]

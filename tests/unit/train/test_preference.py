@@ -18,9 +18,9 @@ from cai.modeling.lora import adapter_parameters, adapter_tensors
 from cai.pipeline.preference_model import fresh_model
 from cai.records import chat_of
 from cai.reward.preference_model import ADAPTER, PreferenceModel
+from cai.train.early_stopping import EarlyStopping
 from cai.train.preference import (
     Comparison,
-    EarlyStopping,
     RewardConfig,
     batch_by_prompt,
     evaluate,
