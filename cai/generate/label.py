@@ -25,6 +25,7 @@ from cai.store import digest
 
 CATEGORY_WEIGHT = 4.0
 """Factor on the weight of principles of the prompt's own category."""
+NO_PRINCIPLE = "no principle with a comparison applies"
 
 # ---- principles and examples ----
 
@@ -276,7 +277,7 @@ def labeller(
         kind, category = kind_and_category(pair)
         principles = principles_for(constitution, config, kind, seed, judged, category)
         if not principles:
-            return unscored(pair, "no principle with a comparison applies")
+            return unscored(pair, NO_PRINCIPLE)
         try:  # all or none: a mean over fewer principles would be another label
             votes = await gather([vote(judged, principle) for principle in principles])
         except UnansweredError as error:
