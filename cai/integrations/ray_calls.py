@@ -37,14 +37,15 @@ class EndpointCalls:
         self.spec, self.config, self.folder = spec, _share(config, workers), folder
         # the key travels with this object: Ray would show the variables of its environments
         self._key = os.environ.get(API_KEY_VARIABLE)
-        self._lm: HttpLM | None = None
+        self.lm: HttpLM | None = None
+        """Opened with the first batch, for as long as the worker lives."""
 
     def __call__(self) -> CallSession:
-        if self._lm is None:
+        if self.lm is None:
             if self._key is not None:
                 os.environ[API_KEY_VARIABLE] = self._key
-            self._lm = HttpLM(self.spec, self.config)
-        return CallSession(self._lm, self.folder)
+            self.lm = HttpLM(self.spec, self.config)
+        return CallSession(self.lm, self.folder)
 
 
 def _share(config: HttpConfig, workers: int) -> HttpConfig:

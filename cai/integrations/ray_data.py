@@ -35,16 +35,13 @@ ROWS_PER_FILE = 500
 """Requests of a Parquet file, which is Ray's unit of work."""
 HTTP_BATCH = 64
 """Requests that a worker of the HTTP stage starts together."""
-HTTP_WORKER_CPUS = 0.25
-"""Such a worker waits most of the time."""
+HTTP_WORKER_CPUS = 0
+"""Such a worker waits. With a share of a CPU it would keep a node's last one from the tasks before
+it, and nothing would ever start."""
 ERROR = "__inference_error__"
 """The column of rows that failed: Ray keeps them from the function after the processor."""
 DTYPE = "ChatCompletionRequest"
 MAX_REASON = 200
-
-
-class WaveOpenError(JobError):
-    """Requests stayed without an answer."""
 
 
 # ---- before and after a processor ----
@@ -173,7 +170,9 @@ def deployment_processor(name: str, workers: int, request_type: Any = None) -> A
         raise UsageError(f"--deployment {name}: write it as APPLICATION/DEPLOYMENT")
     if request_type is None:
         with blame(UsageError, "deployments need ray[llm]"):
-            from ray.serve.llm.openai_api_models import ChatCompletionRequest as request_type
+            from ray.serve.llm.openai_api_models import ChatCompletionRequest
+
+            request_type = ChatCompletionRequest
     return llm.ServeDeploymentProcessorConfig(
         deployment_name=deployment,
         app_name=application,
@@ -281,10 +280,10 @@ def read_answers(folder: Path) -> AnswerTables:
 
 
 def _outcomes(path: Path) -> Iterator[tuple[str, bool, str | None]]:
-    """(name, whether there is an answer, error) of each row; none of a file that a kill has cut."""
+    """(name, whether there is an answer, error) of each row; none of a file that is not whole."""
     try:
         table = _read_table(path)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, KeyError, OSError):
         return
     columns = (table["id"], table["answer"].is_valid(), table["error"])
     yield from zip(*(column.to_pylist() for column in columns), strict=True)
@@ -317,8 +316,7 @@ def answer_in_waves(
         notify: called with a line on each wave.
 
     Raises:
-        WaveOpenError: a wave brought nothing new.
-        JobError: Ray failed.
+        JobError: a wave brought nothing new, or Ray failed.
     """
     folder = folder.absolute()
     open_before: set[str] = set()
@@ -332,7 +330,7 @@ def answer_in_waves(
             if finished:
                 break
             if batch.open_ids == open_before:
-                raise WaveOpenError(_open_line(stage, open_before, answers.errors))
+                raise JobError(_open_line(stage, open_before, answers.errors))
             notify(f"{stage}: {len(batch.open_ids)} requests through Ray")
             wave = folder / "answers" / f"{_number_of_waves(folder):06}"
             with blame(JobError, f"{stage}: Ray failed; what is answered is kept"):
