@@ -234,7 +234,7 @@ def test_a_deployment_of_ray_serve(tmp_path: Path, cluster: str) -> None:
     requests.close()
     ray.init(address=cluster)
     try:
-        application = serve.deployment(ray_actor_options={"num_cpus": 0.1})(Chat).bind()
+        application = serve.deployment(ray_actor_options={"num_cpus": 0})(Chat).bind()
         serve.run(application, name="toy")
         config = deployment_processor("toy/Chat", 1, dict)
         answer_wave(requests.paths, tmp_path / "answers" / "0", config)
