@@ -31,8 +31,10 @@ from cai.locks import locked
 
 Row = dict[str, Any]
 RowFunction = Callable[[Row], Row]
-ROWS_PER_FILE = 500
-"""Requests of a Parquet file, which is Ray's unit of work."""
+ROWS_PER_FILE = 5000
+"""Requests of a Parquet file."""
+ROWS_PER_TASK = 256
+"""Requests that a worker takes at a time, and that are repeated if it is lost."""
 HTTP_BATCH = 64
 """Requests that a worker of the HTTP stage starts together."""
 HTTP_WORKER_CPUS = 0
@@ -212,9 +214,9 @@ def answer_wave(requests: Sequence[Path], answers: Path, config: Any) -> None:
 
     before, after = _functions(config)
     processor = llm.build_processor(config, preprocess=before, postprocess=after)
-    rows = ray.data.read_parquet(
-        [str(path) for path in requests], override_num_blocks=len(requests)
-    )
+    rows = ray.data.read_parquet([str(path) for path in requests])
+    # files are read together, up to 128 MiB: one worker would have them all
+    rows = rows.repartition(target_num_rows_per_block=ROWS_PER_TASK)
     processor(rows).map(outcome).write_parquet(str(answers))
 
 

@@ -6,6 +6,7 @@ whatever is killed on the way, and what has an answer is not requested again.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from cli_runner import Capture, run_command
 from endpoint import Endpoint, answer_to, endpoint
 from json_lines import write_lines
 
+from cai.integrations import ray_data
+from cai.lm.chat_completions import parse_answer
 from cai.records import Pair, chat_of
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: it is an extra (cai[ray])")
@@ -31,7 +34,7 @@ pytestmark = [
     pytest.mark.slow,  # starting Ray takes seconds, and a minute on a busy machine
     pytest.mark.filterwarnings("ignore"),  # Ray's
 ]
-ROWS = int(os.environ.get("CAI_RAY_ROWS", "40"))
+ROWS = int(os.environ.get("CAI_RAY_ROWS", "100"))
 CONNECTIONS = 8
 OUTPUTS = {"revise": "10-revisions.jsonl", "label": "40-preferences.jsonl"}
 
@@ -93,28 +96,44 @@ def once_answered(server: Endpoint, count: int, act: Callable[[], None]) -> thre
     return thread
 
 
-def kill_one_worker() -> None:
-    """SIGKILL for a process of Ray that calls the endpoint."""
-    workers = [
+def ray_workers(server: Endpoint) -> list[psutil.Process]:
+    """The processes of Ray that are connected to the endpoint."""
+    port = int(server.spec.partition("/v1")[0].rpartition(":")[2])
+    return [
         process
         for process in psutil.process_iter(["cmdline"])
         if "HttpRequestUDF" in " ".join(process.info["cmdline"] or ())
+        and any(line.raddr and line.raddr.port == port for line in process.net_connections())
     ]
+
+
+def kill_one_of_two_workers(server: Endpoint) -> None:
+    while len(workers := ray_workers(server)) < 2:
+        time.sleep(0.05)
     os.kill(workers[0].pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("stage", ["revise", "label"])
 def test_the_rows_of_a_plain_run_though_a_worker_is_killed(
-    capsys: Capture, tmp_path: Path, cluster: str, stage: str
+    capsys: Capture,
+    tmp_path: Path,
+    cluster: str,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
 ) -> None:
-    """At most the calls that the killed worker waited for are made again."""
-    with endpoint(tmp_path / "server", latency=0.05) as server:
+    """Two workers call at the same time. At most the calls that the killed one waited for are made
+    again.
+    """
+    if ROWS < 1000:
+        monkeypatch.setattr(ray_data, "ROWS_PER_TASK", 16)
+        monkeypatch.setattr(ray_data, "HTTP_BATCH", 16)
+    with endpoint(tmp_path / "server", latency=0.2) as server:
         plain = new_run(capsys, tmp_path / "plain", server.spec)
-        assert run_command(capsys, stage, plain).code == 0
+        assert run_command(capsys, stage, plain, "--set", "http.connections=64").code == 0
         before = len(server.answered())
         calls = answered(server)
         file = new_run(capsys, tmp_path / "ray", server.spec)
-        killer = once_answered(server, len(calls) // 5, kill_one_worker)
+        killer = once_answered(server, 1, lambda: kill_one_of_two_workers(server))
         done = run_command(capsys, "ray", stage, file, "--address", cluster)
         assert done.code == 0, done.err
         killer.join(1)
@@ -215,20 +234,12 @@ class Chat:
 def test_a_deployment_of_ray_serve(tmp_path: Path, cluster: str) -> None:
     """Answers have the server's content; a failed row is one with a reason."""
     serve = pytest.importorskip("ray.serve", reason="ray[serve] is not installed")
-    from cai.integrations.ray_data import (
-        RequestTables,
-        answer_wave,
-        deployment_processor,
-        read_answers,
-    )
-    from cai.lm.chat_completions import parse_answer
-
     bodies: dict[str, dict[str, Any]] = {}
     for number in range(20):
         message = {"role": "user", "content": f"Question {number}?"}
         body: dict[str, Any] = {"messages": [message], "max_tokens": 9, "model": "toy"}
         bodies[f"label-{number}"] = body | ({"logprobs": True} if number % 2 else {})
-    requests = RequestTables(tmp_path / "requests")
+    requests = ray_data.RequestTables(tmp_path / "requests")
     for name, body in bodies.items():
         requests.add(name, body)
     requests.close()
@@ -236,18 +247,16 @@ def test_a_deployment_of_ray_serve(tmp_path: Path, cluster: str) -> None:
     try:
         application = serve.deployment(ray_actor_options={"num_cpus": 0})(Chat).bind()
         serve.run(application, name="toy")
-        config = deployment_processor("toy/Chat", 1, dict)
-        answer_wave(requests.paths, tmp_path / "answers" / "0", config)
+        config = ray_data.deployment_processor("toy/Chat", 1, dict)
+        ray_data.answer_wave(requests.paths, tmp_path / "answers" / "0", config)
     finally:
         serve.shutdown()
         ray.shutdown()
-    answers = read_answers(tmp_path)
+    answers = ray_data.read_answers(tmp_path)
     failed = {name for name, body in bodies.items() if "7?" in body["messages"][0]["content"]}
     assert answers.errors.keys() == failed
     assert all("a row that fails" in error for error in answers.errors.values())
     for name in bodies.keys() - failed:
-        import json
-
         data = answers.find(name)
         assert data is not None
         expected = json.dumps(answer_to(bodies[name])).encode()
