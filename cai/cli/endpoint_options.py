@@ -155,10 +155,12 @@ def open_logged(
     from cai.lm.caching import CachedLM
     from cai.lm.http import HttpLM
     from cai.lm.request_log import RequestLog
+    from cai.modeling.model_spec import is_reward_spec
+    from cai.reward.score_labels import open_reward_judge
 
     http, prices = options.parse_settings()
     budget = options.budget(prices) if shared is None else shared
-    lm: LM = open_lm(model, http)
+    lm: LM = open_reward_judge(model) if is_reward_spec(model) else open_lm(model, http)
     if not isinstance(lm, HttpLM):
         yield lm
         return

@@ -138,9 +138,11 @@ class GradeTool:
 
 
 def _grade_by_patterns(tool: GradeTool) -> None:
-    from cai.rubric import grade
+    from cai.rubric import grade, unscored_grade
 
     def grade_line(line: Line) -> dict[str, Any]:
+        if line.no_reply is not None:
+            return tool.fields(line, unscored_grade({}, line.no_reply))
         prompt, response = line.prompt.chat[-1].content, line.replies[0]
         result = grade(tool.compiled, prompt=prompt, response=response, kind=line.prompt.kind)
         return tool.fields(line, result)
@@ -155,9 +157,12 @@ def _grade_by_patterns(tool: GradeTool) -> None:
 
 def model_step(tool: GradeTool, lm: LM) -> LineStep:
     """The grade of a line, with propositions that a model decides."""
+    from cai.rubric import unscored_grade
     from cai.rubric.llm_grader import grade_with_model
 
     async def grade_line(line: Line) -> dict[str, Any]:
+        if line.no_reply is not None:
+            return tool.fields(line, unscored_grade({}, line.no_reply))
         result = await grade_with_model(
             lm,
             tool.compiled,

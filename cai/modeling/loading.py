@@ -48,7 +48,11 @@ def load_model(
     with blame(BackendError, f"model {name_or_path}"):
         device_map = _device_map(name_or_path, dtype) if may_spread else None
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=dtype, use_safetensors=True, device_map=device_map
+            name_or_path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            device_map=device_map,
         )
         if device_map is None:
             model.to(device())
@@ -133,7 +137,7 @@ def window_of_weights(name_or_path: str) -> int:
         BackendError: its configuration cannot be read.
     """
     with blame(BackendError, f"model {name_or_path}"):
-        return window_of(AutoConfig.from_pretrained(name_or_path))
+        return window_of(AutoConfig.from_pretrained(name_or_path, trust_remote_code=False))
 
 
 def fingerprint(name_or_path: str) -> str:

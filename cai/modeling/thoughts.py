@@ -16,6 +16,10 @@ _END = re.compile(r"\s*<\|(?:end|return)\|>$")
 """Of a channel's message, where control tokens are text."""
 
 
+CUT_THOUGHT = "a reply ends within its thought: there is nothing to judge"
+"""Why such a reply has no verdict."""
+
+
 class Split(NamedTuple):
     """A reply apart from its thoughts."""
 
@@ -24,6 +28,11 @@ class Split(NamedTuple):
     """Whether the last thought was closed."""
     thought: str | None
     """None: there was none."""
+
+    @property
+    def lacks_reply(self) -> bool:
+        """Whether the text ends within its thought."""
+        return not self.is_closed and not self.text
 
 
 def split_thoughts(text: str) -> Split:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -92,19 +92,48 @@ class Renderer:
             ) from error
 
     def _template_ids(self, chat: Chat) -> list[int]:
+        return self._encoded(chat, self._prompt_template, True, self.format.variables)
+
+    def _encoded(
+        self, chat: Chat, template: str, prompt: bool, variables: Mapping[str, Any]
+    ) -> list[int]:
         messages: list[dict[str, Any]] = list(message_dicts(chat))
         if self.format.takes_parts:
             messages = [{**turn, "content": as_parts(turn["content"])} for turn in messages]
         ids: list[int] = self.tokenizer.apply_chat_template(
             messages,
-            chat_template=self._prompt_template,
-            add_generation_prompt=True,
+            chat_template=template,
+            add_generation_prompt=prompt,
             tokenize=True,
             return_dict=False,
             sanitize_control_tokens=True,
-            **self.format.variables,
+            **variables,
         )
         return ids
+
+    def conversation_ids(self, chat: Chat, *, prompt: bool = False, **variables: Any) -> list[int]:
+        """A whole conversation as the template writes it, replies with it: what published reward
+        models and guards read. Text inside messages stays text, as in `prompt_ids`.
+
+        Args:
+            prompt: whether the model's own turn follows.
+            variables: given to the template besides its usual ones.
+
+        Raises:
+            BackendError: the template refuses the conversation.
+        """
+        source = self.format.source.removesuffix("\n")
+        known = _literal(sorted(self._plain_tokens))
+        template = f"{source}{{% set _control_tokens = {known} %}}"
+
+        def rendered(turns: Chat) -> list[int]:
+            return self._encoded(turns, template, prompt, {**self.format.variables, **variables})
+
+        try:
+            return rendered(self._without_lost_turns(chat))
+        except Exception:  # a template is a program of somebody else
+            with blame(BackendError, "the model's chat template refuses the conversation"):
+                return rendered(plain_turns(chat))
 
     @cached_property
     def format(self) -> ChatFormat:
@@ -289,7 +318,7 @@ def load_renderer(folder: Path | str, *, thinks: bool = False) -> Renderer:
             leaves out the user's text.
     """
     with blame(BackendError, f"tokenizer of {folder}"):
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.chat_template is None:
         raise BackendError(f"{folder}: the tokenizer has no chat template; cai needs a chat model")
     ends = [token for token in config_eos(folder) if 0 <= token < len(tokenizer)]

@@ -28,9 +28,11 @@ from cai.lm.engines import is_endpoint
 from cai.lm.http import HttpLM
 from cai.lm.request_log import REQUEST_LOG_NAME, RequestLog
 from cai.modeling import memory
+from cai.modeling.model_spec import is_reward_spec
 from cai.pipeline.config import ResolvedRun, Run
 from cai.progress import ProgressFactory
 from cai.report.formats import shorten_reason
+from cai.reward.score_labels import open_reward_judge
 from cai.rubric import CompiledRubric, compile_rubric
 from cai.store import Manifest, digest
 
@@ -116,7 +118,10 @@ class RunContext:
         budget.
         """
         if spec not in self.models:
-            lm = open_lm(spec, self.run.http)
+            if is_reward_spec(spec):
+                lm: LM = open_reward_judge(spec)
+            else:
+                lm = open_lm(spec, self.run.http)
             if isinstance(lm, HttpLM):
                 lm.batch = self.batch
                 metered = MeteredLM(lm, self.budget, self.run.prices)

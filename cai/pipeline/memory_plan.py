@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from cai.errors import CaiError
 from cai.lm.local_batches import MAX_BATCH_ROWS, MAX_BATCH_TOKENS
 from cai.modeling import memory_estimate as memory
 from cai.modeling.memory_estimate import ModelShape
-from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.modeling.model_files import local_model_name, resolve_model_path, training_weights
 from cai.modeling.precision import frozen_dtype, matmul_dtype
 from cai.pipeline.config import ResolvedRun, Run
 from cai.train.ppo.rollout import SAMPLING_BATCH
@@ -35,18 +35,33 @@ class StageMemory:
         return sum(self.parts.values())
 
 
-def stage_memories(run: Run, shape: ModelShape) -> list[StageMemory]:
+def stage_memories(
+    run: Run, shape: ModelShape, others: Mapping[str, ModelShape] | None = None
+) -> list[StageMemory]:
     """Of the stages that run a model of this shape in this process, in order.
 
-    `shape` is that of the model that learns; a judge of its own is not in it.
+    Args:
+        shape: of the model that learns; a judge of its own is not counted.
+        others: shapes of the models that others trained, by their key (see `published_models`).
     """
+    others = others or {}
     longest = max(run.revise.max_tokens, run.pair.max_tokens, run.eval.max_tokens)
     return [
         StageMemory("sampling", _sampling(shape, MAX_BATCH_ROWS, MAX_BATCH_TOKENS, longest)),
         StageMemory("sft", _sft(run, shape)),
-        StageMemory("reward", _reward(run, shape)),
-        StageMemory("ppo", _ppo(run, shape)),
+        StageMemory("reward", _reward(run, shape, others.get("reward_model"))),
+        StageMemory("ppo", _ppo(run, shape) | _weights(others)),
     ]
+
+
+def published_models(run: Run) -> dict[str, str]:
+    """Key -> spec of the models besides the one that learns which PPO has in memory."""
+    specs = {"ppo.critic": run.ppo.critic_model, "reward_model": run.reward_model}
+    return {key: spec for key, spec in specs.items() if spec is not None}
+
+
+def _weights(others: Mapping[str, ModelShape]) -> dict[str, int]:
+    return {key: memory.weight_bytes(shape, matmul_dtype()) for key, shape in others.items()}
 
 
 def _sampling(shape: ModelShape, rows: int, tokens: int, new: int) -> dict[str, int]:
@@ -76,7 +91,9 @@ def _sft(run: Run, shape: ModelShape) -> dict[str, int]:
     }
 
 
-def _reward(run: Run, shape: ModelShape) -> dict[str, int]:
+def _reward(run: Run, shape: ModelShape, published: ModelShape | None) -> dict[str, int]:
+    if published is not None:  # it is scaled, and nothing learns
+        return _weights({"weights": published})
     config = run.reward
     tokens = 2 * config.batch_size * (PROMPT_TOKENS + run.pair.max_tokens)
     adapter = memory.adapter_parameters(shape, config.lora_rank, config.num_trainable_layers)
@@ -128,10 +145,14 @@ def _lines(resolved: ResolvedRun) -> Iterator[str]:
         return
     try:
         shape = memory.model_shape(resolve_model_path(name))
+        others = {
+            key: memory.model_shape(training_weights(spec))
+            for key, spec in published_models(run).items()
+        }
     except CaiError:
-        return  # the stage that needs the model says what is wrong with it
+        return  # the stage that needs such a model says what is wrong with it
     free = memory.free_bytes()
-    stages = stage_memories(run, shape)
+    stages = stage_memories(run, shape, others)
     yield f"memory: {_listed(stages)}; free: {_gib(free)}"
     if free is not None:
         for stage in stages:

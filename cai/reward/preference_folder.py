@@ -15,13 +15,15 @@ from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import load_renderer
 from cai.records import Chat
 from cai.reward.preference_model import ADAPTER, HEAD_FILE, PreferenceModel
+from cai.reward.published_model import PUBLISHED_FILE, load_saved_model
+from cai.reward.scale import ReplyScorer
 from cai.store import file_digest
 
 
 class OpenedPreferenceModel(NamedTuple):
     """A preference model that is ready to score."""
 
-    model: PreferenceModel
+    model: ReplyScorer
     fingerprint: str
     """Digest of its files and those of its base."""
 
@@ -31,7 +33,8 @@ class OpenedPreferenceModel(NamedTuple):
 
 
 def open_preference_model(folder: Path) -> OpenedPreferenceModel:
-    """The preference model of a folder; of a run's folder, its 50-reward.
+    """The preference model of a folder; of a run's folder, its 50-reward. That may name a published
+    model.
 
     Its base is the run's fine-tuned model, which lies beside it, or else the model that the folder
     names.
@@ -42,6 +45,10 @@ def open_preference_model(folder: Path) -> OpenedPreferenceModel:
     """
     if not (folder / HEAD_FILE).exists() and (folder / REWARD / HEAD_FILE).exists():
         folder = folder / REWARD
+    published = next((f for f in (folder, folder / REWARD) if (f / PUBLISHED_FILE).exists()), None)
+    if published is not None:
+        scorer = load_saved_model(published)
+        return OpenedPreferenceModel(scorer, f"{file_digest(published)} {scorer.fingerprint}")
     if not (folder / HEAD_FILE).exists():
         raise UsageError(
             f"--preference {folder}: no {HEAD_FILE} in it: name a run's folder, its {REWARD}, or a"

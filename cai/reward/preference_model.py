@@ -30,6 +30,7 @@ from cai.modeling.lora import (
 from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.tokenization import Renderer
 from cai.records import Chat
+from cai.reward.scale import gain_and_bias
 
 ADAPTER = "reward"
 HEAD_FILE = "head.json"
@@ -111,15 +112,7 @@ class PreferenceModel(nn.Module):
         Raises:
             StoreError: all scores are equal.
         """
-        values = torch.tensor(scores, dtype=torch.float64)
-        std = float(values.std(unbiased=False))
-        mean = float(values.mean())
-        if std == 0:
-            raise StoreError(
-                "the preference model gives every reply the same score: nothing to normalise"
-            )
-        self.gain = self.gain / std
-        self.bias = (self.bias - mean) / std
+        self.gain, self.bias = gain_and_bias(scores, self.gain, self.bias)
 
     def save(self, folder: Path, base: str | None = None) -> None:
         """Adapter and head as safetensors; gain and bias as JSON.

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from cai.errors import TrainError
 from cai.modeling.fast_paths import backbone, hidden_width
 from cai.modeling.frozen_cache import blocks_of, frozen_blocks
-from cai.modeling.loading import load_frozen, load_model
+from cai.modeling.loading import load_frozen, load_model, window_of_weights
 from cai.modeling.logits import logit_finish, logit_head
 from cai.modeling.lora import (
     active_adapter,
@@ -38,7 +38,7 @@ from cai.modeling.tokenization import load_renderer
 from cai.reward.preference_model import ADAPTER
 from cai.train.distributed import full_tensor, world_size
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.critic import Critic
+from cai.train.ppo.critic import Critic, load_critic_model
 from cai.train.preference import RewardConfig
 
 POLICY = "policy"
@@ -264,8 +264,9 @@ class FullActor:
 def build_actor(
     config: PPOConfig, weights: str, reward: RewardConfig | None, reference: str | None = None
 ) -> tuple[Actor, PeftModel | None]:
-    """An actor on the fine-tuned model, and the base on which a preference model finds or puts its
-    adapter: always the fine-tuned model, on which that adapter was trained.
+    """An actor on the fine-tuned model, with its critic's own model if the config names one; and
+    the base on which a preference model finds or puts its adapter: always the fine-tuned model, on
+    which that adapter was trained.
 
     Args:
         weights: folder of the fine-tuned model, where the policy starts.
@@ -291,7 +292,7 @@ def build_actor(
             config.lora_rank,
             config.num_trainable_layers,
         )
-        return LoraActor(base, copy, other), base
+        return _with_critic_model(LoraActor(base, copy, other), config, weights), base
     scorer = None
     if reward is not None:
         scorer = with_adapter(
@@ -301,7 +302,14 @@ def build_actor(
     actor = FullActor(load_model(weights), frozen, copy, config.num_trainable_layers)
     if shard:
         actor.shard()
-    return actor, scorer
+    return _with_critic_model(actor, config, weights), scorer
+
+
+def _with_critic_model(actor: Actor, config: PPOConfig, weights: str) -> Actor:
+    if config.critic_model is not None:
+        window = window_of_weights(weights)
+        actor.critic.read_model(load_critic_model(config.critic_model, weights, window))
+    return actor
 
 
 def _refuse_other_tokens(reference: str, weights: str) -> None:

@@ -88,7 +88,8 @@ def start_critic(
             for starting elsewhere (`reference: base`) is left to the critic to learn.
     """
     kinds = [rollout.prompt.kind for rollout in scored.known_rollouts]
-    rewards = scored.totals if critic.backbone is None else scored.totals_without(PREFERENCE_MODEL)
+    known = critic.knows_preference_model
+    rewards = scored.totals_without(PREFERENCE_MODEL) if known else scored.totals
     scale = 1.0
     if scale_rewards:
         reward_N = torch.zeros(sum(len(r.response_ids) for r in learnt.known_rollouts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from cai.modeling import memory_estimate as memory
 from cai.modeling.memory_estimate import ModelShape, config_shape, model_shape
 from cai.pipeline import memory_plan
 from cai.pipeline.config import ResolvedRun, Run
-from cai.pipeline.memory_plan import memory_lines, stage_memories
+from cai.pipeline.memory_plan import memory_lines, published_models, stage_memories
 
 SHAPE = ModelShape(
     parameters=5000,
@@ -93,6 +94,18 @@ def test_lora_on_a_gpu_keeps_the_base_short(monkeypatch: pytest.MonkeyPatch) -> 
     stages = {stage.stage: stage for stage in stage_memories(run_of(), SHAPE)}
     assert stages["sft"].parts["weights"] == stages["reward"].parts["weights"] == 14_000
     assert stages["ppo"].parts["weights"] == 24_000
+
+
+def test_published_models_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bytes a weight: 5,000 of a critic, 10,000 of a reward model. Nothing learns to score."""
+    monkeypatch.setattr(memory_plan, "matmul_dtype", lambda: torch.bfloat16)
+    run = run_of(reward_model="local:scorer", ppo={"critic": "local:large"})
+    assert published_models(run) == {"ppo.critic": "local:large", "reward_model": "local:scorer"}
+    others = {"ppo.critic": SHAPE, "reward_model": replace(SHAPE, parameters=10_000)}
+    stages = {stage.stage: stage for stage in stage_memories(run, SHAPE, others)}
+    assert stages["reward"].parts == {"weights": 20_000}
+    assert stages["ppo"].parts["ppo.critic"] == 10_000
+    assert stages["ppo"].parts["reward_model"] == 20_000
 
 
 def test_lines_for_the_user(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
