@@ -148,7 +148,7 @@ def grade_replies(
         raise UsageError(f"ray grade: --model {model}: name an endpoint, http://HOST:PORT/v1#MODEL")
     for path in (source, output):
         if path == Path("-"):
-            raise UsageError("ray grade: it reads the input several times: name files")
+            raise UsageError("ray grade: the input is read several times: name files, not -")
     loaded, rubric = load_with_rubric(constitution)
     files = GradeFiles(source, column_names(None, ("response",)), output, "")
     tool = GradeTool(loaded, compile_rubric(rubric), files, ask_all, explain=False)

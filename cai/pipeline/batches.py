@@ -47,7 +47,7 @@ def endpoint_of(run: Run, stage: str) -> str:
     model = run.judge or run.model if stage == "label" else run.model
     if not model.startswith(("http:", "https:")):
         raise UsageError(
-            f"{stage} asks {model}, which runs here: a batch queue needs an endpoint, "
+            f"{stage} asks {model}, which runs here: batch queues and Ray need an endpoint, "
             "http://HOST:PORT/v1#MODEL"
         )
     return model
