@@ -61,8 +61,22 @@ def http_answer(row: Row) -> Row:
 
 
 def deployment_request(row: Row) -> Row:
-    """For `ServeDeploymentProcessorConfig` of a deployment with OpenAI's method `chat`."""
-    return {"method": "chat", "dtype": DTYPE, "request_kwargs": json.loads(row["body"])}
+    """For `ServeDeploymentProcessorConfig` with `request_from_json` among its types."""
+    return {"method": "chat", "dtype": DTYPE, "request_kwargs": {"body": row["body"]}}
+
+
+def request_from_json(request_type: Callable[..., Any]) -> type:
+    """A type for Ray's `dtype_mapping` that makes a deployment's requests of JSON.
+
+    A table would give it lists as arrays, and fields that other requests have. The numbers by which
+    Ray names requests are left out: each worker counts from 0.
+    """
+
+    class Request:
+        def __new__(cls, *, body: str, **names: object) -> Any:
+            return request_type(**json.loads(body))
+
+    return Request
 
 
 def deployment_answer(row: Row) -> Row:
@@ -178,7 +192,7 @@ def deployment_processor(name: str, workers: int, request_type: Any = None) -> A
     return llm.ServeDeploymentProcessorConfig(
         deployment_name=deployment,
         app_name=application,
-        dtype_mapping={DTYPE: request_type},
+        dtype_mapping={DTYPE: request_from_json(request_type)},
         should_continue_on_error=True,
         concurrency=workers,
     )
