@@ -203,7 +203,8 @@ def _cluster(address: str | None) -> Iterator[None]:
     except ImportError:
         raise UsageError("Ray is not installed: pip install 'cai[ray]'") from None
     try:
-        ray_core.init(address=address, include_dashboard=None if address else False)
+        # without "local", Ray would join a cluster that happens to run here
+        ray_core.init(address=address or "local", include_dashboard=None if address else False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"--address {address}: {error}") from None
     try:
