@@ -131,7 +131,9 @@ def outcome(row: Row) -> Row:
     """(id, answer, error), also of a row that failed."""
     error = row.get(ERROR) or row.get("error")
     if error:
-        return {"id": row["id"], "answer": None, "error": " ".join(error.split())[:MAX_REASON]}
+        # of a failure in a deployment, Ray gives the traceback, which ends with the reason
+        reason = (error.strip() or "an error").splitlines()[-1].strip()
+        return {"id": row["id"], "answer": None, "error": reason[:MAX_REASON]}
     return {"id": row["id"], "answer": row["answer"], "error": None}
 
 

@@ -126,10 +126,14 @@ def test_a_reply_that_fills_its_limit_counts_as_cut(tokens: int, reason: str) ->
 
 
 def test_a_failed_row_is_one_with_a_reason() -> None:
-    row = {"id": "x", "body": "{}", "__inference_error__": "ValueError:\n too long" + "g" * 500}
+    row = {
+        "id": "x",
+        "body": "{}",
+        "__inference_error__": "RayTaskError: File x\n too long" + "g" * 500,
+    }
     failed = ray_data.outcome(row)
     assert (failed["id"], failed["answer"]) == ("x", None)
-    assert failed["error"].startswith("ValueError: too long")
+    assert failed["error"].startswith("too long")
     assert len(failed["error"]) == ray_data.MAX_REASON
 
 
