@@ -48,18 +48,20 @@ def request_digest(body: dict[str, Any]) -> str:
 
 
 def answer_to(body: dict[str, Any]) -> dict[str, Any]:
-    """A refusal, or log-odds of A and B, which differ from request to request."""
+    """A refusal, or log-odds of A and B, or of Yes and No, which differ from request to request."""
     stream = random.Random(request_digest(body))
     usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60}
     choice: dict[str, Any] = {"finish_reason": "stop"}
     if body.get("logprobs"):
         log_odds = stream.gauss(0, 2)
+        is_question = body["messages"][-1]["content"].endswith("Answer Yes or No.")
+        first, second = ("Yes", " No") if is_question else ("A", " B")
         top = [
-            {"token": "A", "logprob": -math.log1p(math.exp(-log_odds))},
-            {"token": " B", "logprob": -math.log1p(math.exp(log_odds))},
+            {"token": first, "logprob": -math.log1p(math.exp(-log_odds))},
+            {"token": second, "logprob": -math.log1p(math.exp(log_odds))},
         ]
-        choice["message"] = {"role": "assistant", "content": "A"}
-        choice["logprobs"] = {"content": [{"token": "A", "top_logprobs": top}]}
+        choice["message"] = {"role": "assistant", "content": first}
+        choice["logprobs"] = {"content": [{"token": first, "top_logprobs": top}]}
     else:
         syllables = [stream.choice("bdfgklmnprst") + stream.choice("aeiou") for _ in range(4)]
         text = f"I'm sorry, but I can't help with {''.join(syllables)}."

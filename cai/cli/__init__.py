@@ -37,6 +37,7 @@ from cai.cli import (
     logs,
     projects,
     prompts,
+    ray_waves,
     redteam,
     review,
     runs,
@@ -86,6 +87,7 @@ for module in (
     app.add_typer(module.app)
 app.add_typer(logs.log)
 app.add_typer(batches.batch)
+app.add_typer(ray_waves.ray)
 INTERRUPTED = "interrupted; finished work is saved: run the same command to resume"
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]

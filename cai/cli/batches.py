@@ -49,7 +49,7 @@ def emit(
     requests = RequestFiles(folder, max_requests, max_bytes)
     job = Batch(stage, AnswerFiles(), requests)
     try:
-        finished = _run_pass(file, job, settings)
+        finished = run_pass(file, job, settings)
     except BaseException:
         requests.discard()
         raise
@@ -82,12 +82,13 @@ def ingest(
         raise UsageError(f"{answers[0]}: no answer in these files")
     for stage in read_back.stages:
         job = Batch(stage, read_back)
-        finished = _run_pass(file, job, settings)
+        finished = run_pass(file, job, settings)
         state = "finished" if finished else f"open: {len(job.open_ids)} (cai batch emit {stage})"
         print(f"{stage}: {job.answered} answers taken; {state}", file=sys.stderr)
 
 
-def _run_pass(file: Path, job: Batch, settings: Sequence[str] | None) -> bool:
+def run_pass(file: Path, job: Batch, settings: Sequence[str] | None) -> bool:
+    """One pass over a stage: whether the stage is finished."""
     quiet()
     from cai.pipeline.batches import run_batch
     from cai.pipeline.config import load_run

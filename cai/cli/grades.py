@@ -16,6 +16,7 @@ from cai.cli.jsonl import (
     FieldsTarget,
     Input,
     Line,
+    LineStep,
     Output,
     Prefix,
     append_fields,
@@ -75,12 +76,12 @@ def grade_replies(
     limits = SpendingLimits(max_cost, max_tokens, max_hours)
     endpoint = EndpointOptions("grade", connections, settings, limits)
     loaded, rubric = load_with_rubric(constitution)
-    files = _GradeFiles(source, column_names(columns, ("response",)), output, prefix or "")
-    tool = _GradeTool(loaded, compile_rubric(rubric), files, ask_all, explain)
+    files = GradeFiles(source, column_names(columns, ("response",)), output, prefix or "")
+    tool = GradeTool(loaded, compile_rubric(rubric), files, ask_all, explain)
     if model is not None:
         with open_logged(model, output, endpoint) as lm:
             refuse_input_as_output(output, source)
-            _grade_by_model(tool, lm, endpoint.answer_settings(model))
+            grade_by_model(tool, lm, endpoint.answer_settings(model))
         return
     if given := endpoint.given():
         raise UsageError(f"grade: {', '.join(given)}: only with --model, which names an endpoint")
@@ -93,7 +94,7 @@ def grade_replies(
     _grade_by_patterns(tool)
 
 
-class _GradeFiles(NamedTuple):
+class GradeFiles(NamedTuple):
     source: Path
     columns: dict[str, str]
     output: Path
@@ -101,10 +102,12 @@ class _GradeFiles(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _GradeTool:
+class GradeTool:
+    """What grades a file's replies, and how."""
+
     constitution: Constitution
     compiled: CompiledRubric
-    files: _GradeFiles
+    files: GradeFiles
     ask_all: bool
     explain: bool
 
@@ -134,7 +137,7 @@ class _GradeTool:
         return _grade_fields(line, result, self.compiled if self.explain else None)
 
 
-def _grade_by_patterns(tool: _GradeTool) -> None:
+def _grade_by_patterns(tool: GradeTool) -> None:
     from cai.rubric import grade, unscored_grade
 
     def grade_line(line: Line) -> dict[str, Any]:
@@ -152,7 +155,8 @@ def _grade_by_patterns(tool: _GradeTool) -> None:
     )
 
 
-def _grade_by_model(tool: _GradeTool, lm: LM, settings: Mapping[str, str]) -> None:
+def model_step(tool: GradeTool, lm: LM) -> LineStep:
+    """The grade of a line, with propositions that a model decides."""
     from cai.rubric import unscored_grade
     from cai.rubric.llm_grader import grade_with_model
 
@@ -170,10 +174,15 @@ def _grade_by_model(tool: _GradeTool, lm: LM, settings: Mapping[str, str]) -> No
         )
         return tool.fields(line, result)
 
+    return grade_line
+
+
+def grade_by_model(tool: GradeTool, lm: LM, settings: Mapping[str, str]) -> None:
+    """Grade a file's replies with a model."""
     append_fields(
         tool.rows(),
         tool.target(lm.fingerprint, settings, show_progress=True),
-        concurrently(grade_line, lm),
+        concurrently(model_step(tool, lm), lm),
         batch_size=lm.max_concurrency,
     )
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from cai.async_map import bounded_map
 from cai.lm.base import LM
-from cai.lm.batch_files import AnswerFiles, custom_id
+from cai.lm.batch_files import custom_id
 from cai.progress import Progress
 
 
@@ -26,6 +26,14 @@ class OpenRequestError(Exception):
 
 class WaveError(Exception):
     """Requests of a stage are open: it cannot end yet."""
+
+
+class Answers(Protocol):
+    """The answers that there are."""
+
+    def find(self, name: str) -> bytes | None:
+        """The body of the answer to a request, by its name; None: there is none."""
+        ...
 
 
 class RequestSink(Protocol):
@@ -41,7 +49,7 @@ class Batch:
     """
 
     stage: str
-    answers: AnswerFiles
+    answers: Answers
     sink: RequestSink | None = None
     open_ids: set[str] = field(default_factory=set)
     answered: int = 0

@@ -62,6 +62,8 @@ class Answer(NamedTuple):
     """Of the first word of the reply, after a thought; None: there are none."""
     prompt_tokens: int | None
     completion_tokens: int | None
+    body: bytes
+    """As the server sent it: unlike the texts, it may hold a secret."""
 
 
 # ---- the border ----
@@ -107,6 +109,7 @@ def parse_answer(data: bytes, url: str, clean: Clean = str) -> Answer:
         ),
         prompt_tokens=usage[0],
         completion_tokens=usage[1],
+        body=data,
     )
 
 

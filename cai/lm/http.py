@@ -137,6 +137,14 @@ class HttpLM:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         return await self._call(body, chat, lambda answer: self._choose(answer, choices, chat))
 
+    async def answer(self, body: dict[str, Any]) -> bytes:
+        """The body of the answer to a request that another process has written.
+
+        Raises:
+            BackendError: there is none, after as many attempts as the settings allow.
+        """
+        return await self._call(body, (), lambda answer: answer.body)
+
     @property
     def _thinking_tokens(self) -> int:
         """Added to a call's limit: servers count thoughts with the reply."""

@@ -25,12 +25,7 @@ def run_batch(ctx: RunContext, batch: Batch) -> bool:
     Raises:
         UsageError: no such stage, or it asks a model that is no endpoint.
     """
-    model = _model_of(ctx.run, batch.stage)
-    if not model.startswith(("http:", "https:")):
-        raise UsageError(
-            f"{batch.stage} asks {model}, which runs here: a batch queue needs an endpoint, "
-            "http://HOST:PORT/v1#MODEL"
-        )
+    endpoint_of(ctx.run, batch.stage)
     ctx.batch = batch
     try:
         run_stages(ctx, [batch.stage], lambda stage, seconds: None)
@@ -39,12 +34,23 @@ def run_batch(ctx: RunContext, batch: Batch) -> bool:
     return True
 
 
-def _model_of(run: Run, stage: str) -> str:
+def endpoint_of(run: Run, stage: str) -> str:
+    """The endpoint that a stage asks.
+
+    Raises:
+        UsageError: no such stage, or it asks a model that is no endpoint.
+    """
     if stage not in BATCH_STAGES:
         raise UsageError(
             f"no batches for the stage {stage}: they are for {', '.join(BATCH_STAGES)}"
         )
-    return run.judge or run.model if stage == "label" else run.model
+    model = run.judge or run.model if stage == "label" else run.model
+    if not model.startswith(("http:", "https:")):
+        raise UsageError(
+            f"{stage} asks {model}, which runs here: batch queues and Ray need an endpoint, "
+            "http://HOST:PORT/v1#MODEL"
+        )
+    return model
 
 
 def batch_cost_line(forecasts: Sequence[Forecast], prices: Prices) -> str | None:
