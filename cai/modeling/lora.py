@@ -141,8 +141,14 @@ def hidden_states(model: PeftModel, name: str | None, ids_BT: Tensor) -> Tensor:
 
     Rows are right-padded, so they need no mask.
     """
-    with active_adapter(model, name), autocast(model.device):
-        hidden_BTE = shared_prefix.shared_prefix_forward(model.get_base_model().base_model, ids_BT)
+    with active_adapter(model, name):
+        return plain_hidden_states(model.get_base_model(), ids_BT)
+
+
+def plain_hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
+    """`hidden_states` of a model without adapters."""
+    with autocast(model.device):
+        hidden_BTE = shared_prefix.shared_prefix_forward(model.base_model, ids_BT)
     return hidden_BTE.to(model.dtype)
 
 

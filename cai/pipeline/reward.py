@@ -53,10 +53,12 @@ def reference_base(ctx: RunContext) -> PeftModel:
 
 def load_preference_model(ctx: RunContext, base: PeftModel | None = None) -> PreferenceModel:
     """The run's preference model, as an adapter on `base`; without one, on the fine-tuned model,
-    which is loaded for it.
+    which is loaded for it. One whose every weight was trained needs neither.
     """
     from cai.modeling.tokenization import load_renderer
 
+    if ctx.run.reward.mode == "full":
+        return PreferenceModel.load_full(ctx.require(REWARD))
     renderer = load_renderer(str(ctx.require(SFT)))
     return PreferenceModel.load(base or reference_base(ctx), renderer, ctx.require(REWARD))
 
@@ -89,7 +91,8 @@ def load_reward(ctx: RunContext, base: PeftModel | None = None) -> RunReward:
     """
     run, weights = ctx.run, ctx.run.reward_weights
     wants_model = bool(weights.pm) and _is_better_than_a_constant(ctx)
-    if base is None and (wants_model or weights.relevance):
+    adapted = wants_model and run.reward.mode == "lora"
+    if base is None and (adapted or weights.relevance):
         base = reference_base(ctx)
     scorers = Scorers(
         preference_model=load_preference_model(ctx, base) if wants_model else None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from cai.records import FrozenModel
+from cai.train.distributed import SHARD_NEEDS_FULL
 from cai.train.ppo.prompt_sampler import Share, allocate
 
 KL_CLIP = 0.2
@@ -331,8 +332,5 @@ class PPOConfig(FrozenModel):
                 f" is not a multiple of optimization.num_minibatches = {minibatches}"
             )
         if self.shard and self.mode != "full":
-            raise ValueError(
-                "shard: only full fine-tuning shards its weights; adapters are small "
-                "(mode: full, or shard: false)"
-            )
+            raise ValueError(SHARD_NEEDS_FULL)
         return self

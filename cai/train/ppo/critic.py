@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from statistics import fmean
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from cai.modeling.lora import hidden_states
 from cai.records import Kind
-from cai.reward.preference_model import ADAPTER, PreferenceModel
+from cai.reward.preference_model import PreferenceModel
 
 KINDS = (*get_args(Kind), None)
 """Kinds of prompts in the order of the critic's heads."""
@@ -66,7 +64,7 @@ class Critic(nn.Module):
         """
         self.head.weight.copy_(weight * model.gain * model.head.weight)
         self.head.bias.copy_(weight * (model.gain * model.head.bias + model.bias))
-        self.backbone = partial(hidden_states, model.shared[0], ADAPTER)
+        self.backbone = model.hidden_states
 
     def forward(self, hidden_NE: Tensor, kind_N: Tensor) -> Tensor:
         """(N,) values, in units of the reward. `kind_N`: indices into KINDS."""

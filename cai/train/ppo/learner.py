@@ -102,7 +102,7 @@ class Learner:
             size = self.config.optimization.micro_batch_size
             for loss in ptx_losses(self.actor.policy, texts, size):
                 sums["ptx_loss"] += float(loss.detach())
-                steps.backward(self.actor, self.config.ptx.coef * loss)
+                (self.config.ptx.coef * loss).backward()  # type: ignore[no-untyped-call]
         totals = torch.tensor(list(sums.values()), dtype=torch.float64)
         all_reduce_sum([totals])
         means = dict(zip(sums, totals.tolist(), strict=True)) | {

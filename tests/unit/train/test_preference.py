@@ -18,16 +18,11 @@ from cai.modeling.lora import adapter_parameters, adapter_tensors
 from cai.pipeline.preference_model import fresh_model
 from cai.records import chat_of
 from cai.reward.preference_model import ADAPTER, PreferenceModel
-from cai.train.preference import (
-    Comparison,
-    EarlyStopping,
-    RewardConfig,
-    batch_by_prompt,
-    evaluate,
-    pair_loss,
-    split_by_prompt,
-    train,
-)
+from cai.train.agreement import evaluate
+from cai.train.comparison import Comparison
+from cai.train.early_stopping import EarlyStopping
+from cai.train.pair_loss import pair_loss
+from cai.train.preference import RewardConfig, batch_by_prompt, split_by_prompt, train
 
 
 def planted(model: PreferenceModel, count: int, p: float = 1.0) -> list[Comparison]:

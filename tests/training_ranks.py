@@ -1,0 +1,126 @@
+"""Fine-tuning and the preference model on the tiny model: the script of each process of
+test_several_processes.py's torchrun.
+
+Results are in folders of their names. In the first attempt the second process kills itself after
+fine-tuning's first epoch; torchrun's second attempt goes on from there.
+
+torchrun --nproc-per-node 2 --max-restarts 1 tests/training_ranks.py MODEL FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from interruptions import Killed, killed_at, quiet
+from preference_toys import HELLO
+
+from cai.pipeline.preference_model import CardFacts, fit_preference_model, fresh_model
+from cai.progress import Progress
+from cai.records import chat_of
+from cai.reward.preference_model import PreferenceModel
+from cai.train.comparison import Comparison
+from cai.train.distributed import exit_process, process_group, rank, world_size
+from cai.train.preference import RewardConfig
+from cai.train.sft import Example, SFTConfig, sft
+
+EXAMPLES = [
+    Example(chat_of(("user", f"say {word}")), word)
+    for word in ("red", "a rather long word", "blue", "green", "grey", "pink", "gold")
+]
+"""Seven in threes: the second process has no row in the last step of an epoch."""
+SHARDED = {"mode": "full", "shard": True, "gradient_checkpointing": True}
+SFT_CONFIG = {"lora_rank": 4, "learning_rate": 1e-3, "epochs": 2, "batch_size": 3, "max_length": 64}
+SFT_MODES = {"sft-shard": SHARDED, "sft-lora": {}, "sft-full": {"mode": "full"}}
+REWARD_CONFIG = {
+    "lora_rank": 4,
+    "learning_rate": 1e-3,
+    "epochs": 2,
+    "batch_size": 4,
+    "held_out": 0.4,
+    "patience": 2,
+    "save_every": 2,
+}
+REWARD_MODES = {"reward-lora": {}, "reward-shard": SHARDED}
+
+
+def comparisons(model: PreferenceModel) -> list[Comparison]:
+    """Six pairs of four replies to one prompt, one pair each of eleven prompts, and two equal
+    replies, which are one row.
+    """
+    rows = [model.rows(HELLO, "z" * (i + 1)) for i in range(4)]
+    ranked = [
+        Comparison("many", rows[i], rows[j], 0.3 + 0.1 * j)
+        for i in range(4)
+        for j in range(i + 1, 4)
+    ]
+    chats = [chat_of(("user", f"question {i}")) for i in range(11)]
+    single = [
+        Comparison(f"p{i}", model.rows(chat, "z" * (i + 1)), model.rows(chat, "a"), 0.9)
+        for i, chat in enumerate(chats)
+    ]
+    return [*ranked, *single, Comparison("equal", rows[0], rows[0], 0.7)]
+
+
+def fine_tune(model: Path, folder: Path, mode: str, progress: Progress) -> dict[str, Any]:
+    config = SFTConfig.model_validate(SFT_CONFIG | SFT_MODES[mode])
+    return sft(str(model), EXAMPLES, config, folder, seed=3, progress=progress)
+
+
+def fit(model: Path, folder: Path, mode: str, progress: Progress) -> dict[str, Any]:
+    config = RewardConfig.model_validate(REWARD_CONFIG | REWARD_MODES[mode])
+    untrained = fresh_model(str(model), config, 0)
+    _, scores = fit_preference_model(
+        untrained,
+        comparisons(untrained),
+        config,
+        folder,
+        seed=0,
+        progress=progress,
+        facts=CardFacts("toy", f"local:{model}", None),
+    )
+    return {score.metric: score.mean for score in scores} | {"gain": untrained.gain}
+
+
+def kill_second_process(done: int, total: int) -> None:
+    """In the first attempt, SIGKILL in the first step of the second epoch."""
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and done == 4 and rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_all(model: Path, folder: Path) -> None:
+    """Train in each mode; what each process knows of it is `results-RANK.json`."""
+    steps: dict[str, list[int]] = {}
+    results = {}
+    for mode in SFT_MODES:
+        taken = steps.setdefault(mode, [])
+
+        def progress(done: int, total: int, mode: str = mode, taken: list[int] = taken) -> None:
+            taken.append(done)
+            if mode == "sft-shard" and world_size() > 1:
+                kill_second_process(done, total)
+
+        results[mode] = fine_tune(model, folder / mode, mode, progress)
+    for mode in REWARD_MODES:
+        if world_size() > 1:  # an uninterrupted process has to give the same
+            try:
+                fit(model, folder / mode, mode, killed_at(4, quiet))
+            except Killed:
+                pass
+        taken = steps.setdefault(mode, [])
+        append = lambda done, _, taken=taken: taken.append(done)  # noqa: E731
+        results[mode] = fit(model, folder / mode, mode, append)
+    text = json.dumps({"results": results, "steps": steps})
+    (folder / f"results-{rank()}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with process_group():
+        train_all(Path(sys.argv[1]), Path(sys.argv[2]))
+    exit_process(0)
