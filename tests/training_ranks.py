@@ -21,14 +21,25 @@ import torch
 from interruptions import Killed, killed_at, quiet
 from preference_toys import HELLO
 
+from cai.modeling.tokenization import load_renderer
 from cai.pipeline.preference_model import CardFacts, fit_preference_model, fresh_model
 from cai.progress import Progress
 from cai.records import chat_of
 from cai.reward.preference_model import PreferenceModel
 from cai.train.comparison import Comparison
-from cai.train.distributed import exit_process, process_group, rank, world_size
-from cai.train.preference import RewardConfig
-from cai.train.sft import Example, SFTConfig, sft
+from cai.train.distributed import (
+    exit_process,
+    full_tensor,
+    process_group,
+    rank,
+    single_process_env,
+    world_size,
+)
+from cai.train.pair_loss import pair_loss
+from cai.train.preference import RewardConfig, trained_parameters
+from cai.train.sft import Example, SFTConfig, sft, tokenize
+from cai.train.sft_trainer import build_trainer
+from cai.train.sharding import sum_gradients
 
 EXAMPLES = [
     Example(chat_of(("user", f"say {word}")), word)
@@ -47,7 +58,7 @@ REWARD_CONFIG = {
     "patience": 2,
     "save_every": 2,
 }
-REWARD_MODES = {"reward-lora": {}, "reward-shard": SHARDED}
+REWARD_MODES = {"reward-lora": {}, "reward-shard": SHARDED | {"learning_rate": 1e-4}}
 
 
 def comparisons(model: PreferenceModel) -> list[Comparison]:
@@ -89,6 +100,28 @@ def fit(model: Path, folder: Path, mode: str, progress: Progress) -> dict[str, A
     return {score.metric: score.mean for score in scores} | {"first": first, "second": second}
 
 
+def sft_gradient_norm(model: Path, folder: Path, mode: str) -> float:
+    """Of the first step, over all examples. Adam's steps do not tell a factor of it."""
+    one_step = SFT_CONFIG | SFT_MODES[mode] | {"epochs": 1, "batch_size": len(EXAMPLES)}
+    rows, _ = tokenize(load_renderer(model), EXAMPLES, 64)
+    config = SFTConfig.model_validate(one_step)
+    with single_process_env():
+        trainer = build_trainer(str(model), rows, config, folder / f"norm-{mode}", 3, quiet)
+        trainer.train()
+    return float(trainer.state.log_history[0]["grad_norm"])
+
+
+def reward_gradient_norms(model: Path, mode: str) -> list[float]:
+    """Of the loss of all pairs: the head's, and the adapter's or the model's."""
+    config = RewardConfig.model_validate(REWARD_CONFIG | REWARD_MODES[mode])
+    untrained = fresh_model(str(model), config, 0)
+    groups = trained_parameters(untrained)
+    pair_loss(untrained, comparisons(untrained)).backward()  # type: ignore[no-untyped-call]
+    sum_gradients(p for group in groups for p in group)
+    gradients = [[p.grad for p in group if p.grad is not None] for group in groups]
+    return [float(full_tensor(torch.nn.utils.get_total_norm(group))) for group in gradients]
+
+
 def kill_second_process(done: int, total: int) -> None:
     """In the first attempt, SIGKILL in the first step of the second epoch."""
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and done == 4 and rank() == 1:
@@ -98,7 +131,8 @@ def kill_second_process(done: int, total: int) -> None:
 def train_all(model: Path, folder: Path) -> None:
     """Train in each mode; what each process knows of it is `results-RANK.json`."""
     steps: dict[str, list[int]] = {}
-    results = {}
+    results: dict[str, Any] = {}
+    norms: dict[str, list[float]] = {}
     for mode in SFT_MODES:
         taken = steps.setdefault(mode, [])
 
@@ -108,6 +142,7 @@ def train_all(model: Path, folder: Path) -> None:
                 kill_second_process(done, total)
 
         results[mode] = fine_tune(model, folder / mode, mode, progress)
+        norms[mode] = [sft_gradient_norm(model, folder, mode)]
     for mode in REWARD_MODES:
         if world_size() > 1:  # an uninterrupted process has to give the same
             with contextlib.suppress(Killed):
@@ -115,7 +150,8 @@ def train_all(model: Path, folder: Path) -> None:
         taken = steps.setdefault(mode, [])
         append = lambda done, _, taken=taken: taken.append(done)  # noqa: E731
         results[mode] = fit(model, folder / mode, mode, append)
-    text = json.dumps({"results": results, "steps": steps})
+        norms[mode] = reward_gradient_norms(model, mode)
+    text = json.dumps({"results": results, "steps": steps, "norms": norms})
     (folder / f"results-{rank()}.json").write_text(text, encoding="utf-8")
 
 

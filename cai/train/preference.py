@@ -17,7 +17,6 @@ import torch
 from peft import PeftModel
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from cai.data.split import split_by_group
 from cai.errors import TrainError
@@ -34,11 +33,10 @@ from cai.train.checkpoint import Checkpoints
 from cai.train.comparison import Comparison
 from cai.train.distributed import (
     SHARD_NEEDS_FULL,
-    all_reduce_sum,
 )
 from cai.train.early_stopping import EarlyStopping
 from cai.train.pair_loss import pair_loss
-from cai.train.sharding import clip_gradients, is_sharded
+from cai.train.sharding import clip_gradients, is_sharded, sum_gradients
 
 MAX_PAIRS_OF_PROMPT = 64
 """In one step, which bounds its memory. Nine replies to a prompt, as in the paper, give 36."""
@@ -129,7 +127,7 @@ def train(
     """
     if not comparisons:
         raise TrainError("reward: no labelled pair to train on")
-    groups = _trained_parameters(model)
+    groups = trained_parameters(model)
     # foreach mixes the tensors of a group, which are all sharded or all not
     optimizer = torch.optim.AdamW(
         [{"params": group} for group in groups], lr=config.learning_rate, weight_decay=0.0
@@ -183,7 +181,7 @@ def _order(num_batches: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def _trained_parameters(model: PreferenceModel) -> list[list[torch.nn.Parameter]]:
+def trained_parameters(model: PreferenceModel) -> list[list[torch.nn.Parameter]]:
     """The head's, and the adapter's or the model's."""
     base = model.shared[0]
     if isinstance(base, PeftModel):
@@ -202,9 +200,7 @@ def _optimizer_step(
 ) -> None:
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    # FSDP has summed the gradients of what it sharded
-    replicated = [p.grad for group in groups for p in group if not isinstance(p, DTensor)]
-    all_reduce_sum([gradient for gradient in replicated if gradient is not None])
+    sum_gradients(p for group in groups for p in group)
     clip_gradients(groups, max_grad_norm)
     optimizer.step()
 

@@ -16,7 +16,7 @@ from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.progress import Progress
 from cai.records import Chat
-from cai.train.distributed import barrier, rank, single_process_env, written_by_first
+from cai.train.distributed import all_reduce_max, rank, single_process_env, written_by_first
 from cai.train.sft_config import SFTConfig as SFTConfig
 from cai.train.sft_trainer import COMPLETE_MARKER, IGNORE_INDEX, build_trainer
 from cai.train.sharding import full_weights, is_sharded
@@ -54,17 +54,16 @@ def sft(
     """
     renderer = load_renderer(base)
     longest = min(config.max_length, window_of_weights(base))
-    rows, too_long = _tokenize(renderer, examples, longest)
+    rows, too_long = tokenize(renderer, examples, longest)
     if not rows:
         raise TrainError(f"sft: none of {len(examples)} examples fits into {longest} tokens")
     with written_by_first(out) as folder, blame(TrainError, "sft"):
         checkpoints = folder / "checkpoints"
-        if rank() == 0:
-            _remove_incomplete(checkpoints)
-        barrier()
+        newest = all_reduce_max(_newest_checkpoint(checkpoints) if rank() == 0 else 0)
+        resumed = str(checkpoints / f"checkpoint-{newest:.0f}") if newest else None
         with single_process_env():  # each trainer has all rows, and learns its share of a step
             trainer = build_trainer(base, rows, config, checkpoints, seed, progress)
-            trainer.train(resume_from_checkpoint=_newest_checkpoint(checkpoints))
+            trainer.train(resume_from_checkpoint=resumed)
         loss = _mean_loss(trainer.state.log_history)
         if loss != loss:
             raise TrainError("sft: the loss is not a number; lower sft.learning_rate")
@@ -90,7 +89,7 @@ def _mean_loss(log_history: Sequence[Mapping[str, float]]) -> float:
     return total / last
 
 
-def _tokenize(
+def tokenize(
     renderer: Renderer, examples: Sequence[Example], max_tokens: int
 ) -> tuple[list[dict[str, list[int]]], int]:
     """(rows with `input_ids` and `labels`, number of examples longer than `max_tokens`)."""
@@ -110,13 +109,12 @@ def completion_ids(renderer: Renderer, example: Example) -> list[int]:
     return renderer.text_ids(split_thoughts(example.reply).text)
 
 
-def _remove_incomplete(folder: Path) -> None:
-    """Delete checkpoints that a kill cut off: the trainer would load the newest of all."""
+def _newest_checkpoint(folder: Path) -> int:
+    """The step of the newest complete checkpoint; 0: none.
+
+    Incomplete ones, which a kill cut off, are deleted: the trainer would load the newest of all.
+    """
     for checkpoint in list(folder.glob("checkpoint-*")):
         if not (checkpoint / COMPLETE_MARKER).exists():
             shutil.rmtree(checkpoint)
-
-
-def _newest_checkpoint(folder: Path) -> str | None:
-    newest = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name[11:]), default=None)
-    return None if newest is None else str(newest)
+    return max((int(p.name.rpartition("-")[2]) for p in folder.glob("checkpoint-*")), default=0)

@@ -41,6 +41,7 @@ from cai.train.sharding import (
     load_full_optimizer_state,
     load_full_weights,
     shard_model,
+    sum_gradients,
 )
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report usage by default
@@ -118,8 +119,7 @@ def _reply_trainer_class() -> Any:
 
         def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
             loss = super().training_step(model, *args, **kwargs)
-            if not is_sharded(model):
-                all_reduce_sum([p.grad for p in model.parameters() if p.grad is not None])
+            sum_gradients(model.parameters())
             return loss
 
         def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

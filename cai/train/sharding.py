@@ -6,7 +6,7 @@ may go on with more processes, with fewer, or with one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from cai.modeling.fast_paths import fast_paths, set_fast_paths
 from cai.modeling.frozen_cache import blocks_of
 from cai.modeling.logits import logit_finish, logit_head
-from cai.train.distributed import copy_to_sharded, full_tensor, rank, world_size
+from cai.train.distributed import all_reduce_sum, copy_to_sharded, full_tensor, rank, world_size
 
 
 def shard_model(model: PreTrainedModel) -> None:
@@ -149,6 +149,12 @@ def _full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if rank() == 0:
             full[name] = gathered.cpu().clone()
     return full
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Sum gradients over processes. FSDP has summed those of what it sharded."""
+    replicated = [p.grad for p in parameters if not isinstance(p, DTensor)]
+    all_reduce_sum([gradient for gradient in replicated if gradient is not None])
 
 
 def clip_gradients(groups: Sequence[Sequence[nn.Parameter]], max_norm: float) -> None:

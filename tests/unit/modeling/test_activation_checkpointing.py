@@ -1,4 +1,6 @@
-"""Activations computed again: equal gradients, twice the forward passes of blocks that learn."""
+"""Activations computed again: equal gradients, and a second forward pass of blocks that
+learn, which ends with the last activation that is needed.
+"""
 
 from __future__ import annotations
 

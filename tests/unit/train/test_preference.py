@@ -380,8 +380,8 @@ def test_a_killed_training_equals_an_uninterrupted_one(
     assert steps == [4, 5, 6, 7, 8]
     assert resumed_loss == loss
     assert all(map(torch.equal, weights, resumed))
+    config = config.model_copy(update={"batch_size": 4})
     with pytest.raises(StoreError, match="other settings"):
-        config = config.model_copy(update={"batch_size": 4})
         fitted(quiet, tmp_path)
 
 
