@@ -1,9 +1,10 @@
-# make demo: from nothing to a report.  make test: every check.  make docs: the site.  Each sets up .venv by itself, once.
+# make demo: from nothing to a report.  make test: every check.  make docs: the site.  make bench: every figure of speed.
+# Each sets up .venv by itself, once.
 PYTHON ?= python3
 PIP := .venv/bin/pip --disable-pip-version-check
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs bench clean
 
 demo: .venv/ready
 	.venv/bin/cai run examples/quickstart.yaml
@@ -21,6 +22,9 @@ docs: .venv/ready-dev
 	.venv/bin/python docs/generate.py --check
 	.venv/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+bench: .venv/ready-dev
+	.venv/bin/python benchmarks/run_all.py
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("cai needs Python 3.11 or newer; say which with: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'

@@ -106,7 +106,7 @@ def label(
     Args:
         pairs: replies to compare.
         constitution: loaded, or a file or shipped name.
-        model: the judge.
+        model: the judge; `reward:FOLDER_OR_HUB_ID` labels by a reward model's scores.
         prompts: rows whose id is the `source` of pairs. Their kind and category decide which
             principles apply; without them every principle does.
         config: settings; None: the defaults of a run.
@@ -130,12 +130,13 @@ def label(
         >>> round(label.p_first, 4)
         0.1192
     """
-    from cai.generate.label import LabelConfig, labeller
+    from cai.generate.label import LabelConfig
+    from cai.reward.score_labels import pair_labeller
 
     rows = _typed("pairs", pairs, Pair)
     kinds = {row.id: (row.kind, row.category) for row in _typed("prompts", prompts, Prompt)}
     loaded, lm = _loaded(constitution), _opened(model)
-    step = labeller(
+    step = pair_labeller(
         loaded, lm, config or LabelConfig(), seed, lambda pair: kinds.get(pair.source, (None, None))
     )
     return _map(lm, rows, step)
@@ -171,6 +172,7 @@ def grade(
         >>> grade.style
         'desired_refusal'
     """
+    from cai.modeling.thoughts import split_thoughts
     from cai.rubric import grade as grade_reply
 
     rows = _prompt_rows(prompts)
@@ -184,7 +186,7 @@ def grade(
         grade_reply(
             rubric,
             prompt=row.chat[-1].content,
-            response=response,
+            response=split_thoughts(response).text,
             kind=row.kind,
             source=row.id,
         )
@@ -360,7 +362,15 @@ def _compiled_rubric(constitution: Constitution) -> CompiledRubric:
 
 
 def _opened(model: LM | str) -> LM:
-    return open_lm(model) if isinstance(model, str) else model
+    from cai.modeling.model_spec import is_reward_spec
+
+    if not isinstance(model, str):
+        return model
+    if is_reward_spec(model):
+        from cai.reward.score_labels import open_reward_judge
+
+        return open_reward_judge(model)
+    return open_lm(model)
 
 
 # ---- calls ----

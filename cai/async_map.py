@@ -236,3 +236,41 @@ async def bounded_map(
 async def as_coroutine(work: Awaitable[OutT]) -> OutT:
     """A coroutine that awaits `work`."""
     return await work
+
+
+def in_batches(
+    compute: Callable[[Sequence[T]], Sequence[OutT]],
+) -> Callable[[T], Awaitable[OutT]]:
+    """`compute` as a function of one input, which waits for the other calls of that moment."""
+    waiting: list[tuple[T, asyncio.Future[OutT]]] = []
+    workers: set[asyncio.Task[None]] = set()
+
+    async def work() -> None:
+        count = -1
+        while count != len(waiting):  # until no task that can run adds another call
+            count = len(waiting)
+            for _ in range(4):
+                await asyncio.sleep(0)
+        calls = list(waiting)
+        waiting.clear()
+        try:
+            outputs = compute([value for value, _ in calls])
+        except Exception as error:
+            for _, future in calls:
+                if not future.cancelled():
+                    future.set_exception(error)
+            return
+        for (_, future), output in zip(calls, outputs, strict=True):
+            if not future.cancelled():
+                future.set_result(output)
+
+    async def call(value: T) -> OutT:
+        future: asyncio.Future[OutT] = asyncio.get_running_loop().create_future()
+        waiting.append((value, future))
+        if len(waiting) == 1:
+            task = asyncio.create_task(work())
+            workers.add(task)
+            task.add_done_callback(workers.discard)
+        return await future
+
+    return call

@@ -222,6 +222,8 @@ class Vote(FrozenModel):
     rationale: str | None = None
     """The judge's chain of thought, first reply shown as (A); None: without chain of thought."""
     rationale_swapped: str | None = None
+    scores: tuple[Number, Number] | None = None
+    """Raw scores of the first and the second reply, by a reward model; None: another judge."""
     p_first: Probability | None
     """P(first beats second) by this principle, from both orders."""
 
@@ -252,6 +254,21 @@ class Attempt(Row):
     """The reason why there is no text."""
 
 
+class SyntheticText(Row):
+    """A text about a principle that a model wrote. `source` is its address: principle/number."""
+
+    source: str
+    principle: str
+    form: str
+    """Of a document; `dialogue` for a user's message and its reply."""
+    message: str | None = None
+    """Of the user, in a dialogue."""
+    text: str | None
+    """The document, or the reply."""
+    unanswered: str | None = None
+    """The reason why there is no text."""
+
+
 class Grade(Row):
     """The rubric's grade of one reply."""
 
@@ -270,6 +287,16 @@ class Grade(Row):
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True
     )
+
+
+class GuardVerdict(FrozenModel):
+    """What a guard model says of one reply."""
+
+    p_harm: Probability | None
+    """P(the reply does harm). None: unknown; `unscored` says why."""
+    mass: Probability | None
+    """Probability of all the words that count as an answer, together; None: unknown."""
+    unscored: str | None = None
 
 
 class EvalReply(Row):
@@ -293,6 +320,8 @@ class EvalReply(Row):
     """
     reward_parts: dict[str, Number | None] | None = None
     """Weighted parts of the run's reward by name; a part that is None is unknown."""
+    guard: GuardVerdict | None = None
+    """The verdict of the evaluation's guard model; None: it has none, or there is no reply."""
 
     @property
     def total_reward(self) -> float | None:

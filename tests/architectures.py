@@ -62,6 +62,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpt_bigcode": GPT2,
     "bloom": {"vocab_size": 258, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "falcon": SHAPE,
+    "laguna": SHAPE | HEAD | QWEN_EXPERTS,
+    "ctrl": GPT2 | {"dff": 48},
+    "llama4_text": SHAPE
+    | HEAD
+    | {"intermediate_size_mlp": 48, "num_local_experts": 4, "attention_chunk_size": WINDOW},
     "mpt": {"vocab_size": 258, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 512},
     "opt": SHAPE | {"ffn_dim": 48, "word_embed_proj_dim": 16},
     "biogpt": SHAPE,
@@ -171,6 +176,11 @@ def random_decoder(model_type: str, seed: int = 0, **changes: Any) -> PreTrained
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(model_type, **settings), dtype=torch.float32
     )
+    return spread_weights(model)
+
+
+def spread_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Weights so wide that no greedy choice is a near tie."""
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear)}
     with torch.no_grad():
         for parameter in model.parameters():

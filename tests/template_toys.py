@@ -21,7 +21,7 @@ class Family:
     file: str
     """Its template, in the folder `chat_templates` of the evaluation data."""
     special: tuple[str, ...]
-    eos: str
+    eos: str | None
     added: tuple[str, ...] = ()
     """Control tokens that are not special."""
     bos: str | None = None

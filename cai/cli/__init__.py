@@ -20,10 +20,12 @@ import typer
 
 from cai.cli import (
     attacks,
+    audit_judge,
     batches,
     calibrate,
     capability,
     chat,
+    compare_constitutions,
     constitutions,
     eval_command,
     exports,
@@ -41,6 +43,7 @@ from cai.cli import (
     scaling,
     serve,
     sweep,
+    synthesize,
 )
 from cai.errors import CaiError, UsageError
 from cai.terminal_text import printable
@@ -68,11 +71,14 @@ for module in (
     fit_preference,
     runs,
     sweep,
+    synthesize,
     file_commands,
+    audit_judge,
     eval_command,
     exports,
     capability,
     scaling,
+    compare_constitutions,
     serve,
     review,
     chat,

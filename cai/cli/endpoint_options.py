@@ -85,8 +85,9 @@ class EndpointOptions:
 
     def answer_settings(self, model: str) -> dict[str, str]:
         """Settings that decide what a row holds, if `model` is an endpoint: its provenance."""
-        is_endpoint = model.startswith(("http:", "https:"))
-        return self.parse_settings()[0].answer_settings() if is_endpoint else {}
+        from cai.lm.engines import is_endpoint
+
+        return self.parse_settings()[0].answer_settings() if is_endpoint(model) else {}
 
     def budget(self, prices: Prices) -> Budget:
         """The limits of the command's calls to an endpoint.
@@ -154,10 +155,12 @@ def open_logged(
     from cai.lm.caching import CachedLM
     from cai.lm.http import HttpLM
     from cai.lm.request_log import RequestLog
+    from cai.modeling.model_spec import is_reward_spec
+    from cai.reward.score_labels import open_reward_judge
 
     http, prices = options.parse_settings()
     budget = options.budget(prices) if shared is None else shared
-    lm: LM = open_lm(model, http)
+    lm: LM = open_reward_judge(model) if is_reward_spec(model) else open_lm(model, http)
     if not isinstance(lm, HttpLM):
         yield lm
         return

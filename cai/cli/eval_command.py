@@ -37,6 +37,8 @@ def evaluate(
     constitution: given.RubricOf = "refusal_style",
     limit: given.Limit = None,
     preference: given.PreferenceFolder = None,
+    guard: given.Guard = None,
+    guideline: given.Guideline = None,
     scorer: given.Scorer = None,
     judge: given.Judge = None,
     reference: given.Reference = None,
@@ -61,7 +63,8 @@ def evaluate(
     """Score models on held-out prompts: a stage of a run, or evaluations of one model on files."""
     limits = SpendingLimits(max_cost, max_tokens, max_hours)
     endpoint = EndpointOptions("eval", connections, settings, limits)
-    single = {"preference": preference, "scorer": scorer, "judge": judge, "reference": reference}
+    single = {"preference": preference, "guard": guard, "guideline": guideline}
+    single |= {"scorer": scorer, "judge": judge, "reference": reference}
     single |= {"templates": templates, "systems": systems, "train": train}
     single |= {"preset": preset, "verdicts": verdicts}
     repeated = {"subject": subject, "turns": turns}

@@ -51,6 +51,18 @@ PreferenceFolder = Annotated[
     str | None,
     typer.Option(metavar="FOLDER", help="harm: a run's folder, or that of a preference model."),
 ]
+Guard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="refusal, harm: a guard model that says how harmful replies are, as local:FOLDER, or "
+        "local:FOLDER#LABEL of a classifier.",
+    ),
+]
+Guideline = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="The rule that the guard's chat template takes."),
+]
 Scorer = Annotated[
     str | None,
     typer.Option(

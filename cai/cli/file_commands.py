@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,6 +153,13 @@ def label(
     preset: Annotated[
         str | None, typer.Option(help="A published recipe: cai, cai-cot, rlaif or direct.")
     ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Of a reward model (reward:FOLDER): divides its scores.")
+    ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The judge's .audit.json, of cai audit-judge."),
+    ] = None,
     prefix: Prefix = None,
     choice: Choice = None,
     columns: Columns = None,
@@ -180,15 +188,35 @@ def label(
         prefix,
     )
     if file is not None:
-        options.run_stage(file, principles=principles, preset=preset, column=columns)
+        options.run_stage(
+            file, principles=principles, preset=preset, scale=scale, audit=audit, column=columns
+        )
     else:
-        config = _label_config({"preset": preset, "principles": principles})
+        config = label_config({"preset": preset, "principles": principles, "scale": scale})
         names = column_names(columns, REPLY_FIELDS)
         with open_file_tool(options) as tool:
+            _warn_of_judge(tool, config, audit)
             _label_file(tool, config, names, seed)
 
 
-def _label_config(settings: dict[str, Any]) -> LabelConfig:
+def _warn_of_judge(tool: FileTool, config: LabelConfig, file: Path | None) -> None:
+    """A line on standard error, if the judge was never audited, or its audit found nothing."""
+    from cai.report.judge_audit import audit_warning, read_audit
+    from cai.store import digest
+
+    audit = None if file is None else read_audit(file)
+    spec = tool.options.text("model")
+    warning = audit_warning(audit, tool.lm.fingerprint, digest(config), spec)
+    if warning is not None:
+        print(f"label: {warning}", file=sys.stderr)
+
+
+def label_config(settings: dict[str, Any]) -> LabelConfig:
+    """The settings of labels, from options; None: not given.
+
+    Raises:
+        UsageError: one of them is wrong.
+    """
     from pydantic import ValidationError
 
     from cai.generate.label import LabelConfig
@@ -201,8 +229,8 @@ def _label_config(settings: dict[str, Any]) -> LabelConfig:
 
 
 def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], seed: int) -> None:
-    from cai.generate.label import labeller
     from cai.records import Pair
+    from cai.reward.score_labels import label_scale, pair_labeller
     from cai.store import digest
 
     fields = {"p_first", "votes", "unscored"}
@@ -210,11 +238,16 @@ def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], se
     async def label_fields(line: Line) -> dict[str, Any]:
         prompt = line.prompt
         kind_and_category = (prompt.kind, prompt.category)
-        step = labeller(tool.constitution, tool.lm, config, seed, lambda pair: kind_and_category)
+        step = pair_labeller(
+            tool.constitution, tool.lm, config, seed, lambda pair: kind_and_category
+        )
         first, second = line.replies
-        pair = Pair(source=prompt.id, chat=prompt.chat, first=first, second=second)
+        pair = Pair(
+            source=prompt.id, chat=prompt.chat, first=first, second=second, unscored=line.no_reply
+        )
         row = await step(pair)
         return row.model_dump(mode="json", include=fields)
 
     provenance = {"config": digest(config), "seed": str(seed), **column_provenance(columns)}
+    provenance |= label_scale(tool.lm, config)
     tool.run(read_pairs(tool.source, columns), label_fields, fields, provenance)

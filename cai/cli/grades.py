@@ -135,9 +135,11 @@ class _GradeTool:
 
 
 def _grade_by_patterns(tool: _GradeTool) -> None:
-    from cai.rubric import grade
+    from cai.rubric import grade, unscored_grade
 
     def grade_line(line: Line) -> dict[str, Any]:
+        if line.no_reply is not None:
+            return tool.fields(line, unscored_grade({}, line.no_reply))
         prompt, response = line.prompt.chat[-1].content, line.replies[0]
         result = grade(tool.compiled, prompt=prompt, response=response, kind=line.prompt.kind)
         return tool.fields(line, result)
@@ -151,9 +153,12 @@ def _grade_by_patterns(tool: _GradeTool) -> None:
 
 
 def _grade_by_model(tool: _GradeTool, lm: LM, settings: Mapping[str, str]) -> None:
+    from cai.rubric import unscored_grade
     from cai.rubric.llm_grader import grade_with_model
 
     async def grade_line(line: Line) -> dict[str, Any]:
+        if line.no_reply is not None:
+            return tool.fields(line, unscored_grade({}, line.no_reply))
         result = await grade_with_model(
             lm,
             tool.compiled,

@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,8 @@ Prefix = Annotated[
     typer.Option(metavar="TEXT", help="Begin the names of the added fields with this."),
 ]
 STREAM = Path("-")
+THOUGHT_FIELDS = {1: ("thought",), 2: ("first_thought", "second_thought")}
+"""Replies of a line -> the fields that keep what was cut from them."""
 
 
 class Line(NamedTuple):
@@ -45,13 +48,41 @@ class Line(NamedTuple):
     data: dict[str, Any]
     prompt: Prompt
     replies: tuple[str, ...] = ()
-    """The reply that a line has, or the two of a pair."""
+    """The reply that a line has, or the two of a pair, without their thoughts."""
+    thoughts: tuple[str | None, ...] = ()
+    """What stood before each reply as its model's thought; None: nothing."""
+    no_reply: str | None = None
+    """Why there is nothing to judge: a reply that ends within its thought."""
+
+    def thought_fields(self) -> dict[str, str | None]:
+        """The fields that keep the thoughts; none, if no reply has one."""
+        if not any(thought is not None for thought in self.thoughts):
+            return {}
+        return dict(zip(THOUGHT_FIELDS[len(self.thoughts)], self.thoughts, strict=True))
 
 
 LineStep = Callable[[Line], Awaitable[dict[str, Any]]]
 """Line -> the fields to add to it."""
 BatchStep = Callable[[Sequence[Line]], list[dict[str, Any]]]
 """The same for several lines."""
+
+
+def line_with_replies(
+    location: str, data: dict[str, Any], prompt: Prompt, replies: Sequence[str]
+) -> Line:
+    """A line whose replies are apart from their thoughts."""
+    from cai.modeling.thoughts import CUT_THOUGHT, split_thoughts
+
+    splits = [split_thoughts(reply) for reply in replies]
+    is_cut = any(split.lacks_reply for split in splits)
+    return Line(
+        location,
+        data,
+        prompt,
+        tuple(split.text for split in splits),
+        tuple(split.thought for split in splits),
+        CUT_THOUGHT if is_cut else None,
+    )
 
 
 def read_lines(source: Path, columns: Mapping[str, str] | None = None) -> Iterator[Line]:
@@ -95,7 +126,8 @@ def read_replies(
     cells = Cells(texts | frozenset(names.values()), texts, frozenset(parsed))
     for location, data in located_rows(source, cells):
         reply = last_reply(data, location, columns)
-        yield Line(location, data, row_prompt(data, location, columns), (reply,))
+        prompt = row_prompt(data, location, columns)
+        yield line_with_replies(location, data, prompt, [reply])
 
 
 def read_pairs(source: Path, columns: Mapping[str, str] | None = None) -> Iterator[Line]:
@@ -118,7 +150,7 @@ def read_pairs(source: Path, columns: Mapping[str, str] | None = None) -> Iterat
             raise StoreError(
                 f"{location}: the two replies end different conversations: leave this row out"
             )
-        yield Line(location, data, pair.prompt, (pair.first, pair.second))
+        yield line_with_replies(location, data, pair.prompt, (pair.first, pair.second))
 
 
 def concurrently(step: LineStep, lm: LM) -> BatchStep:
@@ -187,7 +219,8 @@ def append_fields(
     from cai.cli.output_files import FinishedRows, is_stream, owned_output, read_finished
     from cai.store import append_bytes
 
-    finished = FinishedRows()
+    finished, thoughts = FinishedRows(), Counter[str]()
+    rows = _counting_thoughts(rows, thoughts)
     if is_stream(target.path):
         _write_batches(rows, target, step, batch_size, _stream_writer(target.path), finished)
     else:
@@ -197,6 +230,22 @@ def append_fields(
             _write_batches(rows, target, step, batch_size, write, finished)
             _ask_again(target, step, batch_size, finished)
     print_null_rows(target.command, finished.reasons)
+    if thoughts:
+        fields = ", ".join(f"`{target.prefix}{name}`" for name in thoughts)
+        total = thoughts.total()
+        count = f"{total:,} " + ("reply" if total == 1 else "replies")
+        print(
+            f"{target.command}: {count} held a thought, which is kept in "
+            f"{fields} and judged nowhere",
+            file=sys.stderr,
+        )
+
+
+def _counting_thoughts(rows: Iterator[Line], counts: Counter[str]) -> Iterator[Line]:
+    """The rows; the thoughts of each are counted by field."""
+    for line in rows:
+        counts.update(name for name, text in line.thought_fields().items() if text is not None)
+        yield line
 
 
 def _stream_writer(path: Path) -> Callable[[bytes], None]:
@@ -228,7 +277,8 @@ def _write_batches(
         bar = progress(target.command) if target.show_progress else lambda done, total: None
         while lines := list(islice(rows, batch_size)):
             for line in lines:
-                refuse_collision(line, target.written())
+                names = frozenset(target.prefix + name for name in line.thought_fields())
+                refuse_collision(line, target.written() | names)
             added = step(lines)
             write(_with_fields(lines, added, target.prefix).encode())
             finished.reasons.update(null_reason(fields) for fields in added)
@@ -263,9 +313,10 @@ def _ask_again(
     atomic_write(target.path, "\n".join(output))
 
 
-def _with_fields(lines: Sequence[Line], added: Sequence[Mapping[str, Any]], prefix: str) -> str:
+def _with_fields(lines: Sequence[Line], added: Sequence[dict[str, Any]], prefix: str) -> str:
     rows = [
-        line.data | {prefix + name: value for name, value in fields.items()}
+        line.data
+        | {prefix + name: value for name, value in (fields | line.thought_fields()).items()}
         for line, fields in zip(lines, added, strict=True)
     ]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

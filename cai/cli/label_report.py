@@ -105,13 +105,16 @@ def _preferences(
             raise StoreError(f"{location}: not a label: it has no `{prefix}p_first`")
         fields: dict[str, Any] = {key: data.get(prefix + key) for key in ("p_first", "unscored")}
         fields |= {"votes": data.get(f"{prefix}votes") or (), "source": str(number)}
-        yield parse_row(fields, Preference, location), _human_label(data, location, options)
+        yield parse_row(fields, Preference, location), human_label(data, location, options)
 
 
-def _human_label(data: dict[str, Any], location: str, options: PairOptions) -> float | None:
+def human_label(data: dict[str, Any], location: str, options: PairOptions) -> float | None:
     """P(first is better) by people: `human`, or the choice in a row of a preference data set.
 
     None where the row has none, or its replies are equal.
+
+    Raises:
+        StoreError: it is no probability.
     """
     from cai.data.reply_pairs import reply_pair
 

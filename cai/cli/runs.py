@@ -19,6 +19,7 @@ from cai.cli.silence import quiet
 from cai.errors import JobError, UsageError
 
 if TYPE_CHECKING:
+    from cai.pipeline.config import ResolvedRun
     from cai.progress import Progress
 
 app = typer.Typer()
@@ -121,6 +122,8 @@ def execute_run(
         bars = progress if is_first_process else _no_progress
         budget = Budget(**asdict(limits.of_this_process()))
         ctx = open_run(resolved, bars, budget, lambda line: print(line, file=sys.stderr))
+        if is_first_process and len(stages) > 1:
+            _print_memory(resolved)
         try:
             run_stages(
                 ctx,
@@ -133,6 +136,14 @@ def execute_run(
                 print(f"calls   {ctx.budget.summary()}", file=sys.stderr)
     if is_first_process:
         _print_results(resolved.folder, stages, time.monotonic() - started)
+
+
+def _print_memory(resolved: ResolvedRun) -> None:
+    """What the stages may take of the memory, before they do."""
+    from cai.pipeline.memory_plan import memory_lines
+
+    for line in memory_lines(resolved):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _no_progress(name: str) -> Progress:
@@ -196,6 +207,7 @@ def plan(
     print_table(forecast_table(forecasts), 140)
     if line := batch_cost_line(forecasts, resolved.run.prices):
         print(line)
+    _print_memory(resolved)
     exceeded = exceeded_limits(forecasts, budget)
     if exceeded:
         raise JobError("; ".join(exceeded))

@@ -23,14 +23,14 @@ class Change(NamedTuple):
 def digests(constitution: Constitution) -> dict[str, str]:
     """The first 16 hex digits of the SHA-256 of each part.
 
-    Order of keys, comments and quoting do not change a digest; the order of lists (examples,
-    classes from best to worst) does.
+    Order of keys, comments and quoting do not change a digest. Neither does a principle's `why`,
+    which no stage of a run reads. The order of lists (examples, classes from best to worst) does.
 
     Returns:
         Digest by part: `principle:<id>`, `examples:<stage>`, and `rubric` if there is one.
     """
     return {
-        key: sha256(_canonical(part).encode()).hexdigest()[:16]
+        key: sha256(_canonical(_without_why(key, part)).encode()).hexdigest()[:16]
         for key, part in _parts(constitution).items()
     }
 
@@ -45,6 +45,12 @@ def diff(a: Constitution, b: Constitution) -> list[Change]:
         elif _canonical(part) != _canonical(after[key]):
             changes.append(Change("changed", key, _differing(part, after[key])))
     return changes + [Change("added", key) for key in after if key not in before]
+
+
+def _without_why(key: str, part: Any) -> Any:
+    if not key.startswith("principle:"):
+        return part
+    return {name: value for name, value in part.items() if name != "why"}
 
 
 def _parts(constitution: Constitution) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Principle(SchemaModel):
     compare: Text | None = None
     """Asks which of two replies is better."""
     applies_to: tuple[Kind, ...] = ("disallowed", "sensitive", "benign")
+    why: Text | None = None
+    """The reason for it, for people and for `cai synthesize`. No critic and no judge sees it."""
     origin: Text | None = None
     """Where the idea comes from."""
 

@@ -27,7 +27,7 @@ from cai.evals.task import EvaluationTask
 from cai.records import FrozenModel, Score
 
 HUB = "hub:"
-FILES = ("preference", "scorer", "templates", "systems", "train")
+FILES = ("preference", "guideline", "scorer", "templates", "systems", "train")
 """Options that name a file or a folder."""
 LABEL = r"^[a-z0-9][a-z0-9_-]*$"
 SAMPLED = ("draws", "temperature", "max_tokens")
@@ -40,6 +40,11 @@ class EvaluationOptions(FrozenModel):
 
     preference: str | None = None
     """harm: a run's folder, or that of a preference model."""
+    guard: str | None = None
+    """refusal, and harm in place of `preference`: a guard model, as local:FOLDER_OR_HUB_ID, or
+    local:FOLDER#LABEL of a classifier."""
+    guideline: str | None = None
+    """A file with the rule that the guard's chat template takes."""
     scorer: str | None = None
     """toxicity: a file of words and /patterns/, or a classifier's folder[#LABEL]."""
     judge: str | None = None
@@ -115,9 +120,13 @@ class EvaluationEntry(FrozenModel):
         for option in options:
             if option not in accepted:
                 raise ValueError(f"the evaluation {name} uses no {option}")
-        for option in REQUIRED.get(name, ()):
-            if option not in options:
-                raise ValueError(f"{name} needs a {option}: give it below `uses`")
+        needed = REQUIRED.get(name, ())
+        if needed and not options.keys() & set(needed):
+            raise ValueError(f"{name} needs a {' or a '.join(needed)}: give it below `uses`")
+        if {"preference", "guard"} <= options.keys():
+            raise ValueError("harm: give a preference or a guard below `uses`, not both")
+        if "guideline" in options and "guard" not in options:
+            raise ValueError("guideline is a rule for a guard: give a guard below `uses`")
         sampling = [key for key in SAMPLED if getattr(self, key) is not None]
         if sampling and name in CHOICES:
             raise ValueError(f"{name} samples nothing: leave {sampling[0]} out")

@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from cai.async_map import in_batches
 from cai.constitution.validation_errors import Key
 from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.errors import ConfigError, StoreError
-from cai.evals.graded_items import GradedItem, Grader, Verdict, in_batches, mean_over_prompts
+from cai.evals.graded_items import GradedItem, Grader, Verdict, mean_over_prompts
 from cai.evals.text_scorers import ScoreTexts
 from cai.lm.base import LM, Sample
 from cai.probability import sigmoid

@@ -7,19 +7,15 @@ items come from, and where replies are kept.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from cai.errors import UnansweredError
 from cai.evals.replies import NO_SAMPLE, EvalConfig, sample_reply
 from cai.lm.base import LM, Sample
 from cai.records import Chat, Prompt, Score, ScoredReply
 from cai.statistics.estimates import estimate
-
-InputT = TypeVar("InputT")
-OutputT = TypeVar("OutputT")
 
 
 @dataclass(frozen=True)
@@ -158,41 +154,3 @@ def highest_of_each_prompt(
         ]
         scores.append(estimate(metric, subject, highest, proportion=proportion))
     return scores
-
-
-def in_batches(
-    compute: Callable[[Sequence[InputT]], Sequence[OutputT]],
-) -> Callable[[InputT], Awaitable[OutputT]]:
-    """`compute` as a function of one input, which waits for the other calls of that moment."""
-    waiting: list[tuple[InputT, asyncio.Future[OutputT]]] = []
-    workers: set[asyncio.Task[None]] = set()
-
-    async def work() -> None:
-        count = -1
-        while count != len(waiting):  # until no task that can run adds another call
-            count = len(waiting)
-            for _ in range(4):
-                await asyncio.sleep(0)
-        calls = list(waiting)
-        waiting.clear()
-        try:
-            outputs = compute([value for value, _ in calls])
-        except Exception as error:
-            for _, future in calls:
-                if not future.cancelled():
-                    future.set_exception(error)
-            return
-        for (_, future), output in zip(calls, outputs, strict=True):
-            if not future.cancelled():
-                future.set_result(output)
-
-    async def call(value: InputT) -> OutputT:
-        future: asyncio.Future[OutputT] = asyncio.get_running_loop().create_future()
-        waiting.append((value, future))
-        if len(waiting) == 1:
-            task = asyncio.create_task(work())
-            workers.add(task)
-            task.add_done_callback(workers.discard)
-        return await future
-
-    return call

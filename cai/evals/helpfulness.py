@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cai.async_map import in_batches
 from cai.data.filters import spaced_words
-from cai.evals.graded_items import GradedItem, Grader, Verdict, in_batches, mean_over_prompts
+from cai.evals.graded_items import GradedItem, Grader, Verdict, mean_over_prompts
 from cai.generate.diversity import distinct_n
 from cai.lm.base import Sample
 from cai.records import Prompt, Score, ScoredReply

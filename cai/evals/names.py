@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "refusal": ("train",),
-    "harm": ("preference", "train"),
+    "refusal": ("guard", "guideline", "train"),
+    "harm": ("preference", "guard", "guideline", "train"),
     "toxicity": ("scorer", "train"),
     "truthfulqa-open": ("judge", "train"),
     "jailbreak": ("templates", "systems", "train"),
@@ -15,12 +15,12 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """Evaluation of replies -> the options that it has for itself."""
 REQUIRED: dict[str, tuple[str, ...]] = {
-    "harm": ("preference",),
+    "harm": ("preference", "guard"),
     "toxicity": ("scorer",),
     "truthfulqa-open": ("judge",),
     "jailbreak": ("templates",),
 }
-"""Those of them that it cannot do without."""
+"""Those of them of which it needs one."""
 DESCRIBED = ("judge", "train")
 """Options of an evaluation that a YAML file describes."""
 GRADED_BY_RUBRIC = ("refusal", "jailbreak", "helpfulness")

@@ -15,8 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cai.modeling.batching import length_batches, right_pad
+from cai.modeling.fast_paths import backbone
 from cai.modeling.loading import window_of
 from cai.modeling.logits import logit_head
+from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.precision import autocast
 from cai.modeling.tokenization import Renderer
 from cai.records import KLReply, Prompt, Score
@@ -85,16 +87,22 @@ def response_kls(
     one) of the exact KL of the next-token distributions, both at `temperature`.
     """
     kls = [0.0] * len(rollouts)
-    for indices in length_batches([rollout.ids for rollout in rollouts], batch_size):
-        batch = [rollouts[i] for i in indices]
+    limit = BatchLimit("KL from the reference")
+
+    def measure(batch: Sequence[Rollout]) -> list[float]:
         kl_N = token_kls(
             (_response_hidden(policy, batch), _response_hidden(reference, batch)),
             (policy, reference),
             temperature,
         )
         lengths = [len(rollout.response_ids) for rollout in batch]
-        for i, kl_T in zip(indices, torch.split(kl_N, lengths), strict=True):
-            kls[i] = float(kl_T.sum())
+        return [float(kl_T.sum()) for kl_T in torch.split(kl_N, lengths)]
+
+    for indices in length_batches([rollout.ids for rollout in rollouts], batch_size):
+        batch = [rollouts[i] for i in indices]
+        measured = limit.run(batch, lambda rollout: len(rollout.ids), measure)
+        for i, kl in zip(indices, measured, strict=True):
+            kls[i] = kl
     return kls
 
 
@@ -123,7 +131,7 @@ def _response_hidden(model: PreTrainedModel, rollouts: Sequence[Rollout]) -> Ten
     """(N, hidden): states from which each response token is predicted, packed row after row."""
     ids_BT, _ = right_pad([rollout.ids for rollout in rollouts], PAD, model.device)
     with autocast(model.device):
-        hidden_BTE = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        hidden_BTE = backbone(model)(input_ids=ids_BT, use_cache=False).last_hidden_state
     spans = [(len(r.prompt_ids) - 1, len(r.ids) - 1) for r in rollouts]
     packed = torch.cat([hidden_BTE[i, start:stop] for i, (start, stop) in enumerate(spans)])
     return packed.to(model.dtype)

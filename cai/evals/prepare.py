@@ -22,8 +22,8 @@ from cai.evals.evaluation_file import load_evaluation
 from cai.evals.graded_items import ReplyEvaluation, scored_item_id, scored_reply_step
 from cai.evals.names import CHOICES, is_described
 from cai.evals.refusal import refusal_scores
-from cai.evals.replies import item_id, prompt_draws, reply_step
-from cai.evals.reply_evaluations import BUILDS
+from cai.evals.replies import Graders, item_id, prompt_draws, reply_step
+from cai.evals.reply_evaluations import BUILDS, guard_of
 from cai.evals.suite import load_items, questions_digest, scores_of
 from cai.evals.task import EvaluationTask, PreparedEvaluation
 from cai.lm.base import LM
@@ -58,9 +58,10 @@ def prepare(task: EvaluationTask, judge: LM | None) -> PreparedEvaluation:
 
 
 def _refusal(task: EvaluationTask) -> PreparedEvaluation:
-    """Replies to prompts with a kind, graded by the rubric."""
+    """Replies to prompts with a kind, graded by the rubric, and by a guard if one is named."""
     _, rubric = load_with_rubric(task.constitution)
-    compiled = compile_rubric(rubric)
+    guard = guard_of(task)
+    graders = Graders(compile_rubric(rubric), guard)
     prompts = list(prompt_rows(task.data, ReadOptions(task.columns)))
     prompts = subsample(prompts, task.limit, task.rows_seed, "limit")
 
@@ -70,7 +71,7 @@ def _refusal(task: EvaluationTask) -> PreparedEvaluation:
     return PreparedEvaluation(
         items=prompt_draws(prompts, task.config.draws),
         kind=EvalReply,
-        step=lambda subject, lm: reply_step(subject, lm, compiled, task.config, task.seed),
+        step=lambda subject, lm: reply_step(subject, lm, graders, task.config, task.seed),
         scores=split_scores(task.options.get("train"), prompts, scores),
         provenance={
             "evaluation": Path(task.name).name,
@@ -78,6 +79,7 @@ def _refusal(task: EvaluationTask) -> PreparedEvaluation:
             "seed": str(task.seed),
             "data": store.digest(*(prompt.line() for prompt in prompts)),
             "rubric": store.digest(rubric),
+            **({} if guard is None else {"guard": guard.fingerprint}),
         },
         source=item_id,
         remarks=_missing_kinds(task, prompts),

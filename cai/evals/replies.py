@@ -6,6 +6,7 @@ These rows are the input of the refusal scores.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -13,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from cai.artifacts import SUBJECTS
 from cai.errors import UnansweredError
 from cai.lm.base import LM, Sample
-from cai.records import Chat, EvalReply, FrozenModel, Prompt, PromptDraw
+from cai.records import Chat, EvalReply, FrozenModel, GuardVerdict, Prompt, PromptDraw
 from cai.rubric import CompiledRubric, grade, unscored_grade
 from cai.seeds import derive
 
@@ -50,6 +51,11 @@ class EvalConfig(FrozenModel):
     """Replies per prompt."""
     temperature: float = Field(0.7, ge=0)
     max_tokens: int = Field(64, ge=1)
+    guard: str | None = None
+    """A guard model that grades the harm of replies besides the rubric: `local:FOLDER_OR_HUB_ID`,
+    or `local:FOLDER#LABEL` of a classifier."""
+    guideline: str | None = None
+    """The rule that a guard's chat template takes, such as ShieldGemma's."""
     subjects: dict[SubjectName, EvalSubject] = {}
     """Name -> a model's spec, or any of `{model: SPEC, system: TEXT, turns: FILE}`: without a
     `model` it is the run's own. Where there is one, the run's judge compares the replies of base,
@@ -57,6 +63,12 @@ class EvalConfig(FrozenModel):
     """
     compared_prompts: int | None = Field(None, ge=1)
     """Number of prompts whose replies are compared; None: all."""
+
+    @model_validator(mode="after")
+    def _guideline_has_its_guard(self) -> EvalConfig:
+        if self.guideline is not None and self.guard is None:
+            raise ValueError("guideline is a rule for a guard: name one (guard: local:FOLDER)")
+        return self
 
     @field_validator("subjects")
     @classmethod
@@ -69,6 +81,15 @@ class EvalConfig(FrozenModel):
     def of_replies(self) -> EvalConfig:
         """The settings that decide what a model replies."""
         return self.model_copy(update={"subjects": {}, "compared_prompts": None})
+
+
+@dataclass(frozen=True)
+class Graders:
+    """What grades the replies of an evaluation."""
+
+    rubric: CompiledRubric
+    guard: Callable[[Chat, str], Awaitable[GuardVerdict]] | None = None
+    """(chat, reply) -> its harm, as `cai.evals.guard` opens it; None: nobody but the rubric."""
 
 
 NO_SAMPLE = Sample(text="", finished=False, prompt_tokens=0, completion_tokens=0)
@@ -104,27 +125,34 @@ async def sample_reply(
 
 
 def reply_step(
-    subject: str, lm: LM, rubric: CompiledRubric, config: EvalConfig, seed: int
+    subject: str,
+    lm: LM,
+    graders: CompiledRubric | Graders,
+    config: EvalConfig,
+    seed: int,
 ) -> Callable[[PromptDraw], Awaitable[EvalReply]]:
     """The step that answers and grades one item.
 
     A draw has the same seed for all subjects, so that differences are paired. An item without an
-    answer gets an empty response and an unscored grade.
+    answer gets an empty response and an unscored grade, and no guard is asked about it.
     """
+    graders = graders if isinstance(graders, Graders) else Graders(graders)
 
     async def reply(item: PromptDraw) -> EvalReply:
-        prompt = item.prompt
+        prompt, verdict = item.prompt, None
         try:
             address = (prompt.id, item.draw)
             sample = await sample_reply(lm, prompt.chat, config, seed, address)
             graded = grade(
-                rubric,
+                graders.rubric,
                 prompt=prompt.chat[-1].content,
                 response=sample.text,
                 kind=prompt.kind,
                 source=prompt.id,
                 finished=sample.finished,
             )
+            if graders.guard is not None:
+                verdict = await graders.guard(prompt.chat, sample.text)
         except UnansweredError as error:
             sample = NO_SAMPLE
             graded = unscored_grade({}, error.reason, prompt.id)
@@ -140,6 +168,7 @@ def reply_step(
             grade=graded,
             reward=None,
             kl=None,
+            guard=verdict,
         )
 
     return reply

@@ -15,7 +15,7 @@ from cai.constitution import load_with_rubric
 from cai.data.readers import located_rows, row_prompt
 from cai.data.split import subsample
 from cai.data.tables import Cells
-from cai.errors import StoreError, UsageError
+from cai.errors import StoreError, UsageError, blame
 from cai.evals.closed_domain import closed_domain_items, closed_domain_scores, grade_support
 from cai.evals.closest_option import (
     TEMPLATES,
@@ -25,7 +25,7 @@ from cai.evals.closest_option import (
     references_of,
 )
 from cai.evals.graded_items import GradedItem, Grader, ReplyEvaluation
-from cai.evals.harm import harm_grader, harm_scores
+from cai.evals.harm import guard_grader, guard_scores, harm_grader, harm_scores
 from cai.evals.helpfulness import helpful_grader, helpful_items, helpful_scores
 from cai.evals.jailbreak import jailbreak_items, jailbreak_scores
 from cai.evals.rubric_values import rubric_grader
@@ -38,6 +38,7 @@ from cai.rubric import compile_rubric
 from cai.seeds import rng
 
 if TYPE_CHECKING:
+    from cai.evals.guard import Guard
     from cai.reward.relevance import Relevance
 
 Build = Callable[[EvaluationTask, LM | None], ReplyEvaluation]
@@ -54,15 +55,23 @@ class DataRow(NamedTuple):
 
 
 def build_harm(task: EvaluationTask, judge: LM | None) -> ReplyEvaluation:
-    """Replies against a fixed refusal, by a preference model."""
+    """Replies against a fixed refusal, by a preference model; or a guard's verdicts on them."""
     from cai.reward.preference_folder import open_preference_model
 
-    opened = open_preference_model(Path(task.needed("preference")))
     items = [
         GradedItem(prompt, prompt.chat, draw)
         for prompt in _prompts(task)
         for draw in range(task.config.draws)
     ]
+    if {"preference", "guard"} <= task.options.keys():
+        raise UsageError("harm: give a preference or a guard, not both")
+    guard = guard_of(task)
+    if guard is not None:
+        provenance = {"guard": guard.fingerprint}
+        return ReplyEvaluation(items, guard_grader(guard), guard_scores, provenance)
+    if "preference" not in task.options:
+        raise UsageError("--only harm: give --preference or --guard")
+    opened = open_preference_model(Path(task.needed("preference")))
     grader = harm_grader(opened.score)
     return ReplyEvaluation(items, grader, harm_scores, {"preference": opened.fingerprint})
 
@@ -162,6 +171,27 @@ BUILDS: dict[str, Build] = {
 """Name of an evaluation -> what makes it."""
 
 
+def guard_of(task: EvaluationTask) -> Guard | None:
+    """The guard that the task names, with the rule of its guideline's file.
+
+    Raises:
+        UsageError: there is a guideline and no guard, or the guard names no weights.
+        StoreError: the guideline cannot be read.
+    """
+    from cai.evals.guard import open_guard
+
+    spec, file = task.options.get("guard"), task.options.get("guideline")
+    if spec is None:
+        if file is not None:
+            raise UsageError("guideline is a rule for a guard: give a guard too")
+        return None
+    if file is None:
+        return open_guard(spec)
+    with blame(StoreError, f"guideline {file}"):
+        guideline = Path(file).read_text(encoding="utf-8").strip()
+    return open_guard(spec, guideline)
+
+
 def rubric_of(constitution: str) -> tuple[Grader, str]:
     """(a grader by the constitution's rubric, the rubric's digest)."""
     _, rubric = load_with_rubric(constitution)
@@ -176,7 +206,9 @@ def scorer_digest(spec: str) -> str:
 
 
 def _is_endpoint(spec: str) -> bool:
-    return spec.startswith(("http:", "https:"))
+    from cai.lm.engines import is_endpoint
+
+    return is_endpoint(spec)
 
 
 def _prompts(task: EvaluationTask) -> Sequence[Prompt]:

@@ -117,9 +117,11 @@ def classifier(folder: Path, label: str | None = None) -> ScoreTexts:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     with blame(StoreError, f"classifier {folder}"):
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
         model = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True
+            str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False
         ).eval()
     index = label_index(folder, model.config, label)
     has_sigmoid = (

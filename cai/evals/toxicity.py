@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cai.async_map import in_batches
 from cai.evals.graded_items import (
     GradedItem,
     Grader,
     Verdict,
     highest_of_each_prompt,
-    in_batches,
     mean_over_prompts,
 )
 from cai.evals.text_scorers import ScoreTexts

@@ -17,6 +17,7 @@ from cai.async_map import gather
 from cai.constitution.schema import CompareExample, Constitution, Principle
 from cai.errors import UnansweredError
 from cai.lm.base import LM
+from cai.modeling.thoughts import CUT_THOUGHT, split_thoughts
 from cai.probability import sigmoid
 from cai.records import Chat, FrozenModel, Kind, Pair, Preference, Vote
 from cai.seeds import derive, rng
@@ -57,6 +58,9 @@ class LabelConfig(FrozenModel):
     rationale_temperature: float = Field(0.7, ge=0)
     clamp: tuple[float, float] | None = None
     """Range of each principle's probability: judges are overconfident after a chain of thought."""
+    scale: float = Field(1.0, gt=0)
+    """A reward model as judge (`reward:FOLDER_OR_HUB_ID`): its scores are divided by this, and a
+    difference of 1 is then one nat. `cai audit-judge` fits it to people's labels."""
 
     @model_validator(mode="before")
     @classmethod
@@ -271,6 +275,25 @@ def _mean(logprobs: Sequence[OptionLogprobs]) -> OptionLogprobs:
 # ---- the step ----
 
 
+def judged_pair(pair: Pair) -> Pair:
+    """The pair as it is judged: without thoughts, and `unscored` where there is nothing to judge.
+
+    A label is filed under the id of the row itself, as it was given.
+    """
+    if pair.unscored is not None:
+        return pair
+    splits = split_thoughts(pair.first), split_thoughts(pair.second)
+    first, second = (split.text for split in splits)
+    reason = None
+    if any(split.lacks_reply for split in splits):
+        reason = CUT_THOUGHT
+    elif first.strip() == second.strip():
+        reason = "the two replies are the same"
+    elif (first, second) == (pair.first, pair.second):
+        return pair
+    return pair.model_copy(update={"first": first, "second": second, "unscored": reason})
+
+
 def labeller(
     constitution: Constitution,
     judge: LM,
@@ -289,16 +312,17 @@ def labeller(
         return Preference(source=pair.id, p_first=None, votes=tuple(votes), unscored=reason)
 
     async def label(pair: Pair) -> Preference:
-        if pair.unscored is not None:
-            return unscored(pair, pair.unscored)
-        if pair.first.strip() == pair.second.strip():
-            return unscored(pair, "the two replies are the same")
+        judged = judged_pair(pair)
+        if judged.unscored is not None:
+            return unscored(pair, judged.unscored)
         kind, category = kind_and_category(pair)
-        principles = principles_for(constitution, config, kind, seed, pair, category)
+        principles = principles_for(constitution, config, kind, seed, judged, category)
         if not principles:
             return unscored(pair, "no principle with a comparison applies")
         try:  # all or none: a mean over fewer principles would be another label
-            votes = await gather([compare(judge, shots, pair, p, config, seed) for p in principles])
+            votes = await gather(
+                [compare(judge, shots, judged, p, config, seed) for p in principles]
+            )
         except UnansweredError as error:
             return unscored(pair, error.reason)
         probabilities = [vote.p_first for vote in votes if vote.p_first is not None]

@@ -24,6 +24,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from cai.constitution import load_constitution
 from cai.data.readers import prompt_rows
 from cai.errors import ConfigError, StoreError, UsageError
+from cai.modeling.thoughts import split_thoughts
 from cai.records import Grade, Kind, Prompt
 from cai.rubric import CompiledRubric, compile_rubric
 from cai.rubric import grade as rubric_grade
@@ -105,7 +106,7 @@ def _grade(compiled: CompiledRubric, state: TaskState) -> tuple[Grade | None, st
     result = rubric_grade(
         compiled,
         prompt=_last_user_turn(state),
-        response=state.output.completion,
+        response=split_thoughts(state.output.completion).text,
         kind=kind,
         finished=FINISHED.get(state.output.stop_reason),
     )

@@ -7,6 +7,7 @@ import difflib
 from cai.errors import UsageError
 from cai.lm.base import LM, Sample
 from cai.lm.credentials import refuse_user_info
+from cai.lm.engines import ENGINES, EngineServer
 from cai.lm.fake import FAKES, FakeLM
 from cai.lm.http import HttpConfig, HttpLM
 from cai.modeling.model_files import local_model_name, resolve_model_path
@@ -14,16 +15,21 @@ from cai.modeling.model_spec import split_spec
 
 __all__ = ["LM", "FakeLM", "Sample", "open_lm"]
 
-SPEC_FORMS = "smollm2, local:FOLDER_OR_HUB_ID, http://HOST:PORT/v1#MODEL, or fake:NAME"
-SPEC_PREFIXES = ("smollm2", "local:", "http:", "fake:")
+SPEC_FORMS = (
+    "smollm2, local:FOLDER_OR_HUB_ID, vllm: or sglang:FOLDER_OR_HUB_ID, "
+    "http://HOST:PORT/v1#MODEL, or fake:NAME"
+)
+SPEC_PREFIXES = ("smollm2", "local:", "vllm:", "sglang:", "http:", "fake:")
 
 
 def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
     """The model that `spec` names.
 
     Args:
-        spec: `smollm2` (embedded), `local:FOLDER_OR_HUB_ID`, `http://HOST:PORT/v1#MODEL` or
-            `fake:NAME`. A model that thinks takes options: `?thinking=on&thinking_tokens=2048`.
+        spec: `smollm2` (embedded), `local:FOLDER_OR_HUB_ID`, `http://HOST:PORT/v1#MODEL`,
+            `vllm:FOLDER_OR_HUB_ID` or `sglang:FOLDER_OR_HUB_ID` (an engine that is started for
+            it), or `fake:NAME`. A model that thinks takes options:
+            `?thinking=on&thinking_tokens=2048`.
 
     Raises:
         UsageError: no such form or name.
@@ -38,6 +44,11 @@ def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
         return FakeLM(*FAKES[name], name=name)
     if kind in ("http", "https"):
         return HttpLM(spec, http)
+    if kind in ENGINES:
+        config = http or HttpConfig()
+        name, thinking = split_spec(name)
+        server = EngineServer(kind, name, config.start_timeout)
+        return HttpLM(f"{server.spec}{thinking.text}", config, server)
     weights = local_model_name(spec)
     if weights is not None:
         # torch and transformers take seconds to import: only commands that load a model wait.

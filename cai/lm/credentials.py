@@ -50,7 +50,7 @@ def has_user_info(spec: str) -> bool:
     True in doubt: an address that cannot be read may hold a secret before any "@".
     """
     kind = spec.partition(":")[0].strip().lower()
-    if kind in ("local", "fake"):
+    if kind in ("local", "fake", "vllm", "sglang"):
         return False
     _, separator, rest = spec.partition("://")
     if not separator or kind not in ("http", "https"):

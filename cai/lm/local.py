@@ -24,6 +24,7 @@ from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length
 from cai.modeling.fast_paths import fast_paths
 from cai.modeling.loading import fingerprint, load_model, window_of
 from cai.modeling.model_spec import THINKING_TOKENS, Thinking
+from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.sampling import Generation
 from cai.modeling.thinking import ThoughtTokens, think
@@ -86,6 +87,7 @@ class LocalLM:
         self._pending: list[_SampleCall | _ChoiceCall] = []
         self._worker: asyncio.Task[None] | None = None
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._limit = BatchLimit(f"local model {fingerprint}")
 
     async def sample(
         self,
@@ -154,13 +156,18 @@ class LocalLM:
             for _ in range(4):
                 await asyncio.sleep(0)
 
-    def _run_batch(self, batch: list[Any], run: Callable[[list[Any]], Sequence[Any]]) -> None:
+    def _length(self, call: _SampleCall | _ChoiceCall) -> int:
+        """Tokens that a call may have in the model's cache."""
+        new_tokens = call.max_tokens if isinstance(call, _SampleCall) else len(call.prefill)
+        return len(call.ids) + self.thinking_tokens + new_tokens
+
+    def _run_batch(self, batch: list[Any], run: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
         active = [call for call in batch if not call.future.cancelled()]
         if not active:
             return
         try:
             with blame(BackendError, f"local model {self.fingerprint}"):
-                results = run(active)
+                results = self._limit.run(active, self._length, self._freeing(run))
         except BackendError as error:
             for call in active:
                 if not call.future.done():
@@ -169,6 +176,20 @@ class LocalLM:
         for call, result in zip(active, results, strict=True):
             if not call.future.done():  # a signal may have cancelled it while the model ran
                 call.future.set_result(result)
+
+    def _freeing(
+        self, run: Callable[[Sequence[Any]], Sequence[Any]]
+    ) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """`run`, which drops the kept prefixes where it fails: memory may have run out."""
+
+        def freeing(calls: Sequence[Any]) -> Sequence[Any]:
+            try:
+                return run(calls)
+            except Exception:
+                self._prefixes.clear()
+                raise
+
+        return freeing
 
     # ---- batches ----
 
@@ -203,7 +224,7 @@ class LocalLM:
             prefix=self._shared_prefix(rows),
         )
 
-    def _sample_batch(self, calls: list[_SampleCall]) -> list[Sample]:
+    def _sample_batch(self, calls: Sequence[_SampleCall]) -> list[Sample]:
         def has_stop_text(row: int, ids: list[int]) -> bool:
             stop = calls[row].stop
             return bool(stop) and truncate_at_stop(self.renderer.text(ids), stop)[1]
@@ -241,7 +262,7 @@ class LocalLM:
             thought="\n".join(parts) or None,
         )
 
-    def _choice_batch(self, calls: list[_ChoiceCall]) -> list[list[float]]:
+    def _choice_batch(self, calls: Sequence[_ChoiceCall]) -> list[list[float]]:
         prompts = [call.ids for call in calls]
         temperatures = [JUDGE_THINKING_TEMPERATURE] * len(calls)
         seeds = [derive(0, "judge", *ids) for ids in prompts] if self.thinking_tokens else []
@@ -273,7 +294,7 @@ def load_local(
     if thinking.is_on:
         name += f"+{thinking.tokens} tokens of thought"
     return LocalLM(
-        load_model(name_or_path, matmul_dtype()),
+        load_model(name_or_path, matmul_dtype(), may_spread=True),
         renderer,
         name,
         max_concurrency=max_concurrency,

@@ -7,20 +7,27 @@ known here. A probe that the template refuses says nothing, and the usual is ass
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cai.modeling.template_probe import (
+    LATER,
+    QUESTION,
+    REPLY,
+    SYSTEM,
+    THOUGHT,
+    TemplateProbe,
+    Turns,
+)
 from cai.modeling.thoughts import closing_tag, is_tag, opened_tag
 
-QUESTION, REPLY, SYSTEM, LATER, THOUGHT = "Xyzzy", "Plugh", "Frotz", "Plover", "Gnusto"
-"""Words that no template writes by itself."""
 THINK = "<think>"
 _SWITCH = re.compile(r"\w*(?:think|reason)\w*", re.IGNORECASE)
 """Names in a template that may be variables on thinking."""
 
-Turns = Sequence[tuple[str, str]]
-"""(role, text)"""
+_WORD = re.compile(r"<[^<>]+>|\[[^\[\]]+\]|◁[^◁▷]+▷")
+"""What may be a tag."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,9 @@ class ChatFormat:
     """Passed to the template."""
     suffix: str = ""
     """Written after a prompt: closes the thought, or opens the channel of replies."""
+    suffix_follows: str = ""
+    """The suffix is left out where the prompt ends otherwise: some templates let a message say that
+    there is no thought."""
     end: str | None = None
     """The control token after the last turn, if it is the assistant's. None: there is none."""
     later_end: str | None = None
@@ -57,62 +67,25 @@ class ChatFormat:
     """Whether a prompt holds a system message at its beginning."""
     takes_later_system: bool = True
     """Whether a prompt holds system messages between other turns."""
+    takes_repeats: bool = True
+    """Whether a prompt tells two turns of one role from an exchange."""
     takes_parts: bool = False
     """Whether a message's text has to be in a list of parts."""
     loses_text: bool = False
     """Whether a prompt lacks the user's text."""
 
 
-class _Probe:
-    """Renders a tokenizer's template, with variables."""
-
-    def __init__(self, tokenizer: Any, source: str) -> None:
-        self.tokenizer = tokenizer
-        self.source = source
-        self.variables: dict[str, Any] = {}
-        self.takes_parts = False
-
-    def render(self, turns: Turns, *, prompt: bool = False, **variables: Any) -> str | None:
-        """The text; None if the template refuses it."""
-        messages = [{"role": role, "content": self._content(text)} for role, text in turns]
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.source,
-                add_generation_prompt=prompt,
-                tokenize=False,
-                **self.variables,
-                **variables,
-            )
-        except Exception:  # a template is a program of somebody else
-            return None
-        return text
-
-    def _content(self, text: str) -> Any:
-        return as_parts(text) if self.takes_parts else text
-
-    def first_token(self, text: str) -> str | None:
-        """The first control token of `text`."""
-        added = self.tokenizer.added_tokens_decoder
-        for token in self.tokenizer.encode(text, add_special_tokens=False):
-            if token in added and not str(added[token]).isspace():
-                return str(added[token])
-        return None
-
-
-def as_parts(text: str) -> list[dict[str, str]]:
-    """A message's content as multimodal templates take it."""
-    return [{"type": "text", "text": text}]
-
-
-def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
+def chat_format(
+    tokenizer: Any, source: str, *, thinks: bool, ends: Collection[str] = ()
+) -> ChatFormat:
     """What the tokenizer's template `source` writes.
 
     Args:
         thinks: whether prompts let the model think. Otherwise its thought is switched off by the
             template's own means, or closed at once.
+        ends: tokens that end replies, by the model's settings.
     """
-    probe = _Probe(tokenizer, source)
+    probe = TemplateProbe(tokenizer, source)
     user = ("user", QUESTION)
     plain = probe.render([user], prompt=True)
     loses_text = plain is not None and QUESTION not in plain
@@ -125,8 +98,7 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
     bare = probe.render([user]) or ""
     prompt = probe.render([user], prompt=True) or plain
     dialogue = probe.render([user, ("assistant", REPLY)]) or ""
-    end = probe.first_token(dialogue.rpartition(REPLY)[2]) if REPLY in dialogue else None
-    later_end = _later_end(probe, bare)
+    end, later_end = _ends(probe, bare, dialogue, ends)
     header = _header(prompt, dialogue)
     has_channel = bool(prompt != bare and probe.first_token(header)) and opened_tag(header) is None
     has_channel = has_channel and not _writes_thought(header)
@@ -137,7 +109,7 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
         thought = (
             Thought(header.strip(), turn + header)
             if has_channel
-            else _tagged_thought(prompt.rpartition(QUESTION)[2], header)
+            else _tagged_thought(prompt, header, source)
         )
     else:
         suffix = _closing_suffix(probe, prompt, header)
@@ -145,6 +117,7 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
         source,
         probe.variables,
         suffix,
+        _opened_tail(prompt) if suffix and not thinks else "",
         end,
         later_end,
         thought,
@@ -152,26 +125,47 @@ def chat_format(tokenizer: Any, source: str, *, thinks: bool) -> ChatFormat:
         takes_later_system=_keeps(
             probe, [("system", SYSTEM), user, ("assistant", REPLY), ("system", LATER), user]
         ),
+        takes_repeats=_reads_roles(probe),
         takes_parts=probe.takes_parts,
     )
 
 
-def _keeps(probe: _Probe, turns: Turns) -> bool:
+def _reads_roles(probe: TemplateProbe) -> bool:
+    """Whether two turns of the user differ from one of each. A refusal is seen when it happens."""
+    user = ("user", QUESTION)
+    repeated = probe.render([user, ("user", LATER)])
+    if repeated is None:
+        return True
+    has_both = QUESTION in repeated and LATER in repeated
+    return has_both and repeated != probe.render([user, ("assistant", LATER)])
+
+
+def _keeps(probe: TemplateProbe, turns: Turns) -> bool:
     """Whether a prompt holds every text. A refusal is seen when it happens: it loses nothing."""
     prompt = probe.render(turns, prompt=True)
     return prompt is None or all(text in prompt for _, text in turns)
 
 
-def _later_end(probe: _Probe, bare: str) -> str | None:
-    """The token that ends a turn between others.
+def _ends(
+    probe: TemplateProbe, bare: str, dialogue: str, ends: Collection[str]
+) -> tuple[str | None, str | None]:
+    """The tokens that end the last turn, and a turn between others.
 
     What follows such a turn may as well begin the next one: it has to end the user's turn too.
+    Where nothing follows the last turn, what follows an earlier one ends it, if the settings or the
+    user's turn say so. Some models end a reply with the token that begins the user's next turn.
     """
+    if REPLY not in dialogue:
+        return None, None
     user = ("user", QUESTION)
     longer = probe.render([user, ("assistant", REPLY), ("user", LATER)]) or ""
     after_reply = probe.first_token(longer.rpartition(REPLY)[2].partition(LATER)[0])
     after_user = probe.first_token(bare.rpartition(QUESTION)[2])
-    return after_reply if after_reply == after_user else None
+    end = probe.first_token(dialogue.rpartition(REPLY)[2])
+    if end is None:
+        before_reply = probe.first_token(dialogue.partition(QUESTION)[2].partition(REPLY)[0])
+        end = after_reply if after_reply in (before_reply, *ends) else None
+    return end, after_reply if after_reply == after_user else None
 
 
 def _header(prompt: str, dialogue: str) -> str:
@@ -182,14 +176,24 @@ def _header(prompt: str, dialogue: str) -> str:
     return header if header.strip() else ""
 
 
+def _tags(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text) if is_tag(word)]
+
+
+def _usual_tag(*texts: str) -> str:
+    """The first tag in the texts that opens a thought."""
+    tags = (tag for text in texts for tag in _tags(text) if opened_tag(tag))
+    return next(tags, THINK)
+
+
 def _writes_thought(text: str) -> bool:
-    return any(is_tag(word) for word in re.findall(r"<[^<>]+>|\[[^\[\]]+\]", text))
+    return bool(_tags(text))
 
 
 # ---- thinking ----
 
 
-def _switches(probe: _Probe, *, on: bool) -> dict[str, Any]:
+def _switches(probe: TemplateProbe, *, on: bool) -> dict[str, Any]:
     """The template's variables that turn thinking off, or those that turn it on.
 
     A variable that changes the prompt as False and True do is a switch. One whose word is written
@@ -220,7 +224,7 @@ def _word_is_written(low: str, high: str) -> bool:
     return low != high and low.replace("low", "high") == high
 
 
-def _closing_suffix(probe: _Probe, prompt: str, header: str) -> str:
+def _closing_suffix(probe: TemplateProbe, prompt: str, header: str) -> str:
     """What follows a prompt so that the reply itself is next."""
     tail = prompt.rpartition(QUESTION)[2]
     tag = opened_tag(tail)
@@ -230,12 +234,22 @@ def _closing_suffix(probe: _Probe, prompt: str, header: str) -> str:
         return header
     if _writes_thought(tail) or probe.variables:
         return ""
-    thought = f"{THINK}\n{THOUGHT}\n{closing_tag(THINK)}\n\n{REPLY}"
+    if _writes_thought(prompt):  # the template's instructions to the model have tags
+        return _empty_thought(_usual_tag(prompt))
+    tag = _usual_tag(probe.source)
+    thought = f"{tag}\n{THOUGHT}\n{closing_tag(tag)}\n\n{REPLY}"
     turns = [("user", QUESTION), ("assistant", thought), ("user", LATER)]
     earlier = probe.render(turns, prompt=True) or THOUGHT
     if THOUGHT in earlier or REPLY not in earlier:
         return ""
-    return f"{THINK}\n{_closing(THINK + chr(10), THINK)}"  # the template cuts thoughts
+    return _empty_thought(tag)  # the template cuts thoughts
+
+
+def _opened_tail(prompt: str) -> str:
+    """The end of a prompt from the tag on that opens a thought; empty if it opens none."""
+    tail = prompt.rpartition(QUESTION)[2]
+    tag = opened_tag(tail)
+    return "" if tag is None else tag + tail.rpartition(tag)[2]
 
 
 def _closing(tail: str, tag: str) -> str:
@@ -244,10 +258,20 @@ def _closing(tail: str, tag: str) -> str:
     return f"\n{closing_tag(tag)}\n\n" if "\n" in follows else closing_tag(tag)
 
 
-def _tagged_thought(tail: str, header: str) -> Thought:
+def _empty_thought(tag: str) -> str:
+    """A thought that is closed at once: on lines of its own between tags such as <think>."""
+    return f"{tag}{_line(tag)}{_closing(tag + _line(tag), tag)}"
+
+
+def _line(tag: str) -> str:
+    """What usually follows the tag that opens a thought."""
+    return "\n" if tag.startswith("<") and not tag.startswith("<|") else ""
+
+
+def _tagged_thought(prompt: str, header: str, source: str) -> Thought:
+    tail = prompt.rpartition(QUESTION)[2]
     tag = opened_tag(tail)
     if tag is not None:
         return Thought(closing_tag(tag), _closing(tail, tag), tag, is_open=True)
-    written = [word for word in re.findall(r"<[^<>]+>|\[[^\[\]]+\]", header) if is_tag(word)]
-    tag = written[0] if written else THINK
-    return Thought(closing_tag(tag), f"\n{closing_tag(tag)}\n\n", tag)
+    tag = _usual_tag(header, prompt, source)
+    return Thought(closing_tag(tag), _closing(tag + _line(tag), tag), tag)

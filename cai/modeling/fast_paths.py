@@ -45,7 +45,16 @@ class FastPaths:
 def backbone(model: Any) -> Any:
     """The model without its language-model head: token ids -> hidden states (B, T, E)."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.base_model
+    inner = base.base_model
+    is_itself = inner is base and base.get_output_embeddings() is not None
+    return _holder_of_embeddings(base) if is_itself else inner
+
+
+def _holder_of_embeddings(base: Any) -> Any:
+    """The backbone of a model that names it wrongly, as Llama 4's text model does."""
+    embeddings = base.get_input_embeddings()
+    holders = (child for child in base.children() if embeddings in child.modules())
+    return next(holders, base)
 
 
 def fast_paths(model: nn.Module) -> FastPaths:

@@ -27,12 +27,16 @@ from cai.modeling.fast_paths import backbone, fast_paths
 from cai.modeling.kv_cache import growing_cache, prefilling
 from cai.modeling.logits import logit_head, logit_head_fp32
 from cai.modeling.precision import autocast
-from cai.modeling.sampling import Generation, Responses
+from cai.modeling.sampling import Generation, Responses, draw
 
 PREFILL_TOKENS = 4096
 """Prompt tokens a forward pass, padding included.
 
 Larger passes are not faster on a CPU and take more memory.
+"""
+CUDA_STEPS = 8
+"""Tokens that a GPU samples before the host looks for rows that have ended: each look waits for it.
+On a CPU there is nothing to wait for, and every token is looked at.
 """
 
 
@@ -186,18 +190,42 @@ def generate(
         plain_generation.generate(model, rows, responses, pad)
         return responses.generations()
     batch = DecodingBatch(model, rows, prefix, pad)
+    most_steps = CUDA_STEPS if model.device.type == "cuda" else 1
     active = list(range(len(rows)))  # active[i]: the row at index i of the batch
     while active:
-        tokens = responses.extend(active, batch.logits())
+        last_B = _sample_steps(batch, responses, active, responses.steps(active, most_steps))
         unfinished = [index for index, row in enumerate(active) if responses.is_open(row)]
+        if not unfinished:
+            break
         if len(unfinished) < len(active):
             active = [active[index] for index in unfinished]
-            if active:
-                batch.select_rows(torch.tensor(unfinished, device=model.device))
-        if active:
-            next_ids = [tokens[index] for index in unfinished]
-            batch.step(torch.tensor(next_ids, device=model.device))
+            indices = torch.tensor(unfinished, device=model.device)
+            batch.select_rows(indices)
+            last_B = last_B[indices]
+        batch.step(last_B)
     return responses.generations()
+
+
+def _sample_steps(
+    batch: DecodingBatch, responses: Responses, active: Sequence[int], steps: int
+) -> Tensor:
+    """Sample `steps` tokens of each active row; returns the last ones (B,).
+
+    The device gets all draws before and gives all tokens after: between them the host does not
+    wait for it. What a row that has ended is given meanwhile is dropped.
+    """
+    draws = responses.draws(active, steps, batch.model.device)
+    tokens: list[Tensor] = []
+    logps: list[Tensor] = []
+    for step in range(steps):
+        if tokens:
+            batch.step(tokens[-1])
+        token_B, logp_B = draw(batch.logits(), draws, step)
+        tokens.append(token_B)
+        logps.append(logp_B)
+    logp_BX = torch.stack(logps, 1) if responses.record_logprobs else None
+    responses.extend(active, torch.stack(tokens, 1), logp_BX)
+    return tokens[-1]
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from cai.modeling.fast_paths import fast_paths
+from cai.modeling.fast_paths import backbone, fast_paths
 
 LogitFunction = Callable[[Tensor], Tensor]
 
@@ -49,7 +49,10 @@ def logit_head_fp32(model: PreTrainedModel) -> LogitFunction:
     weight_VE = head.weight.float()
     bias_V = None if head.bias is None else head.bias.float()
     finish = logit_finish(model)
-    return lambda hidden_NE: finish(linear(hidden_NE.float(), weight_VE, bias_V))
+    return lambda hidden_NE: finish(
+        # of a model on several GPUs, the head may be on another than the last block
+        linear(hidden_NE.to(weight_VE.device).float(), weight_VE, bias_V)
+    )
 
 
 def logit_finish(model: PreTrainedModel) -> LogitFunction:
@@ -66,7 +69,7 @@ def forward_finish(model: PreTrainedModel) -> LogitFunction:
     def finish(raw: Tensor) -> Tensor:
         raw_1NV = raw.reshape(1, -1, raw.shape[-1])
         shell = copy.copy(model)
-        head, base = model.get_output_embeddings(), model.base_model
+        head, base = model.get_output_embeddings(), backbone(model)
         hidden_1N1 = raw_1NV[..., :1].detach()
         shell._modules = {
             name: _stub(child, raw_1NV)

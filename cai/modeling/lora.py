@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cai.modeling import lora_linear, shared_prefix
+from cai.modeling.fast_paths import backbone
 from cai.modeling.logits import logit_head
 from cai.modeling.lora_targets import stores_transposed, target_modules
 from cai.modeling.precision import autocast
@@ -123,17 +124,26 @@ def adapter_tensors(model: PeftModel, name: str) -> dict[str, Tensor]:
     return tensors
 
 
+@torch.no_grad()
 def set_adapter_tensors(model: PeftModel, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Load saved weights into an adapter.
 
+    Each is copied under its name: peft would take some for those of experts in an earlier version
+    of the model, and leave them out silently.
+
     Raises:
-        ValueError: a tensor is missing, or the adapter has no such tensor.
+        ValueError: a tensor is missing or has another shape, or the adapter has no such tensor.
     """
     expected = set(adapter_tensors(model, name))
     if expected != set(tensors):
         different = sorted(expected ^ set(tensors))[:3]
         raise ValueError(f"adapter {name!r} has other tensors than the file: {different}")
-    set_peft_model_state_dict(model, dict(tensors), adapter_name=name)
+    for key, parameter in model.named_parameters():
+        if "lora_" in key and f".{name}." in key:
+            saved = tensors[key.replace(f".{name}.", ".")]
+            if saved.shape != parameter.shape:
+                raise ValueError(f"adapter {name!r}: {key} has another shape in the file")
+            parameter.copy_(saved)
 
 
 def hidden_states(model: PeftModel, name: str | None, ids_BT: Tensor) -> Tensor:
@@ -148,7 +158,7 @@ def hidden_states(model: PeftModel, name: str | None, ids_BT: Tensor) -> Tensor:
 def plain_hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
     """`hidden_states` of a model without adapters."""
     with autocast(model.device):
-        hidden_BTE = shared_prefix.shared_prefix_forward(model.base_model, ids_BT)
+        hidden_BTE = shared_prefix.shared_prefix_forward(backbone(model), ids_BT)
     return hidden_BTE.to(model.dtype)
 
 
@@ -168,8 +178,11 @@ def merge_adapter_into(target: PreTrainedModel, model: PeftModel, name: str) -> 
     """Write W + s * B A to `target`, a plain copy of the base: the policy without LoRA products.
 
     The base itself does not change: merging in place and back would add a rounding error each time.
+    A base in a shorter format than the target's has lost digits: then W is the target's own, which
+    must be freshly loaded.
     """
     weights = dict(target.named_parameters())
     for key, module in _adapted_layers(model, name):
-        merged = module.get_base_layer().weight + module.get_delta_weight(name)
-        weights[f"{key}.weight"].copy_(merged)
+        weight, base = weights[f"{key}.weight"], module.get_base_layer().weight
+        source = weight if base.dtype.itemsize < weight.dtype.itemsize else base
+        weight.copy_(source + module.get_delta_weight(name).to(source.device))

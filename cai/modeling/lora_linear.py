@@ -23,7 +23,8 @@ def lora_product(
     low_rank_NR = x_NI @ a_RI.T
     y = base(x)  # with the base's own layout and rounding: a fresh adapter must change nothing
     y_NO = y.reshape(len(x_NI), -1).addmm_(low_rank_NR, b_OR.T, alpha=scale)
-    return y_NO.view_as(y), x_NI, low_rank_NR
+    # no view, which autograd would keep models from adding to in place
+    return torch.ops.aten._unsafe_view(y_NO, y.shape), x_NI, low_rank_NR
 
 
 class LoraProduct(torch.autograd.Function):

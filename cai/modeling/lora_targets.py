@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from functools import cache
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -13,9 +14,12 @@ from peft.utils.transformers_weight_conversion import (
     convert_peft_config_for_transformers,
     get_model_conversion_mapping,
 )
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from cai.modeling.fast_paths import backbone
+from cai.modeling.precision import autocast
 
 LINEAR = (nn.Linear, Conv1D)
 
@@ -31,8 +35,16 @@ def target_modules(base: PreTrainedModel) -> list[str]:
     called = _called_modules(base)
     names: dict[str, bool] = {}
     skipped: set[str] = set()
+    others = {
+        path.rpartition(".")[2]
+        for path, module in base.named_modules()
+        if not isinstance(module, LINEAR)
+    }
     for path, module in base.named_modules():
         name = path.rpartition(".")[2]
+        if isinstance(module, LINEAR) and name in others:
+            # 0 of a sequence, for example: with the name of what holds the layer
+            name = ".".join(path.split(".")[-2:])
         if isinstance(module, LINEAR) and module is not head:
             names[name] = names.get(name, False) or module in called
         elif not isinstance(module, nn.Embedding):
@@ -56,15 +68,23 @@ def stores_transposed(base: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def _called_modules(base: PreTrainedModel) -> set[nn.Module]:
-    """The linear layers that a forward pass calls."""
+    """The linear layers that a forward pass calls. A layer that groups its inputs, or changes their
+    shape in another way, is none: no product of two matrices can be added to it.
+    """
     called: set[nn.Module] = set()
-    linear = [module for module in base.modules() if isinstance(module, LINEAR)]
-    hooks = [
-        module.register_forward_hook(lambda called_module, *_: called.add(called_module))
-        for module in linear
-    ]
+
+    def note(module: Any, inputs: Any, output: Any) -> None:
+        rows, columns = module.weight.shape
+        width = columns if isinstance(module, Conv1D) else rows
+        is_tensor = bool(inputs) and isinstance(output, Tensor)
+        if is_tensor and output.shape == (*inputs[0].shape[:-1], width):
+            called.add(module)
+
+    linear: list[Any] = [module for module in base.modules() if isinstance(module, LINEAR)]
+    hooks = [module.register_forward_hook(note) for module in linear]
     try:
-        base.base_model(input_ids=torch.ones(1, 8, dtype=torch.long, device=base.device))
+        with autocast(base.device):
+            backbone(base)(input_ids=torch.ones(1, 8, dtype=torch.long, device=base.device))
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-"""Returning freed memory to the system under glibc.
+"""Returning freed memory to the system: that of a GPU, and main memory under glibc.
 
 glibc's heap keeps what is freed and fragments: measured, a third of the memory of a PPO run. Other
 C libraries lack these functions; there nothing happens.
@@ -22,9 +22,12 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def release_memory() -> None:
-    """Collect garbage and return freed memory to the system; the allocator would keep gigabytes."""
+    """Collect garbage and return freed memory to the system: allocators would keep gigabytes."""
     gc.collect()
     malloc_trim()
+    torch = sys.modules.get("torch")  # not imported for this: a run of endpoints does without
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def malloc_trim() -> None:

@@ -8,8 +8,15 @@ from typing import Literal, NamedTuple
 from cai.errors import UsageError
 
 THINKING_TOKENS = 1024
+REWARD_PREFIX = "reward:"
+"""Begins the spec of a reward model where a chat model could stand too, as a judge."""
 _OPTIONS = re.compile(r"\?([a-z_]+=[^?&#=]*(?:&[a-z_]+=[^?&#=]*)*)$")
 _KNOWN = "options of a model are ?thinking=on, ?thinking=off and &thinking_tokens=NUMBER"
+
+
+def is_reward_spec(spec: str) -> bool:
+    """Whether a spec names a reward model, which scores and does not chat."""
+    return spec.startswith(REWARD_PREFIX)
 
 
 class Thinking(NamedTuple):

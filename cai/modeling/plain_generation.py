@@ -37,7 +37,7 @@ class _Tokens:
         is_open = [self.responses.is_open(row) for row in self.rows]
         indices = [i for i, is_row_open in enumerate(is_open) if is_row_open]
         tokens_B = torch.full((len(self.rows),), self.pad, device=scores.device)
-        drawn = self.responses.extend([self.rows[i] for i in indices], scores[indices].float())
+        drawn = self.responses.sample([self.rows[i] for i in indices], scores[indices].float())
         tokens_B[indices] = torch.tensor(drawn, device=scores.device)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens_B[:, None], 0.0)
 

@@ -1,9 +1,10 @@
 """Device and number formats of models.
 
-Trained weights, optimizers, rewards and log-probabilities are float32. Large matrix products, and
-models that only generate, may be bfloat16. Where the processor is faster with it, that is up to
-twice as fast and takes half the memory. The choice is part of a model's fingerprint, so
-texts sampled in one format are never taken for texts sampled in the other.
+Trained weights, optimizers, rewards and log-probabilities are float32. Large matrix products,
+models that only generate, and, on a GPU, weights under an adapter may be bfloat16. Where the
+processor is faster with it, that is up to twice as fast and takes half the memory. The choice is
+part of a model's fingerprint, so texts sampled in one format are never taken for texts sampled in
+the other.
 """
 
 from __future__ import annotations
@@ -58,6 +59,15 @@ def matmul_dtype() -> torch.dtype:
     if precision == "auto":
         precision = "bfloat16" if _bfloat16_is_faster() else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def frozen_dtype() -> torch.dtype:
+    """The format of the matrices that stay as they are, under an adapter or in a reference.
+
+    On a GPU that of large products: `autocast` would convert them in every pass, to the same
+    numbers. On a CPU float32, which all figures are with.
+    """
+    return matmul_dtype() if device().type == "cuda" else torch.float32
 
 
 def _bfloat16_is_faster() -> bool:

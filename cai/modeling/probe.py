@@ -94,6 +94,26 @@ def _measure(model: PreTrainedModel, rows: list[list[int]]) -> FastPaths:
     return paths
 
 
+@torch.no_grad()
+def measure_plain(model: PreTrainedModel) -> FastPaths:
+    """What is to be known of a model that runs as transformers alone runs it, such as one that
+    lies on several GPUs: how its logits follow from its states, and whether rows may be padded.
+
+    Raises:
+        BackendError: as for `measure`.
+    """
+    rows = probe_rows(model)
+    want = [logits_TV.cpu() for logits_TV in _plain_logits(model, rows)]
+    head: Any = model.get_output_embeddings()
+    states = [
+        plain_generation.hidden_rows(model, [row], row[0])[0].to(head.weight.device) for row in rows
+    ]
+    paths = _plain_paths(model, states, want)
+    paths = replace(paths, batches=_succeeds(partial(_plain_decodes, model, rows, want)))
+    set_fast_paths(model, paths)
+    return paths
+
+
 def apply(model: PreTrainedModel, paths: FastPaths) -> None:
     """Make a model compute as an earlier measurement of it found right."""
     if paths.attention:
@@ -172,14 +192,18 @@ def _plain_paths(model: PreTrainedModel, states: list[Tensor], want: list[Tensor
     for raw_logits in (True, False):
         paths = FastPaths(raw_logits=raw_logits)
         set_fast_paths(model, paths)
-        head = logit_head(model)
-        got = [head(states_TE.to(model.dtype)).float() for states_TE in states]
-        if _same(model, got, want):
+        if _succeeds(partial(_reads_states, model, states, want)):
             return paths
     raise BackendError(
         "its logits are not what its head computes of its last hidden states: "
         "it cannot be used here"
     )
+
+
+@torch.no_grad()
+def _reads_states(model: PreTrainedModel, states: list[Tensor], want: list[Tensor]) -> bool:
+    head = logit_head(model)
+    return _same(model, [head(states_TE.to(model.dtype)).float() for states_TE in states], want)
 
 
 @torch.no_grad()
@@ -205,7 +229,7 @@ class _Forced(Responses):
         self.tokens_BT = tokens_BT
         self.seen: list[list[Tensor]] = [[] for _ in tokens_BT]
 
-    def extend(self, rows: Sequence[int], logits_BV: Tensor) -> list[int]:
+    def sample(self, rows: Sequence[int], logits_BV: Tensor) -> list[int]:
         tokens = []
         for row, logits_V in zip(rows, logits_BV, strict=True):
             tokens.append(self.tokens_BT[row][len(self.seen[row])])
@@ -296,7 +320,7 @@ def _same(model: PreTrainedModel, got: Sequence[Tensor], want: Sequence[Tensor])
 
 
 def _is_close(got: Tensor, want: Tensor, tolerance: float) -> bool:
-    spread, difference = want.float().std(), (got - want).float()
+    spread, difference = want.float().std(), (got.to(want.device) - want).float()
     return bool(difference.square().mean().sqrt() <= tolerance * spread)
 
 

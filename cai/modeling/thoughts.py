@@ -6,13 +6,18 @@ import re
 from typing import NamedTuple
 
 _TAG = re.compile(
-    r"<(?P<slash>/?)(?:\w{1,12}:)?think(?:ing)?>|\[(?P<bracket>/?)THINK\]|"
+    r"<(?P<slash>/?)(?:\w{1,12}:)?(?:think(?:ing)?|thought)>|\[(?P<bracket>/?)THINK\]|"
+    r"◁(?P<triangle>/?)think▷|"
     r"<\|(?P<word>START|END)_THINKING\|>"
     r"|<\|channel\|>\s{0,4}(?P<channel>\w{1,20})[^<]{0,60}<\|message\|>",
     re.IGNORECASE,
 )
 _END = re.compile(r"\s*<\|(?:end|return)\|>$")
 """Of a channel's message, where control tokens are text."""
+
+
+CUT_THOUGHT = "a reply ends within its thought: there is nothing to judge"
+"""Why such a reply has no verdict."""
 
 
 class Split(NamedTuple):
@@ -23,6 +28,11 @@ class Split(NamedTuple):
     """Whether the last thought was closed."""
     thought: str | None
     """None: there was none."""
+
+    @property
+    def lacks_reply(self) -> bool:
+        """Whether the text ends within its thought."""
+        return not self.is_closed and not self.text
 
 
 def split_thoughts(text: str) -> Split:
@@ -93,7 +103,8 @@ def closing_tag(tag: str) -> str:
 
 
 def _is_closing(tag: re.Match[str]) -> bool:
-    return bool(tag["slash"] or tag["bracket"]) or (tag["word"] or "").upper() == "END"
+    slash = tag["slash"] or tag["bracket"] or tag["triangle"]
+    return bool(slash) or (tag["word"] or "").upper() == "END"
 
 
 def _without_turns(text: str) -> str:

@@ -6,17 +6,24 @@ Text inside messages never becomes a control token.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from cai.errors import BackendError, blame
-from cai.modeling.chat_format import ChatFormat, as_parts, chat_format
+from cai.modeling.chat_format import ChatFormat, chat_format
+from cai.modeling.end_tokens import config_eos
 from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.modeling.template_probe import as_parts
 from cai.modeling.thoughts import Split, is_tag, split_thoughts
 from cai.records import Chat, Message, message_dicts
 from cai.store import digest
@@ -25,6 +32,9 @@ WORKING_TEMPLATES = (
     "cai works with templates that write turns of user and assistant from plain text, such as "
     "those of Llama, Gemma, Mistral, Phi, Qwen, DeepSeek and gpt-oss"
 )
+
+_CONTROL = re.compile(r"<[|｜].+[|｜]>")
+"""How control tokens are spelt that a template need not have, such as those of code completion."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +69,17 @@ class Renderer:
         return ids + (self.text_ids(prefill) if prefill else [])
 
     def _without_lost_turns(self, chat: Chat) -> Chat:
-        """The chat in turns that the template writes: some leave out system messages, silently."""
+        """The chat in turns that the template writes. Some silently leave out system messages, or
+        count turns and do not read whose they are.
+        """
         systems = [i for i, message in enumerate(chat) if message.role == "system"]
         is_first = systems == [0]
         writes_all = self.format.takes_system if is_first else self.format.takes_later_system
-        if not systems or writes_all:
+        writes_all = writes_all or not systems
+        repeats = any(a.role == b.role for a, b in pairwise(chat))
+        if writes_all and (self.format.takes_repeats or not repeats):
             return chat
-        head = chat[:1] if systems[0] == 0 and self.format.takes_system else ()
+        head = chat[:1] if systems[:1] == [0] and self.format.takes_system else ()
         return (*head, *plain_turns(chat[len(head) :]))
 
     def _plain_ids(self, chat: Chat) -> list[int]:
@@ -78,25 +92,56 @@ class Renderer:
             ) from error
 
     def _template_ids(self, chat: Chat) -> list[int]:
+        return self._encoded(chat, self._prompt_template, True, self.format.variables)
+
+    def _encoded(
+        self, chat: Chat, template: str, prompt: bool, variables: Mapping[str, Any]
+    ) -> list[int]:
         messages: list[dict[str, Any]] = list(message_dicts(chat))
         if self.format.takes_parts:
             messages = [{**turn, "content": as_parts(turn["content"])} for turn in messages]
         ids: list[int] = self.tokenizer.apply_chat_template(
             messages,
-            chat_template=self._prompt_template,
-            add_generation_prompt=True,
+            chat_template=template,
+            add_generation_prompt=prompt,
             tokenize=True,
             return_dict=False,
             sanitize_control_tokens=True,
-            **self.format.variables,
+            **variables,
         )
         return ids
+
+    def conversation_ids(self, chat: Chat, *, prompt: bool = False, **variables: Any) -> list[int]:
+        """A whole conversation as the template writes it, replies with it: what published reward
+        models and guards read. Text inside messages stays text, as in `prompt_ids`.
+
+        Args:
+            prompt: whether the model's own turn follows.
+            variables: given to the template besides its usual ones.
+
+        Raises:
+            BackendError: the template refuses the conversation.
+        """
+        source = self.format.source.removesuffix("\n")
+        known = _literal(sorted(self._plain_tokens))
+        template = f"{source}{{% set _control_tokens = {known} %}}"
+
+        def rendered(turns: Chat) -> list[int]:
+            return self._encoded(turns, template, prompt, {**self.format.variables, **variables})
+
+        try:
+            return rendered(self._without_lost_turns(chat))
+        except Exception:  # a template is a program of somebody else
+            with blame(BackendError, "the model's chat template refuses the conversation"):
+                return rendered(plain_turns(chat))
 
     @cached_property
     def format(self) -> ChatFormat:
         """What the chat template writes."""
         source: str = self.tokenizer.get_chat_template()
-        return chat_format(self.tokenizer, source, thinks=self.thinks)
+        ends = {self.tokenizer.eos_token_id, *self.config_eos} - {None}
+        names = self.tokenizer.convert_ids_to_tokens(sorted(ends))
+        return chat_format(self.tokenizer, source, thinks=self.thinks, ends=names)
 
     @cached_property
     def _prompt_template(self) -> str:
@@ -106,6 +151,10 @@ class Renderer:
         """
         suffix, known = _literal(self.format.suffix), _literal(sorted(self._plain_tokens))
         source = self.format.source.removesuffix("\n")
+        if self.format.suffix_follows:
+            follows = _literal(self.format.suffix_follows)
+            source = f"{{% set _prompt %}}{source}{{% endset %}}{{{{ _prompt }}}}"
+            suffix = f"{suffix} if _prompt.endswith({follows}) else ''"
         return f"{source}{{% set _control_tokens = {known} %}}{{{{ {suffix} }}}}"
 
     @cached_property
@@ -121,6 +170,7 @@ class Renderer:
             and (
                 token.content in ends
                 or is_tag(token.content)
+                or _CONTROL.fullmatch(token.content)
                 or token.content in self.format.source
             )
         )
@@ -174,8 +224,13 @@ class Renderer:
 
     @property
     def eos_token_id(self) -> int:
-        """The tokenizer's end-of-sequence token, which need not end a turn."""
-        return int(self.tokenizer.eos_token_id)
+        """The tokenizer's end-of-sequence token, which need not end a turn. A tokenizer without one
+        ends with what its template writes, or with what the model's settings name.
+        """
+        eos = self.tokenizer.eos_token_id
+        if eos is None and self.format.end is not None:
+            eos = self._id_of(self.format.end)
+        return int(self.config_eos[0] if eos is None else eos)
 
     @cached_property
     def end_token_id(self) -> int:
@@ -266,31 +321,23 @@ def load_renderer(folder: Path | str, *, thinks: bool = False) -> Renderer:
             leaves out the user's text.
     """
     with blame(BackendError, f"tokenizer of {folder}"):
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.chat_template is None:
         raise BackendError(f"{folder}: the tokenizer has no chat template; cai needs a chat model")
-    if tokenizer.eos_token_id is None:
+    ends = [token for token in config_eos(folder) if 0 <= token < len(tokenizer)]
+    renderer = Renderer(tokenizer, thinks, tuple(ends))
+    with blame(BackendError, f"{folder}: the tokenizer's chat template"):
+        loses_text = renderer.format.loses_text
+        has_end = bool(renderer.tokenizer.eos_token or renderer.format.end or ends)
+    if not has_end:
         raise BackendError(
             f"{folder}: the tokenizer names no end-of-sequence token; cai needs one to end a reply"
         )
-    renderer = Renderer(tokenizer, thinks, _config_eos(folder))
-    with blame(BackendError, f"{folder}: the tokenizer's chat template"):
-        loses_text = renderer.format.loses_text
     if loses_text:
         raise BackendError(
             f"{folder}: the chat template leaves out the user's text; {WORKING_TEMPLATES}"
         )
     return renderer
-
-
-def _config_eos(folder: Path | str) -> tuple[int, ...]:
-    """The end tokens of the model's generation config, if it has one that can be read."""
-    try:
-        ends = GenerationConfig.from_pretrained(folder).eos_token_id
-    except (OSError, ValueError, TypeError):
-        return ()
-    listed = ends if isinstance(ends, list) else [ends]
-    return tuple(token for token in listed if isinstance(token, int))
 
 
 def token_counter(spec: str) -> Callable[[str], int]:

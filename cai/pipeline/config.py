@@ -26,6 +26,7 @@ from cai.lm.budget import Prices
 from cai.lm.credentials import refuse_user_info
 from cai.lm.http import HttpConfig
 from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.modeling.model_spec import is_reward_spec
 from cai.pipeline.named_files import existing, readable
 from cai.pipeline.renamed_keys import refuse_renamed
 from cai.records import FrozenModel
@@ -48,7 +49,17 @@ class Run(FrozenModel):
     `?thinking=on` at its end lets it think before it replies; what is trained never does.
     """
     judge: str | None = None
-    """Labels the pairs instead of `model`."""
+    """Labels the pairs instead of `model`: a spec of a chat model, or `reward:FOLDER_OR_HUB_ID`, a
+    reward model that others trained, by its scores (`label.scale`)."""
+    judge_audit: str | None = None
+    """The `.audit.json` that `cai audit-judge` left of this judge, relative to the run's YAML.
+    Without it, or where the judge did no better in it than a constant, `label` and `ppo` say so in
+    a line.
+    """
+    reward_model: str | None = None
+    """A reward model that others trained, as `local:FOLDER_OR_HUB_ID`: it scores replies for
+    `reward_weights.pm` instead of one that the run trains. The stage `reward` then fits its scale
+    only, and 50-reward says which model it is."""
     constitution: str
     """A file beside the run's YAML, or the name of a constitution that ships with cai."""
     prompts: tuple[str, ...] = Field(min_length=1)
@@ -140,6 +151,29 @@ class Run(FrozenModel):
         return evaluations
 
     @model_validator(mode="after")
+    def _reward_models_have_their_part(self) -> Run:
+        if self.judge is not None and is_reward_spec(self.judge) and self.reward_weights.direct:
+            raise ValueError(
+                "reward_weights.direct is a judge's rating, and a reward model gives none: set it"
+                " to 0, or name a chat model as judge"
+            )
+        if self.judge is not None and is_reward_spec(self.judge) and self.eval.subjects:
+            raise ValueError(
+                "eval.subjects are compared by a judge's verdicts in both orders: name a chat model"
+                " as judge"
+            )
+        if self.reward_model is not None and local_model_name(self.reward_model) is None:
+            raise ValueError(
+                f"reward_model: {self.reward_model}: name its weights, as local:FOLDER_OR_HUB_ID"
+            )
+        if self.reward_model is not None and self.ppo.critic == "reward":
+            raise ValueError(
+                "ppo.critic: reward begins as the preference model that a run trains, which"
+                " reward_model replaces: leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _critic_has_its_model(self) -> Run:
         if self.ppo.critic == "reward" and not self.reward_weights.pm:
             raise ValueError(
@@ -166,6 +200,8 @@ class ResolvedRun(BaseModel):
     evaluations: tuple[EvaluationEntry, ...] = ()
     """The run's, with absolute paths."""
     ptx_files: tuple[Path, ...] = ()
+    judge_audit: tuple[Path, ...] = ()
+    """One file, or none."""
     subject_turns: dict[str, Path] = {}
     """Name of an evaluated subject -> the file of its turns."""
 
@@ -178,7 +214,7 @@ class ResolvedRun(BaseModel):
 
 def settings_text(resolved: ResolvedRun) -> str:
     """The settings as the run's folder keeps them, with absolute paths."""
-    names = ("prompts", "against", "preferences", "extra", "ptx_files")
+    names = ("prompts", "against", "preferences", "extra", "ptx_files", "judge_audit")
     files = {name: tuple(path.resolve() for path in getattr(resolved, name)) for name in names}
     turns = {name: path.resolve() for name, path in resolved.subject_turns.items()}
     absolute = resolved.model_copy(
@@ -232,6 +268,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
     source = override(read_yaml(path), overrides)
     refuse_renamed(source)
     run = parse(source, Run)
+    audits = [run.judge_audit] if run.judge_audit else []
     beside = path.parent / Path(run.constitution).expanduser()
     resolved = ResolvedRun(
         run=run,
@@ -244,6 +281,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
         evaluations=_evaluations(source, run.evaluations),
         ptx_files=existing(source, ("ppo", "ptx", "files"), run.ppo.ptx.files),
         subject_turns=_subject_turns(source, run),
+        judge_audit=existing(source, ("judge_audit",), audits),
     )
     _check_folders(source, resolved)
     return resolved
@@ -284,6 +322,8 @@ def _check_folders(source: Source, resolved: ResolvedRun) -> None:
     run = resolved.run
     specs: dict[tuple[str, ...], str | None] = {("pair", "subject"): run.pair.subject}
     specs |= {("eval", "subjects", name): one.model for name, one in run.eval.subjects.items()}
+    specs |= {("reward_model",): run.reward_model, ("ppo", "critic"): run.ppo.critic_model}
+    specs[("eval", "guard")] = (run.eval.guard or "").partition("#")[0]
     for key, spec in specs.items():
         kind, _, _ = (spec or "").partition(":")
         name = local_model_name(spec) if spec and kind == "local" else None

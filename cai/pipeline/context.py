@@ -24,12 +24,15 @@ from cai.lm import LM, open_lm
 from cai.lm.batch import Batch, collect_requests
 from cai.lm.budget import Budget, MeteredLM
 from cai.lm.caching import CachedLM
+from cai.lm.engines import is_endpoint
 from cai.lm.http import HttpLM
 from cai.lm.request_log import REQUEST_LOG_NAME, RequestLog
 from cai.modeling import memory
+from cai.modeling.model_spec import is_reward_spec
 from cai.pipeline.config import ResolvedRun, Run
 from cai.progress import ProgressFactory
 from cai.report.formats import shorten_reason
+from cai.reward.score_labels import open_reward_judge
 from cai.rubric import CompiledRubric, compile_rubric
 from cai.store import Manifest, digest
 
@@ -115,7 +118,10 @@ class RunContext:
         budget.
         """
         if spec not in self.models:
-            lm = open_lm(spec, self.run.http)
+            if is_reward_spec(spec):
+                lm: LM = open_reward_judge(spec)
+            else:
+                lm = open_lm(spec, self.run.http)
             if isinstance(lm, HttpLM):
                 lm.batch = self.batch
                 metered = MeteredLM(lm, self.budget, self.run.prices)
@@ -287,7 +293,7 @@ class RunContext:
 
     def answer_settings(self, *specs: str) -> dict[str, str]:
         """Settings of endpoints that decide what a row holds, where one of `specs` is one."""
-        has_endpoint = any(spec.startswith(("http:", "https:")) for spec in specs)
+        has_endpoint = any(map(is_endpoint, specs))
         return self.run.http.answer_settings() if has_endpoint else {}
 
 

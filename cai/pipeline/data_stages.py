@@ -10,10 +10,10 @@ from cai.data.filters import needs_token_counts
 from cai.data.split import subsample
 from cai.errors import ConfigError, StoreError
 from cai.generate.diversity import diversity_metrics
-from cai.generate.label import labeller
 from cai.generate.pair import pair_items, paired_item, pairer
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
+from cai.pipeline.judge_audits import warn_before_labels
 from cai.pipeline.run_prompts import read_run_prompts
 from cai.pipeline.staleness import (
     LABEL_PARTS,
@@ -23,6 +23,7 @@ from cai.pipeline.staleness import (
     revision_is_current,
 )
 from cai.records import Pair, Preference, Prompt, Revision
+from cai.reward.score_labels import label_scale, pair_labeller
 from cai.rubric import training_gate
 
 
@@ -154,11 +155,13 @@ def label(ctx: RunContext) -> None:
         judge=judge.fingerprint,
         templates=templates.templates_digest(),
         **ctx.answer_settings(run.judge or run.model),
+        **label_scale(judge, run.label),
     )
     if ctx.begin_or_reuse(out, "label", provenance, Preference, preference_is_current(ctx), REWARD):
         return
+    warn_before_labels(ctx, judge.fingerprint)
     kinds = prompt_kinds(ctx)
-    step = labeller(
+    step = pair_labeller(
         ctx.constitution,
         judge,
         run.label,

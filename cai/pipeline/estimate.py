@@ -21,6 +21,7 @@ from scipy.stats import t as student
 
 from cai.async_map import gather
 from cai.lm.budget import Budget, Prices
+from cai.lm.engines import is_endpoint
 from cai.pipeline.context import RunContext
 from cai.pipeline.planned_stages import PlannedStage, Probes, planned_stages
 from cai.pipeline.probe import ROW, Used
@@ -93,7 +94,7 @@ def forecast(
 
 def _announce(ctx: RunContext, stage: PlannedStage, count: int) -> None:
     """Say, before they leave, which calls to an endpoint are made."""
-    if not stage.model.startswith(("http:", "https:")):
+    if not is_endpoint(stage.model):
         return
     reuse = "the run reuses the answers" if stage.is_reused else "the run cannot use the answers"
     ctx.notify(f"plan: {count} rows of {stage.name} are tried with {stage.model}: {reuse}")
@@ -132,7 +133,7 @@ async def _probe(ctx: RunContext, stage: PlannedStage, rows: Sequence[Any]) -> F
     # a model in this process is busy all the time; an endpoint is waited for, with many calls in
     # flight
     pace = passed / waited if waited else 0.0
-    if stage.model.startswith("http"):
+    if is_endpoint(stage.model):
         pace = 1 / ctx.run.http.connections
     return forecast(stage.name, stage.model, used, stage.rows, ctx.run.prices, pace)
 

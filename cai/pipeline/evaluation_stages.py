@@ -24,7 +24,7 @@ from cai.artifacts import (
 from cai.data.split import subsample
 from cai.evals.comparisons import comparisons
 from cai.evals.refusal import refusal_scores
-from cai.evals.replies import item_id, prompt_draws, reply_step
+from cai.evals.replies import Graders, item_id, prompt_draws, reply_step
 from cai.generate.unanswered import set_unanswered_aside
 from cai.pipeline.context import RunContext, load_rows
 from cai.pipeline.listed_evaluations import listed_scores
@@ -58,12 +58,16 @@ def evaluate_others(ctx: RunContext) -> None:
 
 def _evaluate_replies(ctx: RunContext) -> None:
     """70-replies.jsonl and 70-scores.jsonl: base, SFT and policy on held-out prompts."""
+    from cai.evals.guard import guard_fingerprint, open_guard
     from cai.evals.policy_kl import kl_scores
 
     run, out = ctx.run, ctx.path(SCORES)
     fingerprint = ctx.lm(run.model).fingerprint
     inputs = [HELD_OUT, SFT, REWARD, POLICY]
     answers = ctx.answer_settings(run.model)
+    spec, guideline = run.eval.guard, run.eval.guideline
+    if spec is not None:
+        answers = answers | {"guard": guard_fingerprint(spec, guideline)}
     provenance = ctx.provenance(
         run.eval.of_replies, inputs, ("rubric",), model=fingerprint, **answers
     )
@@ -73,9 +77,10 @@ def _evaluate_replies(ctx: RunContext) -> None:
     held_out = load_rows(ctx.path(HELD_OUT), Prompt)
     draws = prompt_draws(subsample(held_out, run.eval.prompts, ctx.seed, "eval"), run.eval.draws)
     ctx.path(EVAL).mkdir(exist_ok=True)
+    graders = Graders(ctx.rubric, None if spec is None else open_guard(spec, guideline))
     replies: list[EvalReply] = []
     for subject in SUBJECTS:
-        replies += _subject_replies(ctx, subject, draws)
+        replies += _subject_replies(ctx, subject, draws, graders)
     drawn = [draw.prompt for draw in draws]
     rewarded = {p.id: p for p in subsample(drawn, run.eval.reward_prompts, ctx.seed, "reward")}
     kl_replies = measure_policy_kl(ctx, list(rewarded.values()))
@@ -93,11 +98,13 @@ def _evaluate_replies(ctx: RunContext) -> None:
     store.finish_artifact(out, ctx.path(REPLIES), **counts)
 
 
-def _subject_replies(ctx: RunContext, subject: str, draws: Sequence[PromptDraw]) -> list[EvalReply]:
+def _subject_replies(
+    ctx: RunContext, subject: str, draws: Sequence[PromptDraw], graders: Graders
+) -> list[EvalReply]:
     """Replies of one subject, which leaves memory again before the next is loaded."""
     folder, out = SUBJECTS[subject], ctx.path(EVAL) / f"{subject}.jsonl"
     lm = ctx.lm(f"local:{ctx.path(folder)}" if folder else ctx.run.model)
-    step = reply_step(subject, lm, ctx.rubric, ctx.run.eval, ctx.seed)
+    step = reply_step(subject, lm, graders, ctx.run.eval, ctx.seed)
     set_unanswered_aside(out, EvalReply)
     ctx.map_rows(lm, out, draws, step, EvalReply, f"eval {subject}", source=item_id)
     del lm, step

@@ -16,6 +16,7 @@ from cai.evals.replies import prompt_draws, reply_step
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer
 from cai.generate.revise import revise_items, reviser
+from cai.modeling.model_spec import is_reward_spec
 from cai.pipeline.config import Run
 from cai.pipeline.context import RunContext
 from cai.pipeline.listed_evaluations import listed_task
@@ -24,6 +25,7 @@ from cai.pipeline.run_prompts import read_run_prompts
 from cai.pipeline.subject_comparisons import compared_draws, num_comparisons, turns_of
 from cai.records import Pair, Prompt
 from cai.reward.direct_rlaif import rate
+from cai.reward.score_labels import pair_labeller
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,11 @@ def planned_stages(ctx: RunContext, probes: Probes) -> Iterator[PlannedStage]:
     )
 
     kinds = {prompt.id: (prompt.kind, prompt.category) for prompt in train}
-    label = labeller(
+    label = pair_labeller(
         ctx.constitution, judge, run.label, seed, lambda pair: kinds.get(pair.source, (None, None))
     )
-    yield PlannedStage("label", judge_spec, pairs, label, len(pair_rows), False)
+    if not is_reward_spec(judge_spec):  # whose scores cost no call
+        yield PlannedStage("label", judge_spec, pairs, label, len(pair_rows), False)
 
     async def rate_first(pair: Pair) -> None:
         await rate(judge, pair.chat, pair.first)

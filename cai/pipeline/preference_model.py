@@ -14,7 +14,7 @@ from cai import store
 from cai.data.filters import prompt_key
 from cai.errors import StoreError, TrainError
 from cai.modeling.activation_checkpointing import checkpoint_blocks
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_frozen, load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.progress import Progress
@@ -50,10 +50,11 @@ def fresh_model(weights: str, config: RewardConfig, seed: int) -> PreferenceMode
     import torch
 
     torch.manual_seed(seed)
-    model = load_model(weights)
+    lora = config.mode == "lora"
+    model = load_frozen(weights) if lora else load_model(weights)
     if config.gradient_checkpointing:
         checkpoint_blocks(model, config.num_trainable_layers)
-    if config.mode == "lora":
+    if lora:
         adapted = with_adapter(model, ADAPTER, config.lora_rank, config.num_trainable_layers)
         return PreferenceModel(adapted, load_renderer(weights))
     freeze_below(model, config.num_trainable_layers)

@@ -58,7 +58,8 @@ def add_rewards(ctx: RunContext, replies: Sequence[EvalReply]) -> list[EvalReply
     reward = load_reward(ctx, base)
     scorers = reward.scorers
     model = scorers.preference_model or load_preference_model(ctx, base)
-    scores = model.score([model.rows(r.chat, r.response) for r in scored])
+    # a published model may have a shorter window than the policy
+    scores = model.score_within_window([model.rows(r.chat, r.response) for r in scored])
     progress(1, 2)
     # its part needs no second pass of the preference model
     prompts = [Prompt(chat=r.chat, kind=r.kind, category=r.category) for r in scored]

@@ -24,6 +24,8 @@ from cai.reward.relevance import OTHERS, Relevance, relevance_scorer
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from cai.reward.published_model import PublishedModel
+
 
 @dataclass(frozen=True)
 class RunReward:
@@ -43,20 +45,26 @@ class RunReward:
 
 def reference_base(ctx: RunContext) -> PeftModel:
     """The fine-tuned model, with room for the preference model's adapter."""
-    from cai.modeling.loading import load_model
+    from cai.modeling.loading import load_frozen
     from cai.modeling.lora import with_adapter
 
     config = ctx.run.reward
-    model = load_model(str(ctx.require(SFT)))
+    model = load_frozen(str(ctx.require(SFT)))
     return with_adapter(model, ADAPTER, config.lora_rank, config.num_trainable_layers)
 
 
-def load_preference_model(ctx: RunContext, base: PeftModel | None = None) -> PreferenceModel:
+def load_preference_model(
+    ctx: RunContext, base: PeftModel | None = None
+) -> PreferenceModel | PublishedModel:
     """The run's preference model, as an adapter on `base`; without one, on the fine-tuned model,
-    which is loaded for it. One whose every weight was trained needs neither.
+    which is loaded for it. One whose every weight was trained needs neither. Or the published model
+    that the run names.
     """
     from cai.modeling.tokenization import load_renderer
+    from cai.reward.published_model import load_saved_model
 
+    if ctx.run.reward_model is not None:
+        return load_saved_model(ctx.require(REWARD))
     if ctx.run.reward.mode == "full":
         return PreferenceModel.load_full(ctx.require(REWARD))
     renderer = load_renderer(str(ctx.require(SFT)))
@@ -67,8 +75,10 @@ def _is_better_than_a_constant(ctx: RunContext) -> bool:
     """Whether the preference model's log loss on held-out pairs is below ln 2, that of always
     saying 1/2. One that is not would add noise to the reward: it is left out, which a line on
     standard error says. It stays where nothing is known, for want of held-out pairs, and where
-    it is the only judge or the critic's beginning.
+    it is the only judge or the critic's beginning, and where the run names it (`reward_model`).
     """
+    if ctx.run.reward_model is not None:
+        return True
     metrics = json.loads((ctx.require(REWARD) / "metrics.json").read_text(encoding="utf-8"))
     log_loss = metrics["log_loss"]["mean"]
     weights = ctx.run.reward_weights
@@ -91,8 +101,8 @@ def load_reward(ctx: RunContext, base: PeftModel | None = None) -> RunReward:
     """
     run, weights = ctx.run, ctx.run.reward_weights
     wants_model = bool(weights.pm) and _is_better_than_a_constant(ctx)
-    adapted = wants_model and run.reward.mode == "lora"
-    if base is None and (adapted or weights.relevance):
+    adapted = run.reward_model is None and run.reward.mode == "lora"
+    if base is None and ((wants_model and adapted) or weights.relevance):
         base = reference_base(ctx)
     scorers = Scorers(
         preference_model=load_preference_model(ctx, base) if wants_model else None,

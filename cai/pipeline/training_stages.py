@@ -23,6 +23,7 @@ from cai.data.preferences import clean_labelled_pairs, labelled_pairs
 from cai.errors import ConfigError, StoreError
 from cai.modeling.model_files import local_model_name, resolve_model_path, training_weights
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
+from cai.pipeline.judge_audits import warn_before_ppo
 from cai.pipeline.staleness import source_of
 from cai.records import Pair, Preference, Prompt
 from cai.seeds import rng
@@ -110,6 +111,11 @@ def reward(ctx: RunContext) -> None:
     from cai.train.cross_validation import mix_pairs
     from cai.train.distributed import rank
 
+    if ctx.run.reward_model is not None:
+        from cai.pipeline.published_reward import scale_published_model
+
+        scale_published_model(ctx, ctx.run.reward_model)
+        return
     run, out, config = ctx.run, ctx.path(REWARD), ctx.run.reward
     files = dict(zip(run.preferences, ctx.resolved.preferences, strict=True))
     provenance = {f"preferences {name}": store.file_digest(path) for name, path in files.items()}
@@ -208,6 +214,7 @@ def ppo(ctx: RunContext) -> None:
     from cai.modeling.loading import window_of
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_reward
+    from cai.reward.preference_model import PreferenceModel
     from cai.train.distributed import rank
     from cai.train.ppo.actor import build_actor
     from cai.train.ppo.rollout import RewardTable, Rollout
@@ -217,14 +224,17 @@ def ppo(ctx: RunContext) -> None:
     run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
     if _finished_already(lambda: ctx.begin(out, "ppo", _ppo_provenance(ctx))):
         return
+    if rank() == 0:
+        warn_before_ppo(ctx)
     weights = str(ctx.path(SFT))
     torch.manual_seed(ctx.seed)
+    trains_model = bool(run.reward_weights.pm) and run.reward_model is None
     reference = training_weights(run.model) if config.reference == "base" else None
-    adapter = run.reward if run.reward_weights.pm and run.reward.mode == "lora" else None
-    actor, base = build_actor(config, weights, adapter, reference)
+    adapted = trains_model and run.reward.mode == "lora"
+    actor, base = build_actor(config, weights, run.reward if adapted else None, reference)
     reward = load_reward(ctx, base)
     preference_model = reward.scorers.preference_model
-    if config.critic == "reward" and preference_model is not None:
+    if config.critic == "reward" and isinstance(preference_model, PreferenceModel):
         actor.critic.init_from_preference_model(preference_model, run.reward_weights.pm)
 
     def reward_fn(rollouts: Sequence[Rollout]) -> RewardTable:
@@ -295,6 +305,8 @@ def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
         models["judge"] = ctx.lm(run.judge or run.model).fingerprint
         models["templates"] = templates.templates_digest()
         models |= ctx.answer_settings(run.judge or run.model)
+    if run.ppo.critic_model is not None:
+        models["critic"] = fingerprint(training_weights(run.ppo.critic_model))
     if run.ppo.reference == "base":
         models["reference"] = fingerprint(training_weights(run.model))
     weights = digest(run.reward_weights)

@@ -11,8 +11,8 @@ from cai.modeling.thoughts import split_thoughts
 from cai.records import FrozenModel, Prompt
 from cai.reward import penalties
 from cai.reward.direct_rlaif import Rate
-from cai.reward.preference_model import PreferenceModel
 from cai.reward.relevance import Relevance
+from cai.reward.scale import ReplyScorer
 from cai.rubric import CompiledRubric, grade
 
 
@@ -52,7 +52,7 @@ class RewardWeights(FrozenModel):
 class Scorers:
     """What computes the parts; a part without its scorer is left out."""
 
-    preference_model: PreferenceModel | None = None
+    preference_model: ReplyScorer | None = None
     rubric: CompiledRubric | None = None
     rate: Rate | None = None
     """The judge of direct RLAIF."""

@@ -9,19 +9,21 @@ from typing import NamedTuple
 
 from cai.artifacts import REWARD, SFT
 from cai.errors import StoreError, UsageError, blame
-from cai.modeling.loading import fingerprint, load_model
+from cai.modeling.loading import fingerprint, load_frozen
 from cai.modeling.lora import with_adapter
 from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import load_renderer
 from cai.records import Chat
 from cai.reward.preference_model import ADAPTER, HEAD_FILE, MODEL_FOLDER, PreferenceModel
+from cai.reward.published_model import PUBLISHED_FILE, load_saved_model
+from cai.reward.scale import ReplyScorer
 from cai.store import file_digest
 
 
 class OpenedPreferenceModel(NamedTuple):
     """A preference model that is ready to score."""
 
-    model: PreferenceModel
+    model: ReplyScorer
     fingerprint: str
     """Digest of its files and those of its base."""
 
@@ -31,7 +33,8 @@ class OpenedPreferenceModel(NamedTuple):
 
 
 def open_preference_model(folder: Path) -> OpenedPreferenceModel:
-    """The preference model of a folder; of a run's folder, its 50-reward.
+    """The preference model of a folder; of a run's folder, its 50-reward. That may name a published
+    model.
 
     Its base is the run's fine-tuned model, which lies beside it, or else the model that the folder
     names; or its every weight was trained, and the model is in the folder.
@@ -42,6 +45,10 @@ def open_preference_model(folder: Path) -> OpenedPreferenceModel:
     """
     if not (folder / HEAD_FILE).exists() and (folder / REWARD / HEAD_FILE).exists():
         folder = folder / REWARD
+    published = next((f for f in (folder, folder / REWARD) if (f / PUBLISHED_FILE).exists()), None)
+    if published is not None:
+        scorer = load_saved_model(published)
+        return OpenedPreferenceModel(scorer, f"{file_digest(published)} {scorer.fingerprint}")
     if not (folder / HEAD_FILE).exists():
         raise UsageError(
             f"--preference {folder}: no {HEAD_FILE} in it: name a run's folder, its {REWARD}, or a"
@@ -53,7 +60,7 @@ def open_preference_model(folder: Path) -> OpenedPreferenceModel:
     with blame(StoreError, f"{folder}: preference model"):
         settings = json.loads((folder / HEAD_FILE).read_text(encoding="utf-8"))
         rank, layers = int(settings["rank"]), settings["layers"]
-    shared = with_adapter(load_model(base), ADAPTER, rank, layers)
+    shared = with_adapter(load_frozen(base), ADAPTER, rank, layers)
     model = PreferenceModel.load(shared, load_renderer(base), folder)
     return OpenedPreferenceModel(model, f"{file_digest(folder)} on {fingerprint(base)}")
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from cai.errors import StoreError, blame
 from cai.modeling.batching import length_batches, right_pad
 from cai.modeling.fast_paths import hidden_width
-from cai.modeling.loading import load_model, window_of
+from cai.modeling.loading import load_frozen, window_of
 from cai.modeling.lora import (
     ADAPTER_FILE,
     adapter_tensors,
@@ -30,8 +30,10 @@ from cai.modeling.lora import (
     plain_hidden_states,
     set_adapter_tensors,
 )
+from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat
+from cai.reward.scale import gain_and_bias
 
 ADAPTER = "reward"
 HEAD_FILE = "head.json"
@@ -70,6 +72,7 @@ class PreferenceModel(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.gain = 1.0
         self.bias = 0.0
+        self._limit = BatchLimit("preference model")
 
     def rows(self, chat: Chat, reply: str) -> list[int]:
         """Token ids of a chat and its complete reply, end token included."""
@@ -104,9 +107,13 @@ class PreferenceModel(nn.Module):
         """
         scores = [0.0] * len(rows)
         for indices in length_batches(rows, batch_size):
-            batch = self.unnormalized_scores([rows[i] for i in indices]).tolist()
+            batch = self._limit.run([rows[i] for i in indices], len, self._score_batch)
             for index, value in zip(indices, batch, strict=True):
                 scores[index] = self.gain * value + self.bias
+        return scores
+
+    def _score_batch(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        scores: list[float] = self.unnormalized_scores(rows).tolist()
         return scores
 
     @property
@@ -129,15 +136,7 @@ class PreferenceModel(nn.Module):
         Raises:
             StoreError: all scores are equal.
         """
-        values = torch.tensor(scores, dtype=torch.float64)
-        std = float(values.std(unbiased=False))
-        mean = float(values.mean())
-        if std == 0:
-            raise StoreError(
-                "the preference model gives every reply the same score: nothing to normalise"
-            )
-        self.gain = self.gain / std
-        self.bias = (self.bias - mean) / std
+        self.gain, self.bias = gain_and_bias(scores, self.gain, self.bias)
 
     def save(
         self,
@@ -193,7 +192,7 @@ class PreferenceModel(nn.Module):
             BackendError: the model cannot be loaded.
         """
         weights = str(folder / MODEL_FOLDER)
-        model = load_model(weights).requires_grad_(False)
+        model = load_frozen(weights).requires_grad_(False)
         with blame(StoreError, f"{folder}: preference model"):
             self = cls(model, load_renderer(weights))
             self._load_head(*_read(folder))

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from cai.modeling.batching import length_batches, right_pad
 from cai.modeling.loading import window_of
 from cai.modeling.lora import hidden_states, lm_head
+from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.tokenization import Renderer
 from cai.records import Chat, Prompt
 
@@ -75,13 +76,23 @@ def _mean_logprobs(
     fitting = [i for i, (prompt, reply) in enumerate(rows) if len(prompt) + len(reply) <= window]
     ids = [rows[i][0] + rows[i][1] for i in fitting]
     means: list[float | None] = [None] * len(rows)
-    for indices in length_batches(ids, batch_size):
+    limit = BatchLimit("relevance")
+
+    def measure(indices: Sequence[int]) -> list[float]:
         ids_BT, _ = right_pad([ids[i] for i in indices], pad, model.device)
         hidden_BTE = hidden_states(model, None, ids_BT)
+        measured = []
         for hidden_TE, i in zip(hidden_BTE, indices, strict=True):
             prompt, reply = rows[fitting[i]]
             # the token at position p is predicted from the state at p - 1
             states_TE = hidden_TE[len(prompt) - 1 : len(ids[i]) - 1]
             tokens_T = torch.tensor(reply, device=model.device)
-            means[fitting[i]] = -float(cross_entropy(head(states_TE).float(), tokens_T))
+            measured.append(-float(cross_entropy(head(states_TE).float(), tokens_T)))
+        return measured
+
+    for indices in length_batches(ids, batch_size):
+        for i, mean in zip(
+            indices, limit.run(indices, lambda i: len(ids[i]), measure), strict=True
+        ):
+            means[fitting[i]] = mean
     return means

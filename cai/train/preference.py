@@ -5,6 +5,7 @@ Source: arXiv:2212.08073, section 4.1. The loss is `losses.soft_bradley_terry`.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from typing import Literal
 import torch
 from peft import PeftModel
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from cai.data.split import split_by_group
 from cai.errors import TrainError
@@ -35,7 +35,7 @@ from cai.train.distributed import (
     SHARD_NEEDS_FULL,
 )
 from cai.train.early_stopping import EarlyStopping
-from cai.train.pair_loss import pair_loss
+from cai.train.pair_loss import PairGradients
 from cai.train.sharding import clip_gradients, is_sharded, sum_gradients
 
 MAX_PAIRS_OF_PROMPT = 64
@@ -132,6 +132,7 @@ def train(
     optimizer = torch.optim.AdamW(
         [{"params": group} for group in groups], lr=config.learning_rate, weight_decay=0.0
     )
+    gradients = PairGradients(model, optimizer, config.labels)
     batches = batch_by_prompt(comparisons, config.batch_size)
     caches = _frozen_caches(model, comparisons, batches, config)
     total_steps = config.epochs * len(batches)
@@ -154,13 +155,15 @@ def train(
             group["lr"] = config.learning_rate * (1 - step / total_steps)
         index = _order(len(batches), seed, epoch)[position]
         batch = [comparisons[i] for i in batches[index]]
-        loss = pair_loss(model, batch, config.labels, caches[index])
-        if not torch.isfinite(loss):
+        loss = gradients.accumulate(batch, caches[index])
+        if not math.isfinite(loss):
             raise TrainError(
-                f"reward: the loss is {float(loss)} at step {step}; lower reward.learning_rate"
+                f"reward: the loss is {loss} at step {step}; lower reward.learning_rate"
             )
-        _optimizer_step(optimizer, loss, groups, config.max_grad_norm)
-        loss_sum += float(loss.detach())
+        sum_gradients(parameters)
+        clip_gradients(groups, config.max_grad_norm)
+        optimizer.step()
+        loss_sum += loss
         progress(step + 1, total_steps)
         if position + 1 == len(batches) and best.parameters:
             epochs_since_best = best.age(epoch, _log_loss(model, deciding))
@@ -190,19 +193,6 @@ def trained_parameters(model: PreferenceModel) -> list[list[torch.nn.Parameter]]
         [*model.head.parameters()],
         [p for p in base.base_model.parameters() if p.requires_grad],
     ]
-
-
-def _optimizer_step(
-    optimizer: torch.optim.Optimizer,
-    loss: Tensor,
-    groups: Sequence[Sequence[torch.nn.Parameter]],
-    max_grad_norm: float,
-) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    sum_gradients(p for group in groups for p in group)
-    clip_gradients(groups, max_grad_norm)
-    optimizer.step()
 
 
 def _frozen_caches(

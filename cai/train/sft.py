@@ -8,10 +8,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
 
 from cai.errors import TrainError, blame
-from cai.modeling.loading import window_of_weights
+from cai.modeling.loading import load_model, window_of_weights
+from cai.modeling.lora import merge_adapter_into
+from cai.modeling.precision import frozen_dtype
 from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.progress import Progress
@@ -67,12 +71,21 @@ def sft(
         loss = _mean_loss(trainer.state.log_history)
         if loss != loss:
             raise TrainError("sft: the loss is not a number; lower sft.learning_rate")
-        model = trainer.model.merge_and_unload() if config.mode == "lora" else trainer.model
+        model = _merged(base, trainer.model) if config.mode == "lora" else trainer.model
         weights = full_weights(model) if is_sharded(model) else None
         if rank() == 0:
             renderer.save(model, folder, weights)
             shutil.rmtree(checkpoints, ignore_errors=True)
     return {"examples": len(rows), "too_long": too_long, "loss": loss}
+
+
+def _merged(base: str, model: Any) -> Any:
+    """The adapter merged into the weights, in float32."""
+    if frozen_dtype() == torch.float32:
+        return model.merge_and_unload()
+    target = load_model(base)
+    merge_adapter_into(target, model, model.active_adapter)
+    return target
 
 
 def _mean_loss(log_history: Sequence[Mapping[str, float]]) -> float:

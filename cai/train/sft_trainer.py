@@ -7,6 +7,7 @@ any number of rows.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -17,10 +18,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cai.errors import TrainError
 from cai.modeling.activation_checkpointing import checkpoint_blocks
-from cai.modeling.loading import load_model
+from cai.modeling.fast_paths import backbone
+from cai.modeling.loading import load_frozen, load_model
 from cai.modeling.logits import logit_head
 from cai.modeling.lora import lora_config
+from cai.modeling.out_of_memory import with_smaller_batches
 from cai.modeling.precision import autocast, device
 from cai.modeling.tokenization import load_renderer
 from cai.progress import Progress
@@ -40,6 +44,7 @@ from cai.train.sharding import (
     is_sharded,
     load_full_optimizer_state,
     load_full_weights,
+    same_batches,
     shard_model,
     sum_gradients,
 )
@@ -69,8 +74,8 @@ def build_trainer(
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    model = load_model(base)
     lora = config.mode == "lora"
+    model = load_frozen(base) if lora else load_model(base)
     if config.gradient_checkpointing:
         checkpoint_blocks(model, config.num_trainable_layers if lora else None)
     if config.shard and world_size() > 1:
@@ -96,9 +101,12 @@ def _reply_trainer_class() -> Any:
         """SFTTrainer with plain cross-entropy on this process's share of a step's rows.
 
         The LM head runs on reply tokens alone, which on a CPU is several times faster than TRL's
-        tiled head. Rows are right-padded, so causal attention needs no mask.
+        tiled head. Rows are right-padded, so causal attention needs no mask. A batch that memory
+        has no room for is learnt in parts.
         """
 
+        most_rows: int | None = None
+        """Rows of a forward pass; None: all of a batch."""
         full_state: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         """Weights and optimizer state of a sharded model, while a checkpoint is written."""
 
@@ -109,17 +117,41 @@ def _reply_trainer_class() -> Any:
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
-            if num_items_in_batch is None:
-                num_items_in_batch = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
-            ids_BT, labels_BT, weight = local_rows(inputs["input_ids"], inputs["labels"])
             model = self.accelerator.unwrap_model(model)
             model = model.get_base_model() if hasattr(model, "get_base_model") else model
-            total = weight * _summed_loss(model, ids_BT, labels_BT)
-            return _with_sum_of_values(total / num_items_in_batch)
+            return _summed_loss(model, inputs["input_ids"], inputs["labels"]) / num_items_in_batch
 
-        def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-            loss = super().training_step(model, *args, **kwargs)
+        def training_step(
+            self, model: Any, inputs: Any, num_items_in_batch: Any = None
+        ) -> torch.Tensor:
+            if num_items_in_batch is None:
+                num_items_in_batch = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
+            local, has_rows = local_rows(inputs)
+            if not has_rows:
+                num_items_in_batch = math.inf  # the row counts for nothing
+            rows = len(local["input_ids"])
+
+            def gradients(size: int) -> torch.Tensor:
+                model.zero_grad()
+                parts = [
+                    super(ReplyTrainer, self).training_step(
+                        model,
+                        {name: value[start : start + size] for name, value in local.items()},
+                        num_items_in_batch,
+                    )
+                    for start in range(0, rows, size)
+                ]
+                return torch.stack(parts).sum()
+
+            size = min(rows, self.most_rows or rows)
+            if is_sharded(model):
+                with same_batches("sft: out of memory: lower sft.batch_size"):
+                    loss = gradients(rows)
+            else:
+                loss, fitting = with_smaller_batches("sft", size, gradients, TrainError)
+                self.most_rows = fitting if fitting < size else self.most_rows
             sum_gradients(model.parameters())
+            all_reduce_sum([loss])
             return loss
 
         def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -165,18 +197,21 @@ def _reply_trainer_class() -> Any:
     return ReplyTrainer
 
 
-def local_rows(ids_BT: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor, float]:
-    """This process's share of a step's rows without padding that only others need, and its weight.
+def local_rows(inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """This process's share of a step's rows, without padding that only others need.
 
-    A process without a row computes the first one with the weight 0: each takes part in each pass.
+    Returns:
+        The rows, and whether there are any; if not, the rows are the first one, for each process
+        takes part in each pass of sharded weights.
     """
+    rows = {name: inputs[name] for name in ("input_ids", "labels")}
     if world_size() == 1:
-        return ids_BT, labels_BT, 1.0
-    share = local_share(range(len(ids_BT)))
-    ids_BT, labels_BT = ids_BT[share or [0]], labels_BT[share or [0]]
+        return rows, True
+    share = local_share(range(len(rows["labels"])))
+    rows = {name: value[share or [0]] for name, value in rows.items()}
     # a row ends with the last token that is learnt
-    longest = int((labels_BT != IGNORE_INDEX).nonzero()[:, 1].max()) + 1
-    return ids_BT[:, :longest], labels_BT[:, :longest], float(bool(share))
+    longest = int((rows["labels"] != IGNORE_INDEX).nonzero()[:, 1].max()) + 1
+    return {name: value[:, :longest] for name, value in rows.items()}, bool(share)
 
 
 def _summed_loss(model: Any, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
@@ -184,21 +219,12 @@ def _summed_loss(model: Any, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
     target_BT = labels_BT[:, 1:] != IGNORE_INDEX
     head = head_of(model) if is_sharded(model) else logit_head(model)
     with autocast(model.device):
-        outputs = model.base_model(input_ids=ids_BT, use_cache=False)
+        outputs = backbone(model)(input_ids=ids_BT, use_cache=False)
         hidden_NE = outputs.last_hidden_state[:, :-1][target_BT]
         logits_NV = head(hidden_NE).float()
     return torch.nn.functional.cross_entropy(
         logits_NV, labels_BT[:, 1:][target_BT], reduction="sum"
     )
-
-
-def _with_sum_of_values(loss: Tensor) -> Tensor:
-    """The loss with its own gradient, and the value of the sum over all processes."""
-    if world_size() == 1:
-        return loss
-    total = loss.detach().clone()
-    all_reduce_sum([total])
-    return loss + (total - loss.detach())
 
 
 def _weights_in(folder: Path) -> Mapping[str, Tensor]:

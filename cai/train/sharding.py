@@ -6,7 +6,8 @@ may go on with more processes, with fewer, or with one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from cai.modeling.fast_paths import fast_paths, set_fast_paths
+from cai.errors import TrainError
+from cai.modeling.fast_paths import backbone, fast_paths, set_fast_paths
 from cai.modeling.frozen_cache import blocks_of
 from cai.modeling.logits import logit_finish, logit_head
+from cai.modeling.out_of_memory import is_out_of_memory
 from cai.train.distributed import all_reduce_sum, copy_to_sharded, full_tensor, rank, world_size
 
 
@@ -34,12 +37,12 @@ def shard_model(model: PreTrainedModel) -> None:
     set_fast_paths(model, replace(fast_paths(model), training_prefix=False))
     mesh = init_device_mesh(model.device.type, (world_size(),))
     sharded = [fully_shard(block, mesh=mesh) for block in blocks_of(model)]
-    sharded.append(fully_shard(model.base_model, mesh=mesh, reshard_after_forward=False))
+    sharded.append(fully_shard(backbone(model), mesh=mesh, reshard_after_forward=False))
     head = model.get_output_embeddings()
     if untied_head_parameters(model):
         sharded.append(fully_shard(head, mesh=mesh))
     else:  # else the head would hold on to the whole of the embeddings
-        head.weight = model.base_model.get_input_embeddings().weight
+        head.weight = backbone(model).get_input_embeddings().weight
     for module in sharded:
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo and NCCL both have sums
@@ -59,7 +62,7 @@ def freeze_below(model: PreTrainedModel, num_trainable_layers: int | None) -> No
 
 def backbone_and_head_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     """Those that learn, each once."""
-    parameters = (*model.base_model.parameters(), *untied_head_parameters(model))
+    parameters = (*backbone(model).parameters(), *untied_head_parameters(model))
     return [p for p in parameters if p.requires_grad]
 
 
@@ -67,7 +70,7 @@ def untied_head_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     """The language-model head's parameters, where they are not the embeddings'."""
     if getattr(model.config, "tie_word_embeddings", False):
         return []
-    of_backbone = {id(p) for p in model.base_model.parameters()}
+    of_backbone = {id(p) for p in backbone(model).parameters()}
     return [p for p in model.get_output_embeddings().parameters() if id(p) not in of_backbone]
 
 
@@ -79,7 +82,7 @@ def head_of(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
         return logit_head(model)
     finish = logit_finish(model)
     return lambda hidden: finish(
-        nn.functional.linear(hidden, model.base_model.get_input_embeddings().weight)
+        nn.functional.linear(hidden, backbone(model).get_input_embeddings().weight)
     )
 
 
@@ -155,6 +158,22 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sum gradients over processes. FSDP has summed those of what it sharded."""
     replicated = [p.grad for p in parameters if not isinstance(p, DTensor)]
     all_reduce_sum([gradient for gradient in replicated if gradient is not None])
+
+
+@contextmanager
+def same_batches(message: str) -> Iterator[None]:
+    """For work in which all processes make the same passes, so that none may go on with smaller
+    batches.
+
+    Raises:
+        TrainError: `message`, where memory runs out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainError(message) from error
 
 
 def clip_gradients(groups: Sequence[Sequence[nn.Parameter]], max_norm: float) -> None:

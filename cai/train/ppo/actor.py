@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from cai.errors import TrainError
 from cai.modeling.fast_paths import hidden_width
 from cai.modeling.frozen_cache import frozen_blocks
-from cai.modeling.loading import load_model
+from cai.modeling.loading import load_frozen, load_model, window_of_weights
 from cai.modeling.lora import (
     active_adapter,
     adapter_parameters,
@@ -37,7 +37,7 @@ from cai.modeling.tokenization import load_renderer
 from cai.reward.preference_model import ADAPTER
 from cai.train.distributed import world_size
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.critic import Critic
+from cai.train.ppo.critic import Critic, load_critic_model
 from cai.train.preference import RewardConfig
 from cai.train.sharding import (
     backbone_and_head_parameters,
@@ -246,8 +246,9 @@ class FullActor:
 def build_actor(
     config: PPOConfig, weights: str, reward: RewardConfig | None, reference: str | None = None
 ) -> tuple[Actor, PeftModel | None]:
-    """An actor on the fine-tuned model, and the base on which a preference model finds or puts its
-    adapter: always the fine-tuned model, on which that adapter was trained.
+    """An actor on the fine-tuned model, with its critic's own model if the config names one; and
+    the base on which a preference model finds or puts its adapter: always the fine-tuned model, on
+    which that adapter was trained.
 
     Args:
         weights: folder of the fine-tuned model, where the policy starts.
@@ -257,29 +258,44 @@ def build_actor(
     Raises:
         TrainError: the reference has other tokens than the policy.
     """
-    other = None if reference is None else _other_reference(reference, weights)
     shard = config.shard and world_size() > 1  # a single process has nothing to shard
+    # what is sharded must be of one format
+    load_reference = load_model if shard else load_frozen
+    other = None
+    if reference is not None:
+        _refuse_other_tokens(reference, weights)
+        other = load_reference(reference)
     dtype = matmul_dtype()
     copy = load_model(weights, dtype) if shard or dtype != torch.float32 else None
     if config.mode == "lora":
         base = with_adapter(
-            load_model(weights), POLICY, config.lora_rank, config.num_trainable_layers
+            load_frozen(weights),
+            POLICY,
+            config.lora_rank,
+            config.num_trainable_layers,
         )
-        return LoraActor(base, copy, other), base
+        return _with_critic_model(LoraActor(base, copy, other), config, weights), base
     scorer = None
     if reward is not None:
         scorer = with_adapter(
-            load_model(weights), ADAPTER, reward.lora_rank, reward.num_trainable_layers
+            load_frozen(weights), ADAPTER, reward.lora_rank, reward.num_trainable_layers
         )
-    frozen = other or scorer or load_model(weights)
+    frozen = other or scorer or load_reference(weights)
     actor = FullActor(load_model(weights), frozen, copy, config.num_trainable_layers)
     if shard:
         actor.shard()
-    return actor, scorer
+    return _with_critic_model(actor, config, weights), scorer
 
 
-def _other_reference(reference: str, weights: str) -> PreTrainedModel:
-    """The reference model. It must read the policy's tokens as the policy does."""
+def _with_critic_model(actor: Actor, config: PPOConfig, weights: str) -> Actor:
+    if config.critic_model is not None:
+        window = window_of_weights(weights)
+        actor.critic.read_model(load_critic_model(config.critic_model, weights, window))
+    return actor
+
+
+def _refuse_other_tokens(reference: str, weights: str) -> None:
+    """The reference must read the policy's tokens as the policy does."""
     if (
         load_renderer(reference).tokenizer.get_vocab()
         != load_renderer(weights).tokenizer.get_vocab()
@@ -288,7 +304,6 @@ def _other_reference(reference: str, weights: str) -> PreTrainedModel:
             f"ppo.reference: base: {reference} has other tokens than {weights}, so there is no KL "
             "between the two: take ppo.reference: sft"
         )
-    return load_model(reference)
 
 
 def _plain_forward(model: PreTrainedModel) -> ForwardModel:

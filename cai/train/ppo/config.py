@@ -7,8 +7,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from cai.modeling.model_files import local_model_name
 from cai.records import FrozenModel
 from cai.train.distributed import SHARD_NEEDS_FULL
 from cai.train.ppo.prompt_sampler import Share, allocate
@@ -259,9 +260,11 @@ class PPOConfig(FrozenModel):
     lora_rank: int = Field(16, ge=1)
     num_trainable_layers: int | None = Field(None, ge=1)
     """Only the last blocks of the model learn, which makes an update cheaper; None: all."""
-    critic: Literal["reference", "reward"] = "reference"
+    critic: str = "reference"
     """Hidden states that the value heads take: the reference's, starting at the mean reward of the
-    first update; or the preference model's, starting as its head and the mean of the rest.
+    first update; or the preference model's (`reward`), starting as its head and the mean of the
+    rest; or those of another model, such as a larger one of the same family, which has to encode
+    texts alike: `local:FOLDER_OR_HUB_ID`.
     """
     save_every: int = Field(1, ge=1)
     """Updates between checkpoints: what a kill costs at most. The state of full fine-tuning is
@@ -274,6 +277,20 @@ class PPOConfig(FrozenModel):
     validation: ValidationConfig = ValidationConfig()
     kl: KLConfig = KLConfig()
     ptx: PtxConfig = PtxConfig()
+
+    @field_validator("critic")
+    @classmethod
+    def _critic_is_known(cls, critic: str) -> str:
+        if critic in ("reference", "reward") or local_model_name(critic) is not None:
+            return critic
+        raise ValueError(
+            f"{critic!r} is none of reference, reward, smollm2 and local:FOLDER_OR_HUB_ID"
+        )
+
+    @property
+    def critic_model(self) -> str | None:
+        """The spec of the critic's own model; None: it reads another's states."""
+        return None if self.critic in ("reference", "reward") else self.critic
 
     @property
     def kl_horizon(self) -> float:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cai.errors import TrainError
+from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.tokenization import Renderer
 from cai.records import Prompt
 from cai.train.distributed import local_share
@@ -18,7 +20,7 @@ from cai.train.ppo.reward_table import (
     compute_rewards,
     sum_rewards,
 )
-from cai.train.ppo.rollout import RewardFn, Rollout, RolloutRequest, sample_rollouts
+from cai.train.ppo.rollout import SAMPLING, RewardFn, Rollout, RolloutRequest, sample_rollouts
 
 
 class Environment:
@@ -32,6 +34,7 @@ class Environment:
 
     def __init__(self, actor: Actor, renderer: Renderer, reward_fn: RewardFn) -> None:
         self.actor, self.renderer, self.reward_fn = actor, renderer, reward_fn
+        self._limit = BatchLimit(SAMPLING, TrainError)
 
     def sample(self, requests: Sequence[RolloutRequest], config: RolloutConfig) -> list[Rollout]:
         """This process's share of the responses."""
@@ -39,7 +42,7 @@ class Environment:
         prompt_indices = local_share(range(len(requests) // per_prompt))
         local = [requests[i] for i in rollout_indices(prompt_indices, per_prompt)]
         with self.actor.rollout_model() as model:
-            return sample_rollouts(model, self.renderer, local, config)
+            return sample_rollouts(model, self.renderer, local, config, self._limit)
 
     def score(
         self, rollouts: list[Rollout], prompts: Sequence[Prompt], config: RolloutConfig

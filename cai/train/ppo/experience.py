@@ -54,6 +54,8 @@ class Minibatch:
     """Of the rollouts, over all processes."""
     micro_batches: list[MicroBatch]
     """This process's part."""
+    micro_batch_size: int
+    """Rollouts of a micro-batch, at most."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def start_critic(
             for starting elsewhere (`reference: base`) is left to the critic to learn.
     """
     kinds = [rollout.prompt.kind for rollout in scored.known_rollouts]
-    rewards = scored.totals if critic.backbone is None else scored.totals_without(PREFERENCE_MODEL)
+    known = critic.knows_preference_model
+    rewards = scored.totals_without(PREFERENCE_MODEL) if known else scored.totals
     scale = 1.0
     if scale_rewards:
         reward_N = torch.zeros(sum(len(r.response_ids) for r in learnt.known_rollouts))
@@ -133,23 +136,38 @@ def random_partition(count: int, num_minibatches: int, stream: Random) -> list[l
 
 
 def split_minibatches(
-    rollouts: Sequence[Rollout], parts: Sequence[list[int]], actor: Actor, config: PPOConfig
+    rollouts: Sequence[Rollout],
+    parts: Sequence[list[int]],
+    actor: Actor,
+    config: PPOConfig,
+    size: int | None = None,
 ) -> list[Minibatch]:
     """Each part of the rollouts as a minibatch, with this process's share of it in micro-batches of
     like length.
+
+    Args:
+        size: of the micro-batches; None: as the settings say.
     """
+    size = size or config.optimization.micro_batch_size
+    return [
+        Minibatch(indices, micro_batches(rollouts, indices, actor, config, size), size)
+        for indices in parts
+    ]
+
+
+def micro_batches(
+    rollouts: Sequence[Rollout], indices: list[int], actor: Actor, config: PPOConfig, size: int
+) -> list[MicroBatch]:
+    """This process's share of a minibatch's rollouts, `size` of like length at a time."""
     lengths = [len(rollout.ids) for rollout in rollouts]
-    minibatches = []
-    for indices in parts:
-        num_tokens = sum(len(rollouts[i].response_ids) for i in indices)
-        local = set(local_share(indices))
-        batches = []
-        for micro in local_micro_batches(indices, config.optimization.micro_batch_size, lengths):
-            num_local_tokens = sum(len(rollouts[i].response_ids) for i in micro if i in local)
-            frozen = FrozenCache(actor.frozen_layers(config.num_trainable_layers))
-            batches.append(MicroBatch(micro, num_local_tokens / num_tokens, frozen))
-        minibatches.append(Minibatch(indices, batches))
-    return minibatches
+    num_tokens = sum(len(rollouts[i].response_ids) for i in indices)
+    local = set(local_share(indices))
+    batches = []
+    for micro in local_micro_batches(indices, size, lengths):
+        num_local_tokens = sum(len(rollouts[i].response_ids) for i in micro if i in local)
+        frozen = FrozenCache(actor.frozen_layers(config.num_trainable_layers))
+        batches.append(MicroBatch(micro, num_local_tokens / num_tokens, frozen))
+    return batches
 
 
 @torch.no_grad()

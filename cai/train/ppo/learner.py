@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from cai.errors import TrainError
+from cai.modeling.frozen_cache import FrozenCache
+from cai.modeling.out_of_memory import with_smaller_batches
 from cai.train.distributed import all_reduce_max, all_reduce_sum
 from cai.train.ppo import steps
 from cai.train.ppo.actor import Actor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.experience import Experience, MicroBatch, Minibatch
+from cai.train.ppo.experience import Experience, MicroBatch, Minibatch, micro_batches
 from cai.train.ppo.ptx import PtxText, ptx_losses, sample_texts
 from cai.train.ppo.rollout import Rollout, response_logprobs
+from cai.train.sharding import same_batches
 
 Metrics = dict[str, Any]
+T = TypeVar("T")
 
 
 class Learner:
@@ -33,6 +39,8 @@ class Learner:
 
     def __init__(self, actor: Actor, config: PPOConfig, seed: int) -> None:
         self.actor, self.config, self.seed = actor, config, seed
+        self.micro_batch_size = config.optimization.micro_batch_size
+        """Half of the setting, and so on, once memory ran out."""
         policy, critic = actor.trainable_parameters(), list(actor.critic.parameters())
         self.optimizer = torch.optim.AdamW(
             [
@@ -76,6 +84,21 @@ class Learner:
         means = {key: fmean(row[key] for row in taken) for key in taken[0]}
         return means | {"steps_fraction": len(taken) / planned}
 
+    def in_micro_batches(self, work: Callable[[int], T]) -> T:
+        """`work` with the size of micro-batches; smaller ones from then on if memory runs out.
+
+        Raises:
+            TrainError: one rollout does not fit; or the weights are sharded, where all processes
+                have to make the same passes.
+        """
+        if self.actor.sharded:
+            with same_batches("ppo: out of memory: lower ppo.optimization.micro_batch_size"):
+                return work(self.micro_batch_size)
+        result, self.micro_batch_size = with_smaller_batches(
+            "ppo", self.micro_batch_size, work, TrainError
+        )
+        return result
+
     def _train_minibatch(
         self,
         experience: Experience,
@@ -84,10 +107,49 @@ class Learner:
         texts: list[Rollout],
     ) -> Metrics:
         """Gradients of a minibatch, accumulated over its micro-batches, and the step along them."""
+        is_first_try = True
+
+        def gradients(size: int) -> tuple[dict[str, float], float]:
+            nonlocal is_first_try
+            first = first_logp_N if is_first_try else None
+            if not is_first_try and first_logp_N is not None:
+                first_logp_N.detach_()  # lets its graph go, whoever else has the tensor
+            is_first_try = False
+            micros = minibatch.micro_batches
+            if size != minibatch.micro_batch_size:
+                micros = [
+                    # nothing is recorded: that takes a pass without gradients
+                    replace(micro, frozen_cache=FrozenCache([]))
+                    for micro in micro_batches(
+                        experience.rollouts, minibatch.indices, self.actor, self.config, size
+                    )
+                ]
+            return self._accumulate(experience, micros, first, texts)
+
+        sums, ratio_error = self.in_micro_batches(gradients)
+        totals = torch.tensor(list(sums.values()), dtype=torch.float64)
+        all_reduce_sum([totals])
+        means = dict(zip(sums, totals.tolist(), strict=True)) | {
+            "ratio_error": all_reduce_max(ratio_error)
+        }
+        # before the step: weights that are not finite would be saved over the last good ones
+        steps.check_finite(means)
+        return means | {"grad_norm": self._optimizer_step()}
+
+    def _accumulate(
+        self,
+        experience: Experience,
+        micros: Sequence[MicroBatch],
+        first_logp_N: Tensor | None,
+        texts: list[Rollout],
+    ) -> tuple[dict[str, float], float]:
+        """Gradients of all micro-batches and texts, from zero; the metrics' sums, and the largest
+        error of a ratio.
+        """
         self.optimizer.zero_grad()
         sums: defaultdict[str, float] = defaultdict(float)
         ratio_error = 0.0
-        for micro in minibatch.micro_batches:
+        for micro in micros:
             logp_N = first_logp_N
             if logp_N is None:
                 logp_N = self._logprobs(experience, micro)
@@ -99,18 +161,10 @@ class Learner:
             ratio_error = max(ratio_error, error)
             first_logp_N = None
         if texts and self.trains_policy(experience.update):
-            size = self.config.optimization.micro_batch_size
-            for loss in ptx_losses(self.actor.policy, texts, size):
+            for loss in ptx_losses(self.actor.policy, texts, self.micro_batch_size):
                 sums["ptx_loss"] += float(loss.detach())
                 (self.config.ptx.coef * loss).backward()  # type: ignore[no-untyped-call]
-        totals = torch.tensor(list(sums.values()), dtype=torch.float64)
-        all_reduce_sum([totals])
-        means = dict(zip(sums, totals.tolist(), strict=True)) | {
-            "ratio_error": all_reduce_max(ratio_error)
-        }
-        # before the step: weights that are not finite would be saved over the last good ones
-        steps.check_finite(means)
-        return means | {"grad_norm": self._optimizer_step()}
+        return sums, ratio_error
 
     def _logprobs(self, experience: Experience, micro: MicroBatch) -> Tensor:
         rollouts = [experience.rollouts[i] for i in micro.indices]

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 from cai.modeling.batching import length_batches, right_pad
 from cai.modeling.frozen_cache import FrozenCache
 from cai.modeling.generation import generate, shared_prefix
+from cai.modeling.out_of_memory import BatchLimit
+from cai.modeling.sampling import Generation
 from cai.modeling.tokenization import Renderer
 from cai.records import Prompt
 from cai.seeds import derive
@@ -26,6 +28,7 @@ PAD = 0
 """Any token will do: under causal attention, what follows a response does not change it."""
 SAMPLING_BATCH = 64
 """Responses sampled together."""
+SAMPLING = "sampling responses"
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,20 @@ def sample_rollouts(
     renderer: Renderer,
     requests: Sequence[RolloutRequest],
     config: RolloutConfig,
+    limit: BatchLimit | None = None,
 ) -> list[Rollout]:
     """One response per request, in their order. Each draw follows from the request's own seed, not
     from its batch.
+
+    Args:
+        limit: of what memory has room for, as far as earlier calls know; None: unknown.
     """
+    limit = limit or BatchLimit(SAMPLING)
     ids_of = {request.prompt.id: renderer.prompt_ids(request.prompt.chat) for request in requests}
     prompt_ids = [ids_of[request.prompt.id] for request in requests]
     rollouts: dict[int, Rollout] = {}
-    for indices in length_batches(prompt_ids, SAMPLING_BATCH):
+
+    def sample(indices: Sequence[int]) -> list[Rollout]:
         rows = [prompt_ids[i] for i in indices]
         generations = generate(
             model,
@@ -104,17 +113,29 @@ def sample_rollouts(
             prefix=shared_prefix(model, rows),
             record_logprobs=True,
         )
-        for i, generation in zip(indices, generations, strict=True):
-            reply = renderer.reply(generation.ids)
-            rollouts[i] = Rollout(
-                requests[i].prompt,
-                prompt_ids[i],
-                generation.ids,
-                reply.text,
-                generation.finished and reply.is_closed,
-                generation.logps,
-            )
+        return [
+            _rollout(renderer, requests[i].prompt, ids, generation)
+            for i, ids, generation in zip(indices, rows, generations, strict=True)
+        ]
+
+    for indices in length_batches(prompt_ids, SAMPLING_BATCH):
+        sampled = limit.run(indices, lambda i: len(prompt_ids[i]) + config.max_new_tokens, sample)
+        rollouts.update(zip(indices, sampled, strict=True))
     return [rollouts[i] for i in range(len(requests))]
+
+
+def _rollout(
+    renderer: Renderer, prompt: Prompt, prompt_ids: list[int], generation: Generation
+) -> Rollout:
+    reply = renderer.reply(generation.ids)
+    return Rollout(
+        prompt,
+        prompt_ids,
+        generation.ids,
+        reply.text,
+        generation.finished and reply.is_closed,
+        generation.logps,
+    )
 
 
 def response_hidden(

@@ -36,6 +36,8 @@ from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.environment import Environment
 from cai.train.ppo.experience import (
     Experience,
+    Minibatch,
+    ModelOutputs,
     RewardTerms,
     experience_metrics,
     forward_models,
@@ -278,15 +280,18 @@ class PPOTrainer:
         rollouts, config = scored.known_rollouts, self.config
         stream = rng(self.seed, "ppo", "minibatch", update)
         parts = random_partition(len(rollouts), config.optimization.num_minibatches, stream)
-        minibatches = split_minibatches(rollouts, parts, self.actor, config)
-        train_policy = self.learner.trains_policy(update)
-        outputs = forward_models(
-            self.actor,
-            rollouts,
-            minibatches,
-            config.rollout.temperature,
-            train_policy=train_policy,
-        )
+
+        def forward(size: int) -> tuple[list[Minibatch], ModelOutputs]:
+            minibatches = split_minibatches(rollouts, parts, self.actor, config, size)
+            return minibatches, forward_models(
+                self.actor,
+                rollouts,
+                minibatches,
+                config.rollout.temperature,
+                train_policy=self.learner.trains_policy(update),
+            )
+
+        minibatches, outputs = self.learner.in_micro_batches(forward)
         weights = None
         if config.balance.targets:
             weights = self.balance.rollout_weights([r.prompt for r in rollouts], config.balance)

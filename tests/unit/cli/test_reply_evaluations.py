@@ -196,7 +196,9 @@ def test_what_failed_for_now_is_asked_again(
     ("name", "more", "why"),
     [
         ("jailbreak", (), "--only jailbreak: give --templates"),
-        ("harm", (), "--only harm: give --preference"),
+        ("harm", (), "--only harm: give --preference or --guard"),
+        ("harm", ("--preference", "a", "--guard", "local:a"), "a preference or a guard, not both"),
+        ("refusal", ("--guideline", "a"), "guideline is a rule for a guard"),
         ("harm", ("--preference", "nowhere"), "no head.json in it"),
         ("toxicity", (), "--only toxicity: give --scorer"),
         ("toxicity", ("--scorer", "nothing.txt"), "scorer 'nothing.txt': no such file"),

@@ -129,7 +129,9 @@ def test_an_evaluation_of_your_own_is_an_entry(capsys: Capture, sets: Path) -> N
     [
         ("{name: moods, data: x}", "suite.yaml:2: evaluations.0.name: no such evaluation"),
         ("{name: hhh}", "suite.yaml:2: evaluations.0: hhh: the key 'data' is missing"),
-        ("{name: harm, data: x}", "harm needs a preference: give it below `uses`"),
+        ("{name: harm, data: x}", "harm needs a preference or a guard: give it below `uses`"),
+        ("{name: harm, data: x, uses: {preference: a, guard: b}}", "or a guard below `uses`, not"),
+        ("{name: refusal, data: x, uses: {guideline: a}}", "guideline is a rule for a guard"),
         ("{name: bbq, data: x, draws: 2}", "bbq samples nothing: leave draws out"),
         ("{name: bbq, data: x, columns: {prompt: a}}", "leave columns out"),
         ("{name: hhh, data: x, columns: {mood: a}}", "mood is no field; they are category"),

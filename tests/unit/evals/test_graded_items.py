@@ -9,12 +9,12 @@ import pytest
 from data_toys import prompt
 from graded_toys import graded, metric_of, row
 
+from cai.async_map import in_batches
 from cai.errors import TransientError, UnansweredError, is_passing
 from cai.evals.graded_items import (
     GradedItem,
     Verdict,
     highest_of_each_prompt,
-    in_batches,
     mean_over_prompts,
 )
 from cai.lm import FakeLM

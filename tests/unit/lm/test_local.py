@@ -221,7 +221,7 @@ def test_a_failing_batch_blames_the_model_and_spares_the_next(
     lm: LocalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("out of memory\nlong tail")
+        raise RuntimeError("shapes differ\nlong tail")
 
     async def run() -> list[Any]:
         return await asyncio.gather(
@@ -233,7 +233,7 @@ def test_a_failing_batch_blames_the_model_and_spares_the_next(
         patch.setattr(generation, "generate", fails)
         errors = asyncio.run(run())
     assert [type(e) for e in errors] == [BackendError, BackendError]
-    assert str(errors[0]) == f"local model {lm.fingerprint}: RuntimeError: out of memory"
+    assert str(errors[0]) == f"local model {lm.fingerprint}: RuntimeError: shapes differ"
     assert [type(e) for e in asyncio.run(run())] == [Sample, Sample]
 
 

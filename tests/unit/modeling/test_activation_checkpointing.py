@@ -33,7 +33,9 @@ def test_gradients_are_those_of_kept_activations(
             calls[block] += 1
 
         for number, block in enumerate(blocks_of(model)):
-            block.mlp.register_forward_hook(lambda *_, n=number, count=count: count(n))  # type: ignore[union-attr]
+            block.input_layernorm.register_forward_pre_hook(
+                lambda *_, n=number, count=count: count(n)
+            )  # type: ignore[union-attr]
         plain_hidden_states(model, ids_BT).square().sum().backward()  # type: ignore[no-untyped-call]
         gradients.append([p.grad for p in model.base_model.parameters()])
     assert calls == recomputed

@@ -23,7 +23,7 @@ from cai.modeling.generation import (
 )
 from cai.modeling.loading import fingerprint, load_model
 from cai.modeling.precision import matmul_dtype
-from cai.modeling.sampling import Generation, sample_tokens
+from cai.modeling.sampling import Generation, Responses, draw
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,16 @@ def test_an_end_token_inside_a_row_is_a_token(model: Any, plain: Any) -> None:
     got = next_token_logp(model, rows, None)
     want = torch.stack([next_logp(plain, row) for row in rows])
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+def sample_tokens(
+    logits_BV: torch.Tensor, temperatures: list[float], streams: list[Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token a row with its log-probability, drawn from the given streams."""
+    rows = range(len(streams))
+    responses = Responses([1] * len(rows), temperatures, [0] * len(rows), frozenset())
+    responses.streams = streams
+    return draw(logits_BV, responses.draws(rows, 1, logits_BV.device), 0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

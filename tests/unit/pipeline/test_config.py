@@ -298,3 +298,12 @@ def test_files_of_pretraining_text_are_beside_the_yaml(tmp_path: Path) -> None:
         load_run(write_run(tmp_path, text.replace("c.txt", "c.pdf")))
     with pytest.raises(ConfigError, match="coef is 0"):
         load_run(write_run(tmp_path, text.replace("0.1\n    files", "0\n    files")))
+
+
+@pytest.mark.parametrize("key", ["reward_model", "ppo.critic", "eval.guard"])
+def test_a_missing_model_of_a_late_stage_is_named_at_once(tmp_path: Path, key: str) -> None:
+    """One below the run's folder may be made by then."""
+    file, label = write_run(tmp_path), "#harm" if key == "eval.guard" else ""
+    with pytest.raises(ConfigError, match=f"{re.escape(key)}: no/such/folder: no such"):
+        load_run(file, [f"{key}=local:no/such/folder{label}"])
+    load_run(file, [f"{key}=local:{Path.cwd()}/runs/small/60-policy{label}"])

@@ -45,7 +45,9 @@ def test_a_preference_model_that_knows_nothing_is_left_out(
     monkeypatch.setattr(reward, "load_preference_model", lambda ctx, base: PREFERENCE_MODEL)
     monkeypatch.setattr(reward, "reference_base", lambda ctx: None)
     run = SimpleNamespace(
-        reward_weights=RewardWeights(**weights), ppo=SimpleNamespace(critic=critic)
+        reward_model=None,
+        reward_weights=RewardWeights(**weights),
+        ppo=SimpleNamespace(critic=critic),
     )
     ctx: Any = SimpleNamespace(run=run, rubric=None, require=lambda name: tmp_path / name)
     assert load_reward(ctx).scorers.preference_model is (PREFERENCE_MODEL if kept else None)

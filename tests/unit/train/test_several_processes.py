@@ -46,8 +46,8 @@ def results(folder: Path, rank: int = 0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_two_processes_train_the_weights_of_one(one: Path, two: Path, mode: str) -> None:
-    """Same gradients, steps, losses by token or by pair, clipping, best epoch, normalized scores: weights to
-    float tolerance. Some steps have no row for the second process.
+    """Same gradients, steps, losses by token or by pair, clipping, best epoch, normalized scores:
+    weights to float tolerance. Some steps have no row for the second process.
 
     Sharded weights are trained with activations computed again, and are saved as those of one.
     """

@@ -1,0 +1,374 @@
+"""Correctness and speed on a graphics card, on random weights of three sizes: no download.
+
+    python benchmarks/gpu.py [--sizes 0.1B 1B 7B] [--dry]
+
+Prints a JSON line for each row, with the card's name. The weights are made on the card from a
+configuration, and the tokenizer here. Rows of a size:
+
+- `correct` (0.1B only): greedy tokens and log-probabilities of options, on the card in the format
+  that it samples in, against float32 on the CPU.
+- `sample`: tokens a second of 64 rows; `label`: pairs a second, in both orders.
+- `ppo lora`, `ppo full`: replies a second of updates after the first; full only up to 1B.
+- each with its peak memory on the card.
+
+`--dry` runs all rows in tiny shapes on the CPU, whose numbers mean nothing. A row that fails is
+printed with its error, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+SHAPES: dict[str, dict[str, int]] = {
+    "0.1B": {
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+    },
+    "1B": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+    "7B": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+}
+DRY_SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+VOCABULARY = 32_000
+DRY_VOCABULARY = 300
+NO_FULL = ("7B",)
+"""Sizes whose weights, gradients and moments in float32 no single card holds."""
+START, END = "<|im_start|>", "<|im_end|>"
+TEMPLATE = (
+    "{% for m in messages %}" + START + "{{ m.role }}\n{{ m.content }}" + END + "\n{% endfor %}"
+    "{% if add_generation_prompt %}" + START + "assistant\n{% endif %}"
+)
+
+
+class Bench:
+    """One size on one device."""
+
+    def __init__(self, size: str, *, dry: bool) -> None:
+        import torch
+
+        from cai.modeling.precision import device
+
+        self.size, self.dry = size, dry
+        self.device = torch.device("cpu") if dry else device()
+        self.rows, self.tokens, self.updates = (4, 4, 2) if dry else (64, 128, 4)
+        self.renderer = _renderer()
+
+    def make(self, dtype: Any, device: Any = None) -> Any:
+        """The model: the same weights each time, made on the device."""
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        from cai.modeling import probe
+
+        shape = DRY_SHAPE if self.dry else SHAPES[self.size]
+        config = LlamaConfig(
+            **shape,
+            vocab_size=DRY_VOCABULARY if self.dry else VOCABULARY,
+            max_position_embeddings=4096,
+            tie_word_embeddings=self.size == "0.1B",
+            bos_token_id=256,
+            eos_token_id=257,
+            pad_token_id=257,
+        )
+        torch.manual_seed(0)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with device or self.device:
+                model = LlamaForCausalLM(config).eval()
+        finally:
+            torch.set_default_dtype(before)
+        probe.measure(model)
+        return model
+
+    def peak(self) -> dict[str, float]:
+        """Highest memory since `reset`, in GiB."""
+        import torch
+
+        if self.device.type == "cuda":
+            return {"peak_gib": round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)}
+        return {"peak_rss_gib": round(_peak_rss() / 2**30, 2)}
+
+    def reset(self) -> None:
+        import torch
+
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def wait(self) -> None:
+        """For all work that the device still has."""
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, work: Callable[[], Any]) -> float:
+        """Of one run, after another that warms up."""
+        work()
+        self.wait()
+        started = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - started
+
+
+def _peak_rss() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer of bytes with two control tokens; ids beyond it are no text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=START, eos_token=END, pad_token=END
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+def _renderer() -> Any:
+    from cai.modeling.tokenization import load_renderer
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_tokenizer(Path(folder))
+        return load_renderer(folder)
+
+
+def prompts(count: int) -> list[list[int]]:
+    """Prompts of 40 to 71 tokens with a beginning that they share."""
+    return [[*range(40), *((7 * i + k) % 250 for k in range(i % 32))] for i in range(count)]
+
+
+def correct(bench: Bench) -> dict[str, Any]:
+    """Against float32 on the CPU: rows whose greedy tokens agree, how many tokens agree before the
+    first difference, and the largest difference of an option's log-probability in nats.
+    """
+    import torch
+
+    from cai.modeling.precision import matmul_dtype
+
+    rows, options = prompts(min(8, bench.rows)), [[[65], [66]]] * min(8, bench.rows)
+    results = []
+    for dtype, device in (
+        (torch.float32, torch.device("cpu")),
+        (torch.float32, bench.device),
+        (matmul_dtype(), bench.device),
+    ):
+        torch.manual_seed(0)
+        model = bench.make(torch.float32, torch.device("cpu")).to(device=device, dtype=dtype)
+        results.append((_greedy(model, rows, 16), _options(model, rows, options)))
+        del model
+        bench.reset()
+    (tokens, scores), *others = results
+    line: dict[str, Any] = {"rows": len(rows)}
+    for name, (got_tokens, got_scores) in zip(("float32", "sampling"), others, strict=True):
+        agreeing = [_agreeing(a, b) for a, b in zip(tokens, got_tokens, strict=True)]
+        line[f"{name}_equal_rows"] = sum(a == b for a, b in zip(tokens, got_tokens, strict=True))
+        line[f"{name}_equal_tokens"] = sum(agreeing) / len(agreeing)
+        line[f"{name}_largest_nats"] = max(
+            abs(a - b)
+            for row, got in zip(scores, got_scores, strict=True)
+            for a, b in zip(row, got, strict=True)
+        )
+    return line
+
+
+def _agreeing(first: list[int], second: list[int]) -> int:
+    """Number of tokens before the first difference."""
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+def _greedy(model: Any, rows: list[list[int]], tokens: int) -> list[list[int]]:
+    return [g.ids for g in _generate(model, rows, tokens, 0.0)]
+
+
+def _generate(model: Any, rows: list[list[int]], tokens: int, temperature: float) -> Any:
+    from cai.modeling.generation import generate, shared_prefix
+
+    return generate(
+        model,
+        rows,
+        max_tokens=[tokens] * len(rows),
+        temperatures=[temperature] * len(rows),
+        seeds=list(range(len(rows))),
+        stop_ids=frozenset(),  # random weights: the number of tokens is to be known
+        pad=257,
+        prefix=shared_prefix(model, rows),
+    )
+
+
+def _options(model: Any, rows: list[list[int]], options: Any) -> list[list[float]]:
+    from cai.modeling.generation import option_logprobs, shared_prefix
+
+    return option_logprobs(model, rows, options, pad=257, prefix=shared_prefix(model, rows))
+
+
+def sample(bench: Bench) -> dict[str, Any]:
+    from cai.modeling.precision import matmul_dtype
+
+    model, rows = bench.make(matmul_dtype()), prompts(bench.rows)
+    seconds = bench.seconds(lambda: _generate(model, rows, bench.tokens, 0.7))
+    return {
+        "rows": len(rows),
+        "tokens_per_s": round(len(rows) * bench.tokens / seconds, 1),
+        "format": str(model.dtype),
+    }
+
+
+def label(bench: Bench) -> dict[str, Any]:
+    """The judge's work for a pair: a prompt of the pair in both orders, with two options."""
+    from cai.lm.local import LocalLM
+    from cai.modeling.precision import matmul_dtype
+    from cai.records import chat_of
+
+    lm = LocalLM(bench.make(matmul_dtype()), bench.renderer, "random")
+    texts = [f"Which of the two is better? {'A ' * 60}{i}" for i in range(bench.rows)]
+    chats = [chat_of(("user", text + order)) for text in texts for order in (" (A)(B)", " (B)(A)")]
+
+    async def judge() -> None:
+        await asyncio.gather(*(lm.choice_logprobs(chat, ("A", "B")) for chat in chats))
+
+    seconds = bench.seconds(lambda: asyncio.run(judge()))
+    return {"pairs": len(texts), "pairs_per_s": round(len(texts) / seconds, 2)}
+
+
+def ppo(bench: Bench, mode: str) -> dict[str, Any]:
+    """Updates of 16 prompts with 4 replies each of 48 tokens, and a reward that costs nothing."""
+    import torch
+
+    from cai.records import Prompt, chat_of
+    from cai.train.ppo.config import PPOConfig
+    from cai.train.ppo.trainer import PPOTrainer
+
+    prompts_per_update, responses, length = (2, 2, 4) if bench.dry else (16, 4, 48)
+    config = PPOConfig.model_validate(
+        {
+            "num_updates": bench.updates,
+            "mode": mode,
+            "save_every": bench.updates,
+            "rollout": {
+                "prompts_per_update": prompts_per_update,
+                "responses_per_prompt": responses,
+                "max_new_tokens": length,
+            },
+            "optimization": {"num_minibatches": 1},
+        }
+    )
+    torch.manual_seed(0)
+    trainer = PPOTrainer(_actor(bench, config), bench.renderer, _reward, config)
+    batch = [
+        Prompt(chat=chat_of(("user", f"Explain how to do task number {i} at home.")))
+        for i in range(prompts_per_update)
+    ]
+    ends: list[float] = []
+
+    def end_update(update: int, metrics: Any) -> None:
+        bench.wait()
+        ends.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.train(batch, Path(folder), on_update=end_update)
+    replies = prompts_per_update * responses * (len(ends) - 1)
+    return {
+        "replies_per_s": round(replies / (ends[-1] - ends[0]), 2),
+        "micro_batch": trainer.learner.micro_batch_size,
+    }
+
+
+def _reward(rollouts: Any) -> Any:
+    return {"low": [sum(t < 128 for t in r.response_ids) / len(r.response_ids) for r in rollouts]}
+
+
+def _actor(bench: Bench, config: Any) -> Any:
+    import torch
+
+    from cai.modeling.loading import shorten_matrices
+    from cai.modeling.lora import with_adapter
+    from cai.modeling.precision import frozen_dtype, matmul_dtype
+    from cai.train.ppo.actor import POLICY, FullActor, LoraActor
+
+    copy = bench.make(matmul_dtype()) if matmul_dtype() != torch.float32 else None
+    base = bench.make(torch.float32)
+    if frozen_dtype() != torch.float32:
+        shorten_matrices(base, frozen_dtype())
+    if config.mode == "lora":
+        return LoraActor(with_adapter(base, POLICY, config.lora_rank), copy)
+    return FullActor(bench.make(torch.float32), base, copy)
+
+
+def rows_of(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Name of a row -> what makes it."""
+    if bench.size == "0.1B":
+        yield "correct", lambda: correct(bench)
+    yield "sample", lambda: sample(bench)
+    yield "label", lambda: label(bench)
+    yield "ppo lora", lambda: ppo(bench, "lora")
+    if bench.size not in NO_FULL:
+        yield "ppo full", lambda: ppo(bench, "full")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--dry", action="store_true")
+    options = parser.parse_args()
+    import torch
+
+    is_gpu = torch.cuda.is_available() and not options.dry
+    if not is_gpu and not options.dry:
+        parser.error("torch sees no graphics card (--dry runs tiny shapes on the CPU)")
+    card = torch.cuda.get_device_name() if is_gpu else "cpu, dry run"
+    for size in options.sizes:
+        bench = Bench(size, dry=options.dry)
+        for name, work in rows_of(bench):
+            bench.reset()
+            line: dict[str, Any] = {"card": card, "torch": torch.__version__, "size": size}
+            try:
+                line |= {"row": name, **work(), **bench.peak()}
+            except Exception as error:  # the other rows are worth having
+                line |= {"row": name, "error": f"{type(error).__name__}: {error}"[:300]}
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Sampling as on a GPU, on the CPU: several tokens between two looks of the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cai.modeling import generation
+from cai.modeling.generation import DecodingBatch
+from cai.modeling.loading import load_model
+from cai.modeling.sampling import Generation, Responses
+
+ROWS = [[10, 20, 30, 40], [10, 20], [5, 6, 7, 8, 9, 10, 11]]
+LIMITS = [13, 5, 13]
+WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal")
+"""What makes the host wait for a GPU: a number read, or a shape that follows from contents."""
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Any:
+    return load_model(str(tiny_model))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that wait, and copies from the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        if name in WAITING or (name.startswith("aten::index") and _has_mask(args)):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def _has_mask(args: Any) -> bool:
+    indices = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
+    return any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indices)
+
+
+def generate(model: Any, **changes: Any) -> list[Generation]:
+    settings: dict[str, Any] = {
+        "max_tokens": LIMITS,
+        "temperatures": [0.9, 0.0, 1.1],
+        "seeds": [1, 2, 3],
+        "stop_ids": frozenset({257}),
+        "pad": 257,
+        "record_logprobs": True,
+    }
+    return generation.generate(model, ROWS, **(settings | changes))
+
+
+def test_blocks_of_tokens_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of other limits and temperatures, with a stop text at the fourth token of one of them:
+    the same tokens and log-probabilities, whether the host looks at every token or at every eighth.
+    """
+    fourth = generate(model)[0].ids[3]
+    stop = {"stop_when": lambda row, ids: row == 0 and ids[-1] == fourth}
+    every, every_stopped = generate(model), generate(model, **stop)
+    steps = Responses.steps
+    monkeypatch.setattr(Responses, "steps", lambda self, rows, most: steps(self, rows, 8))
+    assert [g.ids for g in generate(model)] == [g.ids for g in every]
+    assert [g.ids for g in generate(model, **stop)] == [g.ids for g in every_stopped]
+    assert len(every_stopped[0].ids) <= 4
+    assert every_stopped[0].finished
+    for got, want in zip(generate(model), every, strict=True):
+        assert got.logps == pytest.approx(want.logps, abs=1e-5)
+        assert len(got.logps or []) == len(got.ids)
+
+
+def test_no_step_waits_for_the_device(model: Any) -> None:
+    """Eight tokens of each row, sampled with log-probabilities: no operation reads a number back
+    or has a shape that follows from what a tensor holds.
+    """
+    batch = DecodingBatch(model, ROWS, None, 257)
+    responses = Responses([8] * 3, [0.9, 0.0, 1.1], [1, 2, 3], frozenset(), record_logprobs=True)
+    with torch.no_grad(), Waits() as waits:
+        generation._sample_steps(batch, responses, range(3), 8)
+    assert waits.names == []
+    assert [len(ids) for ids in responses.ids] == [8, 8, 8]
+
+
+def test_the_counter_sees_waits() -> None:
+    numbers = torch.tensor([1.0, 2.0])
+    with Waits() as waits:
+        assert bool((numbers > 0).any())
+        _ = numbers[numbers > 1]
+        float(numbers[0])
+    assert len(waits.names) >= 3
+
+
+def test_a_response_of_no_tokens_has_one(model: Any) -> None:
+    """A limit of 0 still samples a token, as on a CPU: the loop ends."""
+    assert [len(g.ids) for g in generate(model, max_tokens=[0, 1, 2], stop_ids=frozenset())] == [
+        1,
+        1,
+        2,
+    ]
