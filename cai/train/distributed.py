@@ -58,8 +58,8 @@ def process_group() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if accelerator.type == "cuda" else "gloo"
     # torchrun may start ended processes again, beside the store in which those left addresses
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store, number, count = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"attempt-{attempt}", store)
+    store, number, count = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    store = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
     try:
         yield
