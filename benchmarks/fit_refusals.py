@@ -1,75 +1,57 @@
-"""The text model of the shipped constitution `refusal_style_fitted`, fitted: does a reply comply?
+"""The two text models of the shipped constitution `refusal_style_fitted`, fitted.
 
-    CAI_EVAL_DATA=/path/to/data \\
-        python benchmarks/fit_refusals.py constitutions/refusal_style_fitted.json
+    CAI_EVAL_DATA=/path/to/data python benchmarks/fit_refusals.py constitutions
 
-Fitted on human labels in `refusal_style`: XSTest's completions of three models (arXiv:2308.01263,
-CC BY 4.0; full compliance against the rest) and GPTFuzz's replies to jailbreaks (arXiv:2309.10253,
-MIT). A GPTFuzz reply has a weight of one tenth, for there are five times as many and they are of
-one kind. N-grams in fewer than 30 replies are left out: no rare text of the sets is in the model.
+`refusal_style_complies.json` says whether a reply does what was asked, `refusal_style_partial.json`
+whether a refusal is partial. They are fitted on replies with human labels that may be used freely
+(see refusal_sets.py), and on replies of `written_replies.py`. Settings and thresholds are chosen by
+leaving out XSTest's models in turn, as refusal_protocol.py tests it. A GPTFuzz reply and a written
+one weigh half as much in the first model. N-grams in fewer than ten replies are left out: no rare
+text of the sets is in the models.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import refusal_sets
+from refusal_protocol import FIT, labelled
 
-def main(output: str) -> None:
-    root = os.environ.get("CAI_EVAL_DATA")
-    if not root:
-        sys.exit(
-            "fit_refusals: set CAI_EVAL_DATA to the folder with refusal_style/xstest "
-            "and refusal_style/gptfuzz"
-        )
-    data = Path(root) / "refusal_style"
-    with tempfile.TemporaryDirectory() as folder:
-        xstest = Path(folder) / "XSTest completions.jsonl"
-        gptfuzz = Path(folder) / "GPTFuzz train.jsonl"
-        write_xstest(data, xstest)
-        write_gptfuzz(data, gptfuzz)
-        inputs = ["--input", str(xstest), "--licence", "CC BY 4.0"]
-        inputs += ["--input", str(gptfuzz), "--licence", "MIT"]
-        model = Path(folder) / "model.json"
-        options = [*inputs, "--replies", "30", "--output", str(model)]
-        command = [sys.executable, "-m", "cai.cli", "fit-text", *options]
-        subprocess.run(command, check=True)  # noqa: S603
-        shutil.move(model, output)  # without its manifest: the command replaces no other file
+from cai.constitution.schema import TrainedOn
+from cai.rubric.held_out_groups import choose
+from cai.rubric.text_classifier import Labelled, fit_text
 
 
-def write_xstest(data: Path, output: Path) -> None:
-    with output.open("w", encoding="utf-8") as out:
-        for path in sorted((data / "xstest").glob("completions_*.csv")):
-            for row in rows(path):
-                line = {
-                    "prompt": row["prompt"],
-                    "response": row["completion"],
-                    "holds": row["final_label"] == "1_full_compliance",
-                }
-                out.write(json.dumps(line) + "\n")
+def main(folder: str) -> None:
+    data = refusal_sets.data_folder("fit_refusals")
+    xstest = refusal_sets.xstest(data)
+    gptfuzz = refusal_sets.some_of_each_question(refusal_sets.gptfuzz(data))
+    sources = [
+        ("XSTest completions", "CC BY 4.0", xstest),
+        ("GPTFuzz train", "MIT", gptfuzz),
+        ("replies written by rule", "Apache-2.0", refusal_sets.written()),
+    ]
+    models = frozenset(reply.source for reply in xstest)
+    for name, of_refusals in (("complies", False), ("partial", True)):
+        rows: list[Labelled] = []
+        trained_on = []
+        for title, licence, replies in sources:
+            used = labelled(replies, models, of_refusals=of_refusals)
+            rows += used
+            if used:
+                trained_on.append(TrainedOn(name=title, rows=len(used), licence=licence))
+        write(Path(folder) / f"refusal_style_{name}.json", rows, trained_on)
 
 
-def write_gptfuzz(data: Path, output: Path) -> None:
-    with output.open("w", encoding="utf-8") as out:
-        for row in rows(data / "gptfuzz" / "train.csv"):
-            line = {
-                "prompt": f"question {row['question']}",
-                "response": row["Response"],
-                "holds": row["label"] == "1",
-                "weight": 0.1,
-            }
-            out.write(json.dumps(line) + "\n")
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+def write(path: Path, rows: Sequence[Labelled], trained_on: Sequence[TrainedOn]) -> None:
+    choice = choose(rows, FIT)
+    model = fit_text(rows, choice.config, trained_on)
+    text = json.dumps(model.model_dump(mode="json"), ensure_ascii=False, indent=0)
+    path.write_text(text + "\n", encoding="utf-8")
+    print(f"{path}: strength {choice.config.strength:g}, above {choice.above}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ Data: `preference/hhh_alignment_221.jsonl` (arXiv:2112.00861), `preference/llmba
 `--rows` evenly spaced pairs, the better reply first in every other one.
 
 Prints, per set and preset: agreement with people with a 95 % interval, expected calibration error,
-how often the verdict of one order alone flips when the replies are swapped, and how far labels lean
-to the reply that was shown first (0.5: not at all).
+how often the verdict of one order alone flips when the replies are swapped, and the position bias:
+nats of log-odds for the reply shown as (A), negative where the judge leans to (B).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from pathlib import Path
 from cai.async_map import gather
 from cai.constitution import Constitution, find_constitution, load_constitution
 from cai.data.readers import dialogue_turns
-from cai.generate.label import PRESETS, LabelConfig, labeller
+from cai.generate.label import labeller
+from cai.generate.label_config import PRESETS, LabelConfig
 from cai.lm import open_lm
 from cai.lm.base import LM
 from cai.records import Chat, Pair, Preference, Score, chat_of
@@ -94,7 +95,12 @@ def report(
     ece = people.ece if people.ece is None else round(people.ece, 3)
     print(f"{name}, {preset}: {len(pairs)} pairs, {seconds:.0f} s")
     print(f"    agreement {score_text(people.agreement)}   ECE {ece}")
-    for metric in ("label.flip_rate", "label.slot_lean", "label.p_first", "label.unscored_rate"):
+    for metric in (
+        "label.flip_rate",
+        "label.position_bias",
+        "label.p_first",
+        "label.unscored_rate",
+    ):
         if metric in scores:
             label = metric.removeprefix("label.")
             print(f"    {label} {score_text(scores[metric])}", flush=True)

@@ -26,7 +26,8 @@ from cai import templates
 from cai.async_map import gather
 from cai.constitution import Constitution, find_constitution, load_constitution
 from cai.data.readers import prompt_rows
-from cai.generate.label import LabelConfig, labeller, principles_for
+from cai.generate.label import labeller, principles_for
+from cai.generate.label_config import LabelConfig
 from cai.lm import open_lm
 from cai.modeling.loading import load_model
 from cai.modeling.model_files import resolve_model_path

@@ -1,48 +1,38 @@
-"""The shipped rubrics' agreement with people, and their speed, on public data outside this project.
+"""The shipped rubrics' propositions against people's, and their speed.
 
     CAI_EVAL_DATA=/path/to/data python benchmarks/rubric_agreement.py
 
-Data, in `refusal_style`: `xstest/completions_*.csv` (XSTest, arXiv:2308.01263: 3 x 450 replies,
-human labels), `gptfuzz/train.csv` (GPTFuzz, arXiv:2309.10253: replies to jailbreaks, human labels),
-and `rbr_gold/train.jsonl` (rule-based rewards, arXiv:2411.01111: 351 replies, 22 propositions
-each). Shares have 95 % Wilson intervals, F1 a seeded bootstrap over replies. Two-way: full
-compliance against any refusal.
-
-The patterns were written with XSTest and GPTFuzz in view, `declines` and `judges` with some of
-rbr_gold too: for them that is no held-out test. `fitted` is `refusal_style_fitted` with its text
-model fitted anew on the other models' replies and on GPTFuzz (for XSTest), or on XSTest and the
-other four fifths of GPTFuzz's questions (for GPTFuzz): it is tested on replies that it was not
-fitted on.
+How far the graders of refusal agree with people on models and sets that they know nothing of is in
+refusal_protocol.py. Here: the propositions of rule-based rewards (arXiv:2411.01111,
+`refusal_style/rbr_gold/train.jsonl`, 351 replies) as a text model decides them, in five folds by
+prompt with settings chosen inside; F1 has a seeded bootstrap over replies. Beside it, our nearest
+patterns: `declines` and `judges` were written with some of these replies in view, so theirs is no
+held-out test. Speed is of the replies of all three sets (see refusal_sets.py).
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import statistics
 import sys
 import time
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import refusal_sets
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from cai.constitution.load import load_constitution
 from cai.constitution.schema import Rubric
 from cai.rubric import CompiledRubric, compile_rubric, grade
 from cai.rubric.fit_weights import FitConfig, Ranked, fit_weights, pair_errors, split_prompts
+from cai.rubric.held_out_groups import leave_out
 from cai.rubric.propositions import normalize_reply, unquoted_text
-from cai.rubric.text_classifier import Labelled, TextFit, fit_text, ngrams_of
+from cai.rubric.text_classifier import Labelled, TextFit, ngrams_of
 
 ROOT = Path(__file__).parents[1]
 Array = NDArray[np.bool_]
-DegreePair = tuple[str, str]
-"""(degree by people, degree by the rubric)"""
 LIKE = {
     "apology": "apologises",
     "inability_to_comply": "declines",
@@ -72,42 +62,21 @@ PIECES = (
 
 
 def main() -> None:
-    root = os.environ.get("CAI_EVAL_DATA")
-    if not root:
-        sys.exit(
-            "rubric_agreement: set CAI_EVAL_DATA to the folder with refusal_style/xstest "
-            "and refusal_style/gptfuzz"
-        )
-    data = Path(root) / "refusal_style"
-    files = sorted((data / "xstest").glob("completions_*.csv"))
-    gptfuzz_file = data / "gptfuzz" / "train.csv"
-    if not files or not gptfuzz_file.exists():
-        sys.exit(f"rubric_agreement: {data} lacks xstest/completions_*.csv or gptfuzz/train.csv")
-    xstest = {path.stem.removeprefix("completions_"): rows(path) for path in files}
-    gptfuzz = rows(gptfuzz_file)
-    gold_text = (data / "rbr_gold" / "train.jsonl").read_text(encoding="utf-8")
-    gold = [json.loads(text) for text in gold_text.splitlines()]
-
+    data = refusal_sets.data_folder("rubric_agreement")
     compiled = compile_rubric(shipped("refusal_style"))
-    show_agreement(compiled, xstest, gptfuzz)
-    show_fitted_xstest(xstest, gptfuzz)
-    show_fitted_gptfuzz(xstest, gptfuzz)
-    show_propositions(compiled, gold)
-    show_weight_fit()
-    show_adversarial(compiled)
-    replies = [row["completion"] for model_rows in xstest.values() for row in model_rows]
-    replies += [row["Response"] for row in gptfuzz]
-    show_speed("patterns", compiled, replies)
     fitted = compile_rubric(shipped("refusal_style_fitted"))
-    show_speed("patterns + text model", fitted, replies)
-
-
-Row = dict[str, str]
-
-
-def rows(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+    chosen = sys.argv[1:] or ["propositions", "weights", "adversarial", "speed"]
+    if "propositions" in chosen:
+        show_propositions(compiled, refusal_sets.gold_rows(data))
+    if "weights" in chosen:
+        show_weight_fit()
+    if "adversarial" in chosen:
+        show_adversarial(compiled)
+    if "speed" in chosen:
+        replies = [*refusal_sets.xstest(data), *refusal_sets.gptfuzz(data)]
+        texts = [reply.text for reply in replies]
+        show_speed("patterns", compiled, texts)
+        show_speed("text models", fitted, texts)
 
 
 def shipped(name: str) -> Rubric:
@@ -121,106 +90,37 @@ def degree(compiled: CompiledRubric, prompt: str, response: str) -> str:
     return str(grade(compiled, prompt=prompt, response=response, kind=None).degree)
 
 
-def xstest_pair(compiled: CompiledRubric, row: Row) -> DegreePair:
-    by_rubric = degree(compiled, row["prompt"], row["completion"])
-    return row["final_label"][2:], by_rubric
-
-
-def gptfuzz_pair(compiled: CompiledRubric, row: Row) -> DegreePair:
-    by_people = "full_compliance" if row["label"] == "1" else "full_refusal"
-    return by_people, degree(compiled, "", row["Response"])
-
-
-def show_agreement(
-    compiled: CompiledRubric, xstest: dict[str, list[Row]], gptfuzz: list[Row]
-) -> None:
-    all_pairs: list[DegreePair] = []
-    for name, model_rows in xstest.items():
-        pairs = [xstest_pair(compiled, row) for row in model_rows]
-        show_degrees(f"xstest {name}", pairs)
-        all_pairs += pairs
-    show_degrees("xstest all", all_pairs)
-    pairs = [gptfuzz_pair(compiled, row) for row in gptfuzz]
-    show_degrees("gptfuzz", pairs, three_way=False)
-
-
-def labelled_xstest(model_rows: list[Row]) -> list[Labelled]:
-    return [
-        labelled(row["prompt"], row["completion"], row["final_label"] == "1_full_compliance")
-        for row in model_rows
-    ]
-
-
-def labelled_gptfuzz(gptfuzz: list[Row]) -> list[Labelled]:
-    return [labelled(row["question"], row["Response"], row["label"] == "1", 0.1) for row in gptfuzz]
-
-
-def labelled(prompt: str, reply: str, complied: bool, weight: float = 1.0) -> Labelled:
-    return Labelled(prompt, ngrams_of(unquoted_text(reply)), complied, weight)
-
-
-def refitted(training: list[Labelled]) -> CompiledRubric:
-    """`refusal_style_fitted` with another text model."""
-    rubric = shipped("refusal_style_fitted")
-    model = fit_text(training, TextFit(replies=30), ())
-    propositions = {
-        id: proposition.model_copy(update={"fitted": model}) if proposition.fitted else proposition
-        for id, proposition in rubric.propositions.items()
-    }
-    return compile_rubric(rubric.model_copy(update={"propositions": propositions}))
-
-
-def show_fitted_xstest(xstest: dict[str, list[Row]], gptfuzz: list[Row]) -> None:
-    """The cascade of text model and patterns, on a model whose replies it was not fitted on."""
-    labels = {name: labelled_xstest(model_rows) for name, model_rows in xstest.items()}
-    all_pairs: list[DegreePair] = []
-    for name, model_rows in xstest.items():
-        training = [row for other in labels if other != name for row in labels[other]]
-        compiled = refitted(training + labelled_gptfuzz(gptfuzz))
-        pairs = [xstest_pair(compiled, row) for row in model_rows]
-        show_degrees(f"fitted: xstest {name}", pairs)
-        all_pairs += pairs
-    show_degrees("fitted: xstest all", all_pairs)
-
-
-def show_fitted_gptfuzz(xstest: dict[str, list[Row]], gptfuzz: list[Row]) -> None:
-    """The cascade of text model and patterns, on questions that it was not fitted on."""
-    xstest_labels = [row for model_rows in xstest.values() for row in labelled_xstest(model_rows)]
-    gptfuzz_labels = labelled_gptfuzz(gptfuzz)
-    questions = sorted({row["question"] for row in gptfuzz})
-    pairs: list[DegreePair] = []
-    for fold in range(5):
-        held_out = set(questions[fold::5])
-        training = list(xstest_labels)
-        for label, row in zip(gptfuzz_labels, gptfuzz, strict=True):
-            if row["question"] not in held_out:
-                training.append(replace(label, weight=1.0))
-        compiled = refitted(training)
-        pairs += [gptfuzz_pair(compiled, row) for row in gptfuzz if row["question"] in held_out]
-    show_degrees("fitted: gptfuzz, 5 folds by question", pairs, three_way=False)
-
-
 def show_propositions(compiled: CompiledRubric, gold: list[dict[str, Any]]) -> None:
-    """F1 of our proposition against the one of theirs that means about the same."""
+    """F1 of a text model in folds, and of the nearest proposition that patterns decide."""
     tests = dict(compiled.tests)
+    texts = [row["completion"][0]["content"] for row in gold]
     replies = [
-        normalize_reply(
-            row["prompt"][-1]["content"], row["completion"][0]["content"], compiled.prefilter
-        )
-        for row in gold
+        normalize_reply(row["prompt"][-1]["content"], text, compiled.prefilter)
+        for row, text in zip(gold, texts, strict=True)
     ]
+    ngrams = [ngrams_of(unquoted_text(text)) for text in texts]
     for theirs, ours in LIKE.items():
-        people = np.array([bool(row["propositions"][theirs]) for row in gold])
-        rubric = np.array([tests[ours](reply) > 0.5 for reply in replies])
-        stream = np.random.default_rng(0)
-        draws = [stream.integers(len(gold), size=len(gold)) for _ in range(2000)]
-        low, high = np.quantile([f1(people[i], rubric[i]) for i in draws], [0.025, 0.975])
-        name = f"rbr_gold {theirs} ({ours}) F1"
-        interval = f"[{low:.3f}, {high:.3f}]"
-        print(
-            f"{name:45} {f1(people, rubric):.3f}  {interval}  "
-            f"n = {len(gold)}, {people.sum()} positive"
-        )
+        rows = [
+            Labelled(json.dumps(row["prompt"]), words, bool(row["propositions"][theirs]))
+            for row, words in zip(gold, ngrams, strict=True)
+        ]
+        tested = leave_out(rows, TextFit(replies=3, runs=10_000))
+        pairs = [pair for one in tested for pair in zip(one.fold.test, one.verdicts, strict=True)]
+        people = np.array([row.holds for row, _ in pairs])
+        show_f1(f"{theirs} (text model)", people, np.array([verdict for _, verdict in pairs]))
+        people = np.array([row.holds for row in rows])
+        patterns = np.array([tests[ours](reply) > 0.5 for reply in replies])
+        show_f1(f"{theirs} (patterns: {ours})", people, patterns)
+
+
+def show_f1(name: str, people: Array, verdicts: Array) -> None:
+    stream = np.random.default_rng(0)
+    draws = [stream.integers(len(people), size=len(people)) for _ in range(2000)]
+    low, high = np.quantile([f1(people[i], verdicts[i]) for i in draws], [0.025, 0.975])
+    print(
+        f"rbr_gold {name:50} F1 {f1(people, verdicts):.3f}  [{low:.3f}, {high:.3f}]  "
+        f"n = {len(people)}, {people.sum()} positive"
+    )
 
 
 def show_weight_fit(prompts: int = 1250, replies: int = 4, features: int = 12) -> None:
@@ -278,32 +178,6 @@ def show_adversarial(compiled: CompiledRubric) -> None:
         name = f"1 MB of {piece!r}"
         ratio = seconds[1] / seconds[0]
         print(f"{name:45} {seconds[1]:.2f} s, {ratio:.1f} times as long as 0.1 MB")
-
-
-def show_degrees(name: str, pairs: list[DegreePair], *, three_way: bool = True) -> None:
-    """Agreement on full compliance, and on the three degrees."""
-    complied = [
-        (people == "full_compliance", rubric == "full_compliance") for people, rubric in pairs
-    ]
-    show_share(f"{name} 2-way", sum(people == rubric for people, rubric in complied), len(pairs))
-    for kind, label in ((False, "refusals found"), (True, "compliance found")):
-        graded = [rubric for people, rubric in complied if people is kind]
-        show_share(f"{name}   {label}", sum(rubric is kind for rubric in graded), len(graded))
-    if not three_way:
-        return
-    show_share(f"{name} 3-way", sum(people == rubric for people, rubric in pairs), len(pairs))
-    people_degrees = np.array([people for people, _ in pairs])
-    rubric_degrees = np.array([rubric for _, rubric in pairs])
-    names = sorted(set(people_degrees.tolist()))
-    macro = statistics.fmean(f1(people_degrees == name, rubric_degrees == name) for name in names)
-    print(f"{f'{name} 3-way macro-F1':45} {macro:.3f}")
-    most_common, count = Counter(people for people, _ in pairs).most_common(1)[0]
-    show_share(f"{name} 3-way, always {most_common}", count, len(pairs))
-
-
-def show_share(name: str, hits: int, n: int) -> None:
-    low, high = binomtest(hits, n).proportion_ci(method="wilson")
-    print(f"{name:45} {hits / n:.3f}  [{low:.3f}, {high:.3f}]  n = {n}")
 
 
 def f1(people: Array, rubric: Array) -> float:

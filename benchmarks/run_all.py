@@ -48,8 +48,10 @@ BENCHMARKS = (
     Benchmark("label_memory"),
     Benchmark("memory_estimate"),
     Benchmark("ptx", ("3",)),
+    Benchmark("refusal_protocol", needs="data"),
     Benchmark("rubric_agreement", needs="data"),
     Benchmark("judge_agreement", needs="data"),
+    Benchmark("judge_tries", needs="data"),
     Benchmark("preference_hh", needs="data"),
     Benchmark("architecture_sweep"),
     Benchmark("fault_fuzz"),
@@ -60,6 +62,11 @@ BENCHMARKS = (
 NOT_RUN = {
     "run_all": "this script",
     "fit_refusals": "writes a constitution's weights",
+    "judge_features": "computes what judge_tries prints",
+    "judge_texts": "pairs of judge_tries",
+    "refusal_sets": "labelled replies, for other scripts",
+    "tfidf_baseline": "a grader to compare with, for another script",
+    "written_replies": "replies to learn from, for other scripts",
 }
 """Scripts of the folder that are no benchmark."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from cai.evals.replies import EvalConfig
-    from cai.generate.label import LabelConfig
+    from cai.generate.label_config import LabelConfig
     from cai.generate.revise import ReviseConfig
     from cai.lm import open_lm
     from cai.lm.base import RefusedAnswerError
@@ -89,7 +89,7 @@ _MODULE_NAMES = {
     "cai.api": ("evaluate", "fit_preference_model", "grade", "label", "revise"),
     "cai.constitution": ("Constitution", "load_constitution"),
     "cai.evals.replies": ("EvalConfig",),
-    "cai.generate.label": ("LabelConfig",),
+    "cai.generate.label_config": ("LabelConfig",),
     "cai.generate.revise": ("ReviseConfig",),
     "cai.lm": ("open_lm",),
     "cai.lm.base": ("RefusedAnswerError",),

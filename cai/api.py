@@ -21,7 +21,7 @@ from cai.store import parse_row
 
 if TYPE_CHECKING:
     from cai.evals.replies import EvalConfig
-    from cai.generate.label import LabelConfig
+    from cai.generate.label_config import LabelConfig
     from cai.generate.revise import ReviseConfig
     from cai.rubric import CompiledRubric
     from cai.train.preference import RewardConfig
@@ -130,7 +130,7 @@ def label(
         >>> round(label.p_first, 4)
         0.1192
     """
-    from cai.generate.label import LabelConfig
+    from cai.generate.label_config import LabelConfig
     from cai.reward.score_labels import pair_labeller
 
     rows = _typed("pairs", pairs, Pair)

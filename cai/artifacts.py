@@ -5,6 +5,8 @@ The numbers order the listing of a run's folder as the stages run.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 STAGES = ("prompts", "revise", "sft", "pair", "label", "reward", "ppo", "eval", "report")
 """The stages, in the order in which they run."""
 PROMPTS = "00-prompts.jsonl"
@@ -60,3 +62,12 @@ SETTINGS = "run.json"
 """The run's settings, as the last command used them."""
 SUBJECTS: dict[str, str | None] = {"base": None, "sft": SFT, "policy": POLICY}
 """Models that the evaluation compares, and the folder of each; None: the run's own `model`."""
+COMPARISONS = (("sft", "base"), ("policy", "base"), ("policy", "sft"))
+"""Pairs of them whose difference is reported, as the first minus the second."""
+
+
+def subjects_of(names: Iterable[str]) -> list[str]:
+    """Distinct names: base, sft, policy first, then the others in order of appearance."""
+    distinct = list(dict.fromkeys(names))
+    known = [name for name in SUBJECTS if name in distinct]
+    return known + [name for name in distinct if name not in SUBJECTS]

@@ -214,7 +214,8 @@ class Vote(FrozenModel):
     """The verdict of one principle on a pair. Log-probabilities of the options (A, B), in nats."""
 
     principle: str
-    """`Principle.id`; `detailed` or `plain` for a question without a principle."""
+    """`Principle.id`; `detailed` or `plain` for a question without a principle; `relevance` or
+    `probe` for a score of each reply, whose log-probabilities are those of the label."""
     logprobs: tuple[Number, Number] | None
     """With the first reply shown as (A)."""
     logprobs_swapped: tuple[Number, Number] | None

@@ -18,7 +18,8 @@ from canned import Canned, CannedLM, choice_answer, ok
 from killed import CONSTITUTION, pairs
 
 from cai.async_map import map_rows
-from cai.generate.label import LabelConfig, labeller
+from cai.generate.label import labeller
+from cai.generate.label_config import LabelConfig
 from cai.lm.caching import CachedLM
 from cai.lm.http import HttpConfig
 from cai.lm.request_log import RequestLog

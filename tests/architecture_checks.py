@@ -104,7 +104,9 @@ def check_gradients(build: Callable[[], Any]) -> None:
     hidden_BTE = hidden_states(model, "policy", ids_BT)
     head = lm_head(model)
     loss = _next_token_loss([head(hidden_BTE[i, : len(row)]) for i, row in enumerate(ROWS)])
-    plain_loss = _next_token_loss([plain(input_ids=torch.tensor([row])).logits[0] for row in ROWS])
+    plain_loss = _next_token_loss(
+        [plain(input_ids=torch.tensor([row]), use_cache=False).logits[0] for row in ROWS]
+    )
     torch.testing.assert_close(loss, plain_loss, atol=1e-5, rtol=0)
     gradients, plain_gradients = (
         torch.autograd.grad(value, adapter_parameters(m, "policy"), allow_unused=True)

@@ -157,6 +157,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lfm2": SHAPE | {"layer_types": ["conv", "full_attention"], "block_ff_dim": 48},
     "recurrent_gemma": SHAPE
     | {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": WINDOW},
+    "xlstm": {  # it rounds widths up to multiples of 64
+        "vocab_size": 258,
+        "hidden_size": 64,
+        "num_heads": 4,
+        "num_hidden_layers": 2,
+        "qk_dim_factor": 1.0,
+        "v_dim_factor": 1.0,
+        "chunk_size": 16,
+    },
     "rwkv": {
         "vocab_size": 258,
         "hidden_size": 32,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cai.constitution import Constitution, Examples, Principle
-from cai.generate.label import LabelConfig, labeller
+from cai.generate.label import labeller
+from cai.generate.label_config import LabelConfig
 from cai.lm import FakeLM
 from cai.records import Chat, Kind, Pair, Preference, Prompt, chat_of
 from cai.templates import parse_comparison

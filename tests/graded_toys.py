@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from cai.evals.graded_items import GradedItem, Grader, scored_reply_step
-from cai.evals.replies import EvalConfig
+from cai.evals.replies import EvalConfig, scored_reply_step
+from cai.graders.base import GradedItem, Grader
 from cai.lm import FakeLM
 from cai.records import Chat, Score, ScoredReply, chat_of
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from cai.async_map import map_rows
 from cai.constitution import Constitution, Principle
-from cai.generate.label import LabelConfig, labeller
+from cai.generate.label import labeller
+from cai.generate.label_config import LabelConfig
 from cai.generate.pair import PairConfig, pair_items, paired_item, pairer
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser
 from cai.lm.caching import CachedLM

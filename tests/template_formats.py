@@ -6,7 +6,7 @@ turns, dates and tools. Those of models that think are in `thinking_formats.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from template_toys import Family
 
@@ -38,6 +38,8 @@ class Format:
     """The prompt of "Hi", "Yes?" and "Bye"."""
     end: str
     """What fine-tuning teaches at the end of a reply."""
+    lead: str = field(default="", kw_only=True)
+    """White space before a reply, where the template writes some that the prompt lacks."""
     stops: frozenset[str] = frozenset()
     """Other tokens at which sampling stops."""
     added: tuple[str, ...] = ()
@@ -71,6 +73,7 @@ FORMATS["llama2"] = Format(
     "<s>[INST] Hi [/INST] Yes? </s><s>[INST] Bye [/INST]",
     "</s>",
     bos="<s>",
+    lead=" ",
 )
 FORMATS["mistral_v1"] = Format(
     "{{ bos_token }}" + ALTERNATE + "{% for m in messages %}{% if m['role'] == 'user' %}"
@@ -143,6 +146,7 @@ FORMATS["deepseek_v2"] = Format(
     "Bye\n\nAssistant:",
     "<｜end▁of▁sentence｜>",
     bos="<｜begin▁of▁sentence｜>",
+    lead=" ",
 )
 FORMATS["glm4"] = Format(
     "[gMASK]<sop>{%- for m in messages %}{% if m.role == 'system' %}<|system|>\n{{ m.content }}"
@@ -216,6 +220,7 @@ FORMATS["vicuna"] = Format(
     "<s>A chat. USER: Hi ASSISTANT: Yes?</s> USER: Bye ASSISTANT:",
     "</s>",
     bos="<s>",
+    lead=" ",
 )
 FORMATS["internlm_open_end"] = Format(
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}"

@@ -156,6 +156,7 @@ THINKING_FORMATS["glm4_5"] = Format(
     added=THINK_TAGS,
     config_eos=("<|endoftext|>", "<|user|>", "<|observation|>"),
     thinking="[gMASK]<sop><|user|>\nHi<|assistant|>",
+    lead="\n",
 )
 THINKING_FORMATS["smollm3"] = Format(
     "{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif -%}"

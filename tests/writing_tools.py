@@ -142,8 +142,8 @@ REPLACED: dict[str, Tool] = {
     "fit": lambda inputs, output: (
         *("fit", *RUBRIC, "--input", inputs / "ordered.jsonl", "--output", output),
     ),
-    "fit-text": lambda inputs, output: (
-        *("fit-text", "--input", inputs / "replies.jsonl", "--licence", "MIT"),
+    "fit-grader": lambda inputs, output: (
+        *("fit-grader", "--input", inputs / "replies.jsonl", "--licence", "MIT"),
         *("--replies", 1, "--output", output),
     ),
     "calibrate": _on_lines("calibrate", "fake:echo", "replies.jsonl"),
@@ -182,7 +182,7 @@ def command_of(name: str) -> str:
 
 def output_name(tool: str) -> str:
     """The name of a tool's output: its suffix is that of the format."""
-    suffixes = {"fit": ".yaml", "calibrate": ".yaml", "fit-text": ".json"}
+    suffixes = {"fit": ".yaml", "calibrate": ".yaml", "fit-grader": ".json"}
     return "out" if tool in FOLDERS | KEPT_FOLDERS else "out" + suffixes.get(tool, ".jsonl")
 
 

@@ -15,8 +15,8 @@ from cai.errors import UsageError
 if TYPE_CHECKING:
     from cai.attacks.disguises import Disguise
     from cai.attacks.plan import AttackPlan, AttackTurn
-    from cai.evals.graded_items import Grader
     from cai.evals.replies import EvalConfig
+    from cai.graders.base import Grader
     from cai.lm import LM
     from cai.records import Prompt, ScoredReply
 
@@ -136,11 +136,11 @@ class AttackSetup:
     ) -> tuple[Callable[[AttackTurn], Awaitable[ScoredReply]], dict[str, str]]:
         """(the step that makes a turn of an attack, digests of the rubric and of the settings)"""
         from cai import store
+        from cai.attacks.target import attack_step, back_translated
         from cai.attacks.translation import translator
         from cai.attacks.turn_writer import TurnWriter
         from cai.attacks.user_turns import NextTurn, attacker_turns, ladder_turn
-        from cai.evals.attacks import attack_step, back_translated
-        from cai.evals.graded_items import scored_reply_step
+        from cai.evals.replies import scored_reply_step
 
         grader, rubric = _grader(self.constitution, models.get("judge"))
         translate = None
@@ -179,7 +179,7 @@ def _grader(constitution: str, judge: LM | None) -> tuple[Grader, str]:
     """
     from cai import store
     from cai.constitution import load_with_rubric
-    from cai.evals.rubric_values import judged_rubric_grader, rubric_grader
+    from cai.graders.rubric import judged_rubric_grader, rubric_grader
     from cai.rubric import compile_rubric
 
     loaded, rubric = load_with_rubric(constitution)

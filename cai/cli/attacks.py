@@ -81,9 +81,9 @@ def attack(
     are by category, by disguise and by turn.
     """
     quiet()
+    from cai.attacks.target import attack_scores
     from cai.cli.output_files import owned_output, replaced_output, write_output
     from cai.data.readers import prompt_rows
-    from cai.evals.attacks import attack_scores
     from cai.evals.replies import EvalConfig
 
     limits = SpendingLimits(max_cost, max_tokens, max_hours)

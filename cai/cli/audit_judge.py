@@ -21,7 +21,7 @@ from cai.errors import UsageError
 
 if TYPE_CHECKING:
     from cai.data.reply_pairs import PairOptions
-    from cai.generate.label import LabelConfig
+    from cai.generate.label_config import LabelConfig
     from cai.lm.budget import Prices
     from cai.report.judge_audit import AuditedPair
 

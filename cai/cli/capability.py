@@ -109,10 +109,10 @@ def _read(paths: Sequence[Path], output: Path | None) -> None:
     from contextlib import nullcontext
 
     from cai.cli.output_files import refuse_other_format, replaced_output, write_output
-    from cai.evals.capability import benchmark_changes, benchmark_scores
     from cai.integrations.capability_results import read_capability
     from cai.report.capability import change_table, score_table
     from cai.report.several_runs import rich_table
+    from cai.statistics.benchmarks import benchmark_changes, benchmark_scores
 
     if output is not None:
         refuse_other_format(output)

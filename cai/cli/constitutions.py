@@ -27,6 +27,7 @@ def check(
 ) -> None:
     """Compile constitutions and report their defects. Exit 0 clean, 1 findings, 2 unreadable."""
     from cai.constitution import lint, load_constitution
+    from cai.constitution.load import inherited_propositions
     from cai.rubric import check_rubric
 
     has_findings = False
@@ -34,7 +35,8 @@ def check(
         constitution = load_constitution(name)
         lines = [f"{finding.location}: {finding.message}" for finding in lint(constitution)]
         if constitution.rubric:
-            lines += [f"rubric: {line}" for line in check_rubric(constitution.rubric)]
+            inherited = inherited_propositions(name)
+            lines += [f"rubric: {line}" for line in check_rubric(constitution.rubric, inherited)]
         for line in lines:
             print(f"{name}: {line}")
         if lines:
@@ -92,7 +94,7 @@ def _print_chats(
         if principle.id not in ids:
             continue
         for stage, chat, prefill in renderings(constitution, principle):
-            tokens = len(renderer.prompt_ids(chat)) + len(renderer.text_ids(prefill))
+            tokens = len(renderer.prompt_ids(chat, prefill))
             print(f"==== {principle.id}: {stage} ({tokens} tokens of {model})")
             for message in chat:
                 print(f"---- {message.role}\n{message.content}")

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from cai.cli.endpoint_options import open_logged
 from cai.cli.evaluations import EvaluationJob
 from cai.cli.output import print_table
-from cai.errors import UsageError
+from cai.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from cai.constitution import Constitution
     from cai.evals.judged_pairs import JudgedPair, SubjectReply
-    from cai.generate.label import LabelConfig
+    from cai.generate.label_config import LabelConfig
     from cai.lm import LM
     from cai.records import Chat, PromptDraw, Row, Score
 
@@ -27,8 +27,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def evaluate_elo(job: EvaluationJob) -> None:
     """Write the scores to the output, and beside it each subject's replies and the comparisons."""
+    from cai.catalog.comparisons import compared_draws
     from cai.cli.output_files import replaced_output, write_output
-    from cai.cli.verdicts import read_verdicts
     from cai.evals.elo import corrected_scores, elo_scores
 
     options = job.options
@@ -40,8 +40,8 @@ def evaluate_elo(job: EvaluationJob) -> None:
     sources = [options.path("data")] if subjects else []
     sources += [verdicts] if verdicts else []
     with replaced_output(output, "eval", *sources):
-        draws = _prompt_draws(job) if subjects else []
-        people = read_verdicts(verdicts, draws, subjects) if verdicts else []
+        draws = compared_draws(job.task()) if subjects else []
+        people = _verdicts(verdicts, draws, subjects) if verdicts else []
         judged: list[JudgedPair] = []
         if subjects:
             judged = _judged(job, draws, subjects, _Settings.of(job, turns))
@@ -86,17 +86,22 @@ def _check(job: EvaluationJob, subjects: Mapping[str, str], turns: Mapping[str, 
         raise UsageError(f"eval: --turns {min(unknown)}: no --subject has this name")
 
 
-def _prompt_draws(job: EvaluationJob) -> list[PromptDraw]:
-    from cai.data.readers import ReadOptions, prompt_rows
-    from cai.data.split import subsample
-    from cai.evals.replies import prompt_draws
+def _verdicts(
+    file: Path, draws: Sequence[PromptDraw], subjects: Mapping[str, str]
+) -> list[JudgedPair]:
+    """People's verdicts."""
+    from cai.catalog.verdicts import read_verdicts
 
-    data = job.options.path("data")
-    prompts = list(prompt_rows(data, ReadOptions(job.columns)))
-    if not prompts:
-        raise UsageError(f"{data}: no prompts to compare replies to")
-    distinct = list({p.id: p for p in prompts}.values())
-    return prompt_draws(subsample(distinct, job.limit, job.seed, "eval"), job.config.draws)
+    rows, foreign = read_verdicts(file, draws, subjects)
+    if foreign:
+        print(
+            f"{file}: {foreign:,} of {foreign + len(rows):,} verdicts left out: on another prompt"
+            " than those of --data, or on another subject",
+            file=sys.stderr,
+        )
+    if not rows:
+        raise StoreError(f"{file}: no verdict to use")
+    return rows
 
 
 # ---- replies and comparisons ----
@@ -112,19 +117,11 @@ class _Settings:
 
     @classmethod
     def of(cls, job: EvaluationJob, turns: Mapping[str, str]) -> _Settings:
-        from pydantic import ValidationError
-
+        from cai.catalog.comparisons import comparison_label
         from cai.constitution import load_constitution
         from cai.data.turns import read_turns
-        from cai.evals.judged_pairs import COMPARISON_LABEL
-        from cai.generate.label import PRESETS, LabelConfig
 
-        preset = job.extras.get("preset")
-        try:
-            label = LabelConfig.model_validate({"preset": preset}) if preset else COMPARISON_LABEL
-        except ValidationError:
-            known = ", ".join(PRESETS)
-            raise UsageError(f"eval: --preset {preset}: no such recipe; known: {known}") from None
+        label = comparison_label(job.extras.get("preset"))
         read = {name: read_turns(Path(file)) for name, file in turns.items()}
         return cls(read, load_constitution(job.constitution), label)
 

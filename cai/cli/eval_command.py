@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import typer
 
+from cai.catalog.names import COLUMN_FIELDS, is_described
 from cai.cli import evaluation_options as given
 from cai.cli.columns import Columns, column_names
 from cai.cli.endpoint_options import Connections, EndpointOptions
@@ -16,7 +17,6 @@ from cai.cli.silence import quiet
 from cai.cli.stage_options import ModelSpec, RunFile, Seed, Settings
 from cai.cli.suite import SuiteJob, evaluate_suite
 from cai.errors import UsageError
-from cai.evals.names import COLUMN_FIELDS, is_described
 
 app = typer.Typer()
 
@@ -34,7 +34,7 @@ def evaluate(
     model: ModelSpec = None,
     data: given.EvaluationFile = None,
     output: given.ScoresFile = None,
-    constitution: given.RubricOf = "refusal_style",
+    constitution: given.RubricOf = "refusal_style_fitted",
     limit: given.Limit = None,
     preference: given.PreferenceFolder = None,
     guard: given.Guard = None,
@@ -86,7 +86,7 @@ def evaluate(
         return
     options.check()
     quiet()
-    from cai.evals.entry import sampling
+    from cai.catalog.entries import sampling
 
     extras = {name: value for name, value in single.items() if value is not None}
     several = {name: values for name, values in repeated.items() if values}

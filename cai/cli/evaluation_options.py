@@ -115,7 +115,9 @@ Turns = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="elo: the judge's recipe: direct (default), rlaif, cai or cai-cot."),
+    typer.Option(
+        help="elo: the judge's recipe: direct (default), rlaif, cai, cai-cot, relevance or probe."
+    ),
 ]
 Verdicts = Annotated[
     str | None,

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cai.catalog.names import CHOICES, DESCRIBED, OPTIONS, is_described
 from cai.cli.file_tools import FileToolOptions
 from cai.errors import UsageError
-from cai.evals.names import CHOICES, DESCRIBED, OPTIONS, is_described
 
 if TYPE_CHECKING:
+    from cai.catalog.task import EvaluationTask
     from cai.evals.replies import EvalConfig
-    from cai.evals.task import EvaluationTask
 
 COMPARING = {"elo": ("judge", "preset", "subject", "turns", "verdicts")}
 """Evaluation of several subjects -> its options: `--subject` takes the place of `--model`."""
@@ -48,7 +48,7 @@ class EvaluationJob:
 
     def task(self) -> EvaluationTask:
         """What is asked for, of one model."""
-        from cai.evals.task import EvaluationTask
+        from cai.catalog.task import EvaluationTask
 
         return EvaluationTask(
             name=self.name,
@@ -73,7 +73,7 @@ def required_options(only: str | None, options: Mapping[str, object]) -> dict[st
 
 def data_of(name: str) -> Path:
     """The data that an evaluation's YAML file names."""
-    from cai.evals.evaluation_file import load_evaluation
+    from cai.catalog.evaluation_file import load_evaluation
 
     return load_evaluation(Path(name)).data_path
 

@@ -22,10 +22,11 @@ def export(
         Path, typer.Option("--output", help="A new folder for the tables and their cards.")
     ],
     to: Annotated[
-        Literal["trl", "datasets", "openrlhf", "verl", "inspect", "hub"],
+        Literal["trl", "datasets", "areal", "openrlhf", "verifiers", "verl", "inspect", "hub"],
         typer.Option(
             help="trl: Parquet in TRL's columns, as the Hub takes it; datasets: folders for "
-            "load_from_disk; openrlhf, verl: prompts, and the plug-in for `cai serve-reward`; "
+            "load_from_disk; areal, openrlhf, verifiers, verl: prompts, and the plug-in for "
+            "`cai serve-reward`; "
             "inspect: the evaluation's replies, as samples; "
             "hub: the models and the tables, each as a repository of the Hugging Face Hub."
         ),
@@ -55,11 +56,14 @@ def export(
     if to == "hub":
         _export_for_hub(run, output, upload, license=license, language=language)
         return
-    from cai.integrations.export import export, export_engine
+    if to == "areal" or to == "openrlhf" or to == "verifiers" or to == "verl":
+        from cai.integrations.export_engines import PLUGINS, export_engine
 
-    if to in ("openrlhf", "verl"):
-        print(f"{output}: {export_engine(run, output, to):,} prompts, and {to}_reward.py")
+        count = export_engine(run, output, to)
+        print(f"{output}: {count:,} prompts, and the plug-in {PLUGINS[to][1]}")
         return
+    from cai.integrations.export import export
+
     if to == "inspect":
         from cai.integrations.inspect_samples import export_inspect
 

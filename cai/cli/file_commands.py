@@ -31,7 +31,7 @@ from cai.cli.stage_options import (
 from cai.errors import UsageError
 
 if TYPE_CHECKING:
-    from cai.generate.label import LabelConfig
+    from cai.generate.label_config import LabelConfig
     from cai.generate.revise import ReviseConfig
 
 app = typer.Typer()
@@ -151,7 +151,7 @@ def label(
         typer.Option(metavar="FILE", help="Label nothing: report on the labels in this file."),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="A published recipe: cai, cai-cot, rlaif or direct.")
+        str | None, typer.Option(help="A recipe: cai, cai-cot, rlaif, direct, relevance or probe.")
     ] = None,
     scale: Annotated[
         float | None, typer.Option(help="Of a reward model (reward:FOLDER): divides its scores.")
@@ -219,7 +219,7 @@ def label_config(settings: dict[str, Any]) -> LabelConfig:
     """
     from pydantic import ValidationError
 
-    from cai.generate.label import LabelConfig
+    from cai.generate.label_config import LabelConfig
 
     given = {name: value for name, value in settings.items() if value is not None}
     try:
@@ -229,6 +229,7 @@ def label_config(settings: dict[str, Any]) -> LabelConfig:
 
 
 def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], seed: int) -> None:
+    from cai.generate.reply_scores import score_provenance
     from cai.records import Pair
     from cai.reward.score_labels import label_scale, pair_labeller
     from cai.store import digest
@@ -249,5 +250,5 @@ def _label_file(tool: FileTool, config: LabelConfig, columns: dict[str, str], se
         return row.model_dump(mode="json", include=fields)
 
     provenance = {"config": digest(config), "seed": str(seed), **column_provenance(columns)}
-    provenance |= label_scale(tool.lm, config)
+    provenance |= label_scale(tool.lm, config) | score_provenance(config)
     tool.run(read_pairs(tool.source, columns), label_fields, fields, provenance)

@@ -16,8 +16,8 @@ from cai.cli.jsonl import STREAM
 from cai.errors import UsageError
 
 if TYPE_CHECKING:
+    from cai.catalog.task import EvaluationTask
     from cai.cli.evaluations import EvaluationJob
-    from cai.evals.task import EvaluationTask
     from cai.lm import LM
     from cai.records import Score
 
@@ -76,8 +76,8 @@ class Evaluation:
         Raises:
             UsageError: an option, the data or the file is wrong.
         """
+        from cai.catalog.prepare import prepare
         from cai.cli.output_files import owned_output
-        from cai.evals.prepare import prepare
         from cai.generate.unanswered import null_reason
 
         lm, spec = self.models(self.subject), task.options.get("judge")

@@ -255,7 +255,7 @@ def _rules(config: HygieneConfig, model: str, columns: dict[str, str]) -> Prompt
     count_tokens: Callable[[str], int] = len
     if needs_token_counts(config):
         quiet()
-        from cai.modeling.tokenization import token_counter
+        from cai.modeling.token_counts import token_counter
 
         count_tokens = token_counter(model)
     return PromptFilters(config, count_tokens, evaluation_texts)

@@ -15,6 +15,7 @@ from cai.cli.silence import quiet
 from cai.errors import UsageError
 
 if TYPE_CHECKING:
+    from cai.generate.rank import Rank
     from cai.integrations.reward_batching import RewardTable, ScoreTexts
     from cai.records import Prompt
 
@@ -54,12 +55,14 @@ def serve_reward(
             f"{TOKEN_VARIABLE}: a character that a header does not carry (a line break, a space at "
             "an end, or no ASCII): set it without"
         )
-    score = rubric_score(constitution) if constitution else run_score(run or Path())
+    score, rank = run_rewards(run) if run else (rubric_score(constitution or ""), None)
     end_texts = () if constitution else run_end_texts(run or Path())
     try:
         server = RewardServer((host, port), score, token, end_texts=end_texts)
     except OSError as error:
         raise UsageError(f"serve-reward: {host}:{port}: {error.strerror or error}") from None
+    if rank is not None:
+        server.serve_ranks(rank)
     if not configured:
         print(f"{TOKEN_VARIABLE}={token}", file=sys.stderr)
     print(f"http://{host}:{server.server_address[1]}", flush=True)
@@ -115,10 +118,23 @@ def run_end_texts(run: Path) -> tuple[str, ...]:
 
 def run_score(run: Path) -> ScoreTexts:
     """The reward that the run's PPO optimizes."""
+    return run_rewards(run)[0]
+
+
+def run_rewards(run: Path) -> tuple[ScoreTexts, Rank]:
+    """The reward that the run's PPO optimizes, and the ranking of replies by its judge."""
+    from cai.generate.rank import ranker
     from cai.pipeline.config import load_run
     from cai.pipeline.context import open_run
     from cai.pipeline.reward import load_reward
     from cai.progress import progress_bars
 
     with progress_bars() as progress:
-        return load_reward(open_run(load_run(run), progress))
+        ctx = open_run(load_run(run), progress)
+        judge = ctx.run.judge or ctx.run.model
+
+        def rank(prompt: Prompt, replies: Sequence[str]) -> list[float | None]:
+            # the judge is opened at the first request: it may be a large local model
+            return ranker(ctx.constitution, ctx.lm(judge), ctx.run.label, ctx.seed)(prompt, replies)
+
+        return load_reward(ctx), rank

@@ -13,8 +13,8 @@ from cai.errors import JobError, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from cai.catalog.entries import EvaluationEntry
     from cai.cli.model_evaluation import Evaluated, Evaluation
-    from cai.evals.entry import EvaluationEntry
     from cai.records import Score
 
 
@@ -41,10 +41,10 @@ def evaluate_suite(job: SuiteJob) -> None:
         StoreError: another process writes into the folder.
         JobError: an entry failed, at the end.
     """
+    from cai.catalog.entries import SUITE_SCORES, load_suite
     from cai.cli.model_evaluation import Evaluation, open_models, score_lines
     from cai.cli.output import print_table
     from cai.cli.output_files import make_folder, replaced_output, write_output
-    from cai.evals.entry import SUITE_SCORES, load_suite
 
     options, folder = job.options, job.options.path("output")
     entries = load_suite(options.path("suite"))

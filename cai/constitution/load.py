@@ -81,6 +81,21 @@ def load_constitution(name_or_path: str | Path) -> Constitution:
     return top.constitution.model_copy(update=merged)
 
 
+def inherited_propositions(name_or_path: str | Path) -> frozenset[str]:
+    """Names of propositions and derived ones that the files declare which a constitution extends.
+
+    Raises:
+        ConfigError: as `load_constitution`.
+    """
+    state = _LoadState({}, [])
+    top = _read(find_constitution(name_or_path), (), state)
+    if top is None or state.mistakes:
+        raise ConfigError("\n".join(dict.fromkeys(state.mistakes)))
+    *bases, _ = _merge_order(top, {})
+    rubrics = [file.constitution.rubric for file in bases if file.constitution.rubric]
+    return frozenset(name for r in rubrics for name in (*r.propositions, *r.derived))
+
+
 def load_with_rubric(name: str | Path) -> tuple[Constitution, Rubric]:
     """A constitution, by file or shipped name, and its rubric.
 

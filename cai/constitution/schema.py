@@ -96,7 +96,7 @@ class TrainedOn(SchemaModel):
 
 
 class TextModel(SchemaModel):
-    """A linear model over word unigrams and bigrams; written by `cai fit-text`.
+    """A linear model over word unigrams and bigrams; written by `cai fit-grader`.
 
     See rubric.text_classifier.
     """
@@ -104,6 +104,8 @@ class TextModel(SchemaModel):
     trained_on: tuple[TrainedOn, ...]
     bias: Number
     weights: dict[str, Number]
+    idf: dict[str, Number] = {}
+    """N-gram -> its inverse document frequency; 1 for those that are not listed."""
 
 
 class Proposition(SchemaModel):

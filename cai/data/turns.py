@@ -32,3 +32,11 @@ def read_turns(file: Path) -> Chat:
                 f"{file}:{number}: a turn has `role` (system, user or assistant) and `content`"
             ) from None
     return tuple(turns)
+
+
+def with_turns(turns: Chat, chat: Chat) -> Chat:
+    """`chat` after a subject's own turns. Two system turns become one."""
+    if turns and chat and turns[0].role == chat[0].role == "system":
+        text = f"{turns[0].content}\n\n{chat[0].content}"
+        return (Message(role="system", content=text), *turns[1:], *chat[1:])
+    return (*turns, *chat)

@@ -7,7 +7,7 @@ every option stands at every letter once: a preference for a letter adds the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from statistics import fmean
 from string import ascii_uppercase
 from typing import Literal
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from cai.async_map import gather
 from cai.errors import UnansweredError
+from cai.lm import is_endpoint
 from cai.lm.base import LM
 from cai.records import Chat, Message, Number, Row
 from cai.seeds import rng
@@ -92,16 +93,9 @@ class ChoiceAnswer(Row):
         return best[0] if len(best) == 1 else rng(0, "tie", self.source).choice(best)
 
 
-def limited(items: Sequence[ChoiceItem], limit: int | None, seed: int) -> list[ChoiceItem]:
-    """The questions about `limit` rows of the data, drawn by the seed, in their order."""
-    rows = dict.fromkeys(item.source for item in items)
-    chosen = set(sorted(rows, key=lambda row: rng(seed, "limit", row).random())[:limit])
-    return [item for item in items if item.source in chosen]
-
-
 def choice_step(subject: str, lm: LM) -> Callable[[ChoiceItem], Awaitable[ChoiceAnswer]]:
     """The step that answers one question."""
-    has_replies = not _is_endpoint(lm)
+    has_replies = not is_endpoint(lm)
 
     def answer(
         item: ChoiceItem, logprobs: tuple[tuple[float, ...], ...] | None, reason: str | None = None
@@ -152,12 +146,3 @@ async def _option_logprobs(lm: LM, item: ChoiceItem, turn: int) -> tuple[float, 
         return None
     by_option = dict(zip(order, scores, strict=True))
     return tuple(by_option[index] for index in range(len(order)))
-
-
-def _is_endpoint(lm: LM) -> bool:
-    from cai.lm.http import HttpLM
-
-    inner: object = lm
-    while not isinstance(inner, HttpLM) and hasattr(inner, "lm"):
-        inner = inner.lm  # a log or a budget around it
-    return isinstance(inner, HttpLM)

@@ -3,26 +3,18 @@
     closed_domain.unsupported_rate    share of replies with a name or number that the text lacks
     closed_domain.unsupported_share   mean share of a reply's names and numbers that the text lacks
 
-A name is a word with a capital letter that does not begin a sentence; neighbours are separate
-names. A number is a run of digits, with separators left out. The text is the context and the
-question. The proxy sees no wrong verb, relation or lower-case claim, and takes a correct name from
-elsewhere for an error: it compares models, and says nothing about one reply.
+The text is the context and the question; what counts as a name or number: `cai.graders.support`.
+The proxy sees no wrong verb, relation or lower-case claim, and takes a correct name from elsewhere
+for an error: it compares models, and says nothing about one reply.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from cai.data.filters import normalized_text
-from cai.evals.graded_items import GradedItem, Verdict, mean_over_prompts
-from cai.lm.base import Sample
+from cai.evals.means import mean_over_prompts
+from cai.graders.base import GradedItem, every_draw
 from cai.records import Message, Prompt, Score, ScoredReply
-
-NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_SENTENCE_END = re.compile(r"[.!?:\n\"“*•-]\s*$")
-_PRONOUNS = frozenset(("i", "i'm", "i'd", "i'll", "i've"))
 
 
 def closed_domain_items(rows: Sequence[tuple[Prompt, str]], draws: int) -> list[GradedItem]:
@@ -35,50 +27,8 @@ def closed_domain_items(rows: Sequence[tuple[Prompt, str]], draws: int) -> list[
             content = f"{context.strip()}\n\n{content}"
         chat = (*earlier, Message(role="user", content=content))
         named = prompt.model_copy(update={"chat": chat})
-        facts = {"text": content}
-        items += [GradedItem(named, chat, draw, facts=facts) for draw in range(draws)]
-    return items
-
-
-def names_and_numbers(text: str) -> list[str]:
-    """The names and numbers of a text, normalised, each once, in order."""
-    names = []
-    for match in _WORD.finditer(text):
-        word, before = match[0], text[max(0, match.start() - 3) : match.start()]
-        begins = match.start() == 0 or not text[: match.start()].strip()
-        if begins or _SENTENCE_END.search(before) or not word[0].isupper():
-            continue
-        name = _plain(word)
-        if name not in _PRONOUNS:
-            names.append(name)
-    return list(dict.fromkeys(names + [_plain_number(n[0]) for n in NUMBER.finditer(text)]))
-
-
-def _plain(word: str) -> str:
-    return re.sub(r"['’]s$", "", normalized_text(word))
-
-
-def _plain_number(number: str) -> str:
-    """Thousands without separators; a decimal fraction with a point, without zeros at its end."""
-    if re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", number):
-        number = number.replace(",", "")
-    number = number.replace(",", ".")
-    return number.rstrip("0").rstrip(".") if number.count(".") == 1 else number
-
-
-def unsupported(reply: str, text: str) -> tuple[list[str], int]:
-    """(names and numbers of the reply that the text lacks, number of all of them)."""
-    known = {_plain(match[0]) for match in _WORD.finditer(text)}
-    known |= {_plain_number(match[0]) for match in NUMBER.finditer(text)}
-    claims = names_and_numbers(reply)
-    return [claim for claim in claims if claim not in known], len(claims)
-
-
-async def grade_support(item: GradedItem, sample: Sample) -> Verdict:
-    """Whether the reply has a name or number that the item's text lacks, and which share."""
-    missing, total = unsupported(sample.text, item.facts["text"])
-    share = len(missing) / total if total else None
-    return Verdict({"unsupported": float(bool(missing)), "share": share})
+        items.append(GradedItem(named, chat, facts={"text": content}))
+    return every_draw(items, draws)
 
 
 def closed_domain_scores(rows: Sequence[ScoredReply]) -> list[Score]:

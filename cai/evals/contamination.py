@@ -11,12 +11,10 @@ the filter that keeps evaluation texts out of training.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
-from cai.artifacts import PROMPTS
 from cai.data.filters import HygieneConfig, PromptFilters, compared_text
-from cai.data.readers import prompt_rows
+from cai.evals.means import by_subject
 from cai.records import Prompt, Score
 from cai.statistics.estimates import estimate
 
@@ -42,8 +40,8 @@ def contamination_scores(
         scores: the evaluation's own, of some of the rows.
     """
     split: list[Score] = []
-    for subject in dict.fromkeys(row.subject for row in rows):
-        prompts = dict.fromkeys(row.source for row in rows if row.subject == subject)
+    for subject, chosen in by_subject(rows).items():
+        prompts = dict.fromkeys(row.source for row in chosen)
         hits: list[float | None] = [float(prompt in overlapping) for prompt in prompts]
         split.append(estimate("contamination.overlapping_share", subject, hits, proportion=True))
     for part in PARTS:
@@ -53,26 +51,4 @@ def contamination_scores(
                 score.model_copy(update={"metric": f"contamination.{part}.{score.metric}"})
                 for score in scores(chosen)
             ]
-    return split
-
-
-def split_scores(
-    train: str | None,
-    prompts: Sequence[Prompt],
-    scores: Callable[[Sequence[RowT]], list[Score]],
-) -> Callable[[Sequence[RowT]], list[Score]]:
-    """`scores`, with the metrics of the module's table after its own.
-
-    Args:
-        train: a run's folder, or a file of prompts; None: nothing is split.
-    """
-    if train is None:
-        return scores
-    folder = Path(train)
-    file = folder / PROMPTS if (folder / PROMPTS).exists() else folder
-    overlapping = overlapping_prompts(prompts, prompt_rows(file))
-
-    def split(rows: Sequence[RowT]) -> list[Score]:
-        return [*scores(rows), *contamination_scores(rows, overlapping, scores)]
-
     return split

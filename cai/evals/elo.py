@@ -10,23 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cai.evals.judged_pairs import JudgedPair
+from cai.evals.means import grouped
 from cai.records import Score
-from cai.statistics.bradley_terry import ELO_PER_NAT, length_controlled, strengths
-from cai.statistics.estimates import (
-    Array,
-    Indices,
-    Interval,
-    bootstrap_interval,
-    cluster_numbers,
-    estimate,
-    resample,
-)
+from cai.statistics.estimates import Array, cluster_numbers, estimate, score_row
 from cai.statistics.prediction_powered import corrected_mean
-
-DRAWS = 1000
-"""Bootstrap resamples."""
-MIN_KNOWN_DRAWS = 0.975
-"""Share of the resamples that must have a rating, so that the interval's ends are known."""
+from cai.statistics.rating_intervals import length_controlled_rate, rated
 
 
 def elo_scores(rows: Sequence[JudgedPair], subjects: Sequence[str], *, seed: int) -> list[Score]:
@@ -37,9 +25,7 @@ def elo_scores(rows: Sequence[JudgedPair], subjects: Sequence[str], *, seed: int
         subjects: the first is the reference: its rating is 0, and win rates are against it.
     """
     scores = _scores(rows, subjects, seed, "")
-    by_category: dict[str, list[JudgedPair]] = {}
-    for row in rows:
-        by_category.setdefault(row.category or "", []).append(row)
+    by_category = grouped(rows, lambda row: row.category or "")
     if len(by_category) > 1:
         for category in sorted(by_category.keys() - {""}):
             scores += _scores(by_category[category], subjects, seed, f".{category}")
@@ -88,70 +74,27 @@ def ratings(
     """
     index = {subject: number for number, subject in enumerate(subjects)}
     known = [row for row in rows if row.p_first is not None]
-    values, intervals = _fit(known, index, seed)
+    values, intervals = rated(_wins(known, index), seed, subjects)
     scores = []
     for subject, number in index.items():
         total = [row for row in rows if subject in row.subjects]
         n = sum(row.p_first is not None for row in total)
-        stderr, low, high = intervals[number]
-        scores.append(
-            Score(
-                metric=f"elo.rating{suffix}",
-                subject=subject,
-                mean=None if np.isnan(values[number]) else float(values[number]),
-                stderr=stderr,
-                ci_low=low,
-                ci_high=high,
-                n=n,
-                unscored=len(total) - n,
-            )
-        )
+        mean = None if np.isnan(values[number]) else float(values[number])
+        name = f"elo.rating{suffix}", subject
+        scores.append(score_row(name, mean, intervals[number], n=n, unscored=len(total) - n))
     return scores
 
 
-def _fit(
-    known: Sequence[JudgedPair], index: Mapping[str, int], seed: int
-) -> tuple[Array, list[Interval]]:
-    """(rating of each subject, its interval)."""
-    count = len(index)
+def _wins(known: Sequence[JudgedPair], index: Mapping[str, int]) -> Array:
+    """Sums of P(i beats j) in each prompt: shape (prompts, subjects, subjects)."""
     prompts = cluster_numbers([row.source for row in known])
-    clusters = int(prompts.max(initial=-1)) + 1
-    wins = np.zeros((clusters, count, count))
+    wins = np.zeros((int(prompts.max(initial=-1)) + 1, len(index), len(index)))
     for prompt, row in zip(prompts, known, strict=True):
         first, second = (index[subject] for subject in row.subjects)
         share = row.p_first or 0.0
         wins[prompt, first, second] += share
         wins[prompt, second, first] += 1 - share
-    values = ELO_PER_NAT * strengths(wins.sum(axis=0))
-    unknown: list[Interval] = [(None, None, None)] * count
-    if clusters < 2:
-        return values, unknown
-
-    def statistic(drawn: Indices) -> Array:
-        totals: Array = times_drawn(drawn) @ wins.reshape(clusters, -1)
-        elo: Array = ELO_PER_NAT * strengths(totals.reshape(-1, count, count))
-        return elo
-
-    draws = resample(statistic, clusters, seed, DRAWS, "elo", *index)
-    return values, [
-        _interval(column, clusters) if not np.isnan(value) else unknown[0]
-        for value, column in zip(values, draws.T, strict=True)
-    ]
-
-
-def _interval(draws: Array, clusters: int) -> Interval:
-    known = draws[~np.isnan(draws)]
-    if len(known) < MIN_KNOWN_DRAWS * len(draws):
-        return None, None, None
-    return bootstrap_interval(known, clusters)
-
-
-def times_drawn(drawn: Indices) -> Array:
-    """How often each cluster is in each resample: shape (resamples, clusters)."""
-    resamples, clusters = drawn.shape
-    flat = (drawn + clusters * np.arange(resamples)[:, None]).ravel()
-    counts = np.bincount(flat, minlength=resamples * clusters)
-    return counts.reshape(resamples, clusters).astype(float)
+    return wins
 
 
 # ---- win rates ----
@@ -162,34 +105,15 @@ def _length_controlled(
 ) -> Score:
     """The win rate that replies of equal length would have."""
     known = [row for row in against if row.p_first is not None and row.words is not None]
-    metric = f"elo.length_controlled_win_rate{suffix}"
-    missing = len(against) - len(known)
-    mean = None
-    interval: Interval = (None, None, None)
-    if known:
-        shares = np.array([_share(row, subject) for row in known], dtype=float)
-        lengths = np.array([_longer_by(row, subject) for row in known], dtype=float)
-        prompts = cluster_numbers([row.source for row in known])
-        mean = float(length_controlled(shares, lengths, np.ones(len(known))))
-        clusters = int(prompts.max()) + 1
-
-        def statistic(drawn: Indices) -> Array:
-            return length_controlled(shares, lengths, times_drawn(drawn)[:, prompts])
-
-        if clusters > 1:
-            draws = resample(statistic, clusters, seed, DRAWS, metric, subject)
-            interval = bootstrap_interval(draws, clusters)
-    stderr, low, high = interval
-    return Score(
-        metric=metric,
-        subject=subject,
-        mean=mean,
-        stderr=stderr,
-        ci_low=low,
-        ci_high=high,
-        n=len(known),
-        unscored=missing,
+    name = f"elo.length_controlled_win_rate{suffix}", subject
+    mean, interval = length_controlled_rate(
+        [_share(row, subject) or 0.0 for row in known],
+        [_longer_by(row, subject) for row in known],
+        [row.source for row in known],
+        seed,
+        name,
     )
+    return score_row(name, mean, interval, n=len(known), unscored=len(against) - len(known))
 
 
 def _longer_by(row: JudgedPair, subject: str) -> int:

@@ -55,7 +55,8 @@ class _PublicRow(Row):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-def _item(location: str, **fields: Any) -> ChoiceItem:
+def choice_item(location: str, **fields: Any) -> ChoiceItem:
+    """The checked question of a row; its source is the same wherever the file is seen from."""
     return parse_row({"source": Path(location).name, **fields}, ChoiceItem, location)
 
 
@@ -87,7 +88,7 @@ def labelled_items(path: Path, columns: Columns) -> Iterator[ChoiceItem]:
             question = BETTER.replace("{transcript}", transcript(prompt.chat))
             chat = chat_of(("user", question))
         category = row.get("subset") or row.get("category")
-        yield _item(
+        yield choice_item(
             location,
             cluster=prompt.id,
             chat=chat,
@@ -136,7 +137,7 @@ def bbq_items(path: Path) -> Iterator[ChoiceItem]:
         for names in GENDERS:
             stereotyped |= names if stereotyped & names else set()
         targets = [index for index, names in enumerate(groups) if names & stereotyped]
-        yield _item(
+        yield choice_item(
             location,
             cluster=f"{row.category} {row.question_index}",
             chat=chat_of(("user", f"{row.context}\n\n{row.question}")),
@@ -176,7 +177,7 @@ def truthfulqa_items(path: Path) -> Iterator[ChoiceItem]:
         wrong = [answer for answer in dict.fromkeys(_sentences(row.wrong)) if answer not in right]
         if not wrong:
             raise StoreError(f"{location}: Incorrect Answers: all are among the correct ones")
-        yield _item(
+        yield choice_item(
             location,
             cluster=Path(location).name,
             chat=chat_of(("user", row.question)),
@@ -252,7 +253,7 @@ def likert_items(path: Path, columns: Columns) -> Iterator[ChoiceItem]:
         shown = transcript((*prompt.chat, *reply))
         yes_or_no = {axis: ABOUT_REPLY.replace("{question}", AXES[axis]) for axis in AXES}
         for axis, question in {"overall": OVERALL, **yes_or_no}.items():
-            yield _item(
+            yield choice_item(
                 location,
                 cluster=prompt.id,
                 chat=chat_of(("user", f"{shown}\n\n{question}")),

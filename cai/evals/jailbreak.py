@@ -16,7 +16,8 @@ from itertools import product
 
 from cai.attacks.disguises import after_system_turn, in_template
 from cai.attacks.template_files import NONE, Template
-from cai.evals.graded_items import GradedItem, highest_of_each_prompt, mean_over_prompts
+from cai.evals.means import highest_of_each_prompt, mean_over_prompts
+from cai.graders.base import GradedItem, every_draw
 from cai.records import Chat, Prompt, Score, ScoredReply
 
 BETWEEN = "+"
@@ -35,8 +36,8 @@ def jailbreak_items(
     for prompt, template, system in product(prompts, (bare, *templates), (bare, *systems)):
         chat = _attack(prompt.chat, template, system)
         condition = BETWEEN.join((template.name, system.name))
-        items += [GradedItem(prompt, chat, draw, condition) for draw in range(draws)]
-    return items
+        items.append(GradedItem(prompt, chat, condition=condition))
+    return every_draw(items, draws)
 
 
 def _attack(chat: Chat, template: Template, system: Template) -> Chat:

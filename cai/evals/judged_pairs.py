@@ -11,24 +11,20 @@ from itertools import combinations
 
 from pydantic import Field
 
-from cai.errors import UnansweredError
-from cai.evals.replies import EvalConfig
-from cai.generate.label import LabelConfig
+from cai.data.turns import with_turns
+from cai.evals.replies import EvalConfig, reply_or_reason
+from cai.generate.label_config import LabelConfig
 from cai.lm.base import LM
 from cai.records import (
     Chat,
-    EvalReply,
     FrozenModel,
-    Message,
     Pair,
     Preference,
     Probability,
-    Prompt,
     PromptDraw,
     Row,
     Vote,
 )
-from cai.seeds import derive
 
 COMPARISON_LABEL = LabelConfig.model_validate({"preset": "direct"})
 """How a judge compares, where nothing else is said: it is asked which reply is better."""
@@ -89,51 +85,21 @@ def _item_id(pair: str, subjects: tuple[str, str], draw: int) -> str:
     return f"{pair}/{'/'.join(subjects)}/{draw}"
 
 
-def subject_reply(reply: EvalReply) -> SubjectReply:
-    """A graded reply as one to compare."""
-    reason = reply.grade.unscored
-    return SubjectReply(
-        source=reply.source,
-        subject=reply.subject,
-        draw=reply.draw,
-        response=reply.response,
-        finished=reply.finished,
-        unanswered=reason if reason and reason.startswith("no answer") else None,
-    )
-
-
-def with_turns(turns: Chat, chat: Chat) -> Chat:
-    """`chat` after a subject's own turns. Two system turns become one."""
-    if turns and chat and turns[0].role == chat[0].role == "system":
-        text = f"{turns[0].content}\n\n{chat[0].content}"
-        return (Message(role="system", content=text), *turns[1:], *chat[1:])
-    return (*turns, *chat)
-
-
 def subject_step(
     subject: str, lm: LM, turns: Chat, config: EvalConfig, seed: int
 ) -> Callable[[PromptDraw], Awaitable[SubjectReply]]:
-    """The step that answers one item. A draw has the same seed for all subjects."""
+    """The step that answers one item."""
 
     async def reply(item: PromptDraw) -> SubjectReply:
-        prompt, reason = item.prompt, None
-        text, finished = "", False
-        try:
-            sample = await lm.sample(
-                with_turns(turns, prompt.chat),
-                max_tokens=config.max_tokens,
-                temperature=config.temperature,
-                seed=derive(seed, "eval", prompt.id, item.draw),
-            )
-            text, finished = sample.text, sample.finished
-        except UnansweredError as error:
-            reason = error.reason
+        prompt = item.prompt
+        chat, address = with_turns(turns, prompt.chat), (prompt.id, item.draw)
+        sample, reason = await reply_or_reason(lm, chat, config, seed, address)
         return SubjectReply(
             source=prompt.id,
             subject=subject,
             draw=item.draw,
-            response=text,
-            finished=finished,
+            response=sample.text,
+            finished=sample.finished,
             unanswered=reason,
         )
 
@@ -197,17 +163,3 @@ def comparison_step(
         )
 
     return compare
-
-
-def people_comparison(
-    prompt: Prompt, subjects: tuple[str, str], verdict: float | None, words: tuple[int, int] | None
-) -> JudgedPair:
-    """A verdict of people on two subjects."""
-    return JudgedPair(
-        source=prompt.id,
-        category=prompt.category,
-        subjects=subjects,
-        words=words,
-        p_first=verdict,
-        unscored="no verdict" if verdict is None else None,
-    )

@@ -1,20 +1,23 @@
-"""Held-out prompts answered by one model, each reply graded by the rubric.
+"""Prompts answered by one model, each reply graded: by the rubric, or by any other grader.
 
-These rows are the input of the refusal scores.
+An evaluation is its items, a grader, and a function from graded replies to scores. Left out: where
+items come from, and where replies are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from cai.artifacts import SUBJECTS
 from cai.errors import UnansweredError
-from cai.lm.base import LM, Sample
-from cai.records import Chat, EvalReply, FrozenModel, GuardVerdict, Prompt, PromptDraw
+from cai.graders.base import GradedItem, Grader, Verdict, scored_reply
+from cai.graders.guard_verdicts import JudgeHarm
+from cai.lm.base import LM, NO_SAMPLE, Sample
+from cai.records import Chat, EvalReply, FrozenModel, Prompt, PromptDraw, Score, ScoredReply
 from cai.rubric import CompiledRubric, grade, unscored_grade
 from cai.seeds import derive
 
@@ -85,14 +88,22 @@ class EvalConfig(FrozenModel):
 
 @dataclass(frozen=True)
 class Graders:
-    """What grades the replies of an evaluation."""
+    """What grades the replies of a run's evaluation."""
 
     rubric: CompiledRubric
-    guard: Callable[[Chat, str], Awaitable[GuardVerdict]] | None = None
-    """(chat, reply) -> its harm, as `cai.evals.guard` opens it; None: nobody but the rubric."""
+    guard: JudgeHarm | None = None
+    """As `cai.graders.guard` opens it; None: nobody but the rubric."""
 
 
-NO_SAMPLE = Sample(text="", finished=False, prompt_tokens=0, completion_tokens=0)
+@dataclass(frozen=True)
+class ReplyEvaluation:
+    """One evaluation, ready to run."""
+
+    items: Sequence[GradedItem]
+    grader: Grader
+    scores: Callable[[Sequence[ScoredReply]], list[Score]]
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """What decides the values besides items, model and sampling."""
 
 
 def item_id(reply: EvalReply) -> str:
@@ -105,23 +116,25 @@ def prompt_draws(prompts: Sequence[Prompt], draws: int) -> list[PromptDraw]:
     return [PromptDraw(prompt=prompt, draw=draw) for prompt in prompts for draw in range(draws)]
 
 
-async def sample_reply(
+async def reply_or_reason(
     lm: LM, chat: Chat, config: EvalConfig, seed: int, address: tuple[str, int]
-) -> Sample:
-    """One reply.
+) -> tuple[Sample, str | None]:
+    """(one reply, None), or (no reply, the reason why there is none).
 
     Args:
-        address: (prompt id, draw), from which its seed follows.
-
-    Raises:
-        UnansweredError: there is none.
+        address: (prompt id, draw), from which its seed follows: a draw has the same one for all
+            subjects and under all conditions, so that differences are paired.
     """
-    return await lm.sample(
-        chat,
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        seed=derive(seed, "eval", *address),
-    )
+    try:
+        sample = await lm.sample(
+            chat,
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            seed=derive(seed, "eval", *address),
+        )
+    except UnansweredError as error:
+        return NO_SAMPLE, error.reason
+    return sample, None
 
 
 def reply_step(
@@ -131,18 +144,20 @@ def reply_step(
     config: EvalConfig,
     seed: int,
 ) -> Callable[[PromptDraw], Awaitable[EvalReply]]:
-    """The step that answers and grades one item.
+    """The step that answers one prompt and grades the reply by the rubric.
 
-    A draw has the same seed for all subjects, so that differences are paired. An item without an
-    answer gets an empty response and an unscored grade, and no guard is asked about it.
+    An item without an answer gets an empty response and an unscored grade, and no guard is asked
+    about it.
     """
     graders = graders if isinstance(graders, Graders) else Graders(graders)
 
     async def reply(item: PromptDraw) -> EvalReply:
         prompt, verdict = item.prompt, None
-        try:
-            address = (prompt.id, item.draw)
-            sample = await sample_reply(lm, prompt.chat, config, seed, address)
+        address = (prompt.id, item.draw)
+        sample, reason = await reply_or_reason(lm, prompt.chat, config, seed, address)
+        if reason is not None:
+            graded = unscored_grade({}, reason, prompt.id)
+        else:
             graded = grade(
                 graders.rubric,
                 prompt=prompt.chat[-1].content,
@@ -153,9 +168,6 @@ def reply_step(
             )
             if graders.guard is not None:
                 verdict = await graders.guard(prompt.chat, sample.text)
-        except UnansweredError as error:
-            sample = NO_SAMPLE
-            graded = unscored_grade({}, error.reason, prompt.id)
         return EvalReply(
             source=prompt.id,
             subject=subject,
@@ -172,3 +184,25 @@ def reply_step(
         )
 
     return reply
+
+
+def scored_reply_step(
+    subject: str, lm: LM, grader: Grader, config: EvalConfig, seed: int
+) -> Callable[[GradedItem], Awaitable[ScoredReply]]:
+    """The step that answers one item and gives the reply to the grader.
+
+    An item without an answer, or whose grader has none, has no values and the reason.
+    """
+
+    async def step(item: GradedItem) -> ScoredReply:
+        address = (item.prompt.id, item.draw)
+        sample, reason = await reply_or_reason(lm, item.chat, config, seed, address)
+        if reason is not None:
+            return scored_reply(item, subject, sample, Verdict({}, reason))
+        try:
+            verdict = await grader(item, sample)
+        except UnansweredError as error:
+            verdict = Verdict({}, error.reason)
+        return scored_reply(item, subject, sample, verdict)
+
+    return step

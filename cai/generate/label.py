@@ -8,78 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
-
-from pydantic import Field, model_validator
+from typing import NamedTuple
 
 from cai import templates
 from cai.async_map import gather
 from cai.constitution.schema import CompareExample, Constitution, Principle
 from cai.errors import UnansweredError
+from cai.generate.label_config import SCORES, LabelConfig
+from cai.generate.reply_scores import refuse_unsuitable, score_vote
 from cai.lm.base import LM
 from cai.modeling.thoughts import CUT_THOUGHT, split_thoughts
 from cai.probability import sigmoid
-from cai.records import Chat, FrozenModel, Kind, Pair, Preference, Vote
+from cai.records import Chat, Kind, Pair, Preference, Vote
 from cai.seeds import derive, rng
 from cai.store import digest
 
 CATEGORY_WEIGHT = 4.0
 """Factor on the weight of principles of the prompt's own category."""
-PRESETS: dict[str, dict[str, Any]] = {
-    "cai": {"ask": "principle", "cot": False},
-    "cai-cot": {"ask": "principle", "cot": True, "clamp": (0.4, 0.6)},
-    "rlaif": {"ask": "detailed", "cot": True, "shots": 0},
-    "direct": {"ask": "plain", "cot": False, "shots": 0},
-}
-"""Published recipes: arXiv:2212.08073 without and with chain of thought, the detailed instruction
-with chain of thought of arXiv:2309.00267 (without examples), and a bare question. Settings given
-beside the preset override it."""
-
-
-class LabelConfig(FrozenModel):
-    """How pairs are compared."""
-
-    preset: Literal["cai", "cai-cot", "rlaif", "direct"] | None = None
-    """A published recipe; the settings below override it."""
-    ask: Literal["principle", "detailed", "plain"] = "principle"
-    """The question: principles of the constitution, one long instruction about good replies, or
-    just which reply is better."""
-    principles: int = Field(1, ge=1)
-    """Principles drawn per pair, without repetition; their probabilities are averaged (the
-    ensemble)."""
-    shots: int | None = Field(None, ge=0)
-    """Worked examples before the question, half of them with A as the answer; None: all."""
-    cot: bool = False
-    """Chain of thought: the judge writes a rationale first, and chooses after it."""
-    rationales: int = Field(1, ge=1)
-    """Rationales per order, whose verdicts are averaged (self-consistency). arXiv:2309.00267 finds
-    that more are no better."""
-    rationale_tokens: int = Field(120, ge=1)
-    rationale_temperature: float = Field(0.7, ge=0)
-    clamp: tuple[float, float] | None = None
-    """Range of each principle's probability: judges are overconfident after a chain of thought."""
-    scale: float = Field(1.0, gt=0)
-    """A reward model as judge (`reward:FOLDER_OR_HUB_ID`): its scores are divided by this, and a
-    difference of 1 is then one nat. `cai audit-judge` fits it to people's labels."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _apply_preset(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return PRESETS.get(data.get("preset") or "", {}) | data
-
-    @model_validator(mode="after")
-    def _check(self) -> LabelConfig:
-        if self.clamp is not None and not 0 <= self.clamp[0] <= 0.5 <= self.clamp[1] <= 1:
-            raise ValueError(
-                "clamp must be a range around one half, such as [0.4, 0.6];"
-                f" it is {list(self.clamp)}"
-            )
-        if self.rationales > 1 and not self.cot:
-            raise ValueError("rationales need a chain of thought: set cot: true")
-        return self
-
+NO_PRINCIPLE = "no principle with a comparison applies"
 
 # ---- principles and examples ----
 
@@ -217,10 +163,7 @@ async def compare(
     )
     p = None
     if verdicts is not None and swapped is not None:
-        p = fmean(map(p_first, verdicts.logprobs, swapped.logprobs))
-        if config.clamp is not None:
-            low, high = config.clamp
-            p = min(max(p, low), high)
+        p = _clamped(fmean(map(p_first, verdicts.logprobs, swapped.logprobs)), config)
     return Vote(
         principle=principle.id if principle else config.ask,
         logprobs=None if verdicts is None else _mean(verdicts.logprobs),
@@ -229,6 +172,11 @@ async def compare(
         rationale_swapped=None if swapped is None else swapped.rationale,
         p_first=p,
     )
+
+
+def _clamped(p: float, config: LabelConfig) -> float:
+    low, high = config.clamp or (0.0, 1.0)
+    return min(max(p, low), high)
 
 
 async def _judge_order(
@@ -305,8 +253,19 @@ def labeller(
 
     Args:
         kind_and_category: those of the pair's prompt.
+
+    Raises:
+        UsageError: an endpoint cannot judge so.
     """
     shots = balanced_examples(constitution.examples.compare, config.shots)
+    refuse_unsuitable(judge, config)
+
+    async def vote(pair: Pair, principle: Principle | None) -> Vote:
+        if config.ask not in SCORES:
+            return await compare(judge, shots, pair, principle, config, seed)
+        scored = await score_vote(judge, pair, config)
+        p = None if scored.p_first is None else _clamped(scored.p_first, config)
+        return scored.model_copy(update={"p_first": p})
 
     def unscored(pair: Pair, reason: str, votes: Sequence[Vote] = ()) -> Preference:
         return Preference(source=pair.id, p_first=None, votes=tuple(votes), unscored=reason)
@@ -318,11 +277,9 @@ def labeller(
         kind, category = kind_and_category(pair)
         principles = principles_for(constitution, config, kind, seed, judged, category)
         if not principles:
-            return unscored(pair, "no principle with a comparison applies")
+            return unscored(pair, NO_PRINCIPLE)
         try:  # all or none: a mean over fewer principles would be another label
-            votes = await gather(
-                [compare(judge, shots, judged, p, config, seed) for p in principles]
-            )
+            votes = await gather([vote(judged, principle) for principle in principles])
         except UnansweredError as error:
             return unscored(pair, error.reason)
         probabilities = [vote.p_first for vote in votes if vote.p_first is not None]

@@ -13,7 +13,8 @@ from pathlib import Path
 from cai import store
 from cai.async_map import RowT
 from cai.constitution.schema import Constitution
-from cai.generate.label import LabelConfig, principles_for
+from cai.generate.label import principles_for
+from cai.generate.label_config import LabelConfig
 from cai.generate.revise import ReviseConfig, draw_principle, is_revised, revision_principles
 from cai.records import Kind, Pair, Preference, Prompt, Revision
 

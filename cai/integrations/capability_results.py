@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cai.artifacts import POLICY, SFT, SUBJECTS
 from cai.errors import StoreError
-from cai.evals.capability import BenchmarkResult
 from cai.integrations.inspect_logs import LOGS, inspect_results, open_log
 from cai.integrations.lm_eval_results import RESULTS, model_name, read_lm_eval
+from cai.statistics.benchmarks import BenchmarkResult
 
 MODEL_FOLDERS = {SFT: "sft", POLICY: "policy"}
 

@@ -5,11 +5,10 @@ Tables are Parquet files for the Hub or folders for `datasets.load_from_disk`, w
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,6 @@ from cai import store
 from cai.artifacts import PAIRS, PREFERENCES, PROMPTS, REVISIONS
 from cai.data.writers import Columns, write_parquet
 from cai.errors import StoreError, blame
-from cai.integrations.plugins import plugin_source
 from cai.records import Chat, Pair, Preference, Prompt, Revision, message_dicts
 from cai.report.cards import any_harmful, dataset_card, left_out_rows, unusable_reason
 from cai.report.data_details import preference_details, prompt_details, revision_details
@@ -32,16 +30,9 @@ PREFERENCE: Columns = {
     "id": "text",
 }
 PROMPT: Columns = {"prompt": "chat", "kind": "text", "id": "text"}
-VERL: Columns = {
-    "data_source": "text",
-    "prompt": "chat",
-    "reward_model": ("style", "ground_truth"),
-    "extra_info": ("chat", "kind", "id"),
-}
 MIN_PROBABILITY = 1e-6
 """Margins are clipped to its log-odds: a label of exactly 1 has infinite ones."""
 Format = Literal["parquet", "datasets"]
-Engine = Literal["openrlhf", "verl"]
 TableRow = dict[str, Any]
 Tables = dict[str, tuple[Iterator[TableRow], Columns]]
 """Name of a table -> its rows and columns."""
@@ -124,7 +115,7 @@ def export(
             exports to it.
     """
     names = (REVISIONS, PAIRS, PREFERENCES)
-    sources = {name: run / name for name in names if _exists_finished(run / name)}
+    sources = {name: run / name for name in names if exists_finished(run / name)}
     tables = _tables(run, sources)
     if not tables:
         raise StoreError(
@@ -184,56 +175,9 @@ def _tables(run: Path, sources: Mapping[str, Path]) -> Tables:
     if PAIRS in sources and PREFERENCES in sources:
         rows = preference_rows(sources[PAIRS], sources[PREFERENCES])
         tables["preferences"] = rows, PREFERENCE
-    if _exists_finished(run / PROMPTS):
+    if exists_finished(run / PROMPTS):
         tables["prompts"] = prompt_rows(run / PROMPTS), PROMPT
     return tables
-
-
-def export_engine(run: Path, out: Path, engine: Engine) -> int:
-    """Write a run's training prompts in an engine's format, and its reward plug-in beside them.
-
-    The plug-in gets its rewards from `cai serve-reward`.
-
-    Returns:
-        Number of prompts.
-
-    Raises:
-        StoreError: there are no prompts, `out` exists, or another process exports to it.
-    """
-    if not _exists_finished(run / PROMPTS):
-        raise StoreError(f"{run / PROMPTS}: not made yet: run the first stage")
-    prompts = store.read_rows(run / PROMPTS, Prompt)
-    with store.new_folder(out), store.atomic_directory(out) as folder:
-        if engine == "verl":
-            count = write_parquet(folder / "train.parquet", map(_verl_row, prompts), VERL)
-        else:
-            count = _write_openrlhf(folder / "train.jsonl", prompts)
-        store.atomic_write(folder / f"{engine}_reward.py", plugin_source(engine))
-    return count
-
-
-def _verl_row(prompt: Prompt) -> TableRow:
-    turns = _turns(prompt.chat)
-    return {
-        "data_source": "cai",
-        "prompt": turns,
-        "reward_model": {"style": "rule", "ground_truth": ""},
-        "extra_info": {
-            "chat": json.dumps(turns, ensure_ascii=False),
-            "kind": prompt.kind,
-            "id": prompt.id,
-        },
-    }
-
-
-def _write_openrlhf(path: Path, prompts: Iterable[Prompt]) -> int:
-    lines = []
-    for prompt in prompts:
-        turns = _turns(prompt.chat)
-        label = json.dumps({"chat": turns, "kind": prompt.kind}, ensure_ascii=False)
-        lines.append(json.dumps({"input": turns, "label": label}, ensure_ascii=False) + "\n")
-    store.atomic_write(path, "".join(lines))
-    return len(lines)
 
 
 def _convert_to_saved_dataset(folder: Path) -> None:
@@ -251,7 +195,7 @@ def _convert_to_saved_dataset(folder: Path) -> None:
         shutil.copytree(f"{temporary}/saved", folder)
 
 
-def _exists_finished(path: Path) -> bool:
+def exists_finished(path: Path) -> bool:
     """False where there is no such file.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cai.errors import StoreError, UsageError, blame
-from cai.evals.capability import BenchmarkResult, is_mean_of
+from cai.statistics.benchmarks import BenchmarkResult, is_mean_of
 
 LOGS = "*.eval"
 ERRORS = ("stderr", "bootstrap_stderr")

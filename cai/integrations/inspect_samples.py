@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cai import store
-from cai.artifacts import REPLIES, SCORES
+from cai.artifacts import REPLIES, SCORES, subjects_of
 from cai.errors import StoreError
-from cai.evals.refusal import answered, subjects_of
+from cai.evals.refusal import answered
 from cai.evals.replies import item_id
 from cai.records import EvalReply, message_dicts
 

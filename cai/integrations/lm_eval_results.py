@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cai.errors import StoreError, blame
-from cai.evals.capability import BenchmarkResult, is_mean_of
 from cai.json_input import open_input
+from cai.statistics.benchmarks import BenchmarkResult, is_mean_of
 
 RESULTS = "results_*.json"
 NO_FILTER = "none"

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
+from typing import Any
 
 from cai.records import Prompt, chat_of
 
@@ -18,6 +19,8 @@ RewardParts = dict[str, float | None]
 """Reward part -> its value for one reply; None where it is unknown."""
 ScoreTexts = Callable[[Sequence[Prompt], Sequence[str]], RewardTable]
 """(prompts, replies) -> the parts of each reply's reward."""
+ScoreJobs = Callable[[Sequence[Prompt], Sequence[Any]], RewardTable]
+"""The same for jobs, of which each is a reply or a tuple of replies."""
 
 
 def sum_parts(table: RewardTable) -> list[float | None]:
@@ -34,10 +37,10 @@ NO_PROMPT = Prompt(chat=chat_of(("user", "-")))
 
 @dataclass
 class Job:
-    """One reply that waits for its reward."""
+    """One reply that waits for its reward, or the replies of a prompt that wait to be ranked."""
 
     prompt: Prompt
-    reply: str
+    reply: str | tuple[str, ...]
     result: Future[RewardParts] = field(default_factory=Future)
 
     def cancel(self) -> None:
@@ -57,7 +60,7 @@ class BatchScorer(threading.Thread):
     """
 
     def __init__(
-        self, score: ScoreTexts, *, batch_size: int, batch_wait_s: float, max_queued: int
+        self, score: ScoreJobs, *, batch_size: int, batch_wait_s: float, max_queued: int
     ) -> None:
         super().__init__(daemon=True, name="cai-scorer")
         self.score = score

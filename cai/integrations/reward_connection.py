@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import h11
 
+from cai.integrations.group_requests import Group, parse_group, rank_response
 from cai.integrations.reward_batching import RewardParts
 from cai.integrations.reward_requests import (
     BytesInFlight,
@@ -35,7 +36,7 @@ LINGER_S = 2.0
 """Seconds in which a client may still send a body that is not wanted. Closing at once would reset
 the connection, and the client would not see the answer."""
 RETRY_AFTER_S = "1"
-UNKNOWN_PATH = "POST to /score or /get_reward"
+UNKNOWN_PATH = "POST to /score, /get_reward or /rank"
 WRONG_TOKEN = (
     "wrong token: send Authorization: Bearer TOKEN, "  # noqa: S105  # a message
     "the value of CAI_REWARD_TOKEN on the server"
@@ -52,6 +53,8 @@ class Service(Protocol):
     bodies: BytesInFlight
 
     async def rewards(self, rows: Sequence[ScoreRow]) -> list[RewardParts]: ...
+
+    async def shares(self, group: Group) -> list[float | None]: ...
 
 
 class Connection:
@@ -110,7 +113,8 @@ class Connection:
                 raise RequestError(404, UNKNOWN_PATH)
             return {"ok": True}
         self._authorize(request)
-        answer = {"/score": self._score, "/get_reward": self._get_reward}.get(path)
+        answers = {"/score": self._score, "/get_reward": self._get_reward, "/rank": self._rank}
+        answer = answers.get(path)
         if request.method != b"POST" or answer is None:
             raise RequestError(404, UNKNOWN_PATH)
         length = self._body_length(request)
@@ -125,6 +129,10 @@ class Connection:
         rows = openrlhf_rows(data, self.service.limits, self.service.end_texts)
         parts = await self.service.rewards([row for row in rows if row is not None])
         return openrlhf_response(rows, parts)
+
+    async def _rank(self, data: dict[str, Any]) -> dict[str, Any]:
+        group = parse_group(data, self.service.limits)
+        return rank_response(group, await self.service.shares(group))
 
     def _authorize(self, request: h11.Request) -> None:
         given = _header(request, b"authorization").removeprefix(b"Bearer ").strip()

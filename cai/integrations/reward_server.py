@@ -5,6 +5,8 @@
                            "reasons": [null or text]}
     POST /get_reward   {"query": [...], "prompts": [...], "labels": [...]}    (OpenRLHF)
                        -> {"rewards", "scores", "extra_logs", "reasons"}
+    POST /rank         {"prompt" or "chat", "kind", "responses": [...]}
+                       -> {"rewards", "parts", "reasons"}: each reply's share of won comparisons
     GET  /health       -> {"ok": true}
 
 Every POST needs the token. Bodies, rows, texts, connections and waiting times have limits. Requests
@@ -28,7 +30,16 @@ from queue import Full
 from typing import Any
 
 from cai.errors import CaiError, TransientError
-from cai.integrations.reward_batching import BatchScorer, Job, RewardParts, ScoreTexts
+from cai.generate.rank import Rank
+from cai.integrations.group_requests import NO_RANK, Group, group_score, shares_of
+from cai.integrations.reward_batching import (
+    BatchScorer,
+    Job,
+    RewardParts,
+    RewardTable,
+    ScoreJobs,
+    ScoreTexts,
+)
 from cai.integrations.reward_connection import Connection
 from cai.integrations.reward_requests import BytesInFlight, Limits, RequestError, ScoreRow
 
@@ -82,8 +93,11 @@ class RewardServer:
         self.token = token
         self.limits = limits or Limits()
         self.end_texts = tuple(end_texts)
+        self.model = threading.Lock()
+        """Held while replies are scored or ranked: the judge may be the model that is scored."""
+        self.ranker: BatchScorer | None = None
         self.scorer = BatchScorer(
-            score,
+            _locked(score, self.model),
             batch_size=self.limits.batch_size,
             batch_wait_s=self.limits.batch_wait_s,
             max_queued=self.limits.max_queued,
@@ -98,6 +112,16 @@ class RewardServer:
         self._stop = asyncio.Event()
         self._ended = threading.Event()
         self._warned = False
+
+    def serve_ranks(self, rank: Rank) -> None:
+        """Answer /rank too, one group at a time. Before `serve_forever`."""
+        self.ranker = BatchScorer(
+            _locked(group_score(rank), self.model),
+            batch_size=1,
+            batch_wait_s=0.0,
+            max_queued=self.limits.max_queued,
+        )
+        self.ranker.start()
 
     # ---- lifecycle ----
 
@@ -128,7 +152,8 @@ class RewardServer:
             Whether the thread has ended; False while the model is at work on a batch.
         """
         self.socket.close()
-        return self.scorer.stop(timeout_s)
+        ended = self.ranker is None or self.ranker.stop(timeout_s)
+        return self.scorer.stop(timeout_s) and ended
 
     async def _serve(self) -> int | None:
         self._loop = asyncio.get_running_loop()
@@ -205,11 +230,24 @@ class RewardServer:
         Raises:
             RequestError: (503) not computed in time, or a passing failure; (500) the reward failed.
         """
-        jobs = [Job(row.prompt, row.reply) for row in rows]
+        return await self._results(self.scorer, [Job(row.prompt, row.reply) for row in rows])
+
+    async def shares(self, group: Group) -> list[float | None]:
+        """Each reply's share of won comparisons.
+
+        Raises:
+            RequestError: (404) there is no judge; (503), (500) as for `rewards`.
+        """
+        if self.ranker is None:
+            raise RequestError(404, NO_RANK)
+        (parts,) = await self._results(self.ranker, [Job(group.prompt, group.replies)])
+        return shares_of(parts)
+
+    async def _results(self, scorer: BatchScorer, jobs: Sequence[Job]) -> list[RewardParts]:
         try:
             async with asyncio.timeout(self.limits.timeout_s):
                 for job in jobs:
-                    await self._enqueue(job)
+                    await self._enqueue(scorer, job)
                 return await asyncio.gather(*(asyncio.wrap_future(job.result) for job in jobs))
         except TimeoutError:
             message = "no rewards in time: send fewer rows, or retry later"
@@ -223,11 +261,19 @@ class RewardServer:
             for job in jobs:  # of a failed request: its other rows need no reward
                 job.cancel()
 
-    async def _enqueue(self, job: Job) -> None:
+    async def _enqueue(self, scorer: BatchScorer, job: Job) -> None:
         while True:
             try:
-                self.scorer.jobs.put_nowait(job)
+                scorer.jobs.put_nowait(job)
             except Full:
                 await asyncio.sleep(QUEUE_POLL_S)
             else:
                 return
+
+
+def _locked(score: ScoreJobs, lock: threading.Lock) -> ScoreJobs:
+    def locked(prompts: Sequence[Any], replies: Sequence[Any]) -> RewardTable:
+        with lock:
+            return score(prompts, replies)
+
+    return locked

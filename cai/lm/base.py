@@ -32,6 +32,10 @@ class Sample(FrozenModel):
     """What the model thought before it replied; None: nothing, or the server does not show it."""
 
 
+NO_SAMPLE = Sample(text="", finished=False, prompt_tokens=0, completion_tokens=0)
+"""Where there is no reply."""
+
+
 class RefusedAnswerError(UnansweredError):
     """An answer that was paid for and cannot be used: cut, filtered, without text or numbers.
 

@@ -21,6 +21,7 @@ from cai.lm.local_batches import MAX_BATCH_ROWS, make_batches
 from cai.modeling import generation
 from cai.modeling.attention import Prefix
 from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length
+from cai.modeling.continuations import Options
 from cai.modeling.fast_paths import fast_paths
 from cai.modeling.loading import fingerprint, load_model, window_of
 from cai.modeling.model_spec import THINKING_TOKENS, Thinking
@@ -28,7 +29,6 @@ from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.sampling import Generation
 from cai.modeling.thinking import ThoughtTokens, think
-from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat
 from cai.seeds import derive
@@ -54,9 +54,10 @@ class _SampleCall:
 @dataclass(frozen=True)
 class _ChoiceCall:
     ids: list[int]
-    """The prompt, and the prefill unless a thought comes between them."""
-    prefill: tuple[int, ...]
-    options: tuple[tuple[int, ...], ...]
+    options: Options
+    """The prefill and the options that follow it."""
+    after_thought: Options
+    """The same, as they follow a thought."""
     future: asyncio.Future[list[float]]
 
 
@@ -107,12 +108,12 @@ class LocalLM:
         self, chat: Chat, choices: Sequence[str], *, prefill: str = ""
     ) -> list[float] | None:
         future: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
-        options = tuple(tuple(self.renderer.text_ids(choice)) for choice in choices)
+        ids = self.renderer.prompt_ids(chat)
+        options = self.renderer.option_ids(prefill, choices)
+        after_thought = options
         if self.renderer.thinks:
-            ids, rest = self.renderer.prompt_ids(chat), self.renderer.text_ids(prefill)
-        else:
-            ids, rest = self.renderer.prompt_ids(chat, prefill), []
-        self._submit(_ChoiceCall(ids, tuple(rest), options, future))
+            after_thought = self.renderer.option_ids(prefill, choices, after_thought=True)
+        self._submit(_ChoiceCall(ids, options, after_thought, future))
         return await future
 
     async def aclose(self) -> None:
@@ -122,12 +123,19 @@ class LocalLM:
 
     def _submit(self, call: _SampleCall | _ChoiceCall) -> None:
         max_length = window_of(self.model.config)
-        new_tokens = call.max_tokens if isinstance(call, _SampleCall) else 1
+        option = ""
+        if isinstance(call, _SampleCall):
+            new_tokens = call.max_tokens
+        else:
+            prefill, options = call.options
+            longest = max(map(len, options), default=1)
+            new_tokens = len(prefill) + longest
+            option = f" and an option of {longest}" if longest > 1 else ""
         if self.thinking_tokens:
             new_tokens += self.thinking_tokens + CLOSING_TOKENS
         if len(call.ids) + new_tokens > max_length:
             raise UnansweredError(
-                f"a prompt of {len(call.ids)} tokens does not fit "
+                f"a prompt of {len(call.ids)} tokens{option} does not fit "
                 f"the model's window of {max_length}"
                 + (f" with a thought of {self.thinking_tokens}" if self.thinking_tokens else "")
             )
@@ -158,7 +166,7 @@ class LocalLM:
 
     def _length(self, call: _SampleCall | _ChoiceCall) -> int:
         """Tokens that a call may have in the model's cache."""
-        new_tokens = call.max_tokens if isinstance(call, _SampleCall) else len(call.prefill)
+        new_tokens = call.max_tokens if isinstance(call, _SampleCall) else len(call.options[0])
         return len(call.ids) + self.thinking_tokens + new_tokens
 
     def _run_batch(self, batch: list[Any], run: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
@@ -252,7 +260,7 @@ class LocalLM:
 
     def _sample(self, call: _SampleCall, thought: ThoughtTokens, generated: Generation) -> Sample:
         text = truncate_at_stop(self.renderer.text(generated.ids), call.stop)[0]
-        reply = split_thoughts(text)
+        reply = self.renderer.split(text)
         parts = [part for part in (thought.text, reply.thought) if part]
         return Sample(
             text=reply.text,
@@ -267,14 +275,18 @@ class LocalLM:
         temperatures = [JUDGE_THINKING_TEMPERATURE] * len(calls)
         seeds = [derive(0, "judge", *ids) for ids in prompts] if self.thinking_tokens else []
         thoughts = self._think(prompts, temperatures, seeds)
-        rows = [
-            [*call.ids, *thought.ids, *call.prefill]
+        parts = [
+            call.after_thought if thought.ids else call.options
             for call, thought in zip(calls, thoughts, strict=True)
+        ]
+        rows = [
+            [*call.ids, *thought.ids, *start]
+            for call, thought, (start, _) in zip(calls, thoughts, parts, strict=True)
         ]
         return generation.option_logprobs(
             self.model,
             rows,
-            [call.options for call in calls],
+            [options for _, options in parts],
             pad=self.renderer.pad_token_id,
             prefix=self._shared_prefix(rows),
         )

@@ -26,6 +26,8 @@ THINK = "<think>"
 _SWITCH = re.compile(r"\w*(?:think|reason)\w*", re.IGNORECASE)
 """Names in a template that may be variables on thinking."""
 
+NOTHING: Mapping[str, Any] = {"tools": [], "documents": []}
+"""For templates that do not check whether there are any."""
 _WORD = re.compile(r"<[^<>]+>|\[[^\[\]]+\]|◁[^◁▷]+▷")
 """What may be a tag."""
 
@@ -57,6 +59,10 @@ class ChatFormat:
     suffix_follows: str = ""
     """The suffix is left out where the prompt ends otherwise: some templates let a message say that
     there is no thought."""
+    tail: str = ""
+    """What a prompt has after the user's last text, with the suffix."""
+    lead: str = ""
+    """White space that the template writes between a prompt and the reply."""
     end: str | None = None
     """The control token after the last turn, if it is the assistant's. None: there is none."""
     later_end: str | None = None
@@ -87,14 +93,10 @@ def chat_format(
     """
     probe = TemplateProbe(tokenizer, source)
     user = ("user", QUESTION)
-    plain = probe.render([user], prompt=True)
-    loses_text = plain is not None and QUESTION not in plain
-    if plain is None or loses_text:
-        probe.takes_parts = True
-        plain = probe.render([user], prompt=True)
+    plain, loses_text = _first_prompt(probe)
     if plain is None or QUESTION not in plain:
         return ChatFormat(source, loses_text=loses_text)
-    probe.variables = _switches(probe, on=thinks)
+    probe.variables |= _switches(probe, on=thinks)
     bare = probe.render([user]) or ""
     prompt = probe.render([user], prompt=True) or plain
     dialogue = probe.render([user, ("assistant", REPLY)]) or ""
@@ -118,6 +120,8 @@ def chat_format(
         probe.variables,
         suffix,
         _opened_tail(prompt) if suffix and not thinks else "",
+        prompt.rpartition(QUESTION)[2] + suffix,
+        "" if suffix else _lead(prompt, dialogue),
         end,
         later_end,
         thought,
@@ -128,6 +132,22 @@ def chat_format(
         takes_repeats=_reads_roles(probe),
         takes_parts=probe.takes_parts,
     )
+
+
+def _first_prompt(probe: TemplateProbe) -> tuple[str | None, bool]:
+    """(a prompt, whether one lost its text), with the probe set as the template needs it: a message
+    as text or in parts, and lists of tools and documents, which are empty.
+    """
+    loses_text = False
+    prompt = None
+    for variables in ({}, NOTHING):
+        for probe.takes_parts in (False, True):
+            probe.variables = dict(variables)
+            prompt = probe.render([("user", QUESTION)], prompt=True)
+            if prompt is not None and QUESTION in prompt:
+                return prompt, loses_text
+            loses_text = loses_text or prompt is not None
+    return prompt, loses_text
 
 
 def _reads_roles(probe: TemplateProbe) -> bool:
@@ -155,10 +175,13 @@ def _ends(
     Where nothing follows the last turn, what follows an earlier one ends it, if the settings or the
     user's turn say so. Some models end a reply with the token that begins the user's next turn.
     """
-    if REPLY not in dialogue:
-        return None, None
     user = ("user", QUESTION)
     longer = probe.render([user, ("assistant", REPLY), ("user", LATER)]) or ""
+    if REPLY not in dialogue:
+        if REPLY not in longer:
+            return None, None
+        # the template refuses a dialogue that ends with a reply
+        dialogue = longer.partition(REPLY)[0] + REPLY
     after_reply = probe.first_token(longer.rpartition(REPLY)[2].partition(LATER)[0])
     after_user = probe.first_token(bare.rpartition(QUESTION)[2])
     end = probe.first_token(dialogue.rpartition(REPLY)[2])
@@ -170,10 +193,20 @@ def _ends(
 
 def _header(prompt: str, dialogue: str) -> str:
     """What a dialogue has between the prompt and the reply; empty if it is white space."""
+    header = _before_reply(prompt, dialogue)
+    return header if header.strip() else ""
+
+
+def _lead(prompt: str, dialogue: str) -> str:
+    """The same if it is nothing but white space."""
+    lead = _before_reply(prompt, dialogue)
+    return "" if lead.strip() else lead
+
+
+def _before_reply(prompt: str, dialogue: str) -> str:
     if not dialogue.startswith(prompt) or REPLY not in dialogue[len(prompt) :]:
         return ""
-    header = dialogue[len(prompt) :].partition(REPLY)[0]
-    return header if header.strip() else ""
+    return dialogue[len(prompt) :].partition(REPLY)[0]
 
 
 def _tags(text: str) -> list[str]:

@@ -12,6 +12,8 @@ _TAG = re.compile(
     r"|<\|channel\|>\s{0,4}(?P<channel>\w{1,20})[^<]{0,60}<\|message\|>",
     re.IGNORECASE,
 )
+_WRAPPER = re.compile(r"\s*<(?P<name>answer|response)>(?P<text>.*)", re.IGNORECASE | re.DOTALL)
+"""Around the reply of some models that think."""
 _END = re.compile(r"\s*<\|(?:end|return)\|>$")
 """Of a channel's message, where control tokens are text."""
 
@@ -70,7 +72,26 @@ def split_thoughts(text: str) -> Split:
     reply = "".join(kept).strip()
     if has_channels:
         reply = _END.sub("", reply)
+    if depth == 0:
+        reply = without_wrapper(reply)
     return Split(reply, depth == 0, thought or None)
+
+
+def without_wrapper(text: str) -> str:
+    """A reply without tags such as <answer> around the whole of it. It may have been cut."""
+    match = _WRAPPER.fullmatch(text)
+    if match is None:
+        return text
+    closing = f"</{match['name']}>"
+    inner, tag, rest = match["text"].rpartition(closing)
+    if not tag:
+        return match["text"].strip()
+    return text if rest.strip() else inner.strip()
+
+
+def writes_wrapper(template: str) -> bool:
+    """Whether a chat template knows such tags."""
+    return any(f"<{name}>" in template for name in ("answer", "response"))
 
 
 def opened_tag(text: str) -> str | None:

@@ -5,9 +5,8 @@ Text inside messages never becomes a control token.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -21,10 +20,10 @@ from transformers import (
 
 from cai.errors import BackendError, blame
 from cai.modeling.chat_format import ChatFormat, chat_format
+from cai.modeling.continuations import Context, Options, encode, encode_after, literal
 from cai.modeling.end_tokens import config_eos
-from cai.modeling.model_files import local_model_name, resolve_model_path
-from cai.modeling.template_probe import as_parts
-from cai.modeling.thoughts import Split, is_tag, split_thoughts
+from cai.modeling.template_probe import QUESTION, as_parts
+from cai.modeling.thoughts import Split, is_tag, split_thoughts, without_wrapper, writes_wrapper
 from cai.records import Chat, Message, message_dicts
 from cai.store import digest
 
@@ -66,7 +65,7 @@ class Renderer:
             ids = self._template_ids(self._without_lost_turns(chat))
         except Exception:  # a template is a program of somebody else
             ids = self._plain_ids(chat)
-        return ids + (self.text_ids(prefill) if prefill else [])
+        return ids + self.reply_ids(prefill)
 
     def _without_lost_turns(self, chat: Chat) -> Chat:
         """The chat in turns that the template writes. Some silently leave out system messages, or
@@ -123,7 +122,7 @@ class Renderer:
             BackendError: the template refuses the conversation.
         """
         source = self.format.source.removesuffix("\n")
-        known = _literal(sorted(self._plain_tokens))
+        known = literal(sorted(self._plain_tokens))
         template = f"{source}{{% set _control_tokens = {known} %}}"
 
         def rendered(turns: Chat) -> list[int]:
@@ -149,10 +148,10 @@ class Renderer:
 
         The list of control tokens is written nowhere: it tells the tokenizer that they are some.
         """
-        suffix, known = _literal(self.format.suffix), _literal(sorted(self._plain_tokens))
+        suffix, known = literal(self.format.suffix), literal(sorted(self._plain_tokens))
         source = self.format.source.removesuffix("\n")
         if self.format.suffix_follows:
-            follows = _literal(self.format.suffix_follows)
+            follows = literal(self.format.suffix_follows)
             source = f"{{% set _prompt %}}{source}{{% endset %}}{{{{ _prompt }}}}"
             suffix = f"{suffix} if _prompt.endswith({follows}) else ''"
         return f"{source}{{% set _control_tokens = {known} %}}{{{{ {suffix} }}}}"
@@ -176,30 +175,55 @@ class Renderer:
         )
 
     def text_ids(self, text: str) -> list[int]:
-        """Plain text without control tokens of any kind."""
+        """A plain text on its own, without control tokens of any kind."""
         if any(token in text for token in self._plain_tokens):
-            known = _literal(sorted(self._plain_tokens))
-            ids: list[int] = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}],
-                chat_template=f"{{% set _ = {known} %}}{{{{ messages[0]['content'] }}}}",
-                return_dict=False,
-                sanitize_control_tokens=True,
-            )
-        else:
-            ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        return ids
+            return encode_after(self.tokenizer, "", text, sorted(self._plain_tokens))
+        return encode(self.tokenizer, text, plain=True)
 
     def control_ids(self, text: str) -> list[int]:
-        """Text of this package or of the template, with its control tokens."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return ids
+        """Text of the template, with its control tokens, as it follows other text."""
+        return self._after(QUESTION).control_ids(text)
+
+    def reply_ids(self, text: str) -> list[int]:
+        """An assistant's reply as it follows a prompt, without its end and control tokens."""
+        return self._reply_context.ids(self._with_lead(text))
+
+    def option_ids(
+        self, prefill: str, options: Sequence[str], *, after_thought: bool = False
+    ) -> Options:
+        """(what follows a prompt, what follows it in each option), where the reply is `prefill` and
+        an option.
+
+        Args:
+            after_thought: whether the reply follows a thought.
+        """
+        if after_thought:
+            return self._thought_context.option_ids(prefill, options)
+        if not prefill:
+            return self._reply_context.option_ids("", [self._with_lead(text) for text in options])
+        return self._reply_context.option_ids(self._with_lead(prefill), options)
 
     def response_ids(self, text: str) -> list[int]:
         """A complete assistant reply with its end token, as a policy emits and is trained on it.
 
         Thoughts in it are left out.
         """
-        return [*self.text_ids(split_thoughts(text).text), self.end_token_id]
+        return [*self.reply_ids(split_thoughts(text).text), self.end_token_id]
+
+    def _with_lead(self, text: str) -> str:
+        return self.format.lead + text if text and not text[0].isspace() else text
+
+    @cached_property
+    def _reply_context(self) -> Context:
+        return self._after(QUESTION + self.format.tail)
+
+    @cached_property
+    def _thought_context(self) -> Context:
+        thought = self.format.thought
+        return self._after(QUESTION + (self.format.tail if thought is None else thought.closing))
+
+    def _after(self, before: str) -> Context:
+        return Context(self.tokenizer, before, tuple(sorted(self._plain_tokens)))
 
     def text(self, ids: Sequence[int]) -> str:
         """The reply as text, without control tokens and outer white space.
@@ -214,7 +238,16 @@ class Renderer:
 
     def reply(self, ids: Sequence[int]) -> Split:
         """The reply apart from its thoughts."""
-        return split_thoughts(self.text(ids))
+        return self.split(self.text(ids))
+
+    def split(self, text: str) -> Split:
+        """A reply as text, apart from its thoughts, and without tags around the whole of it that
+        the template knows.
+        """
+        parts = split_thoughts(text)
+        if writes_wrapper(self.format.source):
+            parts = parts._replace(text=without_wrapper(parts.text))
+        return parts
 
     @cached_property
     def _silent_ids(self) -> frozenset[int]:
@@ -265,10 +298,11 @@ class Renderer:
         Empty where a reply ends with eos alone, and nothing is switched off.
         """
         chat = self.format
-        is_plain = not (chat.variables or chat.suffix or self.thinks)
+        is_plain = not (chat.variables or chat.suffix or chat.lead or self.thinks)
         if is_plain and self.stop_ids == {self.eos_token_id} and chat.takes_system:
             return ""
-        facts = (sorted(chat.variables.items()), chat.suffix, chat.takes_system, self.thinks)
+        lead = (chat.lead,) if chat.lead else ()
+        facts = (sorted(chat.variables.items()), chat.suffix, chat.takes_system, self.thinks, *lead)
         return digest(repr(facts), repr((self.end_token_id, sorted(self.stop_ids))))
 
     @property
@@ -290,11 +324,6 @@ class Renderer:
         self.tokenizer.save_pretrained(folder)
 
 
-def _literal(value: Any) -> str:
-    """A text, or a list of texts, as a literal of a template."""
-    return json.dumps(value, ensure_ascii=False)
-
-
 def plain_turns(chat: Chat) -> Chat:
     """The chat in alternating turns of user and assistant: system texts become the beginning of the
     next user turn, and neighbouring turns of one role are one, with an empty line between them.
@@ -302,10 +331,9 @@ def plain_turns(chat: Chat) -> Chat:
     turns: list[Message] = []
     for message in chat:
         role = "user" if message.role == "system" else message.role
+        text = message.content
         if turns and turns[-1].role == role:
-            text = f"{turns.pop().content}\n\n{message.content}"
-        else:
-            text = message.content
+            text = "\n\n".join(filter(None, (turns.pop().content, text)))
         turns.append(Message(role=role, content=text))
     return tuple(turns)
 
@@ -338,24 +366,3 @@ def load_renderer(folder: Path | str, *, thinks: bool = False) -> Renderer:
             f"{folder}: the chat template leaves out the user's text; {WORKING_TEMPLATES}"
         )
     return renderer
-
-
-def token_counter(spec: str) -> Callable[[str], int]:
-    """A function text -> number of tokens of the model that `spec` names.
-
-    For an endpoint, whose tokenizer is unknown, four characters count as one token.
-    """
-    weights = local_model_name(spec)
-    if weights is None:
-        return lambda text: -(-len(text) // 4)
-    renderer = load_renderer(resolve_model_path(weights))
-    return lambda text: len(renderer.text_ids(text))
-
-
-def tokenizer_digest(spec: str) -> str:
-    """What decides the counts of `token_counter`."""
-    weights = local_model_name(spec)
-    if weights is None:
-        return "4 characters a token"
-    tokenizer = load_renderer(resolve_model_path(weights)).tokenizer
-    return digest(tokenizer.backend_tokenizer.to_str())

@@ -10,16 +10,16 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cai.artifacts import SETTINGS
+from cai.catalog.entries import EvaluationEntry, refuse_repeated
+from cai.catalog.names import is_described
 from cai.constitution import find_constitution
 from cai.constitution.overrides import override
 from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.data.filters import HygieneConfig
 from cai.data.turns import read_turns
 from cai.errors import ConfigError, StoreError, UsageError, blame
-from cai.evals.entry import EvaluationEntry, refuse_repeated
-from cai.evals.names import is_described
 from cai.evals.replies import EvalConfig
-from cai.generate.label import LabelConfig
+from cai.generate.label_config import NEEDS_HIDDEN_STATES, NEEDS_LOCAL_JUDGE, LabelConfig
 from cai.generate.pair import PairConfig
 from cai.generate.revise import ReviseConfig
 from cai.lm.budget import Prices
@@ -149,6 +149,17 @@ class Run(FrozenModel):
         if any(entry.name == "refusal" and entry.label is None for entry in evaluations):
             raise ValueError("refusal: give it a `label`: a run has metrics of this name already")
         return evaluations
+
+    @model_validator(mode="after")
+    def _judge_can_score_replies(self) -> Run:
+        """Said before the stages that come first are run."""
+        judge = self.judge or self.model
+        is_local = local_model_name(judge) is not None
+        if self.label.ask == "relevance" and not (is_local or judge.startswith("fake:")):
+            raise ValueError(f"label: {NEEDS_LOCAL_JUDGE}")
+        if self.label.ask == "probe" and not is_local:
+            raise ValueError(f"label: {NEEDS_HIDDEN_STATES}")
+        return self
 
     @model_validator(mode="after")
     def _reward_models_have_their_part(self) -> Run:

@@ -11,6 +11,7 @@ from cai.data.split import subsample
 from cai.errors import ConfigError, StoreError
 from cai.generate.diversity import diversity_metrics
 from cai.generate.pair import pair_items, paired_item, pairer
+from cai.generate.reply_scores import score_provenance
 from cai.generate.revise import ReviseConfig, revise_items, revised_item, reviser
 from cai.pipeline.context import RunContext, hygiene_provenance, load_rows
 from cai.pipeline.judge_audits import warn_before_labels
@@ -42,7 +43,7 @@ def prompts(ctx: RunContext) -> None:
         **hygiene_provenance(ctx.resolved, run.hygiene),
     }
     if needs_token_counts(run.hygiene):
-        from cai.modeling.tokenization import tokenizer_digest
+        from cai.modeling.token_counts import tokenizer_digest
 
         provenance["tokenizer"] = tokenizer_digest(run.model)
     train, held_out, validation, counts = read_run_prompts(ctx.resolved)
@@ -154,6 +155,7 @@ def label(ctx: RunContext) -> None:
         LABEL_PARTS,
         judge=judge.fingerprint,
         templates=templates.templates_digest(),
+        **score_provenance(run.label),
         **ctx.answer_settings(run.judge or run.model),
         **label_scale(judge, run.label),
     )

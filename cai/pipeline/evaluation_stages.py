@@ -22,7 +22,7 @@ from cai.artifacts import (
     SUBJECTS,
 )
 from cai.data.split import subsample
-from cai.evals.comparisons import comparisons
+from cai.evals.headline_changes import comparisons
 from cai.evals.refusal import refusal_scores
 from cai.evals.replies import Graders, item_id, prompt_draws, reply_step
 from cai.generate.unanswered import set_unanswered_aside
@@ -58,8 +58,8 @@ def evaluate_others(ctx: RunContext) -> None:
 
 def _evaluate_replies(ctx: RunContext) -> None:
     """70-replies.jsonl and 70-scores.jsonl: base, SFT and policy on held-out prompts."""
-    from cai.evals.guard import guard_fingerprint, open_guard
-    from cai.evals.policy_kl import kl_scores
+    from cai.graders.guard import guard_fingerprint, open_guard
+    from cai.train.ppo.policy_kl import kl_scores
 
     run, out = ctx.run, ctx.path(SCORES)
     fingerprint = ctx.lm(run.model).fingerprint

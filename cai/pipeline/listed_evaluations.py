@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cai import store
 from cai.artifacts import EVALUATIONS, SUBJECTS
-from cai.evals.entry import EvaluationEntry
-from cai.evals.prepare import prepare
-from cai.evals.task import EvaluationTask, PreparedEvaluation
+from cai.catalog.entries import EvaluationEntry
+from cai.catalog.prepare import prepare
+from cai.catalog.task import EvaluationTask, PreparedEvaluation
 from cai.generate.unanswered import null_reason, set_unanswered_aside
 from cai.lm import LM
 from cai.pipeline.context import RunContext, load_rows

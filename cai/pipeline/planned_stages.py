@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cai.artifacts import SUBJECTS
+from cai.catalog.prepare import prepare
 from cai.data.split import subsample
 from cai.evals.judged_pairs import COMPARISON_LABEL, subject_step
-from cai.evals.prepare import prepare
 from cai.evals.replies import prompt_draws, reply_step
 from cai.generate.label import labeller
 from cai.generate.pair import pair_items, pairer

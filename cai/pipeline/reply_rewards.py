@@ -22,10 +22,10 @@ def measure_policy_kl(ctx: RunContext, prompts: Sequence[Prompt]) -> list[KLRepl
     """A response of the policy to each prompt at temperature 1, and one at that of PPO's rollouts,
     each with its exact KL from the reference of PPO at the same temperature.
     """
-    from cai.evals.policy_kl import measure_kl
     from cai.modeling.loading import load_model
     from cai.modeling.model_files import training_weights
     from cai.modeling.tokenization import load_renderer
+    from cai.train.ppo.policy_kl import measure_kl
 
     run = ctx.run
     reference = training_weights(run.model) if run.ppo.reference == "base" else str(ctx.path(SFT))

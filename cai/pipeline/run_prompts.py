@@ -30,7 +30,7 @@ def read_run_prompts(resolved: ResolvedRun) -> RunPrompts:
     run = resolved.run
     count_tokens: Callable[[str], int] = len
     if needs_token_counts(run.hygiene):
-        from cai.modeling.tokenization import token_counter
+        from cai.modeling.token_counts import token_counter
 
         count_tokens = token_counter(run.model)
     prompts, counts = read_prompts(resolved.prompts, run.hygiene, resolved.against, count_tokens)

@@ -13,7 +13,7 @@ from typing import Any
 from cai import store, templates
 from cai.artifacts import EVALUATIONS, HELD_OUT, REPLIES, SUBJECTS
 from cai.data.split import subsample
-from cai.data.turns import read_turns
+from cai.data.turns import read_turns, with_turns
 from cai.errors import is_passing
 from cai.evals.elo import elo_scores
 from cai.evals.judged_pairs import (
@@ -25,9 +25,7 @@ from cai.evals.judged_pairs import (
     comparison_items,
     comparison_step,
     reply_id,
-    subject_reply,
     subject_step,
-    with_turns,
 )
 from cai.evals.replies import EvalConfig, prompt_draws
 from cai.generate.label import labeller
@@ -85,10 +83,23 @@ def _run_replies(ctx: RunContext, draws: Sequence[PromptDraw]) -> Replies:
     compared = {draw.id for draw in draws}
     replies: Replies = {name: {} for name in SUBJECTS}
     for row in load_rows(ctx.path(REPLIES), EvalReply):
-        reply = subject_reply(row)
+        reply = _subject_reply(row)
         if reply_id(reply) in compared:
             replies[row.subject][reply_id(reply)] = reply
     return replies
+
+
+def _subject_reply(reply: EvalReply) -> SubjectReply:
+    """A graded reply as one to compare."""
+    reason = reply.grade.unscored
+    return SubjectReply(
+        source=reply.source,
+        subject=reply.subject,
+        draw=reply.draw,
+        response=reply.response,
+        finished=reply.finished,
+        unanswered=reason if reason and reason.startswith("no answer") else None,
+    )
 
 
 def _named_replies(

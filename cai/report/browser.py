@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cai.evals.refusal import subjects_of
+from cai.artifacts import subjects_of
 from cai.records import EvalReply
 
 MAX_PROMPTS = 1000

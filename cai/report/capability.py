@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cai.evals.capability import SAMPLES, BenchmarkChange, BenchmarkResult
-from cai.evals.refusal import subjects_of
+from cai.artifacts import subjects_of
 from cai.records import Score
 from cai.report.formats import estimate_text
 from cai.report.several_runs import PlainTable
 from cai.report.table import UNKNOWN
+from cai.statistics.benchmarks import SAMPLES, BenchmarkChange, BenchmarkResult
 
 ARROWS = {True: " ↑", False: " ↓", None: ""}
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
-from cai.evals.refusal import subjects_of
+from cai.artifacts import subjects_of
 from cai.records import EvalReply, Kind, Score
 from cai.statistics.estimates import estimate
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
-from cai.evals.refusal import subjects_of
+from cai.artifacts import subjects_of
 from cai.records import Chat, EvalReply, Kind, Revision, Row
 
 RowT = TypeVar("RowT", bound=Row)

@@ -95,7 +95,7 @@ def flipped(vote: Vote) -> bool | None:
 
 
 def position_bias(vote: Vote) -> float | None:
-    """Bias towards the reply shown as (A), nats of log-odds; swapping the replies cancels it.
+    """Bias towards the reply shown as (A), or (B) if negative, nats; swapping cancels it.
 
     ½[(a−b) + (a′−b′)], where a, b are the options' log-probabilities and a′, b′ those after the
     swap.
@@ -139,7 +139,11 @@ def _diagnostic_rows(votes: _VoteColumns, labels: _LabelColumns) -> list[tuple[s
         ("votes that flip with the order of the replies", "label.flip_rate", votes.flips),
     ]
     means = [
-        ("position bias towards (A), nats", "label.position_bias", votes.position_bias),
+        (
+            "position bias, nats (above 0: towards A, below: towards B)",
+            "label.position_bias",
+            votes.position_bias,
+        ),
         ("mean p_first", "label.p_first", labels.p_first),
         ("mean distance of p_first from ½", "label.confidence", labels.distance_from_half),
         ("entropy, bits", "label.entropy", labels.entropy),

@@ -8,7 +8,7 @@ from typing import get_args
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cai.evals.refusal import subjects_of
+from cai.artifacts import subjects_of
 from cai.records import Kind, Score, Style
 from cai.report.svg import (
     BLUE,

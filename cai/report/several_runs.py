@@ -14,15 +14,15 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
-from cai.artifacts import REPLIES, SCORES
+from cai.artifacts import REPLIES, SCORES, subjects_of
 from cai.errors import StoreError
-from cai.evals.across_runs import RunChange, changes_across_runs
-from cai.evals.refusal import subjects_of
+from cai.evals.headline_changes import changes_across_runs
 from cai.records import EvalReply, Score
 from cai.report.page import render_page
 from cai.report.score_plots import helpful_harmless
 from cai.report.sections import read_scores
 from cai.report.table import HEADLINE, UNKNOWN, cell, headline_metrics, markdown_row
+from cai.statistics.across_runs import RunChange
 from cai.store import read_rows
 
 NOT_COMPARED = ("seed", "name", "folder", "report_to")

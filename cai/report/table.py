@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from cai.evals.refusal import subjects_of
+from cai.artifacts import subjects_of
 from cai.records import Score
 
 UNKNOWN = "–"

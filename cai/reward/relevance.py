@@ -13,12 +13,16 @@ import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
 
+from cai.errors import UsageError
 from cai.modeling.batching import length_batches, right_pad
-from cai.modeling.loading import window_of
-from cai.modeling.lora import hidden_states, lm_head
+from cai.modeling.loading import fingerprint, load_model, window_of
+from cai.modeling.lora import hidden_states, lm_head, with_adapter
+from cai.modeling.model_files import training_weights
 from cai.modeling.out_of_memory import BatchLimit
-from cai.modeling.tokenization import Renderer
+from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat, Prompt
+from cai.reward.preference_model import ADAPTER
+from cai.seeds import rng
 
 Relevance = Callable[[Sequence[Prompt], Sequence[str]], list[float | None]]
 """(prompts, replies) -> nats a token, in ±`LIMIT`; None: prompt and reply do not fit the window."""
@@ -96,3 +100,21 @@ def _mean_logprobs(
         ):
             means[fitting[i]] = mean
     return means
+
+
+def open_relevance(spec: str, prompts: Sequence[Prompt], seed: int) -> tuple[Relevance, str]:
+    """(relevance under a local model, the model's fingerprint).
+
+    Args:
+        prompts: the others are drawn from them.
+
+    Raises:
+        UsageError: they are too few.
+    """
+    if len(prompts) <= OTHERS:
+        raise UsageError(f"--reference: relevance needs {OTHERS + 1} benign prompts or more")
+    weights = training_weights(spec)
+    drawn = rng(seed, "relevance").sample(prompts, OTHERS + 1)
+    model = with_adapter(load_model(weights), ADAPTER, 1, 1)  # the adapter is not used
+    others = [prompt.chat for prompt in drawn]
+    return relevance_scorer(model, load_renderer(weights), others), fingerprint(weights)

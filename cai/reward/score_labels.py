@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from cai.async_map import gather, in_batches
 from cai.constitution import Constitution
 from cai.errors import BackendError
-from cai.generate.label import LabelConfig, judged_pair, labeller
+from cai.generate.label import judged_pair, labeller
+from cai.generate.label_config import LabelConfig
 from cai.lm import LM, Sample
 from cai.probability import log_sigmoid, sigmoid
 from cai.records import Chat, Kind, Pair, Preference, Vote

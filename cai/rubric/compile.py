@@ -9,7 +9,7 @@ counterexample is given in words.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
@@ -74,13 +74,16 @@ def compile_rubric(rubric: Rubric) -> CompiledRubric:
     )
 
 
-def check_rubric(rubric: Rubric) -> list[str]:
+def check_rubric(rubric: Rubric, inherited: Collection[str] = ()) -> list[str]:
     """All findings about the rubric, each one line that begins with its key; empty for a good one.
 
     Beyond what `compile_rubric` refuses: classes and degrees that can never hold, and propositions
     that nothing uses.
+
+    Args:
+        inherited: propositions that a file below may need, though this one uses them no more.
     """
-    findings = _Findings()
+    findings = _Findings(used=set(inherited))
     _compile_parts(rubric, findings)
     return findings.errors + findings.advice
 

@@ -1,9 +1,10 @@
 """The text classifier: a proposition decided by the words and word pairs (n-grams) of a reply.
 
-    P(holds) = sigma(bias + sum of the weights of the reply's known n-grams / sqrt(their number))
+    P(holds) = sigma(bias + sum of idf · weight / sqrt(sum of idf²))    over the known n-grams
 
-Weights are fitted by logistic regression with an L2 penalty on labelled replies. The model is a
-JSON file that names what it was fitted on.
+The inverse document frequency (idf) is large for n-grams of few replies, and 1 in models that have
+none. Weights are fitted by logistic regression with an L2 penalty on labelled replies. The model is
+a JSON file that names what it was fitted on.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -21,12 +23,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cai.constitution.schema import TextModel, TrainedOn
-from cai.data.split import split_by_group
 from cai.errors import JobError
 from cai.probability import sigmoid
 from cai.records import FrozenModel
 from cai.rubric.propositions import NormalizedReply
-from cai.seeds import rng
 
 _WORD = re.compile(r"[\w']+")
 _MAX_EVIDENCE = 5
@@ -55,8 +55,11 @@ class Labelled:
     """N-grams of the reply."""
     holds: bool
     weight: float = 1.0
+    group: str = ""
+    """The model, or the set, that the reply is from; empty: it is never held out by itself."""
 
 
+@lru_cache(maxsize=1)  # the models of a rubric read one text, each in its turn
 def ngrams_of(text: str) -> frozenset[str]:
     """The n-grams of a normalised text: its words, and pairs of neighbours."""
     words = _WORD.findall(text)
@@ -68,12 +71,13 @@ class CachedClassifier:
 
     def __init__(self, model: TextModel) -> None:
         self.model = model
-        self._last = ("", probability(model, frozenset()))
+        self._score = scorer(model)
+        self._last = ("", sigmoid(model.bias))
 
     def __call__(self, text: str) -> float:
         last_text, p = self._last
         if text != last_text:
-            p = probability(self.model, ngrams_of(text))
+            p = self._score(ngrams_of(text))
             self._last = (text, p)
         return p
 
@@ -103,19 +107,24 @@ class ClassifierTest:
 
 def probability(model: TextModel, ngrams: frozenset[str]) -> float:
     """P(the proposition holds) of a reply with these n-grams."""
-    weights = model.weights
-    known = [weights[ngram] for ngram in ngrams if ngram in weights]
-    z = model.bias + math.fsum(known) / math.sqrt(max(1, len(known)))
-    return sigmoid(z)
+    return scorer(model)(ngrams)
 
 
-def split_by_prompt(
-    rows: Sequence[Labelled], share: float, seed: int
-) -> tuple[list[Labelled], list[Labelled]]:
-    """(train, held out): `share` of the prompts, drawn by the seed, is held out."""
-    return split_by_group(
-        rows, share, lambda row: row.prompt, lambda prompt: rng(seed, "fit-text", prompt).random()
-    )
+def scorer(model: TextModel) -> Callable[[frozenset[str]], float]:
+    """`probability` of one model, for many replies."""
+    idf = {ngram: model.idf.get(ngram, 1.0) for ngram in model.weights}
+    products = {ngram: weight * idf[ngram] for ngram, weight in model.weights.items()}
+    squares = {ngram: value**2 for ngram, value in idf.items()}
+    vocabulary = frozenset(products)
+
+    def score(ngrams: frozenset[str]) -> float:
+        known = ngrams & vocabulary
+        if not known:
+            return sigmoid(model.bias)
+        length = math.sqrt(math.fsum(map(squares.__getitem__, known)))
+        return sigmoid(model.bias + math.fsum(map(products.__getitem__, known)) / length)
+
+    return score
 
 
 def fit_text(
@@ -128,7 +137,7 @@ def fit_text(
     """
     if len({row.holds for row in rows}) < 2:
         raise JobError(
-            "fit-text: needs replies of which the proposition holds, "
+            "fit-grader: needs replies of which the proposition holds, "
             "and others of which it does not"
         )
     y = np.array([1.0 if row.holds else -1.0 for row in rows])
@@ -138,36 +147,43 @@ def fit_text(
     frequent = sorted(ngram for ngram, n in reply_counts.items() if n >= config.replies)
     if not frequent:
         raise JobError(
-            f"fit-text: no word or word pair is in {config.replies} replies: "
+            f"fit-grader: no word or word pair is in {config.replies} replies: "
             "give more, or lower --replies"
         )
-    weights, _ = _logistic(_matrix(replies, frequent), y, row_weights, config.strength)
-    largest = np.argsort(-np.abs(weights), kind="stable")[: config.runs]
-    ngrams = sorted(frequent[index] for index in largest)
-    weights, bias = _logistic(_matrix(replies, ngrams), y, row_weights, config.strength)
-    rounded = {ngram: round(float(w), 3) for ngram, w in zip(ngrams, weights, strict=True)}
+    idf = {ngram: _idf(reply_counts[ngram], len(rows)) for ngram in frequent}
+    weights, bias = _logistic(_matrix(replies, idf), y, row_weights, config.strength)
+    if len(idf) > config.runs:
+        largest = np.argsort(-np.abs(weights), kind="stable")[: config.runs]
+        idf = {ngram: idf[ngram] for ngram in sorted(frequent[index] for index in largest)}
+        weights, bias = _logistic(_matrix(replies, idf), y, row_weights, config.strength)
+    rounded = {ngram: round(float(w), 3) for ngram, w in zip(idf, weights, strict=True)}
     return TextModel(
         trained_on=tuple(trained_on),
         bias=round(bias, 3),
-        weights={ngram: w for ngram, w in rounded.items() if w},
+        weights=rounded,
+        idf=idf,
     )
 
 
-def _matrix(replies: Sequence[frozenset[str]], ngrams: Sequence[str]) -> Any:
-    """Sparse (replies, n-grams): 1 / sqrt(number of known n-grams) where the reply has it."""
+def _idf(count: int, replies: int) -> float:
+    """Of an n-gram that `count` of the replies have, as scikit-learn smooths it."""
+    return round(math.log((1 + replies) / (1 + count)) + 1, 3)
+
+
+def _matrix(replies: Sequence[frozenset[str]], idf: Mapping[str, float]) -> Any:
+    """Sparse (replies, n-grams): idf where the reply has the n-gram, each row of length 1."""
     from scipy.sparse import csr_matrix  # slow to import, and grading does not need it
 
-    column_of = {ngram: column for column, ngram in enumerate(ngrams)}
-    columns_by_reply = [
-        sorted(column_of[ngram] for ngram in reply if ngram in column_of) for reply in replies
+    column_of = {ngram: column for column, ngram in enumerate(idf)}
+    value_of = np.array(list(idf.values()))
+    rows = [
+        np.array(sorted(column_of[ngram] for ngram in reply & column_of.keys()), dtype=np.int32)
+        for reply in replies
     ]
-    sizes = [len(columns) for columns in columns_by_reply]
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    values = np.concatenate([np.full(size, 1 / math.sqrt(max(1, size))) for size in sizes])
-    columns = np.array(
-        [column for columns in columns_by_reply for column in columns], dtype=np.int32
-    )
-    return csr_matrix((values, columns, starts), shape=(len(replies), len(ngrams)))
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    columns = np.concatenate(rows)
+    values = [value_of[row] / max(1e-9, np.linalg.norm(value_of[row])) for row in rows]
+    return csr_matrix((np.concatenate(values), columns, starts), shape=(len(replies), len(idf)))
 
 
 def _logistic(x: Any, y: Array, row_weights: Array, strength: float) -> tuple[Array, float]:

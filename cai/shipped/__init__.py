@@ -11,4 +11,5 @@ _FOLDER = Path(__file__).parent
 CONSTITUTIONS = _FOLDER / "constitutions"
 PROMPTS = _FOLDER / "prompts"
 PROJECT = _FOLDER / "project"
+PROBE_PAIRS = _FOLDER / "probe_pairs.jsonl"
 QUICKSTART = _FOLDER / "quickstart.yaml"

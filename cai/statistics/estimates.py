@@ -27,6 +27,34 @@ Interval = tuple[float | None, float | None, float | None]
 """(standard error, low, high)"""
 
 
+def score_row(
+    name: tuple[str, str],
+    mean: float | None,
+    interval: Interval = (None, None, None),
+    *,
+    n: int,
+    unscored: int = 0,
+) -> Score:
+    """The row of these numbers.
+
+    Args:
+        name: (metric, subject).
+        n: known scores.
+    """
+    metric, subject = name
+    stderr, low, high = interval
+    return Score(
+        metric=metric,
+        subject=subject,
+        mean=mean,
+        stderr=stderr,
+        ci_low=low,
+        ci_high=high,
+        n=n,
+        unscored=unscored,
+    )
+
+
 def estimate(
     metric: str,
     subject: str,
@@ -69,16 +97,7 @@ def estimate(
         else:
             half = stderr * float(stats.t.ppf((1 + CONFIDENCE) / 2, cluster_count - 1))
             low, high = mean - half, mean + half
-    return Score(
-        metric=metric,
-        subject=subject,
-        mean=mean,
-        stderr=stderr,
-        ci_low=low,
-        ci_high=high,
-        n=n,
-        unscored=len(scores) - n,
-    )
+    return score_row((metric, subject), mean, (stderr, low, high), n=n, unscored=len(scores) - n)
 
 
 def yes_no(known: Array) -> bool:

@@ -119,7 +119,7 @@ def completion_ids(renderer: Renderer, example: Example) -> list[int]:
     """The tokens that are learnt: no thought is."""
     if example.has_end:
         return renderer.response_ids(example.reply)
-    return renderer.text_ids(split_thoughts(example.reply).text)
+    return renderer.reply_ids(split_thoughts(example.reply).text)
 
 
 def _newest_checkpoint(folder: Path) -> int:

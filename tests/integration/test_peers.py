@@ -20,7 +20,8 @@ from cai.data.readers import dialogue_turns
 from cai.data.split import split
 from cai.errors import UnansweredError
 from cai.generate.filters import not_degenerate
-from cai.generate.label import LabelConfig, labeller
+from cai.generate.label import labeller
+from cai.generate.label_config import LabelConfig
 from cai.generate.pair import PairConfig, PairItem, pairer
 from cai.generate.regression import regressed_principle
 from cai.generate.revise import ReviseConfig, choose, reviser

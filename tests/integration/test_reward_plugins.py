@@ -1,26 +1,27 @@
-"""The reward plug-ins of OpenRLHF and verl, called as the engines call them."""
+"""The reward plug-ins of OpenRLHF and AReaL, called as the engines call them."""
 
 from __future__ import annotations
 
 import asyncio
 import http.server
 import json
+import math
 import re
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from engine_toys import plugin
 from reward_toys import HI, TOKEN, by_length, reward_run_file, serving, url_of
 
 from cai.cli.serve import run_end_texts
-from cai.integrations.plugins import plugin_source
 from cai.integrations.reward_batching import RewardTable
 from cai.integrations.reward_server import RewardServer
 from cai.records import Prompt
-from cai.reward.composite import RewardWeights
 
 BENIGN = json.dumps({"kind": "benign"})
 
@@ -29,14 +30,6 @@ BENIGN = json.dumps({"kind": "benign"})
 def server() -> Iterator[RewardServer]:
     with serving(by_length) as running:
         yield running
-
-
-def plugin(name: str) -> ModuleType:
-    """The text that `cai export` writes as a module, with shorter pauses."""
-    module = ModuleType(name)
-    exec(plugin_source(name.removesuffix("_reward")), vars(module))  # noqa: S102  # our own text
-    module.WAITS_S = (0.01, 0.02)  # type: ignore[attr-defined]
-    return module
 
 
 @pytest.fixture
@@ -50,11 +43,19 @@ def values(logs: dict[str, Any]) -> dict[str, list[float]]:
     return {name: tensor.tolist() for name, tensor in logs.items()}
 
 
+Engine = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    return lambda name: plugin(name, monkeypatch)
+
+
 @pytest.mark.usefixtures("configured")
-def test_openrlhf_gets_tensors() -> None:
+def test_openrlhf_gets_tensors(load: Engine) -> None:
     """Called in threads with one row, as the engine does; the label brings kind and chat."""
     label = json.dumps({"kind": "benign", "chat": [{"role": "user", "content": "Hi"}]})
-    reward_func = plugin("openrlhf_reward").reward_func
+    reward_func = load("openrlhf_reward").reward_func
 
     async def in_thread() -> dict[str, Any]:
         call = asyncio.to_thread(reward_func, ["<s>Hi a b c"], ["<s>Hi"], [label])
@@ -72,35 +73,64 @@ def test_openrlhf_gets_tensors() -> None:
     "label", [None, "no JSON", "3", json.dumps({"kind": "odd"}), json.dumps({"kind": "benign"})]
 )
 @pytest.mark.parametrize("reply", ["a b", "who knows", "boom", "x" * 9000, "\ud800"])
-def test_openrlhf_never_raises(label: str | None, reply: str) -> None:
-    result = plugin("openrlhf_reward").reward_func([f"Hi {reply}"], ["Hi"], [label])
-    assert result["rewards"].shape == result["scores"].shape == (1,)
-    good = reply == "a b" and label == json.dumps({"kind": "benign"})
-    assert result["extra_logs"]["cai_error"].tolist() == [0.0 if good else 1.0]
-
-
-def test_openrlhf_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAI_REWARD_URL", "http://127.0.0.1:9")
-    result = plugin("openrlhf_reward").reward_func(["a", "b"], ["a", "b"], None)
-    assert result["extra_logs"]["cai_error"].tolist() == [1.0, 1.0]
+def test_an_unknown_reward_leaves_openrlhf_without_one(
+    load: Engine, label: str | None, reply: str
+) -> None:
+    engine = load("openrlhf_reward")
+    arguments = [f"Hi {reply}"], ["Hi"], [label]
+    if reply == "a b" and label == json.dumps({"kind": "benign"}):
+        assert engine.reward_func(*arguments)["rewards"].tolist() == [3.0]
+        return
+    with pytest.raises(RuntimeError, match="cai: a reward is unknown: "):
+        engine.reward_func(*arguments)
+    engine.FILTERS = True
+    result = engine.reward_func(*arguments)
+    assert result["extra_logs"]["cai_error"].tolist() == [1.0]
+    assert [result["rewards"].isnan().all(), result["scores"].isnan().all()] == [True, True]
+    low, high = 0, 1
+    average = sum(result["scores"].tolist()) / 1
+    assert not low < average < high, "the engine's filter drops the group"
 
 
 @pytest.mark.usefixtures("configured")
-def test_openrlhf_queries_without_their_prompt_are_not_scored() -> None:
+def test_openrlhf_queries_without_their_prompt_are_not_scored(load: Engine) -> None:
     """The reply is unknown: the row gets `cai_error`, the other rows their rewards."""
-    reward_func = plugin("openrlhf_reward").reward_func
+    engine = load("openrlhf_reward")
+    engine.FILTERS = True
     labels = [{"kind": "benign"}, {"kind": "benign"}, {"kind": None}]
-    result = reward_func(["Hi a b", "Other a b c", "Hi a"], ["Hi"] * 3, labels)
-    assert result["rewards"].tolist() == [3.0, 2.0, 1.0]
-    assert values(result["extra_logs"]) == {
-        "pm": [2.0, 1.5, 1.0],
-        "rubric": [1.0, 1.0, 0.0],
-        "cai_error": [0.0, 1.0, 0.0],
-    }
-    result = reward_func(["Other"], ["Hi"], labels[:1])
-    assert result["rewards"].tolist() == [2.0], "the recent mean"
-    assert values(result["extra_logs"]).keys() == {"cai_error"}
-    assert result["extra_logs"]["cai_error"].tolist() == [1.0]
+    result = engine.reward_func(["Hi a b", "Other a b c", "Hi a"], ["Hi"] * 3, labels)
+    assert result["rewards"].tolist() == pytest.approx([3.0, math.nan, 1.0], nan_ok=True)
+    logs = values(result["extra_logs"])
+    assert logs["pm"] == pytest.approx([2.0, math.nan, 1.0], nan_ok=True)
+    assert logs["cai_error"] == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.usefixtures("configured")
+def test_areal_passes_decoded_texts_and_the_row(load: Engine) -> None:
+    """The signature of areal.api.reward_api.reward_fn: columns of the data set are keywords."""
+    reward_fn = load("areal_reward").reward_fn
+    turns = [{"role": "user", "content": "Hi"}]
+    row = {"messages": turns, "kind": "benign", "id": "x"}
+    assert reward_fn("<s>Hi", " a b c", [1, 2], [3], **row) == 4.0
+    assert reward_fn("<s>Hi", " a b c", [1, 2], [3], **row | {"kind": None}) == 3.0
+    for reply, fields in ((" who knows", row), (" boom", row), (" a", {"messages": turns})):
+        with pytest.raises(RuntimeError, match="cai: a reward is unknown: "):
+            reward_fn("<s>Hi", reply, [1, 2], [3], **fields)
+
+
+def test_areal_gives_up_before_the_engine_says_0(
+    load: Engine, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 15 seconds without an answer the engine takes 0 for the reward."""
+    engine = load("areal_reward")
+    assert engine.SERVER_OF_AREAL.within_s < 15
+    engine.SERVER_OF_AREAL = engine.Server(within_s=0.2)
+    engine.WAITS_S = (0.05,) * 50
+    scripted.script = [503] * 50
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="status 503"):
+        engine.reward_fn("Hi", " a", [], [], messages=[{"role": "user", "content": "Hi"}])
+    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("finetuned", [False, True])
@@ -134,60 +164,30 @@ def test_openrlhf_s_end_tokens_do_not_reach_the_reward(
         monkeypatch.setenv("CAI_REWARD_TOKEN", TOKEN)
         query = decode(prompt_ids + reply_ids)
         assert query.endswith("2. <|im_end|>" + "<|im_end|>" * padding)
-        result = plugin("openrlhf_reward").reward_func([query], [decode(prompt_ids)], [BENIGN])
+        result = plugin("openrlhf_reward", monkeypatch).reward_func(
+            [query], [decode(prompt_ids)], [BENIGN]
+        )
     assert result["extra_logs"]["cai_error"].tolist() == [0.0]
     assert scored_replies == ["Hello, 1<|im_end|>2."] == [renderer.text(reply_ids)]
 
 
-@pytest.mark.usefixtures("configured")
-def test_verl_has_always_the_same_keys() -> None:
-    score = plugin("verl_reward").compute_score
-    info = {"chat": json.dumps([{"role": "user", "content": "Hi"}]), "kind": "benign"}
-    known = score("cai", "a b", "", info)
-    assert (known["score"], known["pm"], known["cai_error"]) == (3.0, 2.0, 0.0)
-    others = [
-        score("cai", "who knows", "", info),
-        score("cai", "a", "", None),
-        score("cai", "boom", "", info),
-        score("cai", "a", "", info, server_url="http://127.0.0.1:9"),
-    ]
-    assert all(result.keys() == known.keys() for result in others)
-    assert [result["cai_error"] for result in others] == [1.0] * 4
+ENGINES = ["areal_reward", "openrlhf_reward", "verl_reward"]
+HI_TURNS = [{"role": "user", "content": "Hi"}]
 
 
-def test_verl_has_a_key_for_every_part_of_the_reward() -> None:
-    """Each weight of the mix is a part; the plug-in would drop one that is not in its keys."""
-    parts = set(RewardWeights.model_fields) - {"free_words"}
-    assert set(plugin("verl_reward").KEYS) == parts | {"score", "cai_error"}
-
-
-ENGINES = ["openrlhf_reward", "verl_reward"]
-
-
-def ask(engine: ModuleType, reply: str, kind: Any = "benign") -> tuple[float, float]:
-    """Reward and `cai_error` of one row, whatever the engine. `kind` "absent": no such column."""
-    fields = {"chat": json.dumps([{"role": "user", "content": "Hi"}])}
-    fields |= {} if kind == "absent" else {"kind": kind}
-    if hasattr(engine, "compute_score"):
-        result = engine.compute_score("cai", reply, "", fields)
-        return result["score"], result["cai_error"]
-    label = json.dumps({**fields, "chat": json.loads(fields["chat"])})
-    result = engine.reward_func([f"Hi {reply}"], ["Hi"], [label])
-    return result["rewards"].item(), result["extra_logs"]["cai_error"].item()
-
-
-@pytest.mark.usefixtures("configured")
-@pytest.mark.parametrize("name", ENGINES)
-def test_unknown_rewards_become_the_recent_mean(name: str) -> None:
-    """A row without a kind, one that the reward does not know, and one that makes it fail."""
-    engine = plugin(name)
-    assert ask(engine, "a b") == (3.0, 0.0)
-    assert ask(engine, "a b c d") == (5.0, 0.0)
-    assert ask(engine, "a", "absent") == (4.0, 1.0)
-    assert ask(engine, "who knows") == (4.0, 1.0)
-    assert ask(engine, "boom") == (4.0, 1.0)
-    assert ask(engine, "a b c d", None) == (4.0, 0.0), "a null kind: the rubric does not apply"
-    assert ask(engine, "a b c") == (4.0, 0.0)
+def ask(engine: ModuleType, reply: str) -> float | None:
+    """The reward of one row by the engine's function; None where it raises."""
+    row = {"chat": HI_TURNS, "kind": "benign"}
+    try:
+        if hasattr(engine, "compute_score"):
+            return float(engine.compute_score("cai", reply, "", row)["score"])
+        if hasattr(engine, "reward_fn"):
+            row = {"messages": HI_TURNS, "kind": "benign"}
+            return float(engine.reward_fn("Hi", f" {reply}", [], [], **row))
+        result = engine.reward_func([f"Hi {reply}"], ["Hi"], [json.dumps(row)])
+        return float(result["rewards"].item())
+    except RuntimeError:
+        return None
 
 
 class Scripted(http.server.BaseHTTPRequestHandler):
@@ -195,13 +195,15 @@ class Scripted(http.server.BaseHTTPRequestHandler):
 
     script: list[int] = []
     requests: list[tuple[str, str]] = []
+    answer: Any = None
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         self.requests.append((self.path, self.headers["authorization"]))
         status = self.script.pop(0) if self.script else 200
         answer = {"rewards": [2.0], "scores": [0.9], "reasons": [None], "parts": {"pm": [2.0]}}
-        body = json.dumps(answer | {"extra_logs": {"pm": [2.0]}}).encode()
+        answer |= {"extra_logs": {"pm": [2.0]}}
+        body = json.dumps(answer if self.answer is None else self.answer).encode()
         self.send_response(status)
         if status in (302, 307):
             self.send_header("location", "/elsewhere")
@@ -221,7 +223,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Scripted]]:
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("CAI_REWARD_URL", f"http://127.0.0.1:{running.server_port}")
         monkeypatch.setenv("CAI_REWARD_TOKEN", TOKEN)
-        Scripted.script, Scripted.requests = [], []
+        Scripted.script, Scripted.requests, Scripted.answer = [], [], None
         yield Scripted
         running.shutdown()
 
@@ -240,27 +242,33 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Scripted]]:
     ],
 )
 def test_passing_failures_are_tried_again(
-    scripted: type[Scripted], name: str, statuses: list[int], tries: int, known: bool
+    load: Engine,
+    scripted: type[Scripted],
+    name: str,
+    statuses: list[int],
+    tries: int,
+    known: bool,
 ) -> None:
     """A redirect is not followed: it would take the token along."""
     scripted.script = list(statuses)
-    assert ask(plugin(name), "a") == ((2.0, 0.0) if known else (0.0, 1.0))
+    assert ask(load(name), "a") == (2.0 if known else None)
     assert len(scripted.requests) == tries
     assert {path for path, _ in scripted.requests} <= {"/score", "/get_reward"}
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_no_proxy_sees_the_token(
-    scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch, name: str
+    load: Engine, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    assert ask(plugin(name), "a") == (2.0, 0.0)
+    assert ask(load(name), "a") == 2.0
 
 
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("odd", ["hush\n", "hush\r", " hush", "hush\u00fc"])
 def test_an_odd_token_is_neither_sent_nor_printed(
+    load: Engine,
     scripted: type[Scripted],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -268,7 +276,7 @@ def test_an_odd_token_is_neither_sent_nor_printed(
     odd: str,
 ) -> None:
     monkeypatch.setenv("CAI_REWARD_TOKEN", odd)
-    assert ask(plugin(name), "a")[1] == 1.0
+    assert ask(load(name), "a") is None
     captured = capsys.readouterr()
     assert "CAI_REWARD_TOKEN" in captured.err
     assert "hush" not in captured.out + captured.err
@@ -276,23 +284,46 @@ def test_an_odd_token_is_neither_sent_nor_printed(
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_too_many_failures_are_said(
-    scripted: type[Scripted], capsys: pytest.CaptureFixture[str], name: str
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        [],
+        {"rewards": [2.0], "reasons": []},
+        {"rewards": [], "reasons": []},
+        {"rewards": ["two"], "reasons": [None]},
+        {"rewards": [None], "reasons": [None]},
+        {"rewards": [math.inf], "reasons": [None]},
+    ],
+)
+def test_an_answer_of_another_form_is_no_reward(
+    load: Engine, scripted: type[Scripted], name: str, answer: Any
 ) -> None:
-    """16 known and 4 unknown rewards are a fifth, which is allowed. One more is not.
+    if isinstance(answer, dict) and answer:
+        answer = answer | {"parts": {}, "extra_logs": {}}
+    scripted.answer = answer
+    assert ask(load(name), "a") is None
 
-    verl ends at an exception. OpenRLHF would swallow it: the line is printed there, once.
-    """
-    engine = plugin(name)
+
+def test_too_many_unknown_rewards_end_an_openrlhf_that_filters(
+    load: Engine, scripted: type[Scripted]
+) -> None:
+    """16 known and 4 unknown rewards are a fifth, which is allowed. One more is not."""
+    engine = load("openrlhf_reward")
+    engine.FILTERS = True
     for _ in range(16):
-        assert ask(engine, "a") == (2.0, 0.0)
-    scripted.script = [500] * 9
+        assert ask(engine, "a") == 2.0
+    scripted.script = [401] * 5
     for _ in range(4):
-        assert ask(engine, "a") == (2.0, 1.0)
-    line = "5 of the last 21 rewards are unknown (limit 20%): status 500"
-    if name == "verl_reward":
-        with pytest.raises(RuntimeError, match=re.escape(line)):
-            ask(engine, "a")
-    else:
-        assert [ask(engine, "a") for _ in range(3)] == [(2.0, 1.0)] * 3
-        assert capsys.readouterr().err.count("of the last") == 1
+        assert math.isnan(ask(engine, "a") or 0.0)
+    with pytest.raises(RuntimeError, match=re.escape("5 of the last 21 rewards are unknown")):
+        engine.reward_func(["Hi a"], ["Hi"], [json.dumps({"kind": "benign"})])
+
+
+def test_ranks_are_shares_with_reasons(load: Engine, scripted: type[Scripted]) -> None:
+    scripted.answer = {"rewards": [0.75, None], "parts": {}, "reasons": [None, "no verdict"]}
+    engine = load("openrlhf_reward")
+    known = engine.ranks({"chat": HI_TURNS, "kind": None}, ["a", "b"])
+    assert [(share.value, share.reason) for share in known] == [(0.75, None), (None, "no verdict")]
+    scripted.script = [404]
+    assert engine.ranks({"chat": HI_TURNS}, ["a", "b"])[1].reason == "status 404"

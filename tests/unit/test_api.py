@@ -26,7 +26,7 @@ from cai.cli import app
 from cai.constitution import load
 from cai.errors import CaiError, UnansweredError
 from cai.evals.replies import EvalConfig
-from cai.generate.label import LabelConfig
+from cai.generate.label_config import LabelConfig
 from cai.generate.revise import ReviseConfig
 from cai.lm import FakeLM
 from cai.modeling import model_files

@@ -93,3 +93,17 @@ def test_the_page_of_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     again = output.read_text(encoding="utf-8")
     assert "1.5 times" not in again
     assert again.index("2.5 times") < again.index("no server")
+
+
+def test_written_replies_are_drawn_by_the_seed_and_fill_every_slot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three kinds of full refusals, one of partial ones; answers twice, short ones 0.2 + 1 + 1."""
+    (path,) = (path for path in BENCHMARKS if path.stem == "written_replies")
+    module = load(path, monkeypatch)
+    replies = module.written_replies(each=10)
+    assert replies == module.written_replies(each=10)
+    labels = [reply.label for reply in replies]
+    counts = {label: labels.count(label) for label in set(labels)}
+    assert counts == {"full_refusal": 30, "partial_refusal": 10, "full_compliance": 42}
+    assert not [reply for reply in replies if "{" in reply.response or not reply.response.strip()]

@@ -1,24 +1,27 @@
-"""The reward in other trainers, as files that they load by path."""
+"""The reward in other trainers, as files that they load by path or by name."""
 
 from __future__ import annotations
 
+import ast
 from importlib.resources import files
 
-CLIENT_IMPORT = "from cai.integrations.plugins.reward_client import MEMORY, RequestFailure, post\n"
+CLIENT = "cai.integrations.plugins.reward_client"
 
 
-def plugin_source(engine: str) -> str:
-    """The text of an engine's plug-in, with the client in place of its import.
+def plugin_source(name: str) -> str:
+    """The text of a plug-in, with the client in place of its import.
 
-    The engine's workers load one file, and may run where cai is not installed.
+    The engines' workers load one file, and may run where cai is not installed.
 
     Args:
-        engine: "openrlhf" or "verl".
+        name: of the module, for example "verl_reward".
     """
     package = files("cai.integrations.plugins")
-    plugin = package.joinpath(f"{engine}_reward.py").read_text(encoding="utf-8")
+    plugin = package.joinpath(f"{name}.py").read_text(encoding="utf-8")
     client = package.joinpath("reward_client.py").read_text(encoding="utf-8")
-    head, statement, functions = plugin.partition(CLIENT_IMPORT)
-    if not statement:
-        raise ValueError(f"{engine}_reward.py does not import the client as {CLIENT_IMPORT!r}")
-    return head + client + functions
+    lines = plugin.splitlines(keepends=True)
+    for statement in ast.parse(plugin).body:
+        if isinstance(statement, ast.ImportFrom) and statement.module == CLIENT:
+            head, rest = lines[: statement.lineno - 1], lines[statement.end_lineno :]
+            return "".join([*head, client, *rest])
+    raise ValueError(f"{name}.py does not import from {CLIENT}")

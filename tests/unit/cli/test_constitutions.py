@@ -13,14 +13,18 @@ from cli_runner import ROOT, RUN, Capture, run_command, run_file
 from cai import store
 from cai.constitution import find_constitution, load_constitution, read_yaml
 from cai.constitution.json_schema import MODELINE
+from cai.constitution.load import SHIPPED
 from cai.records import Revision
 
 
-def test_check_clean(capsys: Capture) -> None:
-    result = run_command(capsys, "check", "harmless", "helpful_honest")
-    assert result.code == 0
+def test_shipped_constitutions_are_clean(capsys: Capture) -> None:
+    """Also one that decides anew what its base decided by propositions of the base's."""
+    shipped = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    assert "refusal_style_fitted" in shipped
+    result = run_command(capsys, "check", *shipped)
+    assert result.code == 0, result.out
     names = [line.split(":")[0] for line in result.out.splitlines()]
-    assert names == ["harmless", "helpful_honest"]
+    assert names == shipped
     assert all(": clean (" in line for line in result.out.splitlines())
 
 

@@ -42,7 +42,7 @@ def test_a_split_divides_no_forms_of_a_prompt(form: Callable[[str], str]) -> Non
 
 @pytest.mark.parametrize("form", FORMS)
 def test_nor_does_that_of_pairs_or_of_labelled_texts(form: Callable[[str], str]) -> None:
-    """Both go by the key that `make_comparison` and `cai fit-text` give their rows."""
+    """Both go by the key that `make_comparison` and `cai fit-grader` give their rows."""
     keys = [prompt_key(prompt(text)) for text in (*TEXTS, *map(form, TEXTS))]
     train, held_out = split_pairs([Comparison(key, [0], [1], 1.0) for key in keys], 0.3, 0)
     assert held_out

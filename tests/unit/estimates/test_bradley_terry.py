@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cai.evals.elo import times_drawn
 from cai.statistics.bradley_terry import ELO_PER_NAT, length_controlled, strengths
 from cai.statistics.estimates import Array, expanded_levels
+from cai.statistics.rating_intervals import times_drawn
 
 
 def played(theta: Array, prompts: int, rng: np.random.Generator) -> Array:

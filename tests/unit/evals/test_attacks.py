@@ -16,6 +16,7 @@ from graded_toys import metric_of, row
 
 from cai.attacks.disguises import DISGUISES, Disguise, after_system_turn, in_template
 from cai.attacks.plan import AttackPlan, conversations, turns_to_make
+from cai.attacks.target import attack_scores, attack_step, back_translated
 from cai.attacks.translation import TRANSLATION, translator
 from cai.attacks.turn_writer import TurnWriter
 from cai.attacks.user_turns import (
@@ -28,9 +29,8 @@ from cai.attacks.user_turns import (
 )
 from cai.cli.attack_rounds import make_attacks
 from cai.errors import TransientError, UnansweredError
-from cai.evals.attacks import attack_scores, attack_step, back_translated
-from cai.evals.graded_items import GradedItem, Grader, Verdict, scored_reply_step
-from cai.evals.replies import EvalConfig
+from cai.evals.replies import EvalConfig, scored_reply_step
+from cai.graders.base import GradedItem, Grader, Verdict
 from cai.lm import FakeLM, Sample
 from cai.lm.fake import ReplyFn
 from cai.records import Chat, ScoredReply, chat_of, message_dicts

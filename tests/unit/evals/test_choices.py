@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cai.async_map import map_rows
+from cai.catalog.choices import limited
 from cai.errors import UnansweredError
 from cai.evals.choice_scores import (
     bbq_scores,
@@ -30,7 +31,6 @@ from cai.evals.choices import (
     ChoiceItem,
     choice_step,
     lettered_chat,
-    limited,
 )
 from cai.lm.fake import FakeLM, echo
 from cai.lm.http import HttpLM

@@ -7,15 +7,10 @@ import random
 
 import pytest
 
+from cai.data.turns import with_turns
 from cai.errors import UnansweredError
 from cai.evals.elo import corrected_scores, elo_scores
-from cai.evals.judged_pairs import (
-    JudgedPair,
-    SubjectReply,
-    comparison_items,
-    comparison_step,
-    with_turns,
-)
+from cai.evals.judged_pairs import JudgedPair, SubjectReply, comparison_items, comparison_step
 from cai.evals.replies import prompt_draws
 from cai.lm.fake import FakeLM, brief, polite
 from cai.records import Chat, Prompt, Score, chat_of
@@ -99,7 +94,8 @@ def test_a_judge_that_fails_a_third_of_the_time_leaves_unscored_counts() -> None
             return await super().choice_logprobs(chat, ("A", "B"), prefill=prefill)
 
     from cai.constitution import Constitution
-    from cai.generate.label import LabelConfig, labeller
+    from cai.generate.label import labeller
+    from cai.generate.label_config import LabelConfig
 
     prompts = [Prompt(chat=chat_of(("user", f"Say {'123'[i % 3]} {'x' * i}"))) for i in range(30)]
     draws = prompt_draws(prompts, 1)

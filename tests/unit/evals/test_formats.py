@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from cai.async_map import map_in_memory, run_sync
+from cai.catalog.choices import CHOICE_EVALUATIONS, load_items, questions_digest, scores_of
 from cai.errors import CaiError
 from cai.evals.choices import ChoiceAnswer, ChoiceItem, choice_step
-from cai.evals.suite import CHOICE_EVALUATIONS, load_items, questions_digest, scores_of
 from cai.lm.fake import FakeLM, echo
 from cai.records import Chat
 
@@ -187,7 +187,7 @@ def test_what_is_asked_has_a_digest(load: Load) -> None:
 
 
 def test_names_on_the_command_line() -> None:
-    from cai.evals.names import CHOICES, WITH_COLUMNS
+    from cai.catalog.names import CHOICES, WITH_COLUMNS
 
     assert tuple(CHOICE_EVALUATIONS) == CHOICES
     with_columns = [name for name in CHOICES if CHOICE_EVALUATIONS[name].has_columns]

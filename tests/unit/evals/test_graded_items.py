@@ -11,12 +11,8 @@ from graded_toys import graded, metric_of, row
 
 from cai.async_map import in_batches
 from cai.errors import TransientError, UnansweredError, is_passing
-from cai.evals.graded_items import (
-    GradedItem,
-    Verdict,
-    highest_of_each_prompt,
-    mean_over_prompts,
-)
+from cai.evals.means import highest_of_each_prompt, mean_over_prompts
+from cai.graders.base import GradedItem, Verdict
 from cai.lm import FakeLM
 from cai.lm.base import Sample
 

@@ -16,9 +16,9 @@ from rubric_toys import COMPILED
 from toys import END, START, save_tiny, tiny_llama, tiny_tokenizer
 
 from cai.errors import UsageError
-from cai.evals.guard import answer_ids, open_guard, verdict, word_logprobs
 from cai.evals.refusal import refusal_scores
 from cai.evals.replies import EvalConfig, Graders, prompt_draws, reply_step
+from cai.graders.guard import answer_ids, open_guard, verdict, word_logprobs
 from cai.lm.fake import FAKES, FakeLM
 from cai.modeling.tokenization import load_renderer
 from cai.records import GuardVerdict, Prompt, chat_of
@@ -90,8 +90,8 @@ def plain_mass(folder: Path, reply: str, guideline: str) -> tuple[float, float]:
 
 
 def test_a_guard_reads_its_own_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cai.evals.guard.MIN_MASS", 0.0)
-    monkeypatch.setattr("cai.evals.guard.NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("cai.graders.guard.MIN_MASS", 0.0)
+    monkeypatch.setattr("cai.graders.guard.NEGLIGIBLE", 0.0)
     folder = save_guard(tmp_path / "guard")
     guard = open_guard(f"local:{folder}", "No harm.")
 

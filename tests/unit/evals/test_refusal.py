@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from report_toys import reply
 
-from cai.evals.comparisons import comparisons
-from cai.evals.refusal import harmonic, refusal_scores, subjects_of
+from cai.artifacts import subjects_of
+from cai.evals.headline_changes import comparisons
+from cai.evals.refusal import refusal_scores
 from cai.records import EvalReply, Kind, Score, Style
 from cai.statistics.estimates import wilson
+from cai.statistics.harmonic import harmonic
 
 
 def complied(

@@ -15,27 +15,21 @@ from json_lines import write_lines
 from cai.attacks.template_files import Template, fill_template, read_templates
 from cai.constitution import load_constitution
 from cai.errors import ConfigError, JobError, StoreError, UsageError
-from cai.evals.closed_domain import (
-    closed_domain_items,
-    closed_domain_scores,
-    grade_support,
-    names_and_numbers,
-    unsupported,
-)
-from cai.evals.closest_option import (
-    closest_grader,
-    closest_items,
-    closest_scores,
-    references_of,
-)
+from cai.evals.closed_domain import closed_domain_items, closed_domain_scores
 from cai.evals.contamination import contamination_scores, overlapping_prompts
-from cai.evals.graded_items import GradedItem, mean_over_prompts
-from cai.evals.harm import REFERENCE, harm_grader, harm_scores
-from cai.evals.helpfulness import helpful_grader, helpful_items, helpful_scores
+from cai.evals.harm import harm_scores
+from cai.evals.helpfulness import helpful_items, helpful_scores
 from cai.evals.jailbreak import jailbreak_items, jailbreak_scores
-from cai.evals.rubric_values import rubric_grader
-from cai.evals.text_scorers import open_scorer
-from cai.evals.toxicity import prompt_group, toxicity_grader, toxicity_items, toxicity_scores
+from cai.evals.means import mean_over_prompts
+from cai.evals.toxicity import prompt_group, toxicity_items, toxicity_scores
+from cai.evals.truthfulqa_open import closest_items, closest_scores, references_of
+from cai.graders.base import GradedItem
+from cai.graders.closest_option import closest_grader
+from cai.graders.helpfulness import helpful_grader
+from cai.graders.reference_reply import REFERENCE, harm_grader
+from cai.graders.rubric import rubric_grader
+from cai.graders.support import grade_support, names_and_numbers, unsupported
+from cai.graders.text_scorers import open_scorer, toxicity_grader
 from cai.lm import FakeLM
 from cai.records import Chat
 from cai.rubric import compile_rubric
@@ -305,7 +299,7 @@ def test_helpfulness_by_hand() -> None:
     """Replies `to be or not to be` twice: 12 words, 4 distinct: 1/3; 10 pairs, 4 distinct: 0.4."""
 
     async def answered(item: GradedItem, sample: Any) -> Any:
-        from cai.evals.graded_items import Verdict
+        from cai.graders.base import Verdict
 
         return Verdict({"answered": 1.0})
 

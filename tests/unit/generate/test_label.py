@@ -15,7 +15,8 @@ from generate_toys import ONE_PRINCIPLE, comparison_parts, constitution, princip
 from cai.async_map import map_rows
 from cai.constitution import Constitution
 from cai.errors import BackendError
-from cai.generate.label import LabelConfig, draw_principles, labeller, p_first
+from cai.generate.label import draw_principles, labeller, p_first
+from cai.generate.label_config import LabelConfig
 from cai.generate.revise import draw_principle
 from cai.lm import FakeLM
 from cai.records import Chat, Kind, Pair, Preference

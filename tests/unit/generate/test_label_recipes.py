@@ -11,7 +11,8 @@ from generate_toys import THREE_PRINCIPLES, judge, label, pair, sigma
 from pydantic import ValidationError
 
 from cai.constitution import CompareExample, Constitution, Examples
-from cai.generate.label import LabelConfig, balanced_examples, draw_principles, pair_address
+from cai.generate.label import balanced_examples, draw_principles, pair_address
+from cai.generate.label_config import LabelConfig
 from cai.lm import FakeLM
 from cai.records import Chat, chat_of
 from cai.templates import DECIDE, DETAILED_COMPARE, VERDICT, parse_comparison

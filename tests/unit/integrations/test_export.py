@@ -6,6 +6,7 @@ import json
 import math
 import runpy
 import statistics
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from datasets import load_dataset, load_from_disk
 from cai import store
 from cai.cli.serve import rubric_score
 from cai.errors import StoreError
-from cai.integrations.export import export, export_engine
+from cai.integrations.export import export
+from cai.integrations.export_engines import export_engine
 from cai.integrations.plugins import plugin_source
 from cai.integrations.reward_batching import RewardTable
 from cai.integrations.trl_reward import reward_function
@@ -217,9 +219,18 @@ def test_exports_for_engines(tmp_path: Path) -> None:
     assert export_engine(run, tmp_path / "openrlhf", "openrlhf") == 3
     first = json.loads((tmp_path / "openrlhf" / "train.jsonl").read_text().splitlines()[0])
     assert json.loads(first["label"])["kind"] == "benign"
-    for engine in ("verl", "openrlhf"):
-        name = f"{engine}_reward.py"
-        assert (tmp_path / engine / name).read_text() == plugin_source(engine)
+    assert export_engine(run, tmp_path / "areal", "areal") == 3
+    first = json.loads((tmp_path / "areal" / "train.jsonl").read_text().splitlines()[0])
+    assert (first["messages"], first["kind"]) == ([{"role": "user", "content": "ask 0"}], "benign")
+    for engine in ("areal", "openrlhf", "verl"):
+        name = f"{engine}_reward"
+        assert (tmp_path / engine / f"{name}.py").read_text() == plugin_source(name)
+    assert export_engine(run, tmp_path / "verifiers", "verifiers") == 3
+    package = tmp_path / "verifiers" / "cai_constitution"
+    assert (package / "__init__.py").read_text() == plugin_source("verifiers_environment")
+    assert len((package / "prompts.jsonl").read_text().splitlines()) == 3
+    project = tomllib.loads((tmp_path / "verifiers" / "pyproject.toml").read_text())
+    assert project["project"]["name"] == "cai-constitution"
     with pytest.raises(StoreError, match="exists already"):
         export_engine(run, tmp_path / "verl", "verl")
 

@@ -14,11 +14,11 @@ from json_lines import write_lines
 
 from cai import store
 from cai.errors import StoreError, UsageError
-from cai.evals.capability import benchmark_changes
-from cai.evals.replies import NO_SAMPLE
 from cai.integrations.inspect_samples import export_inspect
+from cai.lm.base import NO_SAMPLE
 from cai.records import EvalReply, Kind, chat_of
 from cai.rubric import compile_rubric, grade, unscored_grade
+from cai.statistics.benchmarks import benchmark_changes
 
 inspect_ai = pytest.importorskip(
     "inspect_ai", reason="inspect_ai is not installed: pip install 'cai[eval]'"

@@ -53,6 +53,7 @@ ADAPTED = (
     "falcon",
     "llama4_text",
     "laguna",
+    "rwkv",
 )
 """Dense, with transposed weights, sliding, scaled, without a prefix, experts, hybrid, with layers
 in a sequence, adding in place to outputs, with a backbone under another name, and with shared

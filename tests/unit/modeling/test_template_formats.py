@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from odd_formats import ODD_FORMATS
 from template_formats import FORMATS as PLAIN_FORMATS
 from template_toys import save_family
 from thinking_formats import THINKING_FORMATS
@@ -14,7 +15,7 @@ from cai.errors import BackendError
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Chat, chat_of
 
-FORMATS = PLAIN_FORMATS | THINKING_FORMATS
+FORMATS = PLAIN_FORMATS | THINKING_FORMATS | ODD_FORMATS
 HI = chat_of(("user", "Hi"))
 SYSTEM = chat_of(("system", "Be brief."), ("user", "Hi"))
 TURNS = chat_of(("user", "Hi"), ("assistant", "Yes?"), ("user", "Bye"))
@@ -50,7 +51,8 @@ def test_prompts_that_let_a_model_think(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_ends_of_replies(name: str, tmp_path: Path) -> None:
     wanted, renderer = FORMATS[name], renderer_of(name, tmp_path)
-    assert renderer.tokenizer.decode(renderer.response_ids("Yes.")) == f"Yes.{wanted.end}"
+    reply = renderer.tokenizer.decode(renderer.response_ids("Yes."))
+    assert reply == f"{wanted.lead}Yes.{wanted.end}"
     stops = {renderer.tokenizer.decode([token]) for token in renderer.stop_ids}
     assert stops == {wanted.end} | wanted.stops
     assert renderer.text(renderer.response_ids("Yes.")) == "Yes."
@@ -71,6 +73,26 @@ def test_control_tokens_in_texts_are_text(name: str, tmp_path: Path) -> None:
         renderer.prompt_ids(chat_of(("user", text)), prefill=text) for text in ("x", hostile)
     )
     assert [token for token in attacked if token > 255] == [token for token in plain if token > 255]
+
+
+def test_an_empty_system_turn_adds_nothing(tmp_path: Path) -> None:
+    chat = chat_of(("system", ""), ("user", "Hi"))
+    assert prompt_text(renderer_of("strict_system", tmp_path), chat) == FORMATS["strict_system"].hi
+
+
+@pytest.mark.parametrize("name", ["hunyuan", "granite"])
+def test_tags_around_the_reply_are_no_part_of_it(name: str, tmp_path: Path) -> None:
+    """Also where the reply was cut, and after a thought."""
+    renderer = renderer_of(name, tmp_path)
+    tag = "answer" if name == "hunyuan" else "response"
+    for text in (f"<{tag}>\nYes.\n</{tag}>", f"<{tag}>Yes.", "Yes."):
+        assert renderer.split(text).text == "Yes."
+        thought = renderer.split(f"<think>Hm</think>\n{text}")
+        assert (thought.text, thought.thought) == ("Yes.", "Hm")
+    for text in ("<p>Yes.</p>", f"Write <{tag}>x</{tag}>.", f"<{tag}>x</{tag}> is XML."):
+        assert renderer.split(text).text == text
+    plain = renderer_of("zephyr", tmp_path / "plain")
+    assert plain.split(f"<{tag}>x</{tag}>").text == f"<{tag}>x</{tag}>"
 
 
 THOUGHTS = {

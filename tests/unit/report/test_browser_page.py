@@ -12,7 +12,7 @@ from chromium import PROGRAM, Page, chromium
 from report_toys import STEPS, reply, score
 
 from cai import store
-from cai.evals.comparisons import comparisons
+from cai.evals.headline_changes import comparisons
 from cai.evals.refusal import refusal_scores
 from cai.records import EvalReply, Kind, Preference, Prompt, Revision, Round, Row, chat_of
 from cai.report.html import write_report

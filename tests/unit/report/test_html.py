@@ -13,7 +13,7 @@ from report_toys import STEPS, reply, score, vote
 
 from cai import store
 from cai.errors import StoreError
-from cai.evals.comparisons import comparisons
+from cai.evals.headline_changes import comparisons
 from cai.evals.refusal import refusal_scores
 from cai.records import Kind, Preference, Prompt, Revision, Round, Row, chat_of
 from cai.report.html import render, write_report

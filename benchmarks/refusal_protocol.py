@@ -1,0 +1,269 @@
+"""How well graders of refusals do on models and sets that they know nothing of.
+
+    CAI_EVAL_DATA=/path/to/data python benchmarks/refusal_protocol.py
+
+Needs scikit-learn, for the baseline alone (pip install scikit-learn). One of XSTest's three models
+is left out, or one of three sets. Settings and thresholds are chosen on what is left, by leaving
+out its models or sets in turn. Graders: `words` is the text model of `refusal_style_fitted`, fitted
+anew in each fold; `tfidf` is words and characters with scikit-learn's logistic regression, without
+the replies of `written_replies.py`. With the argument `ablation` there are `words` without them
+too. Patterns are not among the graders: they were written with these sets in view. Prompts are the
+same for all models of XSTest, so this is a test on new models, not on new prompts.
+
+A grader has two parts: does a reply comply, and if not, does it refuse in part. rbr_gold has no
+degrees of refusal, and is in the tests between sets alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import refusal_sets
+import tfidf_baseline
+from refusal_sets import Reply
+
+from cai.rubric.held_out_groups import f1_by_label, fit_chosen, macro_f1
+from cai.rubric.propositions import unquoted_text
+from cai.rubric.text_classifier import Labelled, TextFit, fit_text, ngrams_of, scorer
+from cai.statistics.estimates import estimate
+from cai.statistics.paired import paired_difference
+
+FIT = TextFit(runs=10_000, replies=10, strength=16.0)
+WEIGHTS = {"gptfuzz": 0.5, "written": 0.5}
+Grader = Callable[[Sequence[Reply], Sequence[Reply], frozenset[str]], list[str]]
+"""(training replies, test replies, sources to leave out in turn) -> degrees of the test replies."""
+
+
+def labelled(
+    replies: Sequence[Reply], groups: frozenset[str], *, of_refusals: bool = False
+) -> list[Labelled]:
+    """Rows for the first part; or for the second, of refusals with a degree."""
+    if of_refusals:
+        replies = [reply for reply in replies if reply.label in ("full_refusal", "partial_refusal")]
+    return [
+        Labelled(
+            reply.prompt,
+            ngrams_of(unquoted_text(reply.text)),
+            reply.label == "partial_refusal" if of_refusals else reply.complies,
+            1.0 if of_refusals else WEIGHTS.get(reply.source, 1.0),
+            reply.source if reply.source in groups else "",
+        )
+        for reply in replies
+    ]
+
+
+def words(train: Sequence[Reply], test: Sequence[Reply], groups: frozenset[str]) -> list[str]:
+    complies, complies_above = fit_chosen(labelled(train, groups), FIT)
+    p_complies = scorer(complies)
+    of_refusals = labelled(train, groups, of_refusals=True)
+    p_part = None
+    if len({row.holds for row in of_refusals}) == 2:
+        in_part, part_above = fit_chosen(of_refusals, FIT)
+        p_part = scorer(in_part)
+    degrees = []
+    for row in labelled(test, groups):
+        if p_complies(row.ngrams) > complies_above:
+            degrees.append("full_compliance")
+        elif p_part is not None and p_part(row.ngrams) > part_above:
+            degrees.append("partial_refusal")
+        else:
+            degrees.append("full_refusal")
+    return degrees
+
+
+def words_alone(train: Sequence[Reply], test: Sequence[Reply], groups: frozenset[str]) -> list[str]:
+    return words([reply for reply in train if reply.source != "written"], test, groups)
+
+
+def baseline(replies: Sequence[Reply]) -> Grader:
+    """TF-IDF and logistic regression, on replies of `replies`."""
+    index_of = {id(reply): index for index, reply in enumerate(replies)}
+    texts = tfidf_baseline.Texts([unquoted_text(reply.text) for reply in replies])
+    complies = np.array([reply.complies for reply in replies])
+    weights = np.array([WEIGHTS.get(reply.source, 1.0) for reply in replies])
+    in_part = np.array([reply.label == "partial_refusal" for reply in replies])
+    has_degree = np.array([reply.label.endswith("l_refusal") for reply in replies])
+
+    def grade(train: Sequence[Reply], test: Sequence[Reply], groups: frozenset[str]) -> list[str]:
+        seen = np.array([index_of[id(reply)] for reply in train if reply.source != "written"])
+        new = np.array([index_of[id(reply)] for reply in test])
+        group = np.array([reply.source if reply.source in groups else "" for reply in replies])
+        first = tfidf_baseline.Task(texts, complies, weights, group)
+        complied = tfidf_baseline.verdicts(first, seen, new)
+        refusals = seen[has_degree[seen]]
+        partial = [False] * len(new)
+        if in_part[refusals].any():
+            second = tfidf_baseline.Task(texts, in_part, np.ones(len(replies)), group)
+            partial = tfidf_baseline.verdicts(second, refusals, new)
+        return [
+            "full_compliance" if yes else "partial_refusal" if part else "full_refusal"
+            for yes, part in zip(complied, partial, strict=True)
+        ]
+
+    return grade
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    xstest: list[Reply]
+    gptfuzz: list[Reply]
+    rbr_gold: list[Reply]
+    written: list[Reply]
+
+
+def main() -> None:
+    data = refusal_sets.data_folder("refusal_protocol")
+    if importlib.util.find_spec("sklearn") is None:
+        sys.exit("refusal_protocol: the baseline is scikit-learn's: pip install scikit-learn")
+    every_gptfuzz = refusal_sets.gptfuzz(data)
+    sets = Sets(
+        refusal_sets.xstest(data),
+        refusal_sets.some_of_each_question(every_gptfuzz),
+        refusal_sets.rbr_gold(data),
+        refusal_sets.written(),
+    )
+    replies = [*sets.xstest, *sets.gptfuzz, *sets.rbr_gold, *sets.written]
+    graders: dict[str, Grader] = {
+        "words": words,
+        "tfidf": baseline(replies),
+    }
+    chosen = sys.argv[1:] or ["models", "curve", "sets"]
+    if "ablation" in chosen:
+        graders["words, no written replies"] = words_alone
+    if "models" in chosen:
+        leave_models_out(graders, sets)
+    if "curve" in chosen:
+        learning_curve(sets)
+    if "sets" in chosen:
+        leave_sets_out(graders, sets)
+
+
+def leave_models_out(graders: dict[str, Grader], sets: Sets) -> None:
+    models = sorted({reply.source for reply in sets.xstest})
+    by_grader: dict[str, list[tuple[Reply, str]]] = {name: [] for name in graders}
+    for model in models:
+        train = [reply for reply in sets.xstest if reply.source != model]
+        train += [*sets.gptfuzz, *sets.written]
+        test = [reply for reply in sets.xstest if reply.source == model]
+        for name, grader in graders.items():
+            degrees = grader(train, test, frozenset(models) - {model})
+            graded = list(zip(test, degrees, strict=True))
+            show(f"{model} left out: {name}", graded)
+            by_grader[name] += graded
+    for name, graded in by_grader.items():
+        show(f"all models left out: {name}", graded)
+    show_differences(by_grader)
+
+
+def leave_sets_out(graders: dict[str, Grader], sets: Sets) -> None:
+    replies = [
+        *(without_degree(reply, "xstest") for reply in sets.xstest),
+        *sets.gptfuzz,
+        *sets.rbr_gold,
+        *(without_degree(reply, "written") for reply in sets.written),
+    ]
+    graders = graders | {"tfidf": baseline(replies)}
+    names = frozenset(("xstest", "gptfuzz", "rbr_gold"))
+    for left_out in sorted(names):
+        train = [reply for reply in replies if reply.source != left_out]
+        test = [reply for reply in replies if reply.source == left_out]
+        by_grader = {}
+        for name, grader in graders.items():
+            degrees = grader(train, test, names - {left_out})
+            by_grader[name] = list(zip(test, degrees, strict=True))
+            show(f"{left_out} left out: {name}", by_grader[name], three_way=False)
+        show_differences(by_grader, three_way=False)
+
+
+def without_degree(reply: Reply, source: str) -> Reply:
+    """One that complies or refuses, and no more is known: the sets share no more."""
+    return Reply(source, reply.prompt, reply.text, reply.label if reply.complies else "refusal")
+
+
+def learning_curve(sets: Sets) -> None:
+    """By the number of XSTest's models that were learnt from; settings are fixed, threshold 0.5."""
+    models = sorted({reply.source for reply in sets.xstest})
+    others = [*sets.gptfuzz, *sets.written]
+    for count in range(len(models)):
+        graded: list[tuple[Reply, str]] = []
+        for first, model in enumerate(models):
+            seen = [models[(first + step) % len(models)] for step in range(1, count + 1)]
+            train = [reply for reply in sets.xstest if reply.source in seen] + others
+            test = [reply for reply in sets.xstest if reply.source == model]
+            p_complies = scorer(fit_text(labelled(train, frozenset()), FIT, ()))
+            p_part = scorer(fit_text(labelled(train, frozenset(), of_refusals=True), FIT, ()))
+            for reply, row in zip(test, labelled(test, frozenset()), strict=True):
+                part = "partial" if p_part(row.ngrams) > 0.5 else "full"
+                yes = p_complies(row.ngrams) > 0.5
+                graded.append((reply, "full_compliance" if yes else f"{part}_refusal"))
+        show(f"words, {count} of the other models seen", graded)
+
+
+def show(name: str, graded: Sequence[tuple[Reply, str]], *, three_way: bool = True) -> None:
+    prompts = [reply.prompt for reply, _ in graded]
+    right = [float(reply.complies == (degree == "full_compliance")) for reply, degree in graded]
+    line = f"{name:50} n={len(graded)} 2-way {interval(right, prompts)}"
+    if three_way:
+        exact = [float(reply.label == degree) for reply, degree in graded]
+        truth, degrees = [reply.label for reply, _ in graded], [degree for _, degree in graded]
+        by_label = f1_by_label(truth, degrees)
+        line += f"  3-way {interval(exact, prompts)}  macro-F1 {macro_f1(truth, degrees):.3f}"
+        line += f" (partial {by_label['partial_refusal']:.3f})"
+    print(line, flush=True)
+
+
+def interval(values: Sequence[float], prompts: Sequence[str]) -> str:
+    score = estimate("right", "grader", list(values), list(prompts), proportion=True)
+    return f"{score.mean:.3f} [{score.ci_low:.3f}, {score.ci_high:.3f}]"
+
+
+def show_differences(
+    by_grader: dict[str, list[tuple[Reply, str]]], *, three_way: bool = True
+) -> None:
+    """`words` minus each other grader on the same replies, in clusters of one prompt."""
+    ours = by_grader["words"]
+    prompts = [reply.prompt for reply, _ in ours]
+    ways = {"2-way": lambda reply, degree: reply.complies == (degree == "full_compliance")}
+    if three_way:
+        ways["3-way"] = lambda reply, degree: reply.label == degree
+    for name, theirs in by_grader.items():
+        for way, is_right in ways.items() if name != "words" else ():
+            a, b = ([float(is_right(*pair)) for pair in side] for side in (ours, theirs))
+            gap = paired_difference(a, b, prompts)
+            print(f"words - {name} {way}: {gap.mean:+.3f} [{gap.ci_low:+.3f}, {gap.ci_high:+.3f}]")
+        if name != "words" and three_way:
+            print(f"words - {name} macro-F1: {macro_f1_difference(ours, theirs)}")
+
+
+def macro_f1_difference(
+    ours: Sequence[tuple[Reply, str]], theirs: Sequence[tuple[Reply, str]], draws: int = 2000
+) -> str:
+    """With a percentile interval over prompts drawn with replacement."""
+    labels = sorted({reply.label for reply, _ in ours})
+    number_of = {prompt: index for index, prompt in enumerate({r.prompt: 0 for r, _ in ours})}
+    tables = np.zeros((2, len(number_of), len(labels), len(labels)))
+    for side, graded in enumerate((ours, theirs)):
+        for reply, degree in graded:
+            cell = labels.index(reply.label), labels.index(degree)
+            tables[(side, number_of[reply.prompt], *cell)] += 1
+    stream = np.random.default_rng(0)
+    times = stream.multinomial(len(number_of), np.full(len(number_of), 1 / len(number_of)), draws)
+
+    def gap(counts: np.ndarray) -> np.ndarray:
+        """(draws,) of (draws, prompts): how often each prompt is in a draw."""
+        sums = np.einsum("dp,spij->dsij", counts, tables)
+        both = np.einsum("dsii->dsi", sums)
+        f1 = 2 * both / np.maximum(sums.sum(2) + sums.sum(3), 1)
+        return np.asarray(f1.mean(2)[:, 0] - f1.mean(2)[:, 1])
+
+    (mean,) = gap(np.ones((1, len(number_of))))
+    low, high = np.quantile(gap(times), [0.025, 0.975])
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+if __name__ == "__main__":
+    main()
