@@ -473,5 +473,7 @@ def test_two_processes_share_training(home: Path, finished_run: tuple[Path, floa
         (file,) = (two / name).glob("*.safetensors")
         weights = [load_file(file), load_file(folder / name / file.name)]
         assert all(
-            torch.allclose(tensor, weights[1][key], atol=5e-5) for key, tensor in weights[0].items()
+            torch.allclose(tensor, weights[1][key], atol=5e-5)
+            for key, tensor in weights[0].items()
+            if key != "head.bias"  # it adds the same to both replies of a pair
         )
