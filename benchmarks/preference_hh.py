@@ -32,7 +32,8 @@ from cai.reward.preference_model import PreferenceModel
 from cai.seeds import rng
 from cai.statistics.agreement import ece
 from cai.statistics.estimates import estimate
-from cai.train.preference import Comparison, RewardConfig, train
+from cai.train.comparison import Comparison
+from cai.train.preference import RewardConfig, train
 
 MAX_TOKENS = 320
 Pair = tuple[str, list[int], list[int]]

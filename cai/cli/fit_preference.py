@@ -22,8 +22,8 @@ from cai.report.formats import estimate_text
 if TYPE_CHECKING:
     from cai.data.reply_pairs import PairOptions
     from cai.reward.preference_model import PreferenceModel
+    from cai.train.comparison import Comparison
     from cai.train.cross_validation import Fold
-    from cai.train.preference import Comparison
 
 app = typer.Typer()
 Source = Annotated[

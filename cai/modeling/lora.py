@@ -151,7 +151,13 @@ def hidden_states(model: PeftModel, name: str | None, ids_BT: Tensor) -> Tensor:
 
     Rows are right-padded, so they need no mask.
     """
-    with active_adapter(model, name), autocast(model.device):
+    with active_adapter(model, name):
+        return plain_hidden_states(model.get_base_model(), ids_BT)
+
+
+def plain_hidden_states(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
+    """`hidden_states` of a model without adapters."""
+    with autocast(model.device):
         hidden_BTE = shared_prefix.shared_prefix_forward(backbone(model), ids_BT)
     return hidden_BTE.to(model.dtype)
 

@@ -310,14 +310,17 @@ class Renderer:
         template = str(self.tokenizer.chat_template)
         return digest(template, self.tokenizer.backend_tokenizer.to_str())
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: Any, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
         """Write a model with this tokenizer. Its generation config ends replies where cai does, so
         that transformers and vLLM stop there too.
+
+        Args:
+            weights: of a model whose weights are spread over processes; None: as they are.
         """
         others = self.stop_ids - {self.end_token_id}
         ends = [self.end_token_id, *sorted(others)]
         model.generation_config.eos_token_id = ends if others else ends[0]
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
 

@@ -5,6 +5,7 @@ normalized, with a card.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 from cai import store
 from cai.data.filters import prompt_key
 from cai.errors import StoreError, TrainError
-from cai.modeling.loading import load_frozen
+from cai.modeling.activation_checkpointing import checkpoint_blocks
+from cai.modeling.loading import load_frozen, load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.progress import Progress
@@ -21,14 +23,11 @@ from cai.report.cards import preference_card
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.statistics.estimates import estimate
 from cai.store import Manifest
-from cai.train.preference import (
-    Agreement,
-    Comparison,
-    RewardConfig,
-    evaluate,
-    split_by_prompt,
-    train,
-)
+from cai.train.agreement import Agreement, evaluate, shared_scores
+from cai.train.comparison import Comparison
+from cai.train.distributed import rank, world_size, written_by_first
+from cai.train.preference import RewardConfig, split_by_prompt, train
+from cai.train.sharding import freeze_below, full_weights, is_sharded, shard_model
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,24 @@ class CardFacts:
 
 
 def fresh_model(weights: str, config: RewardConfig, seed: int) -> PreferenceModel:
-    """An untrained preference model on `weights`; the seed decides adapter and head."""
+    """An untrained preference model on `weights`; the seed decides adapter and head.
+
+    Processes that torchrun started call it together where `config.shard` is on.
+    """
     import torch
 
     torch.manual_seed(seed)
-    base = with_adapter(
-        load_frozen(weights), ADAPTER, config.lora_rank, config.num_trainable_layers
-    )
-    return PreferenceModel(base, load_renderer(weights))
+    lora = config.mode == "lora"
+    model = load_frozen(weights) if lora else load_model(weights)
+    if config.gradient_checkpointing:
+        checkpoint_blocks(model, config.num_trainable_layers)
+    if lora:
+        adapted = with_adapter(model, ADAPTER, config.lora_rank, config.num_trainable_layers)
+        return PreferenceModel(adapted, load_renderer(weights))
+    freeze_below(model, config.num_trainable_layers)
+    if config.shard and world_size() > 1:
+        shard_model(model)
+    return PreferenceModel(model, load_renderer(weights))
 
 
 def make_comparison(
@@ -133,7 +142,9 @@ def fit_preference_model(
     """Train `model`, and publish it as the folder `out`.
 
     Comparisons that do not fit the model's window are left out, and counted as `too_long_pairs` in
-    the folder's metrics.
+    the folder's metrics. Processes that torchrun started call it together, and the first one
+    writes. After a kill the next call resumes from the last checkpoint, also with another number
+    of processes, unless the caller removed what the kill left.
 
     Args:
         normalize_over: token ids of replies whose scores get mean 0 and variance 1; None: all that
@@ -156,17 +167,28 @@ def fit_preference_model(
                 "reward: reward.patience needs two held-out prompts or more:"
                 " raise reward.held_out or pair.prompts"
             )
-    loss = train(model, train_set, config, seed=seed, progress=progress, deciding=deciding)
+    checkpoints = (store.partial_path(out) if rank() else store.open_partial(out)) / "checkpoints"
+    loss = train(
+        model,
+        train_set,
+        config,
+        seed=seed,
+        progress=progress,
+        deciding=deciding,
+        checkpoints=checkpoints,
+    )
     agreements = evaluate(model, held_out)
     scores = agreement_and_loss("reward", agreements)
-    all_rows = [row for c in comparisons for row in (c.first, c.second)]
-    scored = model.score_within_window(all_rows if normalize_over is None else normalize_over)
-    model.normalize([value for value in scored if value is not None])
+    if normalize_over is None:
+        normalize_over = [row for c in comparisons for row in (c.first, c.second)]
+    fitting = [row for row in normalize_over if len(row) <= model.window]
+    model.normalize(shared_scores(model, fitting))
     metrics: dict[str, object] = {"train_loss": loss, "train_pairs": len(train_set)}
     metrics["too_long_pairs"] = too_long
     metrics |= {score.metric.removeprefix("reward."): score.model_dump() for score in scores}
     metrics |= _by_source(comparisons, agreements)
     card = preference_card(
+        config.mode,
         config.labels,
         len(train_set),
         scores,
@@ -175,11 +197,15 @@ def fit_preference_model(
         facts.base,
         facts.normalized_over,
     )
-    with store.atomic_directory(out) as folder:
-        model.save(folder, None if facts.labels is not None else facts.base)
-        text = json.dumps(metrics, indent=2) + "\n"
-        (folder / "metrics.json").write_text(text, encoding="utf-8")
-        (folder / "README.md").write_text(card.content, encoding="utf-8")
+    text = json.dumps(metrics, indent=2) + "\n"
+    base = model.plain_base
+    weights = full_weights(base) if is_sharded(base) else None
+    with written_by_first(out) as folder:
+        if rank() == 0:
+            model.save(folder, None if facts.labels is not None else facts.base, weights)
+            (folder / "metrics.json").write_text(text, encoding="utf-8")
+            (folder / "README.md").write_text(card.content, encoding="utf-8")
+            shutil.rmtree(checkpoints, ignore_errors=True)
     return len(held_out), scores
 
 

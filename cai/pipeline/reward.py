@@ -57,13 +57,16 @@ def load_preference_model(
     ctx: RunContext, base: PeftModel | None = None
 ) -> PreferenceModel | PublishedModel:
     """The run's preference model, as an adapter on `base`; without one, on the fine-tuned model,
-    which is loaded for it. Or the published model that the run names.
+    which is loaded for it. One whose every weight was trained needs neither. Or the published model
+    that the run names.
     """
     from cai.modeling.tokenization import load_renderer
     from cai.reward.published_model import load_saved_model
 
     if ctx.run.reward_model is not None:
         return load_saved_model(ctx.require(REWARD))
+    if ctx.run.reward.mode == "full":
+        return PreferenceModel.load_full(ctx.require(REWARD))
     renderer = load_renderer(str(ctx.require(SFT)))
     return PreferenceModel.load(base or reference_base(ctx), renderer, ctx.require(REWARD))
 
@@ -98,8 +101,8 @@ def load_reward(ctx: RunContext, base: PeftModel | None = None) -> RunReward:
     """
     run, weights = ctx.run, ctx.run.reward_weights
     wants_model = bool(weights.pm) and _is_better_than_a_constant(ctx)
-    trains_model = run.reward_model is None
-    if base is None and ((wants_model and trains_model) or weights.relevance):
+    adapted = run.reward_model is None and run.reward.mode == "lora"
+    if base is None and ((wants_model and adapted) or weights.relevance):
         base = reference_base(ctx)
     scorers = Scorers(
         preference_model=load_preference_model(ctx, base) if wants_model else None,

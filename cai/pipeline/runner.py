@@ -15,6 +15,9 @@ from cai.pipeline.saved_settings import SettingsSaver
 from cai.pipeline.stages import RUN_STAGE
 from cai.train.tracking import require_tracker
 
+DISTRIBUTED_STAGES = ("sft", "reward", "ppo")
+"""Those that every process of a torchrun runs."""
+
 
 @dataclass(frozen=True)
 class _Process:
@@ -36,8 +39,8 @@ def run_stages(
 ) -> None:
     """Run stages in order under the folder's lock.
 
-    Started by torchrun, all processes run PPO together, and the first one runs the other stages
-    while the rest wait.
+    Started by torchrun, all processes train together, and the first one runs the other stages while
+    the rest wait.
 
     Args:
         on_stage: called with (stage, seconds) after each, by the first process.
@@ -61,7 +64,7 @@ def run_stages(
         try:
             process = _Process(rank() == 0, barrier, single_process_env)
             _run_stages(ctx, names, on_stage, process, accept)
-        except RuntimeError as error:
+        except Exception as error:
             if not is_peer_failure(error):
                 raise
             raise JobError("another process failed, and says why") from error
@@ -85,7 +88,7 @@ def _run_stages(
             ctx.on_accept = saver.accept
         for name in names:
             started = time.monotonic()
-            if name == "ppo":
+            if name in DISTRIBUTED_STAGES:
                 RUN_STAGE[name](ctx)
             elif process.first:
                 with process.isolated():

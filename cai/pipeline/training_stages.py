@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cai import store, templates
 from cai.artifacts import (
@@ -32,9 +32,12 @@ from cai.store import digest
 if TYPE_CHECKING:
     from cai.modeling.tokenization import Renderer
     from cai.reward.preference_model import PreferenceModel
+    from cai.train.comparison import Comparison
     from cai.train.ppo.ptx import PtxText
-    from cai.train.preference import Comparison
+    from cai.train.preference import RewardConfig
+    from cai.train.sft_config import SFTConfig
 
+ConfigT = TypeVar("ConfigT", "SFTConfig", "RewardConfig")
 RUN_LABELS = "this run"
 """Source of a comparison that the run itself labelled; others are named by their file of
 `preferences`.
@@ -42,8 +45,11 @@ RUN_LABELS = "this run"
 
 
 def sft(ctx: RunContext) -> None:
-    """20-sft/: the model fine-tuned on the final replies that the gate let through."""
+    """20-sft/: the model fine-tuned on the final replies that the gate let through. Every process
+    of a torchrun runs it.
+    """
     from cai.pipeline.sft_data import extra_provenance, row_counts_line, sft_rows
+    from cai.train.distributed import rank
     from cai.train.sft import sft as train_sft
     from cai.train.sft_rows import examples
 
@@ -55,12 +61,17 @@ def sft(ctx: RunContext) -> None:
         )
     rules = hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
     rules |= extra_provenance(ctx)
-    fingerprint = ctx.lm(run.model).fingerprint
     inputs = [REVISIONS, *([PROMPTS] if run.sft.weights else [])]
-    if ctx.begin(out, "sft", ctx.provenance(run.sft, inputs, model=fingerprint, **rules)):
+
+    def begin() -> bool:
+        fingerprint = ctx.lm(run.model).fingerprint
+        config = _without_hardware(run.sft)
+        return ctx.begin(out, "sft", ctx.provenance(config, inputs, model=fingerprint, **rules))
+
+    if _finished_already(begin):
         return
     rows, changes = sft_rows(ctx)
-    if changes:
+    if changes and rank() == 0:
         ctx.notify(row_counts_line(len(rows), changes, run.sft.cut_replies != "drop"))
     counts = train_sft(
         resolve_model_path(weights),
@@ -70,11 +81,26 @@ def sft(ctx: RunContext) -> None:
         seed=ctx.seed,
         progress=ctx.progress("sft"),
     )
-    store.finish_artifact(out, **counts, **changes)
+    if rank() == 0:
+        store.finish_artifact(out, **counts, **changes)
+
+
+def _without_hardware(config: ConfigT) -> ConfigT:
+    """The settings without those of the computer that they run on: a run may move to another."""
+    return config.model_copy(update={"shard": False, "gradient_checkpointing": False})
+
+
+def _finished_already(begin: Callable[[], bool]) -> bool:
+    """What `begin` says in the first process, in all of them."""
+    from cai.train.distributed import broadcast_flag, rank
+
+    return broadcast_flag(rank() == 0 and begin())
 
 
 def reward(ctx: RunContext) -> None:
-    """50-reward/: the preference model, normalized over the fine-tuned model's replies."""
+    """50-reward/: the preference model, normalized over the fine-tuned model's replies. Every
+    process of a torchrun runs it.
+    """
     from cai.pipeline.preference_model import (
         CardFacts,
         fit_preference_model,
@@ -83,6 +109,7 @@ def reward(ctx: RunContext) -> None:
         within_window,
     )
     from cai.train.cross_validation import mix_pairs
+    from cai.train.distributed import rank
 
     if ctx.run.reward_model is not None:
         from cai.pipeline.published_reward import scale_published_model
@@ -96,7 +123,12 @@ def reward(ctx: RunContext) -> None:
     if files:
         provenance |= hygiene_provenance(ctx.resolved, run.hygiene.for_training_rows)
         inputs += [path.name for path in ctx.unseen_prompts()]
-    if ctx.begin(out, "reward", ctx.provenance(config, inputs, **provenance)):
+
+    def begin() -> bool:
+        settings = _without_hardware(config).model_copy(update={"save_every": 1})
+        return ctx.begin(out, "reward", ctx.provenance(settings, inputs, **provenance))
+
+    if _finished_already(begin):
         return
     model = fresh_model(str(ctx.path(SFT)), config, ctx.seed)
     pairs: dict[str, Pair] = {pair.id: pair for pair in load_rows(ctx.path(PAIRS), Pair)}
@@ -131,6 +163,8 @@ def reward(ctx: RunContext) -> None:
         ),
         normalize_over=[row for c in run_comparisons for row in (c.first, c.second)],
     )
+    if rank():
+        return
     counts = {"pairs": len(comparisons), "held_out": num_held_out}
     if too_long:
         counts["too_long"] = too_long
@@ -181,15 +215,14 @@ def ppo(ctx: RunContext) -> None:
     from cai.modeling.tokenization import load_renderer
     from cai.pipeline.reward import load_reward
     from cai.reward.preference_model import PreferenceModel
-    from cai.train.distributed import broadcast_flag, rank
+    from cai.train.distributed import rank
     from cai.train.ppo.actor import build_actor
     from cai.train.ppo.rollout import RewardTable, Rollout
     from cai.train.ppo.save import save_policy
     from cai.train.ppo.trainer import PPOTrainer
 
     run, out, config = ctx.run, ctx.path(POLICY), ctx.run.ppo
-    finished = rank() == 0 and ctx.begin(out, "ppo", _ppo_provenance(ctx))
-    if broadcast_flag(finished):
+    if _finished_already(lambda: ctx.begin(out, "ppo", _ppo_provenance(ctx))):
         return
     if rank() == 0:
         warn_before_ppo(ctx)
@@ -197,7 +230,8 @@ def ppo(ctx: RunContext) -> None:
     torch.manual_seed(ctx.seed)
     trains_model = bool(run.reward_weights.pm) and run.reward_model is None
     reference = training_weights(run.model) if config.reference == "base" else None
-    actor, base = build_actor(config, weights, run.reward if trains_model else None, reference)
+    adapted = trains_model and run.reward.mode == "lora"
+    actor, base = build_actor(config, weights, run.reward if adapted else None, reference)
     reward = load_reward(ctx, base)
     preference_model = reward.scorers.preference_model
     if config.critic == "reward" and isinstance(preference_model, PreferenceModel):

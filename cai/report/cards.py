@@ -106,6 +106,7 @@ def constitution_section(manifests: Sequence[Manifest]) -> str:
 
 
 def preference_card(
+    mode: str,
     labels: str,
     pairs: int,
     measured: Sequence[Score],
@@ -117,6 +118,7 @@ def preference_card(
     """The README of a preference model, front matter included.
 
     Args:
+        mode: "lora" or "full": what was trained.
         labels: "soft" or "hard".
         pairs: number of training pairs.
         measured: held-out scores.
@@ -131,9 +133,10 @@ def preference_card(
     header = "| on held-out prompts | mean | 95 % interval | n |\n|---|---:|---:|---:|"
     scores = "\n".join(_score_row(score) for score in measured)
     judge = " of an AI judge" if labels_manifest else ""
+    model = "A LoRA adapter" if mode == "lora" else "All weights, in `model`,"
     parts = [
         f"# Preference model ({name})",
-        f"A LoRA adapter and a scalar head (`safetensors`) on {base}. The score of "
+        f"{model} and a scalar head (`safetensors`) on {base}. The score of "
         f"a reply is read at its last token; `gain * score + bias` has mean 0 and variance 1 "
         f"over {over}.",
         f"Trained on {pairs} pairs with {labels} labels{judge}, by soft Bradley-Terry.",

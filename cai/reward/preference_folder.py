@@ -14,7 +14,7 @@ from cai.modeling.lora import with_adapter
 from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import load_renderer
 from cai.records import Chat
-from cai.reward.preference_model import ADAPTER, HEAD_FILE, PreferenceModel
+from cai.reward.preference_model import ADAPTER, HEAD_FILE, MODEL_FOLDER, PreferenceModel
 from cai.reward.published_model import PUBLISHED_FILE, load_saved_model
 from cai.reward.scale import ReplyScorer
 from cai.store import file_digest
@@ -37,7 +37,7 @@ def open_preference_model(folder: Path) -> OpenedPreferenceModel:
     model.
 
     Its base is the run's fine-tuned model, which lies beside it, or else the model that the folder
-    names.
+    names; or its every weight was trained, and the model is in the folder.
 
     Raises:
         UsageError: it is no such folder.
@@ -54,6 +54,8 @@ def open_preference_model(folder: Path) -> OpenedPreferenceModel:
             f"--preference {folder}: no {HEAD_FILE} in it: name a run's folder, its {REWARD}, or a"
             " folder of cai fit-reward"
         )
+    if (folder / MODEL_FOLDER).exists():
+        return OpenedPreferenceModel(PreferenceModel.load_full(folder), file_digest(folder))
     base = _base_of(folder)
     with blame(StoreError, f"{folder}: preference model"):
         settings = json.loads((folder / HEAD_FILE).read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,27 @@ def load(
             copy_to_sharded(parameter, tensors[f"parameter.{i}"])
         restore_optimizer(optimizer, tensors)
     return state
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Checkpoints of one training, or (without a folder) none."""
+
+    home: Path | None
+    parameters: Sequence[Tensor]
+    """Filled by `load`."""
+    optimizer: torch.optim.Optimizer
+    state_digest: str
+
+    def load(self) -> tuple[int, dict[str, Any]]:
+        """(steps done, the saved state) of the newest one; (0, {}) without one."""
+        if self.home is None:
+            return 0, {}
+        state = load(self.home, self.parameters, self.optimizer, self.state_digest)
+        return (0, {}) if state is None else (int(state["step"]), state)
+
+    def save(self, step: int, parameters: Sequence[Tensor], state: Mapping[str, Any]) -> None:
+        """Save a step; see `save`."""
+        if self.home is not None:
+            saved = {**state, "state_digest": self.state_digest}
+            save(self.home, step, parameters, self.optimizer, saved)

@@ -12,7 +12,9 @@ from typing import NamedTuple
 from cai.errors import TrainError
 from cai.progress import Progress
 from cai.reward.preference_model import PreferenceModel
-from cai.train.preference import Agreement, Comparison, RewardConfig, evaluate, train
+from cai.train.agreement import Agreement, evaluate
+from cai.train.comparison import Comparison
+from cai.train.preference import RewardConfig, train
 
 
 class Fold(NamedTuple):

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import torch
@@ -20,7 +21,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from cai.errors import CaiError
 from cai.modeling.precision import device
+from cai.store import atomic_directory, partial_path
 
 T = TypeVar("T")
 TORCHRUN_VARIABLES = (
@@ -36,6 +39,11 @@ TORCHRUN_VARIABLES = (
 """Environment variables by which torchrun tells each process its rank."""
 TIMEOUT = timedelta(days=2)
 """Of a collective: a stage that only the first process runs may take long."""
+SHARD_NEEDS_FULL = (
+    "shard: only full fine-tuning shards its weights; adapters are small "
+    "(mode: full, or shard: false)"
+)
+"""What is wrong with `shard` in a section whose `mode` is another."""
 
 
 @contextlib.contextmanager
@@ -47,9 +55,12 @@ def process_group() -> Iterator[None]:
     accelerator = device()
     if accelerator.type == "cuda":
         torch.cuda.set_device(accelerator)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if accelerator.type == "cuda" else "gloo", timeout=TIMEOUT
-    )
+    backend = "cpu:gloo,cuda:nccl" if accelerator.type == "cuda" else "gloo"
+    # torchrun may start ended processes again, beside the store in which those left addresses
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, number, count = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    store = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
     try:
         yield
         # none leaves while another still sends: gloo may abort the process that does
@@ -91,6 +102,19 @@ def barrier() -> None:
     """Block until every process reaches this call."""
     if world_size() > 1:
         dist.barrier()
+
+
+@contextlib.contextmanager
+def written_by_first(path: Path) -> Iterator[Path]:
+    """`store.atomic_directory` for all processes: each gets the partial folder, the first one fills
+    it, and none goes on before it is complete.
+    """
+    if rank() == 0:
+        with atomic_directory(path) as partial:
+            yield partial
+    else:
+        yield partial_path(path)
+    barrier()
 
 
 def local_share(items: Sequence[T], process: int | None = None) -> list[T]:
@@ -156,6 +180,14 @@ def broadcast_flag(value: bool) -> bool:
     return bool(flag)
 
 
+def share_rng_state() -> None:
+    """Let every process go on with torch's random numbers as the first one does."""
+    if world_size() > 1:
+        state = torch.get_rng_state()
+        dist.broadcast(state, 0)
+        torch.set_rng_state(state)
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor (all processes must call); any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -171,6 +203,12 @@ def copy_to_sharded(target: Tensor, value: Tensor) -> None:
         target.copy_(value)
 
 
-def is_peer_failure(error: RuntimeError) -> bool:
-    """Whether torch raised it because another process, which this one waited for, has ended."""
+def is_peer_failure(error: BaseException | None) -> bool:
+    """Whether torch raised it because another process, which this one waited for, has ended; or
+    what it was raised from was.
+    """
+    if isinstance(error, CaiError):
+        return is_peer_failure(error.__cause__)
+    if not isinstance(error, RuntimeError):
+        return False
     return isinstance(error, dist.DistError) or re.search("gloo|NCCL", str(error)) is not None

@@ -1,12 +1,12 @@
-"""The best weights so far, by a loss on data that is not learnt from."""
+"""Early stopping: the weights of the best epoch are restored."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 
 
 class EarlyStopping:
@@ -16,7 +16,7 @@ class EarlyStopping:
         self.parameters = parameters
         self.best_loss = math.inf
         self.best_epoch = -1
-        self.best_weights: list[Tensor] = []
+        self.best_weights = [p.detach().clone() for p in parameters]
 
     def age(self, epoch: int, loss: float) -> int:
         """Epochs since the best one; 0 when `epoch` is the best, and its weights are then saved."""
@@ -26,7 +26,23 @@ class EarlyStopping:
             self.best_weights = [p.detach().clone() for p in self.parameters]
         return epoch - self.best_epoch
 
+    @torch.no_grad()
     def restore(self) -> None:
         """Restore the best epoch's weights; nothing happens when `age` was never called."""
-        for parameter, weights in zip(self.parameters, self.best_weights, strict=False):
-            parameter.data.copy_(weights)
+        if self.best_epoch < 0:
+            return
+        for parameter, weights in zip(self.parameters, self.best_weights, strict=True):
+            parameter.copy_(weights)
+
+    def state(self) -> dict[str, float | int | None]:
+        """What a checkpoint has to hold besides `best_weights`."""
+        return {
+            "best_loss": self.best_loss if self.best_epoch >= 0 else None,
+            "best_epoch": self.best_epoch,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`; an empty one changes nothing."""
+        loss, epoch = state.get("best_loss"), state.get("best_epoch")
+        self.best_loss = math.inf if loss is None else float(loss)
+        self.best_epoch = -1 if epoch is None else int(epoch)

@@ -6,27 +6,37 @@ Source: arXiv:2212.08073, section 4.1. The loss is `losses.soft_bradley_terry`.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from array import array
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from peft import PeftModel
+from pydantic import Field, model_validator
 
 from cai.data.split import split_by_group
 from cai.errors import TrainError
 from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
 from cai.modeling.lora import adapter_parameters
-from cai.modeling.out_of_memory import with_smaller_batches
+from cai.modeling.precision import matmul_dtype
 from cai.progress import Progress
 from cai.records import FrozenModel
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.seeds import rng
+from cai.store import digest
+from cai.train.agreement import evaluate
+from cai.train.checkpoint import Checkpoints
+from cai.train.comparison import Comparison
+from cai.train.distributed import (
+    SHARD_NEEDS_FULL,
+)
 from cai.train.early_stopping import EarlyStopping
-from cai.train.losses import soft_bradley_terry
+from cai.train.pair_loss import PairGradients
+from cai.train.sharding import clip_gradients, is_sharded, sum_gradients
 
 MAX_PAIRS_OF_PROMPT = 64
 """In one step, which bounds its memory. Nine replies to a prompt, as in the paper, give 36."""
@@ -38,6 +48,14 @@ FLOAT32_BYTES = 4
 class RewardConfig(FrozenModel):
     """How the preference model is trained."""
 
+    mode: Literal["lora", "full"] = "lora"
+    """A LoRA adapter on the fine-tuned model, or a model of its own, whose every weight learns."""
+    shard: bool = False
+    """With `full` and several processes: weights, gradients and optimizer state are sharded over
+    them (FSDP2)."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory for long
+    rows, and a step takes about a third longer."""
     lora_rank: int = Field(16, ge=1)
     num_trainable_layers: int | None = Field(None, ge=1)
     """Number of last blocks that are trained; None: all."""
@@ -60,19 +78,14 @@ class RewardConfig(FrozenModel):
     training stops and the best epoch's weights are restored. Half of the held-out prompts decide
     this and the other half measure. None: all epochs are run, and all of those prompts measure."""
     max_grad_norm: float = Field(1.0, gt=0)
+    save_every: int = Field(200, ge=1)
+    """Steps between checkpoints: what a kill costs at most."""
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """Token rows of two replies to one prompt, and P(first beats second)."""
-
-    prompt: str
-    """`cai.data.filters.prompt_key`: all labels of a prompt are on one side of a split."""
-    first: list[int]
-    second: list[int]
-    p_first: float
-    source: str = ""
-    """Where the label comes from."""
+    @model_validator(mode="after")
+    def _adapters_are_not_sharded(self) -> RewardConfig:
+        if self.shard and self.mode != "full":
+            raise ValueError(SHARD_NEEDS_FULL)
+        return self
 
 
 def split_by_prompt(
@@ -95,107 +108,91 @@ def train(
     seed: int,
     progress: Progress,
     deciding: Sequence[Comparison] = (),
+    checkpoints: Path | None = None,
 ) -> float:
-    """Fit head and adapter.
+    """Fit head and adapter, or head and model. Processes that torchrun started call it together.
 
     Args:
         deciding: pairs whose log loss decides early stopping (`config.patience`); without any,
             all epochs are run.
+        checkpoints: folder of the exact state, which a killed training resumes from; None: nothing
+            is saved.
 
     Returns:
         Mean training loss of the last epoch that was run, nats a pair.
 
     Raises:
         TrainError: nothing to train on, or the loss is not a number.
+        StoreError: the checkpoint is torn, or of other settings or other pairs.
     """
     if not comparisons:
         raise TrainError("reward: no labelled pair to train on")
-    parameters = _trained_parameters(model)
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+    groups = trained_parameters(model)
+    # foreach mixes the tensors of a group, which are all sharded or all not
+    optimizer = torch.optim.AdamW(
+        [{"params": group} for group in groups], lr=config.learning_rate, weight_decay=0.0
+    )
     gradients = PairGradients(model, optimizer, config.labels)
     batches = batch_by_prompt(comparisons, config.batch_size)
     caches = _frozen_caches(model, comparisons, batches, config)
     total_steps = config.epochs * len(batches)
-    step = 0
-    losses = [0.0]
-    best = EarlyStopping(parameters)
-    for epoch in range(config.epochs):
-        order = list(range(len(batches)))
-        rng(seed, "reward", "order", epoch).shuffle(order)
-        losses = []
-        for index in order:
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * (1 - step / total_steps)
-            batch = [comparisons[i] for i in batches[index]]
-            loss = gradients.accumulate(batch, caches[index])
-            if not math.isfinite(loss):
-                raise TrainError(
-                    f"reward: the loss is {loss} at step {step}; lower reward.learning_rate"
-                )
-            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            optimizer.step()
-            losses.append(loss)
-            step += 1
-            progress(step, total_steps)
-        if config.patience is not None and deciding:
+    parameters = [p for group in groups for p in group]
+    best = EarlyStopping(parameters if config.patience is not None and deciding else [])
+    saved = Checkpoints(
+        checkpoints,
+        [*parameters, *best.best_weights],
+        optimizer,
+        _digest(comparisons, config, seed),
+    )
+    start, state = saved.load()
+    best.load_state(state)
+    loss_sum = float(state.get("loss_sum") or 0)
+    for step in range(start, total_steps):
+        epoch, position = divmod(step, len(batches))
+        if not position:
+            loss_sum = 0.0
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * (1 - step / total_steps)
+        index = _order(len(batches), seed, epoch)[position]
+        batch = [comparisons[i] for i in batches[index]]
+        loss = gradients.accumulate(batch, caches[index])
+        if not math.isfinite(loss):
+            raise TrainError(
+                f"reward: the loss is {loss} at step {step}; lower reward.learning_rate"
+            )
+        sum_gradients(parameters)
+        clip_gradients(groups, config.max_grad_norm)
+        optimizer.step()
+        loss_sum += loss
+        progress(step + 1, total_steps)
+        if position + 1 == len(batches) and best.parameters:
             epochs_since_best = best.age(epoch, _log_loss(model, deciding))
-            if epochs_since_best >= config.patience:
+            if epochs_since_best >= (config.patience or 1):
                 break
+        if (step + 1) % config.save_every == 0:
+            tensors = [*parameters, *best.best_weights]
+            saved.save(step + 1, tensors, {"loss_sum": loss_sum, **best.state()})
     best.restore()
-    return sum(losses) / len(losses)
+    return loss_sum / len(batches)
 
 
-def _trained_parameters(model: PreferenceModel) -> list[torch.nn.Parameter]:
-    return [*model.head.parameters(), *adapter_parameters(model.shared[0], ADAPTER)]
+@lru_cache(maxsize=1)
+def _order(num_batches: int, seed: int, epoch: int) -> list[int]:
+    """Indices of the batches in an epoch's order."""
+    order = list(range(num_batches))
+    rng(seed, "reward", "order", epoch).shuffle(order)
+    return order
 
 
-class PairGradients:
-    """Gradients of a batch's loss: at once, or some pairs at a time once memory ran out."""
-
-    def __init__(
-        self,
-        model: PreferenceModel,
-        optimizer: torch.optim.Optimizer,
-        labels: Literal["soft", "hard"],
-    ) -> None:
-        self.model, self.optimizer, self.labels = model, optimizer, labels
-        self.most_pairs: int | None = None
-        """Pairs of a forward pass; None: all of a batch."""
-
-    def accumulate(self, batch: Sequence[Comparison], cache: FrozenCache) -> float:
-        """Leave the gradients of the batch's loss, from zero, in the parameters; returns the loss.
-
-        Raises:
-            TrainError: one pair does not fit into memory.
-        """
-        weights = prompt_weights(batch)
-
-        def backward(size: int) -> float:
-            self.optimizer.zero_grad()
-            total = 0.0
-            for start in range(0, len(batch), size):
-                part = slice(start, start + size)
-                share = sum(weights[part]) / sum(weights)
-                outputs = cache if size >= len(batch) else FrozenCache([])
-                loss = share * pair_loss(
-                    self.model, batch[part], self.labels, outputs, weights[part]
-                )
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += float(loss.detach())
-            return total
-
-        size = min(len(batch), self.most_pairs or len(batch))
-        loss, fitting = with_smaller_batches("reward: pairs", size, backward, TrainError)
-        if fitting < size:
-            self.most_pairs = fitting
-            cache.outputs.clear()  # of a pass that was cut short, maybe
-        return loss
-
-
-def prompt_weights(batch: Sequence[Comparison]) -> list[float]:
-    """Of each pair: all prompts of the batch weigh the same."""
-    pairs_of = Counter(comparison.prompt for comparison in batch)
-    return [1 / pairs_of[comparison.prompt] for comparison in batch]
+def trained_parameters(model: PreferenceModel) -> list[list[torch.nn.Parameter]]:
+    """The head's, and the adapter's or the model's."""
+    base = model.shared[0]
+    if isinstance(base, PeftModel):
+        return [[*model.head.parameters()], adapter_parameters(base, ADAPTER)]
+    return [
+        [*model.head.parameters()],
+        [p for p in base.base_model.parameters() if p.requires_grad],
+    ]
 
 
 def _frozen_caches(
@@ -208,10 +205,10 @@ def _frozen_caches(
 
     The caches are empty when there is one epoch, or when they would exceed MAX_CACHE_BYTES.
     """
-    base = model.shared[0].get_base_model()
+    base = model.plain_base
     tokens = sum(_tokens(comparisons[i]) for batch in batches for i in batch)
     size = tokens * int(base.config.get_text_config().hidden_size) * FLOAT32_BYTES
-    cached = config.epochs > 1 and size <= MAX_CACHE_BYTES
+    cached = config.epochs > 1 and size <= MAX_CACHE_BYTES and not is_sharded(base)
     blocks = frozen_blocks(base, config.num_trainable_layers) if cached else []
     return [FrozenCache(blocks) for _ in batches]
 
@@ -251,68 +248,16 @@ def batch_by_prompt(comparisons: Sequence[Comparison], size: int) -> list[list[i
     return batches
 
 
-def pair_loss(
-    model: PreferenceModel,
-    batch: Sequence[Comparison],
-    labels: Literal["soft", "hard"] = "soft",
-    cache: FrozenCache | None = None,
-    weights: Sequence[float] | None = None,
-) -> Tensor:
-    """Soft Bradley-Terry loss of a batch, nats a pair: the mean over the pairs of each prompt, then
-    over prompts.
-
-    So a pair of K replies to a prompt has the weight 1 / C(K, 2) of arXiv:2203.02155, eq. 1. A
-    reply that several pairs share goes through the model once.
-
-    Args:
-        weights: of the pairs, where they are a part of a batch; None: `prompt_weights(batch)`.
-    """
-    rows = list(dict.fromkeys(tuple(row) for c in batch for row in (c.first, c.second)))
-    index_of = {row: i for i, row in enumerate(rows)}
-    with (cache or FrozenCache([])).reuse():
-        scores_R = model.unnormalized_scores(rows)
-    first_B = scores_R[[index_of[tuple(c.first)] for c in batch]]
-    second_B = scores_R[[index_of[tuple(c.second)] for c in batch]]
-    p_B = torch.tensor([c.p_first for c in batch], device=scores_R.device)
-    if labels == "hard":
-        p_B = (torch.sign(p_B - 0.5) + 1) / 2
-    weight_B = torch.tensor(weights or prompt_weights(batch), device=scores_R.device)
-    return soft_bradley_terry(first_B, second_B, p_B, weight_B)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """The model's agreement with the label of one comparison."""
-
-    prompt: str
-    source: str
-    agrees: float | None
-    """1 or 0; 0.5 when the model's scores are equal; None when the label is exactly 0.5, or the
-    replies are the same."""
-    log_loss: float
-    """Cross-entropy with the soft label, nats."""
-
-
-def evaluate(model: PreferenceModel, comparisons: Sequence[Comparison]) -> list[Agreement]:
-    """Agreement with the labels, one entry per comparison.
-
-    The loss is that of scores before normalisation, on which the model was trained.
-    """
-    if not comparisons:
-        return []
-    gain = model.gain or 1.0
-    first_scores = [s / gain for s in model.score([c.first for c in comparisons])]
-    second_scores = [s / gain for s in model.score([c.second for c in comparisons])]
-    agreements = []
-    for comparison, first, second in zip(comparisons, first_scores, second_scores, strict=True):
-        p_first = comparison.p_first
-        loss = soft_bradley_terry(
-            torch.tensor([first]), torch.tensor([second]), torch.tensor([p_first])
+def _digest(comparisons: Sequence[Comparison], config: RewardConfig, seed: int) -> str:
+    """Of what a training's state depends on besides the first weights."""
+    settings = config.model_dump_json(exclude={"save_every", "shard", "gradient_checkpointing"})
+    parts = [
+        part
+        for c in comparisons
+        for part in (
+            f"{c.prompt} {c.p_first}",
+            array("q", c.first).tobytes(),
+            array("q", c.second).tobytes(),
         )
-        agrees: float | None = float((first > second) == (p_first > 0.5))
-        if p_first == 0.5 or comparison.first == comparison.second:
-            agrees = None
-        elif first == second:
-            agrees = 0.5
-        agreements.append(Agreement(comparison.prompt, comparison.source, agrees, float(loss)))
-    return agreements
+    ]
+    return digest(settings, str(seed), str(matmul_dtype()), *parts)

@@ -452,26 +452,28 @@ def test_kill_9_at_any_moment(home: Path, finished_run: tuple[Path, float]) -> N
     assert changed <= {"report.html"}
 
 
-def test_two_processes_share_ppo(home: Path, finished_run: tuple[Path, float]) -> None:
-    """Started by torchrun on one run folder: one lock, one policy, the numbers of one process to
-    float tolerance.
+def test_two_processes_share_training(home: Path, finished_run: tuple[Path, float]) -> None:
+    """Started by torchrun on one run folder: one lock, one fine-tuned model, one preference model,
+    one policy, the numbers of one process to float tolerance.
     """
     folder, _ = finished_run
     two = home / "two"
     shutil.copytree(folder, two)
-    # the first process alone runs SFT, whose files are the same
-    for name in ("20-sft", "60-policy"):
-        shutil.rmtree(two / name)
-        (two / f"{name}.manifest.json").unlink()
+    for path in two.iterdir():
+        if path.name >= "20" and path.name[:2].isdigit():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     options = ("--from", "sft", "--until", "ppo", "--set", f"folder={two}")
     run_two_processes("-m", "cai.cli", "run", home / "run.yaml", *options)
     for mine, theirs in zip(ppo_metrics(folder), ppo_metrics(two), strict=True):
         assert theirs["kl"] == pytest.approx(mine["kl"], abs=1e-3)
         assert theirs["reward"] == pytest.approx(mine["reward"], abs=1e-3)
-    assert Manifest.model_validate_json(
-        (two / "60-policy.manifest.json").read_text(encoding="utf-8")
-    ).finished
-    weights = [load_file(f / "60-policy" / "model.safetensors") for f in (folder, two)]
-    assert all(
-        torch.allclose(tensor, weights[1][name], atol=5e-5) for name, tensor in weights[0].items()
-    )
+    for name in ("20-sft", "50-reward", "60-policy"):
+        text = (two / f"{name}.manifest.json").read_text(encoding="utf-8")
+        assert Manifest.model_validate_json(text).finished
+        (file,) = (two / name).glob("*.safetensors")
+        weights = [load_file(file), load_file(folder / name / file.name)]
+        assert all(
+            torch.allclose(tensor, weights[1][key], atol=5e-5)
+            for key, tensor in weights[0].items()
+            if key != "head.bias"  # it adds the same to both replies of a pair
+        )

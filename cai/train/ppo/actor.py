@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from peft import PeftModel
@@ -20,26 +20,32 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cai.errors import TrainError
-from cai.modeling.fast_paths import backbone, hidden_width
-from cai.modeling.frozen_cache import blocks_of, frozen_blocks
+from cai.modeling.fast_paths import hidden_width
+from cai.modeling.frozen_cache import frozen_blocks
 from cai.modeling.loading import load_frozen, load_model, window_of_weights
-from cai.modeling.logits import logit_finish, logit_head
 from cai.modeling.lora import (
     active_adapter,
     adapter_parameters,
     hidden_states,
     lm_head,
     merge_adapter_into,
+    plain_hidden_states,
     with_adapter,
 )
-from cai.modeling.precision import autocast, matmul_dtype
-from cai.modeling.shared_prefix import shared_prefix_forward
+from cai.modeling.precision import matmul_dtype
 from cai.modeling.tokenization import load_renderer
 from cai.reward.preference_model import ADAPTER
-from cai.train.distributed import full_tensor, world_size
+from cai.train.distributed import world_size
 from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.critic import Critic, load_critic_model
 from cai.train.preference import RewardConfig
+from cai.train.sharding import (
+    backbone_and_head_parameters,
+    copy_weights,
+    freeze_below,
+    head_of,
+    shard_model,
+)
 
 POLICY = "policy"
 """Name of the policy's adapter."""
@@ -135,7 +141,7 @@ class LoraActor:
     @property
     def reference(self) -> ForwardModel:
         if self.reference_model is not None:
-            return _plain_forward(self.reference_model, share_prefix=True)
+            return _plain_forward(self.reference_model)
         return ForwardModel(
             partial(hidden_states, self.model, None), lm_head(self.model), self.model.device
         )
@@ -180,43 +186,29 @@ class FullActor:
         num_trainable_layers: int | None = None,
     ) -> None:
         reference_model.requires_grad_(False)
-        if num_trainable_layers is not None:
-            model.requires_grad_(False)
-            for block in blocks_of(model)[-num_trainable_layers:]:
-                block.requires_grad_(True)
+        freeze_below(model, num_trainable_layers)
         self.model, self.reference_model, self.rollout_copy = model, reference_model, copy
         self.module = PolicyAndCritic(model, Critic(hidden_width(model)).to(model.device))
         self.sharded = False
-        self._trainable = self._find_trainable()
+        self._trainable = backbone_and_head_parameters(self.model)
 
     def shard(self) -> None:
         """Shard policy, and a reference without adapters, over the processes, block by block
         (FSDP2).
 
-        The root keeps its weights between passes, because the head reads the embeddings after the
-        backbone's forward is over.
-
         Raises:
             ValueError: there is no copy to sample from, which each process does at its own pace.
         """
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
         if self.rollout_copy is None:
             raise ValueError(
                 "a sharded policy needs a copy to sample from: "
                 "FullActor(model, reference_model, copy)"
             )
-        mesh = init_device_mesh(self.model.device.type, (world_size(),))
         for model in (self.model, self.reference_model):
             if isinstance(model, PreTrainedModel):
-                for block in blocks_of(model):
-                    fully_shard(block, mesh=mesh)
-                fully_shard(backbone(model), mesh=mesh, reshard_after_forward=False)
-                if _untied_head_parameters(model):
-                    fully_shard(model.get_output_embeddings(), mesh=mesh)
+                shard_model(model)
         self.sharded = True
-        self._trainable = self._find_trainable()
+        self._trainable = backbone_and_head_parameters(self.model)
 
     @property
     def critic(self) -> Critic:
@@ -224,14 +216,14 @@ class FullActor:
 
     @property
     def policy(self) -> ForwardModel:
-        return _plain_forward(self.model, share_prefix=not self.sharded)
+        return _plain_forward(self.model)
 
     @property
     def reference(self) -> ForwardModel:
         model = self.reference_model
         if isinstance(model, PeftModel):
             return ForwardModel(partial(hidden_states, model, None), lm_head(model), model.device)
-        return _plain_forward(model, share_prefix=not self.sharded)
+        return _plain_forward(model)
 
     @contextlib.contextmanager
     def rollout_model(self) -> Iterator[PreTrainedModel]:
@@ -244,21 +236,11 @@ class FullActor:
             self._trainable
         )  # kept: while sharded weights are gathered for a pass, the module shows others
 
-    def _find_trainable(self) -> list[nn.Parameter]:
-        parameters = (*backbone(self.model).parameters(), *_untied_head_parameters(self.model))
-        return [p for p in parameters if p.requires_grad]
-
     def frozen_layers(self, trainable: int | None) -> list[nn.Module]:
         return []  # two models: nothing is shared
 
-    @torch.no_grad()
     def copy_weights_to(self, target: PreTrainedModel) -> None:
-        weights = dict(target.named_parameters())
-        for name, parameter in self.model.named_parameters():
-            if (
-                name in weights
-            ):  # but for a tied head, which sharding has parted from the embeddings
-                weights[name].copy_(full_tensor(parameter))
+        copy_weights(self.model, target)
 
 
 def build_actor(
@@ -324,38 +306,5 @@ def _refuse_other_tokens(reference: str, weights: str) -> None:
         )
 
 
-def _plain_forward(model: PreTrainedModel, *, share_prefix: bool) -> ForwardModel:
-    """`share_prefix`: the tokens that all rows begin with are computed once, in a forward pass of
-    their own.
-    """
-
-    def states(ids_BT: Tensor) -> Tensor:
-        with autocast(model.device):
-            if share_prefix:
-                return shared_prefix_forward(backbone(model), ids_BT).to(model.dtype)
-            hidden_BTE: Tensor = backbone(model)(
-                input_ids=ids_BT, use_cache=False
-            ).last_hidden_state
-        return hidden_BTE.to(model.dtype)
-
-    return ForwardModel(states, _head_of(model), model.device)
-
-
-def _head_of(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
-    """Hidden states -> logits. Tied weights are read from the backbone, for only those are gathered
-    when sharded.
-    """
-    if _untied_head_parameters(model):
-        return logit_head(model)
-    finish = logit_finish(model)
-    return lambda hidden: finish(
-        nn.functional.linear(hidden, backbone(model).get_input_embeddings().weight)
-    )
-
-
-def _untied_head_parameters(model: PreTrainedModel) -> list[Any]:
-    """The language-model head's parameters, where they are not the embeddings'."""
-    if getattr(model.config, "tie_word_embeddings", False):
-        return []
-    of_backbone = {id(p) for p in backbone(model).parameters()}
-    return [p for p in model.get_output_embeddings().parameters() if id(p) not in of_backbone]
+def _plain_forward(model: PreTrainedModel) -> ForwardModel:
+    return ForwardModel(partial(plain_hidden_states, model), head_of(model), model.device)

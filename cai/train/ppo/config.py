@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cai.modeling.model_files import local_model_name
 from cai.records import FrozenModel
+from cai.train.distributed import SHARD_NEEDS_FULL
 from cai.train.ppo.prompt_sampler import Share, allocate
 
 KL_CLIP = 0.2
@@ -348,8 +349,5 @@ class PPOConfig(FrozenModel):
                 f" is not a multiple of optimization.num_minibatches = {minibatches}"
             )
         if self.shard and self.mode != "full":
-            raise ValueError(
-                "shard: only full fine-tuning shards its weights; adapters are small "
-                "(mode: full, or shard: false)"
-            )
+            raise ValueError(SHARD_NEEDS_FULL)
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from statistics import fmean
 from typing import get_args
 
@@ -14,13 +13,12 @@ from transformers import PreTrainedModel
 from cai.errors import ConfigError
 from cai.modeling.fast_paths import backbone, hidden_width
 from cai.modeling.loading import load_model, window_of
-from cai.modeling.lora import hidden_states
 from cai.modeling.model_files import training_weights
 from cai.modeling.precision import autocast, matmul_dtype
 from cai.modeling.shared_prefix import shared_prefix_forward
 from cai.modeling.tokenization import load_renderer
 from cai.records import Kind
-from cai.reward.preference_model import ADAPTER, PreferenceModel
+from cai.reward.preference_model import PreferenceModel
 
 KINDS = (*get_args(Kind), None)
 """Kinds of prompts in the order of the critic's heads."""
@@ -82,7 +80,7 @@ class Critic(nn.Module):
         """
         self.head.weight.copy_(weight * model.gain * model.head.weight)
         self.head.bias.copy_(weight * (model.gain * model.head.bias + model.bias))
-        self.backbone = partial(hidden_states, model.shared[0], ADAPTER)
+        self.backbone = model.hidden_states
         self.knows_preference_model = True
 
     def read_model(self, model: PreTrainedModel) -> None:

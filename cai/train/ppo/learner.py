@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cai.errors import TrainError
 from cai.modeling.frozen_cache import FrozenCache
-from cai.modeling.out_of_memory import is_out_of_memory, with_smaller_batches
+from cai.modeling.out_of_memory import with_smaller_batches
 from cai.train.distributed import all_reduce_max, all_reduce_sum
 from cai.train.ppo import steps
 from cai.train.ppo.actor import Actor
@@ -22,6 +22,7 @@ from cai.train.ppo.config import PPOConfig
 from cai.train.ppo.experience import Experience, MicroBatch, Minibatch, micro_batches
 from cai.train.ppo.ptx import PtxText, ptx_losses, sample_texts
 from cai.train.ppo.rollout import Rollout, response_logprobs
+from cai.train.sharding import same_batches
 
 Metrics = dict[str, Any]
 T = TypeVar("T")
@@ -91,14 +92,8 @@ class Learner:
                 have to make the same passes.
         """
         if self.actor.sharded:
-            try:
+            with same_batches("ppo: out of memory: lower ppo.optimization.micro_batch_size"):
                 return work(self.micro_batch_size)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise TrainError(
-                    "ppo: out of memory: lower ppo.optimization.micro_batch_size"
-                ) from error
         result, self.micro_batch_size = with_smaller_batches(
             "ppo", self.micro_batch_size, work, TrainError
         )
@@ -168,7 +163,7 @@ class Learner:
         if texts and self.trains_policy(experience.update):
             for loss in ptx_losses(self.actor.policy, texts, self.micro_batch_size):
                 sums["ptx_loss"] += float(loss.detach())
-                steps.backward(self.actor, self.config.ptx.coef * loss)
+                (self.config.ptx.coef * loss).backward()  # type: ignore[no-untyped-call]
         return sums, ratio_error
 
     def _logprobs(self, experience: Experience, micro: MicroBatch) -> Tensor:

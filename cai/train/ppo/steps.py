@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cai.errors import TrainError
 from cai.train import losses
-from cai.train.distributed import all_reduce_sum, full_tensor, world_size
+from cai.train.distributed import all_reduce_sum, full_tensor
 from cai.train.ppo.actor import Actor
 from cai.train.ppo.config import OptimizationConfig
 from cai.train.ppo.experience import Experience, MicroBatch
@@ -49,7 +49,7 @@ def micro_batch_gradients(
     # policy and critic share no parameter: no coefficient stands between the two losses
     value_loss.backward()  # type: ignore[no-untyped-call]
     if logp_N.requires_grad:
-        backward(actor, policy_loss)
+        policy_loss.backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         error_N = ((logp_N - old_logp_N).exp() - 1).abs()
         clipped_N = (error_N > config.clip_range).float()
@@ -61,12 +61,6 @@ def micro_batch_gradients(
             "neg_logp": micro.loss_weight * float(-logp_N.mean()),
         }
     return metrics, float(error_N.max())
-
-
-def backward(actor: Actor, loss: Tensor) -> None:
-    """Accumulate the policy's gradients. FSDP averages over processes where the sum is wanted."""
-    scale = world_size() if actor.sharded else 1
-    (loss * scale).backward()  # type: ignore[no-untyped-call]
 
 
 def clip_and_step(actor: Actor, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:

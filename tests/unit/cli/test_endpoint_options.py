@@ -66,6 +66,7 @@ def test_the_settings_of_a_run(
         "tokens_per_minute": None,
         "timeout": 7.0,
         "attempts": 3,
+        "start_timeout": 900.0,
         "allow": ("length",),
         "prefill": False,
         "top_logprobs": 5,

@@ -15,7 +15,7 @@ from cai.data.split import split
 from cai.generate.filters import near_copy, not_degenerate
 from cai.records import Prompt, chat_of
 from cai.rubric.text_classifier import Labelled, split_by_prompt
-from cai.train.preference import Comparison
+from cai.train.comparison import Comparison
 from cai.train.preference import split_by_prompt as split_pairs
 
 FORMS: list[Callable[[str], str]] = [

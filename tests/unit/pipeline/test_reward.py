@@ -47,6 +47,7 @@ def test_a_preference_model_that_knows_nothing_is_left_out(
     run = SimpleNamespace(
         reward_model=None,
         reward_weights=RewardWeights(**weights),
+        reward=SimpleNamespace(mode="lora"),
         ppo=SimpleNamespace(critic=critic),
     )
     ctx: Any = SimpleNamespace(run=run, rubric=None, require=lambda name: tmp_path / name)

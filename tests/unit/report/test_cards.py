@@ -17,7 +17,7 @@ def test_a_preference_models_card() -> None:
     )
     scores = [score("reward.agreement", 0.65), score("reward.log_loss", None)]
     text = preference_card(
-        "soft", 40, scores, manifest, "toy", "`smollm2`", "that model's replies"
+        "lora", "soft", 40, scores, manifest, "toy", "`smollm2`", "that model's replies"
     ).content
     assert "(`safetensors`) on `smollm2`. The score" in text
     assert "mean 0 and variance 1 over that model's replies." in text

@@ -11,8 +11,9 @@ from cai.errors import TrainError
 from cai.pipeline.preference_model import fresh_model
 from cai.records import chat_of
 from cai.reward.preference_model import PreferenceModel
+from cai.train.comparison import Comparison
 from cai.train.cross_validation import cross_validate, folds, mix_pairs
-from cai.train.preference import Comparison, RewardConfig
+from cai.train.preference import RewardConfig
 
 
 def test_folds_by_hand() -> None:

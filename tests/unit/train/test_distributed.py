@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from cai.errors import TrainError, blame
 from cai.train.distributed import is_peer_failure
 
 
@@ -18,3 +20,11 @@ def test_errors_of_a_peer() -> None:
     assert is_peer_failure(torch.distributed.DistBackendError("NCCL error"))
     assert not is_peer_failure(torch.OutOfMemoryError("out of memory"))
     assert not is_peer_failure(RuntimeError("The size of tensor a (3) must match"))
+
+
+@pytest.mark.parametrize(("text", "expected"), [("gloo: Connection closed", True), ("nan", False)])
+def test_an_error_of_a_stage_that_a_peer_caused(text: str, expected: bool) -> None:
+    """A stage's error line keeps what it was raised from."""
+    with pytest.raises(TrainError) as raised, blame(TrainError, "sft"):
+        raise RuntimeError(text)
+    assert is_peer_failure(raised.value) is expected

@@ -19,7 +19,7 @@ from cai.records import Prompt, chat_of
 from cai.reward.preference_model import PreferenceModel
 from cai.train.ppo import rollout
 from cai.train.ppo.config import RolloutConfig
-from cai.train.sft import Example, SFTConfig, _tokenize, sft
+from cai.train.sft import Example, SFTConfig, sft, tokenize
 from cai.train.sft_rows import SFTRow, select_rows
 
 FAMILY = Family(
@@ -52,7 +52,7 @@ def renderer(base: Path) -> Renderer:
 
 def test_fine_tuning_teaches_the_templates_token(renderer: Renderer) -> None:
     examples = [Example(HI, "ok"), Example(HI, "<think>x</think>ok")]
-    rows, _ = _tokenize(renderer, examples, 64)
+    rows, _ = tokenize(renderer, examples, 64)
     ok = renderer.text_ids("ok")
     for row in rows:
         assert [label for label in row["labels"] if label >= 0] == [*ok, END]

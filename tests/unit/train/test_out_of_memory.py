@@ -21,9 +21,10 @@ from cai.modeling.loading import load_model
 from cai.modeling.out_of_memory import BatchLimit, is_out_of_memory, with_smaller_batches
 from cai.modeling.tokenization import load_renderer
 from cai.records import chat_of
+from cai.train.comparison import Comparison
+from cai.train.pair_loss import PairGradients
 from cai.train.ppo.config import RolloutConfig
 from cai.train.ppo.rollout import rollout_requests, sample_rollouts
-from cai.train.preference import Comparison, PairGradients
 from cai.train.sft import Example, SFTConfig, sft
 
 Where = Literal["forward", "backward"]

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
-from interruptions import quiet
+from interruptions import Killed, killed_at, quiet
 from preference_toys import HELLO, untrained_model
 
-from cai.errors import TrainError
+from cai.errors import StoreError, TrainError
 from cai.modeling.lora import adapter_parameters, adapter_tensors
 from cai.pipeline.preference_model import fresh_model
 from cai.records import chat_of
 from cai.reward.preference_model import ADAPTER, PreferenceModel
+from cai.train.agreement import evaluate
+from cai.train.comparison import Comparison
 from cai.train.early_stopping import EarlyStopping
-from cai.train.preference import (
-    Comparison,
-    RewardConfig,
-    batch_by_prompt,
-    evaluate,
-    pair_loss,
-    split_by_prompt,
-    train,
-)
+from cai.train.pair_loss import pair_loss
+from cai.train.preference import RewardConfig, batch_by_prompt, split_by_prompt, train
 
 
 def planted(model: PreferenceModel, count: int, p: float = 1.0) -> list[Comparison]:
@@ -348,3 +343,61 @@ def test_blocks_that_do_not_learn_are_computed_once_and_change_nothing(
         heads.append(model.head.weight.detach().clone())
         assert len(calls) == (2 if max_bytes else 6)  # two batches, three epochs
     assert torch.equal(*heads)
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_killed_training_equals_an_uninterrupted_one(
+    tiny_model: Path, tmp_path: Path, mode: Literal["lora", "full"]
+) -> None:
+    """Four steps an epoch, a checkpoint after every third: killed in the sixth of eight, it goes on
+    with the fourth, and has the best weights of both parts.
+    """
+    config = RewardConfig(
+        mode=mode, lora_rank=4, epochs=2, batch_size=2, learning_rate=1e-3, patience=1, save_every=3
+    )
+
+    def fitted(
+        progress: Callable[[int, int], None], checkpoints: Path | None
+    ) -> tuple[float, list[torch.Tensor]]:
+        model = fresh_model(str(tiny_model), config, 0)
+        pairs = planted(model, 10)
+        loss = train(
+            model,
+            pairs[:8],
+            config,
+            seed=0,
+            progress=progress,
+            deciding=pairs[8:],
+            checkpoints=checkpoints,
+        )
+        return loss, [p.detach() for p in (*model.head.parameters(), *model.shared[0].parameters())]
+
+    loss, weights = fitted(quiet, None)
+    with pytest.raises(Killed):
+        fitted(killed_at(5, quiet), tmp_path)
+    steps: list[int] = []
+    resumed_loss, resumed = fitted(lambda done, total: steps.append(done), tmp_path)
+    assert steps == [4, 5, 6, 7, 8]
+    assert resumed_loss == loss
+    assert all(map(torch.equal, weights, resumed))
+    config = config.model_copy(update={"batch_size": 4})
+    with pytest.raises(StoreError, match="other settings"):
+        fitted(quiet, tmp_path)
+
+
+def test_every_weight_of_a_model_can_learn(tiny_model: Path, tmp_path: Path) -> None:
+    """`mode: full`: the saved folder has the model, and scores as the trained one does; of two
+    blocks the last learns alone with `num_trainable_layers: 1`.
+    """
+    config = RewardConfig(
+        mode="full", epochs=6, batch_size=4, learning_rate=1e-2, num_trainable_layers=1
+    )
+    model = fresh_model(str(tiny_model), config, 0)
+    before = {k: p.detach().clone() for k, p in model.plain_base.named_parameters()}
+    assert train(model, planted(model, 16), config, seed=0, progress=quiet) < 0.2
+    changed = [k for k, p in model.plain_base.named_parameters() if not torch.equal(before[k], p)]
+    assert changed
+    assert all(".layers.1." in key for key in changed)
+    model.save(tmp_path)
+    rows = [model.rows(HELLO, "zz"), model.rows(HELLO, "aa")]
+    assert PreferenceModel.load_full(tmp_path).score(rows) == pytest.approx(model.score(rows))

@@ -38,7 +38,7 @@ def rows_passed(
         passed.extend(rows)
         raise Killed
 
-    monkeypatch.setattr(module, "_build_trainer", catch)
+    monkeypatch.setattr(module, "build_trainer", catch)
     with pytest.raises(Killed):
         sft(str(tiny), examples, config, tiny.parent / "never", seed=0, progress=quiet)
     return passed

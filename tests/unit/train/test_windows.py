@@ -76,7 +76,7 @@ def test_sft_goes_by_the_window_too(
         passed.extend(rows)
         raise Killed
 
-    monkeypatch.setattr(sft_module, "_build_trainer", catch)
+    monkeypatch.setattr(sft_module, "build_trainer", catch)
     hello = chat_of(("user", "hi"))
     config = SFTConfig(max_length=512)
     with pytest.raises(Killed):

@@ -1,0 +1,29 @@
+"""Gradient checkpointing: a block's activations are computed again in the backward pass, not kept.
+
+A step then takes about a third longer, and its memory grows with one block's activations instead of
+those of all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from cai.modeling.fast_paths import fast_paths, set_fast_paths
+from cai.modeling.frozen_cache import blocks_of
+
+
+def checkpoint_blocks(model: PreTrainedModel, num_trainable_layers: int | None = None) -> None:
+    """Checkpoint the model's last `num_trainable_layers` blocks (None: all), until it is dropped.
+
+    The frozen blocks below them keep nothing anyway. transformers' own switch works in training
+    mode only, in which a model may have dropout.
+    """
+    blocks = blocks_of(model)
+    # a shared prefix passes its keys from one pass to the next, and repeated blocks would add to it
+    set_fast_paths(model, replace(fast_paths(model), training_prefix=False))
+    for block in blocks if num_trainable_layers is None else blocks[-num_trainable_layers:]:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
