@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 findings, or a job that failed; 2 wrong usage or unreadabl
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
@@ -142,8 +143,9 @@ def _sigterm_interrupts(received: list[int]) -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         received.append(number)
         on_ctrl_c = signal.getsignal(signal.SIGINT)
-        if callable(on_ctrl_c):  # of an event loop: it cancels its tasks, and raises after them
-            on_ctrl_c(signal.SIGINT, frame)
+        runner = getattr(getattr(on_ctrl_c, "func", None), "__self__", None)
+        if callable(on_ctrl_c) and isinstance(runner, asyncio.Runner):
+            on_ctrl_c(signal.SIGINT, frame)  # it cancels its tasks, and raises after them
         else:
             raise KeyboardInterrupt
 

@@ -195,8 +195,8 @@ def label(
         config = label_config({"preset": preset, "principles": principles, "scale": scale})
         names = column_names(columns, REPLY_FIELDS)
         with open_file_tool(options) as tool:
-            _warn_of_judge(tool, config, audit)
             _label_file(tool, config, names, seed)
+            _warn_of_judge(tool, config, audit)
 
 
 def _warn_of_judge(tool: FileTool, config: LabelConfig, file: Path | None) -> None:

@@ -16,8 +16,8 @@ from pydantic import Field, model_validator
 
 from cai.async_map import gather
 from cai.errors import UnansweredError
-from cai.lm import is_endpoint
 from cai.lm.base import LM
+from cai.lm.http import asks_server
 from cai.records import Chat, Message, Number, Row
 from cai.seeds import rng
 from cai.templates import fill_in
@@ -95,7 +95,7 @@ class ChoiceAnswer(Row):
 
 def choice_step(subject: str, lm: LM) -> Callable[[ChoiceItem], Awaitable[ChoiceAnswer]]:
     """The step that answers one question."""
-    has_replies = not is_endpoint(lm)
+    has_replies = not asks_server(lm)
 
     def answer(
         item: ChoiceItem, logprobs: tuple[tuple[float, ...], ...] | None, reason: str | None = None

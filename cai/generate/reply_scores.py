@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from cai.async_map import gather
 from cai.errors import UsageError
 from cai.generate.label_config import NEEDS_LOCAL_JUDGE, LabelConfig
-from cai.lm import is_endpoint
 from cai.lm.base import LM
+from cai.lm.http import asks_server
 from cai.probability import log_sigmoid
 from cai.records import Chat, Pair, Vote, chat_of
 from cai.shipped import PROBE_PAIRS
@@ -33,7 +33,7 @@ SmolLM2-135M. Relevance as a sum predicted them better than a mean over tokens o
 
 def refuse_unsuitable(judge: LM, config: LabelConfig) -> None:
     """Raises UsageError: the judge cannot give the scores that the config names."""
-    if config.ask == "relevance" and is_endpoint(judge):
+    if config.ask == "relevance" and asks_server(judge):
         raise UsageError(f"label: {NEEDS_LOCAL_JUDGE}")
     if config.ask == "probe":
         from cai.generate.harm_probe import local_judge

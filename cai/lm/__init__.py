@@ -13,7 +13,7 @@ from cai.lm.http import HttpConfig, HttpLM
 from cai.modeling.model_files import local_model_name, resolve_model_path
 from cai.modeling.model_spec import split_spec
 
-__all__ = ["LM", "FakeLM", "Sample", "is_endpoint", "open_lm"]
+__all__ = ["LM", "FakeLM", "Sample", "open_lm"]
 
 SPEC_FORMS = (
     "smollm2, local:FOLDER_OR_HUB_ID, vllm: or sglang:FOLDER_OR_HUB_ID, "
@@ -58,11 +58,3 @@ def open_lm(spec: str, http: HttpConfig | None = None) -> LM:
     near = difflib.get_close_matches(spec, SPEC_PREFIXES, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UsageError(f"model {spec!r}: unknown form{hint}; use {SPEC_FORMS}")
-
-
-def is_endpoint(lm: LM) -> bool:
-    """Whether calls go to a server, be it through a log or a budget."""
-    inner: object = lm
-    while not isinstance(inner, HttpLM) and hasattr(inner, "lm"):
-        inner = inner.lm
-    return isinstance(inner, HttpLM)

@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from cai.errors import BackendError, TransientError, UnansweredError
 from cai.lm import credentials
-from cai.lm.base import ANSWER_USAGE, RefusedAnswerError, Sample, Usage
+from cai.lm.base import ANSWER_USAGE, LM, RefusedAnswerError, Sample, Usage
 from cai.lm.body import MalformedAnswerError
 from cai.lm.chat_completions import Answer, estimate_tokens, parse_sample, thinking_fields, usage_of
 from cai.lm.credentials import API_KEY_VARIABLE
@@ -336,3 +336,11 @@ class _Call(NamedTuple):
     request: httpx.Request
     body: dict[str, Any]
     chat: Chat
+
+
+def asks_server(lm: LM) -> bool:
+    """Whether a model's calls go to a server, be it through a log or a budget."""
+    inner: object = lm
+    while not isinstance(inner, HttpLM) and hasattr(inner, "lm"):
+        inner = inner.lm
+    return isinstance(inner, HttpLM)

@@ -39,11 +39,6 @@ TORCHRUN_VARIABLES = (
 """Environment variables by which torchrun tells each process its rank."""
 TIMEOUT = timedelta(days=2)
 """Of a collective: a stage that only the first process runs may take long."""
-SHARD_NEEDS_FULL = (
-    "shard: only full fine-tuning shards its weights; adapters are small "
-    "(mode: full, or shard: false)"
-)
-"""What is wrong with `shard` in a section whose `mode` is another."""
 
 
 @contextlib.contextmanager

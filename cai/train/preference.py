@@ -31,10 +31,8 @@ from cai.store import digest
 from cai.train.agreement import evaluate
 from cai.train.checkpoint import Checkpoints
 from cai.train.comparison import Comparison
-from cai.train.distributed import (
-    SHARD_NEEDS_FULL,
-)
 from cai.train.early_stopping import EarlyStopping
+from cai.train.messages import SHARD_NEEDS_FULL
 from cai.train.pair_loss import PairGradients
 from cai.train.sharding import clip_gradients, is_sharded, sum_gradients
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cai.records import FrozenModel
-from cai.train.distributed import SHARD_NEEDS_FULL
+from cai.train.messages import SHARD_NEEDS_FULL
 from cai.train.ppo.prompt_sampler import Share
 
 Weight = Annotated[float, Field(ge=0, le=100)]

@@ -23,12 +23,20 @@ MODULES = sorted(
 )
 
 
+HOSTS = {
+    "cai.integrations.inspect_plugin": "inspect_ai",
+    "cai.integrations.plugins.verl_reward": "verl",
+    "cai.integrations.plugins.verifiers_environment": "verifiers",
+}
+"""Plug-ins -> the program that they are for, without which they cannot be imported."""
+
+
 @pytest.mark.parametrize("name", ["cai", *MODULES])
 def test_every_all_is_sorted_and_importable(name: str) -> None:
     """Every module can be imported; where it says what it exports, that exists, is said once, and
     is in ruff's order: names in capitals, then classes, then the rest."""
-    if name == "cai.integrations.inspect_plugin":
-        pytest.importorskip("inspect_ai", reason="inspect_ai, which imports it, is not installed")
+    if host := HOSTS.get(name):
+        pytest.importorskip(host, reason=f"{host}, which imports it, is not installed")
     module = importlib.import_module(name)
     exported = getattr(module, "__all__", [])
     assert exported == sorted(

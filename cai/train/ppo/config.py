@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cai.modeling.model_files import local_model_name
 from cai.records import FrozenModel
-from cai.train.distributed import SHARD_NEEDS_FULL
+from cai.train.messages import SHARD_NEEDS_FULL
 from cai.train.ppo.prompt_sampler import Share, allocate
 
 KL_CLIP = 0.2

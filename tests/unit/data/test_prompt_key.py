@@ -14,7 +14,8 @@ from cai.data.near_duplicates import NearDuplicates
 from cai.data.split import split
 from cai.generate.filters import near_copy, not_degenerate
 from cai.records import Prompt, chat_of
-from cai.rubric.text_classifier import Labelled, split_by_prompt
+from cai.rubric.held_out_groups import folds_of
+from cai.rubric.text_classifier import Labelled
 from cai.train.comparison import Comparison
 from cai.train.preference import split_by_prompt as split_pairs
 
@@ -47,9 +48,11 @@ def test_nor_does_that_of_pairs_or_of_labelled_texts(form: Callable[[str], str])
     train, held_out = split_pairs([Comparison(key, [0], [1], 1.0) for key in keys], 0.3, 0)
     assert held_out
     assert not {c.prompt for c in train} & {c.prompt for c in held_out}
-    texts = [Labelled(key, frozenset(), True, 1.0) for key in keys]
-    train_texts, held_out_texts = split_by_prompt(texts, 0.3, 0)
-    assert not {row.prompt for row in train_texts} & {row.prompt for row in held_out_texts}
+    texts = [Labelled(key, frozenset(), i % 2 == 0) for i, key in enumerate(keys)]
+    folds = folds_of(texts)
+    assert folds
+    for fold in folds:
+        assert not {row.prompt for row in fold.train} & {row.prompt for row in fold.test}
 
 
 def test_comparisons_have_that_key(tiny_model: Path) -> None:
