@@ -10,6 +10,7 @@ import base64
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -60,6 +61,8 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._receive], [], [], SECONDS)
+            assert ready, f"no answer from the browser in {SECONDS} s"
             block = os.read(self._receive, 1 << 20)
             assert block, "the browser has ended"
             self._buffer += block
@@ -85,10 +88,8 @@ class Page:
     def open(self, path: Path) -> None:
         """Load a file, and wait until it is there."""
         self.goto(path.as_uri())
-        self.evaluate(
-            "new Promise((done) => document.readyState === 'complete' ? done()"
-            " : addEventListener('load', () => done()))"
-        )
+        # asked for again and again: a page without script tells nobody that it has loaded
+        self.wait_for(f"location.href === {path.as_uri()!r} && document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression, awaited."""
