@@ -93,7 +93,7 @@ class Run:
     """PPO's responses that ended."""
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
-        tokenize, scores = sft_module._tokenize, PreferenceModel.unnormalized_scores
+        tokenize, scores = sft_module.tokenize, PreferenceModel.unnormalized_scores
         make_rollout = rollout._rollout
 
         def watched_tokenize(*args: Any) -> Any:
@@ -110,7 +110,7 @@ class Run:
             self.sampled += [result.response_ids] if result.finished else []
             return result
 
-        patch.setattr(sft_module, "_tokenize", watched_tokenize)
+        patch.setattr(sft_module, "tokenize", watched_tokenize)
         patch.setattr(PreferenceModel, "unnormalized_scores", watched_scores)
         patch.setattr(rollout, "_rollout", watched_rollout)
 

@@ -170,12 +170,12 @@ def test_label_says_whether_its_judge_was_audited(capsys: Capture, tmp_path: Pat
         return result.err
 
     never = "label: the judge fake:brief was never audited: how far its labels agree with people "
-    assert said("1.jsonl").startswith(never)
+    assert never in said("1.jsonl")
     assert "audit" not in said("2.jsonl", "--audit", record)
     other = said("3.jsonl", "--audit", record, model="fake:echo")
-    assert other.startswith("label: the audit is of another judge (fake:brief)")
+    assert "label: the audit is of another judge (fake:brief)" in other
     settings = said("4.jsonl", "--audit", record, "--preset", "direct")
-    assert settings.startswith("label: the audit of fake:brief is of other settings of label")
+    assert "label: the audit of fake:brief is of other settings of label" in settings
 
 
 def test_a_run_says_so_before_labels_and_ppo(capsys: Capture, tmp_path: Path) -> None:

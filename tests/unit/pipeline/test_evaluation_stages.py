@@ -53,7 +53,7 @@ def ctx(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
         model="fake:polite",
         judge=None,
         eval=SimpleNamespace(max_tokens=3),
-        reward=SimpleNamespace(lora_rank=4, num_trainable_layers=None),
+        reward=SimpleNamespace(mode="lora", lora_rank=4, num_trainable_layers=None),
         reward_model=None,
         reward_weights=RewardWeights(pm=2.0, rubric=1.0),
         ppo=SimpleNamespace(
