@@ -1,4 +1,4 @@
-"""Commands that execute a run: all its stages, or one of them."""
+"""Commands that execute a run: all its stages, or one of them. The forecast is in plan.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import typer
 from cai.artifacts import STAGES
 from cai.cli.output import print_table
 from cai.cli.silence import quiet
-from cai.errors import JobError, UsageError
+from cai.errors import UsageError
 
 if TYPE_CHECKING:
     from cai.pipeline.config import ResolvedRun
@@ -123,7 +123,7 @@ def execute_run(
         budget = Budget(**asdict(limits.of_this_process()))
         ctx = open_run(resolved, bars, budget, lambda line: print(line, file=sys.stderr))
         if is_first_process and len(stages) > 1:
-            _print_memory(resolved)
+            print_memory(resolved)
         try:
             run_stages(
                 ctx,
@@ -138,7 +138,7 @@ def execute_run(
         _print_results(resolved.folder, stages, time.monotonic() - started)
 
 
-def _print_memory(resolved: ResolvedRun) -> None:
+def print_memory(resolved: ResolvedRun) -> None:
     """What the stages may take of the memory, before they do."""
     from cai.pipeline.memory_plan import memory_lines
 
@@ -169,48 +169,6 @@ def _print_stage(stage: str, seconds: float, nulls: str) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_gib
     line = f"{stage:>8}  {seconds:6.1f} s   peak memory {peak:.1f} GiB"
     print(f"{line}   {nulls}" if nulls else line, file=sys.stderr)
-
-
-@app.command(epilog="Example: cai plan examples/endpoint.yaml --probe 20")
-def plan(
-    file: RunFile,
-    settings: Settings = None,
-    probe: Annotated[
-        int, typer.Option(min=1, help="Rows to try per stage; the run reuses their answers.")
-    ] = 20,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
-) -> None:
-    """Estimate the calls, tokens, cost and hours of each stage of a run, with 95 % intervals.
-
-    Given a limit, exit 1 if the estimate exceeds it. The limit holds for the probe as well.
-    """
-    quiet()
-    from cai.lm.budget import Budget
-    from cai.pipeline.batches import batch_cost_line
-    from cai.pipeline.config import load_run
-    from cai.pipeline.context import open_run
-    from cai.pipeline.estimate import exceeded_limits, forecast_table, plan
-    from cai.progress import progress_bars
-    from cai.store import locked
-
-    resolved = load_run(file, settings or [])
-    with progress_bars() as progress, locked(resolved.folder):
-        budget = Budget(max_cost=max_cost, max_tokens=max_tokens, max_hours=max_hours)
-        ctx = open_run(resolved, progress, budget, lambda line: print(line, file=sys.stderr))
-        try:
-            forecasts = plan(ctx, probe)
-        finally:
-            if budget.calls:
-                print(f"calls   {budget.summary()}", file=sys.stderr)
-    print_table(forecast_table(forecasts), 140)
-    if line := batch_cost_line(forecasts, resolved.run.prices):
-        print(line)
-    _print_memory(resolved)
-    exceeded = exceeded_limits(forecasts, budget)
-    if exceeded:
-        raise JobError("; ".join(exceeded))
 
 
 def _add_stage_command(name: str, doc: str) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -25,6 +25,7 @@ from cai.lm.engines import is_endpoint
 from cai.pipeline.context import RunContext
 from cai.pipeline.planned_stages import PlannedStage, Probes, planned_stages
 from cai.pipeline.probe import ROW, Used
+from cai.simulation.workload import Workload, workload
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Forecast:
     completion: Interval
     cost: Interval
     hours: Interval
+    work: Workload | None = None
+    """What `cai plan --machine` simulates; None: the stage does not grow with the prompts."""
 
 
 def total(values: Sequence[float], rows: int) -> Interval:
@@ -135,7 +138,11 @@ async def _probe(ctx: RunContext, stage: PlannedStage, rows: Sequence[Any]) -> F
     pace = passed / waited if waited else 0.0
     if is_endpoint(stage.model):
         pace = 1 / ctx.run.http.connections
-    return forecast(stage.name, stage.model, used, stage.rows, ctx.run.prices, pace)
+    result = forecast(stage.name, stage.model, used, stage.rows, ctx.run.prices, pace)
+    if not stage.prompts:
+        return result
+    rows_per_prompt = stage.rows / stage.prompts
+    return replace(result, work=workload(stage.name, [u.tried for u in used], rows_per_prompt))
 
 
 async def _tracked(step: Callable[[Any], Awaitable[Any]], row: Any) -> Used:

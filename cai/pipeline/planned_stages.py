@@ -41,6 +41,8 @@ class PlannedStage:
     """Of the whole stage."""
     is_reused: bool
     """Whether the run needs the same answers, and takes them from its request log."""
+    prompts: int | None = None
+    """Prompts that the rows come from; None: the rows do not grow with the training prompts."""
 
 
 class Probes:
@@ -71,9 +73,12 @@ def planned_stages(ctx: RunContext, probes: Probes) -> Iterator[PlannedStage]:
     def gate(prompt: Prompt, reply: str) -> None:
         """Lets everything through: what a gate drops costs as much as what it keeps."""
 
-    revisions = revise_items(subsample(train, run.revise.prompts, seed, "revise"), run.revise)
+    revised = subsample(train, run.revise.prompts, seed, "revise")
+    revisions = revise_items(revised, run.revise)
     step = reviser(ctx.constitution, author, run.revise, gate, seed)
-    yield PlannedStage("revise", run.model, revisions, step, len(revisions), True)
+    yield PlannedStage(
+        "revise", run.model, revisions, step, len(revisions), True, prompts=len(revised)
+    )
 
     pairs: list[Pair] = []
     sample_pair = pairer(probes(sampled or run.model), run.pair, seed)
@@ -81,9 +86,17 @@ def planned_stages(ctx: RunContext, probes: Probes) -> Iterator[PlannedStage]:
     async def keep_pair(item: Any) -> None:
         pairs.append(await sample_pair(item))
 
-    pair_rows = pair_items(subsample(train, run.pair.prompts, seed, "pair"), run.pair, seed)
+    paired = subsample(train, run.pair.prompts, seed, "pair")
+    pair_rows = pair_items(paired, run.pair, seed)
+    num_pairs, is_reused = len(pair_rows), sampled is not None
     yield PlannedStage(
-        "pair", sampled or run.model, pair_rows, keep_pair, len(pair_rows), sampled is not None
+        "pair",
+        sampled or run.model,
+        pair_rows,
+        keep_pair,
+        num_pairs,
+        is_reused,
+        prompts=len(paired),
     )
 
     kinds = {prompt.id: (prompt.kind, prompt.category) for prompt in train}
@@ -91,7 +104,7 @@ def planned_stages(ctx: RunContext, probes: Probes) -> Iterator[PlannedStage]:
         ctx.constitution, judge, run.label, seed, lambda pair: kinds.get(pair.source, (None, None))
     )
     if not is_reward_spec(judge_spec):  # whose scores cost no call
-        yield PlannedStage("label", judge_spec, pairs, label, len(pair_rows), False)
+        yield PlannedStage("label", judge_spec, pairs, label, num_pairs, False, prompts=len(paired))
 
     async def rate_first(pair: Pair) -> None:
         await rate(judge, pair.chat, pair.first)

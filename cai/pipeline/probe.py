@@ -7,10 +7,11 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cai.lm.base import CHARGES, LM, RefusedAnswerError, Sample, Usage, total_usage
 from cai.records import Chat
+from cai.simulation.workload import TriedCall
 
 CHARACTERS_PER_TOKEN = 4.0
 """Assumed until a model has reported a count."""
@@ -26,6 +27,13 @@ class Used:
     completion: int = 0
     seconds: float = 0.0
     """Spent waiting for answers, summed over calls."""
+    tried: list[TriedCall] = field(default_factory=list)
+    """Each call, for the simulation of other machines."""
+
+    @property
+    def next_wave(self) -> int:
+        """Of a call that begins now: one more than that of the latest answer."""
+        return max((call.wave for call in self.tried), default=-1) + 1
 
 
 ROW: ContextVar[Used] = ContextVar("ROW")
@@ -76,7 +84,7 @@ class Probe:
 
         An answer that is refused, or lost, is paid for as well.
         """
-        call, charges = _CallUse(), list[Usage]()
+        call, charges = _CallUse(ROW.get().next_wave), list[Usage]()
         token = CHARGES.set(charges)
         started = time.perf_counter()
         try:
@@ -88,10 +96,14 @@ class Probe:
             CHARGES.reset(token)
             usage = total_usage(charges) if charges else call.usage
             if usage is not None:
-                self._add(kind, chat, usage, len(charges) or 1, time.perf_counter() - started)
+                self._add(kind, _text(chat), usage, len(charges) or 1)
+                row = ROW.get()
+                row.seconds += time.perf_counter() - started
+                row.tried.append(
+                    TriedCall(_text(chat), *usage, wave=call.wave, is_choice=kind == "choice")
+                )
 
-    def _add(self, kind: str, chat: Chat, usage: Usage, calls: int, seconds: float) -> None:
-        text = _text(chat)
+    def _add(self, kind: str, text: str, usage: Usage, calls: int) -> None:
         shared = len(os.path.commonprefix([text, self.last.get(kind, "")]))  # noqa: RUF071
         self.last[kind] = text
         row = ROW.get()
@@ -99,11 +111,11 @@ class Probe:
         row.prompt += usage[0]
         row.completion += usage[1]
         row.shared += usage[0] * shared / max(1, len(text))
-        row.seconds += seconds
 
 
 @dataclass
 class _CallUse:
+    wave: int
     usage: Usage | None = None
 
 

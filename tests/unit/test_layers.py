@@ -39,6 +39,7 @@ LAYERS = [
     "report",
     "review",
     "integrations",
+    "simulation",
     "pipeline",
     "api",
     "cli",

@@ -1,0 +1,98 @@
+"""A model in the process of `cai`: rows start in windows, and their calls run in batches.
+
+The rows of a window wait for each other. In each wave the calls that begin alike form batches; a
+batch reads its prompts and then generates until its longest reply ends. Rows that have ended leave
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from statistics import fmean
+
+from cai.lm.local_batches import MAX_BATCH_ROWS, MAX_BATCH_TOKENS
+from cai.simulation.engine import step_seconds
+from cai.simulation.machines import Engine
+from cai.simulation.workload import Call, Row, Workload
+
+SIMULATED_WINDOWS = 8
+"""Full windows that are simulated; further ones take their mean."""
+
+
+def windows_time(engine: Engine, work: Workload, rows: int, seed: int) -> tuple[float, float]:
+    """(seconds, computed prompt tokens) of one device for `rows` rows."""
+    width = int(engine.max_rows.value)
+    full, rest = divmod(rows, width)
+    simulated = min(full, SIMULATED_WINDOWS)
+    drawn = work.draws(simulated * width + rest, seed)
+    kept = set[int]()
+    windows = [
+        _window(engine, drawn[start : start + width], kept)
+        for start in range(0, simulated * width, width)
+    ]
+    seconds, computed = 0.0, 0.0
+    if windows:
+        seconds, computed = (sum(values) for values in zip(*windows, strict=True))
+        # the first window computes the prefixes
+        later = windows[1:] or windows
+        seconds += (full - simulated) * fmean(window[0] for window in later)
+        computed += (full - simulated) * fmean(window[1] for window in later)
+    if rest:
+        last = _window(engine, drawn[simulated * width :], kept)
+        seconds, computed = seconds + last[0], computed + last[1]
+    return seconds, computed
+
+
+def _window(engine: Engine, rows: Sequence[Row], kept: set[int]) -> tuple[float, float]:
+    """(seconds, computed prompt tokens). `kept`: prefixes that are computed already."""
+    seconds = computed = 0.0
+    waves = sorted({call.wave for row in rows for call in row})
+    for wave in waves:
+        calls = [call for row in rows for call in row if call.wave == wave]
+        for batch in batches(calls):
+            tokens = _prompt_tokens(engine, batch, kept)
+            seconds += tokens / engine.prefill_tokens_per_second.value
+            seconds += _decode_seconds(engine, [call for call in batch if not call.is_choice])
+            computed += tokens
+    return seconds, computed
+
+
+def batches(calls: Sequence[Call]) -> list[list[Call]]:
+    """Calls of one kind and prefix together, the shortest first, within the limits of a batch."""
+
+    def kind(call: Call) -> tuple[bool, int]:
+        return call.is_choice, -1 if call.prefix is None else call.prefix
+
+    result: list[list[Call]] = []
+    for _, group in groupby(sorted(calls, key=kind), kind):
+        batch: list[Call] = []
+        for call in sorted(group, key=lambda call: call.prompt - call.shared):
+            tokens = (len(batch) + 1) * (call.prompt - call.shared)
+            if batch and (len(batch) == MAX_BATCH_ROWS or tokens > MAX_BATCH_TOKENS):
+                result.append(batch)
+                batch = []
+            batch.append(call)
+        result.append(batch)
+    return result
+
+
+def _prompt_tokens(engine: Engine, batch: Sequence[Call], kept: set[int]) -> float:
+    prefix = batch[0].prefix
+    if prefix is None or engine.cache_tokens is None or len(batch) == 1:
+        return sum(call.prompt for call in batch)
+    tokens = sum(call.prompt - call.shared for call in batch)
+    if prefix not in kept:
+        kept.add(prefix)
+        tokens += batch[0].shared
+    return tokens
+
+
+def _decode_seconds(engine: Engine, batch: Sequence[Call]) -> float:
+    """A batch without refill: after each end, the rest goes on with fewer rows."""
+    seconds, now = 0.0, 0
+    lengths = sorted(call.steps for call in batch)
+    for index, steps in enumerate(lengths):
+        seconds += (steps - now) * step_seconds(engine.decode, len(lengths) - index)
+        now = steps
+    return seconds
