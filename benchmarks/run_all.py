@@ -47,6 +47,7 @@ BENCHMARKS = (
     Benchmark("hygiene_memory", ("100000", "1000000")),
     Benchmark("label_memory"),
     Benchmark("memory_estimate"),
+    Benchmark("cost_model"),
     Benchmark("ptx", ("3",)),
     Benchmark("refusal_protocol", needs="data"),
     Benchmark("rubric_agreement", needs="data"),

@@ -129,7 +129,7 @@ class Machine(FrozenModel):
     title: str = Field(min_length=1, max_length=200)
     """What it is, with the model that its numbers are for."""
     devices: int = Field(1, ge=1, le=1_000_000)
-    startup_seconds: Figure = Figure(value=0, basis="assumed", source="a queue needs no start")
+    startup_seconds: Figure = Figure(value=0, basis="assumed", source="the file names no start")
     """Until the model is loaded and answers; paid for."""
     price_per_hour: Figure | None = None
     """Of one device. Null: unknown, and so is the cost."""

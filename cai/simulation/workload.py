@@ -19,6 +19,7 @@ from cai.seeds import rng
 
 MIN_SHARED_TOKENS = 16
 """Shorter prefixes are not counted: engines keep keys and values in blocks of about this size."""
+MIN_SHARED_CHARACTERS = 4 * MIN_SHARED_TOKENS
 
 
 @dataclass(frozen=True)
@@ -151,17 +152,18 @@ def prefix_families(located: Sequence[tuple[str, int]]) -> Iterator[str]:
     """What the texts of several rows begin with, each once, from (text, row).
 
     In lexical order neighbours share the most. A new family begins where neighbours share less than
-    half of what is usual: the median over neighbours. A family of a single row is none: what its
-    calls share is that row's own.
+    half of what is usual: the median over neighbours that share something worth keeping. A family
+    of a single row is none: what its calls share is that row's own.
     """
     ordered = sorted(located)
     shared = [_common(a[0], b[0]) for a, b in pairwise(ordered)]
-    if not shared:
+    worth = [length for length in shared if length >= MIN_SHARED_CHARACTERS]
+    if not worth:
         return
-    usual = statistics.median(shared)
+    least = max(MIN_SHARED_CHARACTERS, statistics.median(worth) / 2)
     family = ordered[:1]
     for entry, length in zip(ordered[1:], shared, strict=True):
-        if length < usual / 2:
+        if length < least:
             yield from _prefix_of(family)
             family = []
         family.append(entry)
@@ -170,9 +172,7 @@ def prefix_families(located: Sequence[tuple[str, int]]) -> Iterator[str]:
 
 def _prefix_of(family: Sequence[tuple[str, int]]) -> Iterator[str]:
     if len({row for _, row in family}) > 1:
-        prefix = os.path.commonprefix([text for text, _ in family])  # noqa: RUF071
-        if prefix:
-            yield prefix
+        yield os.path.commonprefix([text for text, _ in family])  # noqa: RUF071
 
 
 def _common(first: str, second: str) -> int:
