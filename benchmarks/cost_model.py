@@ -48,7 +48,7 @@ CONFIG = ReviseConfig(
 )
 POINTS = (1, 8, 32, 128)
 """Rows at once at which generation is timed."""
-PREFIX, SUFFIX = 384, 128
+PREFIX, SUFFIX = 384, 96
 """Tokens of the timed prompts: shared, and of their own."""
 STEPS = {1: 16, 8: 12, 32: 8, 128: 6}
 """Tokens a row that are timed."""
@@ -82,8 +82,8 @@ def calibrate(lm: LocalLM) -> tuple[dict[int, Seconds], Seconds]:
         own = torch.randint(100, vocabulary, (rows, SUFFIX), generator=draws)
         prompts = [[*ids.tolist(), *suffix] for suffix in own.tolist()]
 
-        def work() -> None:
-            generation.generate(
+        def work() -> Any:
+            return generation.generate(
                 lm.model,
                 prompts,
                 max_tokens=[tokens] * rows,
@@ -94,7 +94,8 @@ def calibrate(lm: LocalLM) -> tuple[dict[int, Seconds], Seconds]:
                 prefix=prefix,
             )
 
-        return timed(work)
+        tries = [timed(work) for _ in range(2)]  # the better one: other work only adds to it
+        return Seconds(min(t.wall for t in tries), min(t.cpu for t in tries))
 
     generate(2, 2)  # what the first call alone does
     steps: dict[int, Seconds] = {}

@@ -24,7 +24,7 @@ NO_SOURCE = "the file names no source"
 class Figure(FrozenModel):
     """A number and where it comes from. A bare number in the file is an assumption."""
 
-    value: float = Field(ge=0)
+    value: float = Field(ge=0, le=1e15)
     basis: Basis
     source: str = Field(min_length=1, max_length=500)
 
@@ -39,14 +39,14 @@ class Figure(FrozenModel):
 class Positive(Figure):
     """A figure that cannot be zero."""
 
-    value: float = Field(gt=0)
+    value: float = Field(ge=1e-9, le=1e15)
 
 
 class DecodePoint(FrozenModel):
     """How fast a device generates with `rows` replies at once."""
 
-    rows: int = Field(ge=1)
-    tokens_per_second: float = Field(gt=0)
+    rows: int = Field(ge=1, le=65_536)
+    tokens_per_second: float = Field(ge=1e-9, le=1e12)
     """Of all these replies together."""
     basis: Basis
     source: str = Field(min_length=1, max_length=500)

@@ -1,8 +1,8 @@
 """A model in the process of `cai`: rows start in windows, and their calls run in batches.
 
 The rows of a window wait for each other. In each wave the calls that begin alike form batches; a
-batch reads its prompts and then generates until its longest reply ends. Rows that have ended leave
-it.
+batch reads its prompts, padded to the longest of a pass, and then generates until its longest reply
+ends. Rows that have ended leave it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from itertools import groupby
 from statistics import fmean
 
 from cai.lm.local_batches import MAX_BATCH_ROWS, MAX_BATCH_TOKENS
+from cai.modeling.batching import chunk_by_tokens
+from cai.modeling.generation import PREFILL_TOKENS
 from cai.simulation.engine import step_seconds
 from cai.simulation.machines import Engine
 from cai.simulation.workload import Call, Row, Workload
@@ -78,11 +80,13 @@ def batches(calls: Sequence[Call]) -> list[list[Call]]:
 
 
 def _prompt_tokens(engine: Engine, batch: Sequence[Call], kept: set[int]) -> float:
+    """With the padding of the passes in which they are read. `kept`: as for `_window`."""
     prefix = batch[0].prefix
-    if prefix is None or engine.cache_tokens is None or len(batch) == 1:
-        return sum(call.prompt for call in batch)
-    tokens = sum(call.prompt - call.shared for call in batch)
-    if prefix not in kept:
+    is_shared = prefix is not None and engine.cache_tokens is not None and len(batch) > 1
+    lengths = [range(round(call.prompt - (call.shared if is_shared else 0.0))) for call in batch]
+    passes = [lengths[chunk] for chunk in chunk_by_tokens(lengths, PREFILL_TOKENS)]
+    tokens = float(sum(len(rows) * max(map(len, rows)) for rows in passes))
+    if prefix is not None and is_shared and prefix not in kept:
         kept.add(prefix)
         tokens += batch[0].shared
     return tokens

@@ -19,6 +19,7 @@ from cai import records
 from cai.cli import app
 from cai.constitution import load_constitution
 from cai.rubric import compile_rubric, grade
+from cai.simulation.machines import load_machine
 
 ROWS = [
     (page, kind, line)
@@ -58,6 +59,15 @@ def test_example_constitutions_load(tmp_path: Path) -> None:
             )
         )
         assert load_constitution(file).principles, page
+
+
+def test_example_machines_load(tmp_path: Path) -> None:
+    found = blocks("<!-- yaml: machine -->")
+    assert found
+    for page, inside in found:
+        file = tmp_path / "mine.yaml"
+        file.write_text(inside)
+        assert load_machine(str(file)).engine, page
 
 
 def test_example_yaml_is_yaml() -> None:

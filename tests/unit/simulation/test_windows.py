@@ -66,6 +66,12 @@ def test_batches_keep_prefixes_and_kinds_apart() -> None:
     assert [call.prompt for call in batches(calls)[0]] == [20, 30]
 
 
+def test_prompts_are_padded_to_the_longest_of_a_pass() -> None:
+    """Prompts of 50 and 150 tokens: two rows of 150."""
+    rows = work((Call(50, 1),), (Call(150, 1),))
+    assert seconds(rows, 2) == pytest.approx(0.3 + 0.11)
+
+
 def test_a_step_of_the_points() -> None:
     engine = engine_machine().engine
     assert engine is not None
