@@ -53,8 +53,8 @@ def _window(engine: Engine, rows: Sequence[Row], kept: set[int]) -> tuple[float,
     for wave in waves:
         calls = [call for row in rows for call in row if call.wave == wave]
         for batch in batches(calls):
-            tokens = _prompt_tokens(engine, batch, kept)
-            seconds += tokens / engine.prefill_tokens_per_second.value
+            tokens, padding = _prompt_tokens(engine, batch, kept)
+            seconds += (tokens + padding) / engine.prefill_tokens_per_second.value
             seconds += _decode_seconds(engine, [call for call in batch if not call.is_choice])
             computed += tokens
     return seconds, computed
@@ -79,17 +79,19 @@ def batches(calls: Sequence[Call]) -> list[list[Call]]:
     return result
 
 
-def _prompt_tokens(engine: Engine, batch: Sequence[Call], kept: set[int]) -> float:
-    """With the padding of the passes in which they are read. `kept`: as for `_window`."""
+def _prompt_tokens(engine: Engine, batch: Sequence[Call], kept: set[int]) -> tuple[float, float]:
+    """(tokens to read, padding of the passes in which they are). `kept`: as for `_window`."""
     prefix = batch[0].prefix
     is_shared = prefix is not None and engine.cache_tokens is not None and len(batch) > 1
-    lengths = [range(round(call.prompt - (call.shared if is_shared else 0.0))) for call in batch]
-    passes = [lengths[chunk] for chunk in chunk_by_tokens(lengths, PREFILL_TOKENS)]
-    tokens = float(sum(len(rows) * max(map(len, rows)) for rows in passes))
+    lengths = [round(call.prompt - (call.shared if is_shared else 0.0)) for call in batch]
+    rows = [range(length) for length in lengths]  # for their lengths alone
+    passes = [lengths[chunk] for chunk in chunk_by_tokens(rows, PREFILL_TOKENS)]
+    padded = sum(len(chunk) * max(chunk) for chunk in passes)
+    tokens = float(sum(lengths))
     if prefix is not None and is_shared and prefix not in kept:
         kept.add(prefix)
         tokens += batch[0].shared
-    return tokens
+    return tokens, padded - sum(lengths)
 
 
 def _decode_seconds(engine: Engine, batch: Sequence[Call]) -> float:
