@@ -37,6 +37,7 @@ from cai.lm.local import LocalLM, load_local
 from cai.lm.local_batches import MAX_BATCH_ROWS
 from cai.modeling import generation
 from cai.modeling.model_files import resolve_model_path
+from cai.modeling.sampling import Responses, draw
 from cai.pipeline.probe import ROW, Probe, Used
 from cai.records import PromptDraw
 from cai.seeds import rng
@@ -105,8 +106,13 @@ def calibrate(lm: LocalLM) -> tuple[dict[int, Seconds], Seconds]:
 
 
 def sampled_step(batch: generation.DecodingBatch) -> None:
-    probabilities = (batch.logits() / 0.7).softmax(-1)
-    batch.step(torch.multinomial(probabilities, 1)[:, 0])
+    rows = range(len(batch.hidden_BE))
+    ends: frozenset[int] = frozenset()
+    responses = Responses(
+        [STEPS] * len(rows), [0.7] * len(rows), rows, ends, lambda row, ids: False
+    )
+    draws = responses.draws(rows, 1, batch.model.device)
+    batch.step(draw(batch.logits(), draws, 0)[0])
 
 
 def per(seconds: Seconds, count: int) -> Seconds:
