@@ -127,8 +127,8 @@ def assumptions(machine: Machine, works: Sequence[Workload]) -> Iterator[str]:
         yield from _engine_assumptions(machine, machine.engine, works)
     else:
         yield (
-            "every wave waits for the slowest file of the wave before; a file's turnaround does "
-            "not depend on its size; every prompt token is paid for, cached or not"
+            "every wave waits for the slowest file of the wave before, and its hours are the mean "
+            "of many draws; a file's turnaround does not depend on its size; every prompt token is paid for, cached or not"
         )
     yield from machine.sources()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
 from cai.seeds import rng
 from cai.simulation.machines import Queue
@@ -17,6 +17,8 @@ from cai.simulation.workload import Workload
 
 SLOW_SHARE = 0.9
 MAX_SIMULATED_FILES = 20_000
+MOST_DRAWS = 500
+"""Of the turnarounds of a wave."""
 
 
 def queue_hours(queue: Queue, work: Workload, rows: int, seed: int) -> float:
@@ -32,15 +34,20 @@ def queue_hours(queue: Queue, work: Workload, rows: int, seed: int) -> float:
 
 
 def _wave_hours(queue: Queue, requests: int, tokens: float, address: tuple[int, str, int]) -> float:
+    """The mean over several draws of all turnarounds: that of one file says little."""
     size = int(queue.requests_per_file.value)
     files = math.ceil(requests / size)
     in_flight = int(queue.tokens_in_flight.value / (min(size, requests) * max(1.0, tokens)))
     simulated = min(files, MAX_SIMULATED_FILES)
     seed, *where = address
     draw = rng(seed, "turnaround", *where)
-    turnarounds = [turnaround_hours(queue, draw.random()) for _ in range(simulated)]
-    hours = files_hours(turnarounds, max(1, in_flight))
-    return hours * max(1.0, files / simulated)
+    hours = [
+        files_hours(
+            [turnaround_hours(queue, draw.random()) for _ in range(simulated)], max(1, in_flight)
+        )
+        for _ in range(max(1, min(MOST_DRAWS, MAX_SIMULATED_FILES // files)))
+    ]
+    return fmean(hours) * max(1.0, files / simulated)
 
 
 def turnaround_hours(queue: Queue, quantile: float) -> float:
