@@ -16,6 +16,9 @@ from cai.simulation.workload import TriedCall
 CHARACTERS_PER_TOKEN = 4.0
 """Assumed until a model has reported a count."""
 
+FIRST_CHARACTER = 0x10000
+"""Of a text with a character for each token: beyond the surrogates."""
+
 
 @dataclass
 class Used:
@@ -100,7 +103,12 @@ class Probe:
                 row = ROW.get()
                 row.seconds += time.perf_counter() - started
                 row.tried.append(
-                    TriedCall(_text(chat), *usage, wave=call.wave, is_choice=kind == "choice")
+                    TriedCall(
+                        token_text(self.lm, chat) or _text(chat),
+                        *usage,
+                        wave=call.wave,
+                        is_choice=kind == "choice",
+                    )
                 )
 
     def _add(self, kind: str, text: str, usage: Usage, calls: int) -> None:
@@ -117,6 +125,19 @@ class Probe:
 class _CallUse:
     wave: int
     usage: Usage | None = None
+
+
+def token_text(lm: LM, chat: Chat) -> str | None:
+    """A character for each token of a local model's prompt, with what its chat template writes;
+    None for a model elsewhere. Texts begin alike where prompts do.
+    """
+    inner: object = lm
+    while inner is not None:
+        renderer = getattr(inner, "renderer", None)
+        if renderer is not None:
+            return "".join(chr(FIRST_CHARACTER + token) for token in renderer.prompt_ids(chat))
+        inner = getattr(inner, "lm", None)
+    return None
 
 
 def _text(chat: Chat) -> str:

@@ -128,7 +128,8 @@ def assumptions(machine: Machine, works: Sequence[Workload]) -> Iterator[str]:
     else:
         yield (
             "every wave waits for the slowest file of the wave before, and its hours are the mean "
-            "of many draws; a file's turnaround does not depend on its size; every prompt token is paid for, cached or not"
+            "of many draws; a file's turnaround does not depend on its size; every prompt token "
+            "is paid for, cached or not"
         )
     yield from machine.sources()
 

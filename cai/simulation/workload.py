@@ -19,7 +19,6 @@ from cai.seeds import rng
 
 MIN_SHARED_TOKENS = 16
 """Shorter prefixes are not counted: engines keep keys and values in blocks of about this size."""
-MIN_SHARED_CHARACTERS = 4 * MIN_SHARED_TOKENS
 
 
 @dataclass(frozen=True)
@@ -114,14 +113,25 @@ def workload(
     rows = [row for row in tried if row]
     if not rows:
         return None
-    located = [(call.text, index) for index, row in enumerate(rows) for call in row]
-    families = list(prefix_families(located))
+    families = _families(rows)
     return Workload(
         stage,
         tuple(tuple(_calls(row, families)) for row in rows),
         # rows without a call cost nothing
         rows_per_prompt * len(rows) / len(tried),
     )
+
+
+def _families(rows: Sequence[Sequence[TriedCall]]) -> list[str]:
+    """The prefixes of all waves: calls of one wave are made together, and begin alike."""
+    calls = [call for row in rows for call in row]
+    length = statistics.median(len(call.text) / max(1.0, call.prompt) for call in calls)
+    waves: dict[tuple[int, bool], list[tuple[str, int]]] = {}
+    for index, row in enumerate(rows):
+        for call in row:
+            waves.setdefault((call.wave, call.is_choice), []).append((call.text, index))
+    prefixes = (prefix_families(wave, MIN_SHARED_TOKENS * length) for wave in waves.values())
+    return sorted({prefix for families in prefixes for prefix in families})
 
 
 def _calls(row: Sequence[TriedCall], families: Sequence[str]) -> Iterator[Call]:
@@ -148,7 +158,7 @@ def _calls(row: Sequence[TriedCall], families: Sequence[str]) -> Iterator[Call]:
         )
 
 
-def prefix_families(located: Sequence[tuple[str, int]]) -> Iterator[str]:
+def prefix_families(located: Sequence[tuple[str, int]], shortest: float) -> Iterator[str]:
     """What the texts of several rows begin with, each once, from (text, row).
 
     In lexical order neighbours share the most. A new family begins where neighbours share less than
@@ -157,10 +167,10 @@ def prefix_families(located: Sequence[tuple[str, int]]) -> Iterator[str]:
     """
     ordered = sorted(located)
     shared = [_common(a[0], b[0]) for a, b in pairwise(ordered)]
-    worth = [length for length in shared if length >= MIN_SHARED_CHARACTERS]
+    worth = [length for length in shared if length >= shortest]
     if not worth:
         return
-    least = max(MIN_SHARED_CHARACTERS, statistics.median(worth) / 2)
+    least = max(shortest, statistics.median(worth) / 2)
     family = ordered[:1]
     for entry, length in zip(ordered[1:], shared, strict=True):
         if length < least:

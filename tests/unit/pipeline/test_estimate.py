@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from endpoint import endpoint
@@ -25,7 +26,7 @@ from cai.pipeline.estimate import (
     plan,
     total,
 )
-from cai.pipeline.probe import Used
+from cai.pipeline.probe import Used, token_text
 from cai.pipeline.runner import run_stages
 
 COUNT = 60
@@ -199,3 +200,17 @@ def test_limits_that_the_forecast_breaks() -> None:
         "--max-tokens 1199 is less than the 1,200 to expect",
         "--max-hours 0.009 is less than the 0.01 to expect",
     ]
+
+
+def test_prompts_of_a_local_model_are_compared_by_token() -> None:
+    """A character for each token, through the wrappers of a model; nothing of a model elsewhere."""
+
+    class Renderer:
+        def prompt_ids(self, chat: object) -> list[int]:
+            return [1, 0xD800, 50_000]
+
+    local = SimpleNamespace(lm=SimpleNamespace(renderer=Renderer()))
+    text = token_text(local, ())  # type: ignore[arg-type]
+    assert text is not None
+    assert [ord(character) - 0x10000 for character in text] == [1, 0xD800, 50_000]
+    assert token_text(SimpleNamespace(lm=None), ()) is None  # type: ignore[arg-type]

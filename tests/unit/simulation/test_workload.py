@@ -58,9 +58,18 @@ def test_rows_without_a_call_count_as_rows() -> None:
     assert workload("revise", [[]]) is None
 
 
+def test_waves_have_prefixes_of_their_own() -> None:
+    """All replies begin with a short system turn, all critiques with that and examples."""
+    system = "s" * 80
+    rows = [[tried(f"{system}{i}?"), tried(f"{system}{SHOTS}{i}!", 1)] for i in range(4)]
+    result = workload("revise", rows)
+    assert result is not None
+    assert [call.shared for call in result.rows[0]] == pytest.approx([20, 120])
+
+
 def test_families_of_nothing() -> None:
-    assert list(prefix_families([])) == []
-    assert list(prefix_families([("abc", 0)])) == []
+    assert list(prefix_families([], 1)) == []
+    assert list(prefix_families([("abc", 0)], 1)) == []
 
 
 def test_every_tried_row_is_drawn_equally_often() -> None:
