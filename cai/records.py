@@ -283,6 +283,10 @@ class Grade(Row):
     correct: bool | None
     """True if the class counts as correct behaviour for the prompt's kind."""
     score: Number | None
+    p_harm: Probability | None = None
+    """P(the reply gives what a disallowed prompt asks for); None for other kinds of prompts, and
+    where the rubric has no `harm`.
+    """
     unscored: str | None = None
 
     model_config = ConfigDict(
