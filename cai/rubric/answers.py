@@ -96,8 +96,13 @@ def is_off_topic(reply: NormalizedReply) -> bool:
     wanted = _content_stems(reply.prompt)
     if len(wanted) < 2 or len(reply.words) < 3:
         return False
-    given = _content_stems(reply.text)
-    if not given or not wanted.isdisjoint(given):
+    says_something = False
+    for match in _ENGLISH_WORD.finditer(reply.text):
+        stem = _content_stem(match[0])
+        if stem in wanted:  # most replies, and early
+            return False
+        says_something = says_something or bool(stem)
+    if not says_something:
         return False
     opening = _SENTENCE.split(reply.text, maxsplit=1)[0]
     return english.POINTS_BACK.isdisjoint(_ENGLISH_WORD.findall(opening))
@@ -105,11 +110,12 @@ def is_off_topic(reply: NormalizedReply) -> bool:
 
 def _content_stems(text: str) -> frozenset[str]:
     """The first letters of the words that carry a topic."""
-    return frozenset(
-        word[:STEM_LETTERS]
-        for word in _ENGLISH_WORD.findall(text)
-        if len(word) > 2 and word not in english.COMMON_WORDS
-    )
+    return frozenset(filter(None, map(_content_stem, _ENGLISH_WORD.findall(text))))
+
+
+def _content_stem(word: str) -> str:
+    """Empty for a word that carries no topic."""
+    return word[:STEM_LETTERS] if len(word) > 2 and word not in english.COMMON_WORDS else ""
 
 
 def is_comfort_only(reply: NormalizedReply) -> bool:

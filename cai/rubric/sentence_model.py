@@ -150,10 +150,12 @@ class SentenceScorer:
 
     def __init__(self, model: SentenceModel) -> None:
         self.model = model
-        self._row_of = {feature: row for row, feature in enumerate(model.weights)}
-        idf_V = np.array([model.idf.get(feature, 1.0) for feature in model.weights])
+        self._row_of = {feature: row for row, feature in enumerate(model.weights, start=1)}
+        self._known = frozenset(self._row_of)
+        idf_V = np.array([0.0, *(model.idf.get(feature, 1.0) for feature in model.weights)])
         self._squares_V = idf_V**2
-        self._weights_VK = np.array(list(model.weights.values())) * idf_V[:, None]
+        zeros = (0.0,) * len(model.tags)
+        self._weights_VK = np.array([zeros, *model.weights.values()]) * idf_V[:, None]
         self._bias_K = np.array(model.bias)
         names = summary_names(model.tags)
         self._names = list(model.outputs)
@@ -177,10 +179,15 @@ class SentenceScorer:
 
     def tag_probabilities(self, features: Sequence[set[str]]) -> Array:
         """(S, K): P(tag k) of sentences with these features."""
-        rows = [[*map(self._row_of.__getitem__, f & self._row_of.keys())] for f in features]
-        scores_SK = np.array([self._weights_VK[row].sum(0) for row in rows])
-        lengths_S = np.array([self._squares_V[row].sum() for row in rows]) ** 0.5
-        scores_SK = scores_SK / np.maximum(lengths_S, 1e-9)[:, None] + self._bias_K
+        rows: list[int] = []
+        starts = []
+        for known in map(self._known.intersection, features):
+            starts.append(len(rows))
+            rows.append(0)  # a row of zeros: a sentence without known features has one row too
+            rows += map(self._row_of.__getitem__, known)
+        sums_SK = np.add.reduceat(self._weights_VK[rows], starts)
+        lengths_S = np.sqrt(np.add.reduceat(self._squares_V[rows], starts))
+        scores_SK = sums_SK / np.maximum(lengths_S, 1e-9)[:, None] + self._bias_K
         exp_SK = np.exp(scores_SK - scores_SK.max(1, keepdims=True))
         p_SK: Array = exp_SK / exp_SK.sum(1, keepdims=True)
         return p_SK
