@@ -22,6 +22,7 @@ import typer
 from cai.cli import (
     attacks,
     audit_judge,
+    audit_rubric,
     batches,
     calibrate,
     capability,
@@ -76,6 +77,7 @@ for module in (
     synthesize,
     file_commands,
     audit_judge,
+    audit_rubric,
     eval_command,
     exports,
     capability,
