@@ -123,8 +123,9 @@ def grade_without_model(compiled: CompiledRubric, probe: Probe) -> Grade:
 
 def names_of(behaviour: Behaviour) -> frozenset[str]:
     """The base propositions that a behaviour's classes and weights rest on."""
-    parts = (*behaviour.classes, *behaviour.features)
-    return frozenset().union(*(part.formula.names for part in parts))
+    formulas = [rule.formula for rule in behaviour.classes]
+    formulas += [feature.formula for feature in behaviour.features]
+    return frozenset(name for formula in formulas for name in formula.names)
 
 
 def audit_rows(
