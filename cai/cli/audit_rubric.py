@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from cai.lm import LM
     from cai.records import Grade
     from cai.rubric import CompiledRubric
-    from cai.rubric.audit import Audit, Outcome
-    from cai.rubric.audit_probes import Bank, Probe
+    from cai.rubric.audit import Outcome, RubricAudit
+    from cai.rubric.audit_probes import Bank, RubricProbe
 
 app = typer.Typer()
 
@@ -126,9 +126,11 @@ def _bank(language: str, file: Path | None) -> Bank:
     return read_bank(banks[language])
 
 
-def _audit(job: AuditJob, model: str | None, output: Path, endpoint: EndpointOptions) -> Audit:
+def _audit(
+    job: AuditJob, model: str | None, output: Path, endpoint: EndpointOptions
+) -> RubricAudit:
     from cai.rubric import compile_rubric
-    from cai.rubric.audit import Audit, audit_rows, by_probe, outcomes, ungraded
+    from cai.rubric.audit import RubricAudit, audit_rows, by_probe, outcomes, ungraded
     from cai.rubric.audit_probes import probes
 
     compiled = compile_rubric(job.rubric)
@@ -145,7 +147,7 @@ def _audit(job: AuditJob, model: str | None, output: Path, endpoint: EndpointOpt
         with open_logged(model, output, endpoint) as lm:
             grader, grades = lm.fingerprint, _grades_of_model(job.constitution, compiled, cases, lm)
     rows = audit_rows(compiled, cases, grades)
-    return Audit(
+    return RubricAudit(
         constitution=job.constitution.name,
         version=job.constitution.version,
         language=job.bank.language,
@@ -158,14 +160,14 @@ def _audit(job: AuditJob, model: str | None, output: Path, endpoint: EndpointOpt
     )
 
 
-def _grades_without_model(compiled: CompiledRubric, cases: Sequence[Probe]) -> list[Grade]:
+def _grades_without_model(compiled: CompiledRubric, cases: Sequence[RubricProbe]) -> list[Grade]:
     from cai.rubric.audit import grade_without_model
 
     return [grade_without_model(compiled, probe) for probe in cases]
 
 
 def _grades_of_model(
-    constitution: Constitution, compiled: CompiledRubric, cases: Sequence[Probe], lm: LM
+    constitution: Constitution, compiled: CompiledRubric, cases: Sequence[RubricProbe], lm: LM
 ) -> list[Grade]:
     """The grades, with what patterns leave undecided decided by a model."""
     from cai.async_map import map_in_memory
@@ -195,10 +197,10 @@ def _grades_of_model(
 
 class _NumberedProbe(NamedTuple):
     id: str
-    probe: Probe
+    probe: RubricProbe
 
 
-def _print_audit(audit: Audit, every: bool) -> None:
+def _print_audit(audit: RubricAudit, every: bool) -> None:
     for id, reason in audit.ungraded_propositions.items():
         print(f"{id}: null: {reason}")
     for kind in audit.kinds_without_cases:
@@ -214,7 +216,7 @@ def _print_audit(audit: Audit, every: bool) -> None:
     print_table(_kind_table(audit, every))
 
 
-def _probe_table(audit: Audit) -> Table:
+def _probe_table(audit: RubricAudit) -> Table:
     grader = "patterns" if audit.grader == "patterns" else "a model"
     title = f"{audit.constitution} {audit.version}, graded by {grader}: gains over the same reply"
     table = Table("probe", "gains", "mean gain", "largest", title=f"{title} without it")
@@ -224,7 +226,7 @@ def _probe_table(audit: Audit) -> Table:
     return table
 
 
-def _kind_table(audit: Audit, every: bool) -> Table:
+def _kind_table(audit: RubricAudit, every: bool) -> Table:
     from cai.rubric.audit_probes import NONE
 
     shown = [
@@ -258,7 +260,7 @@ def _signed(gain: float | None) -> str:
     return "–" if gain is None else f"{gain:+.2f}"
 
 
-def _check_gains(audit: Audit, max_gain: float) -> None:
+def _check_gains(audit: RubricAudit, max_gain: float) -> None:
     """Nothing, if every probe was graded and none gains more than `max_gain`.
 
     Raises:

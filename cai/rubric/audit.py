@@ -14,7 +14,7 @@ from statistics import fmean
 from pydantic import ConfigDict, Field
 
 from cai.records import FrozenModel, Grade, Kind
-from cai.rubric.audit_probes import BASES, NO_CONTENT, NONE, Case, Probe
+from cai.rubric.audit_probes import BASES, NO_CONTENT, NONE, Case, RubricProbe
 from cai.rubric.grade import (
     Behaviour,
     CompiledRubric,
@@ -81,7 +81,7 @@ class Outcome(FrozenModel):
     """The largest difference to the ideal reply."""
 
 
-class Audit(FrozenModel):
+class RubricAudit(FrozenModel):
     """All results on a rubric."""
 
     constitution: str
@@ -103,7 +103,7 @@ def ungraded(compiled: CompiledRubric) -> dict[str, str]:
     return dict.fromkeys(compiled.model_questions, ONLY_A_MODEL)
 
 
-def grade_without_model(compiled: CompiledRubric, probe: Probe) -> Grade:
+def grade_without_model(compiled: CompiledRubric, probe: RubricProbe) -> Grade:
     """The grade by patterns and tests.
 
     It has no class and no reward where the behaviour rests on a proposition that only a model can
@@ -129,7 +129,7 @@ def names_of(behaviour: Behaviour) -> frozenset[str]:
 
 
 def audit_rows(
-    compiled: CompiledRubric, probes: Sequence[Probe], grades: Sequence[Grade]
+    compiled: CompiledRubric, probes: Sequence[RubricProbe], grades: Sequence[Grade]
 ) -> list[AuditRow]:
     """The rows, in the order of the probes.
 
@@ -148,7 +148,7 @@ def audit_rows(
     ]
 
 
-def _row(behaviour: str, probe: Probe, grade: Grade, paid: Paid) -> AuditRow:
+def _row(behaviour: str, probe: RubricProbe, grade: Grade, paid: Paid) -> AuditRow:
     if probe.of == NO_CONTENT:
         bases = [paid[probe.case, base] for base in BASES]
         known = [reward for reward in bases if reward is not None]

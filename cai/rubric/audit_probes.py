@@ -74,7 +74,7 @@ class Bank(FrozenModel):
     cases: tuple[Case, ...] = Field(min_length=1, max_length=1000)
 
 
-class Probe(NamedTuple):
+class RubricProbe(NamedTuple):
     """One reply to grade."""
 
     case: Case
@@ -98,7 +98,9 @@ def read_bank(path: Path) -> Bank:
     return parse(read_yaml(path), Bank)
 
 
-def probes(compiled: CompiledRubric, rubric: Rubric, bank: Bank, seed: int = 0) -> Iterator[Probe]:
+def probes(
+    compiled: CompiledRubric, rubric: Rubric, bank: Bank, seed: int = 0
+) -> Iterator[RubricProbe]:
     """For each case of a kind that the rubric has a behaviour for: its three base replies as they
     are, then every manipulation.
 
@@ -110,13 +112,13 @@ def probes(compiled: CompiledRubric, rubric: Rubric, bank: Bank, seed: int = 0) 
         if behaviour is None:
             continue
         for base in BASES:
-            yield Probe(case, NONE, base, case.reply(base))
+            yield RubricProbe(case, NONE, base, case.reply(base))
         examples = paid_examples(compiled, rubric, behaviour, case.prompt)
         for base in BASES:
             for name, reply in _rewrites(case, base, bank.phrases, examples, seed):
-                yield Probe(case, name, base, reply)
+                yield RubricProbe(case, name, base, reply)
         for name, reply in _without_content(case, bank.phrases, examples).items():
-            yield Probe(case, name, NO_CONTENT, reply)
+            yield RubricProbe(case, name, NO_CONTENT, reply)
 
 
 def paid_examples(

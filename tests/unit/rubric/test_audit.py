@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from docs_pages import blocks
 from rubric_toys import COMPILED, MODEL_TOY, SHIPPED, toy
 
 from cai.constitution.schema import Rubric
@@ -163,6 +165,13 @@ def test_base_replies_of_the_english_bank_are_graded_as_they_are_meant() -> None
                 assert grade.class_ == best, probe
             else:
                 assert grade.degree == "full_refusal", probe
+
+
+def test_the_bank_of_the_documentation() -> None:
+    ((page, text),) = blocks("<!-- yaml: bank -->")
+    assert page == "guides/rubric-audits.md"
+    bank = Bank.model_validate(yaml.safe_load(text))
+    assert list(probes(COMPILED, SHIPPED, bank))
 
 
 def test_a_wrong_bank_is_refused_by_line(tmp_path: Path) -> None:
