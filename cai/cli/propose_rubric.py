@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,7 +69,7 @@ def propose_rubric(
     config = ProposeConfig(propositions=propositions, pairs=pairs, prompts=prompts)
     options = PairOptions(column_names(columns, (*REPLY_FIELDS, *PROBABILITIES)), choice)
     with replaced_output(output, "propose-rubric", source):
-        rows = _drawn(_text_pairs(source, options), limit, seed)
+        rows = _drawn(source, options, limit, seed)
         features, held_out = _proposed(source, rows, language, config, seed)
         summary = _summary(rows, held_out)
         rubric = proposed_rubric(features, _kinds(rows), language)
@@ -98,15 +99,40 @@ def _check_names(name: str, language: str) -> None:
         raise UsageError(f"--{key}: a constitution's {key} is {wants}") from None
 
 
-def _text_pairs(source: Path, options: PairOptions) -> list[TextPair]:
-    """The pairs of a file of which one reply is the better one; the others are counted."""
+def _drawn(source: Path, options: PairOptions, limit: int, seed: int) -> list[TextPair]:
+    """The pairs of a file, at most `limit`, in its order; no more than these are held in memory.
+
+    Raises:
+        JobError: they are too few.
+    """
+    from cai.seeds import rng
+
+    skipped: Counter[str] = Counter()
+    numbered = enumerate(_text_pairs(source, options, skipped))
+    drawn = heapq.nsmallest(
+        limit + 1, numbered, key=lambda entry: rng(seed, "propose", entry[0]).random()
+    )
+    for reason, count in skipped.items():
+        print(f"{source}: {count} rows skipped: {reason}", file=sys.stderr)
+    if len(drawn) > limit:
+        print(f"{source}: {limit:,} pairs of more are used (--limit)", file=sys.stderr)
+    rows = [row for _, row in sorted(drawn[:limit], key=lambda entry: entry[0])]
+    prompts = len({row.key for row in rows})
+    if len(rows) < MIN_PAIRS or prompts < MIN_PROMPTS:
+        raise JobError(
+            f"{source}: {len(rows)} labelled pairs of {prompts} prompts: too few to test anything "
+            f"on prompts left out: give at least {MIN_PAIRS} pairs of {MIN_PROMPTS} prompts"
+        )
+    return rows
+
+
+def _text_pairs(source: Path, options: PairOptions, skipped: Counter[str]) -> Iterator[TextPair]:
+    """The pairs of which one reply is the better one; `skipped` counts the others, by reason."""
     from cai.data.filters import prompt_key
     from cai.data.preferences import labelled_pairs
     from cai.modeling.thoughts import CUT_THOUGHT, split_thoughts
     from cai.rubric.pair_features import TextPair
 
-    skipped: Counter[str] = Counter()
-    rows = []
     for pair in labelled_pairs(source, None, skipped, options):
         splits = [split_thoughts(text) for text in (pair.first, pair.second)]
         if pair.p_first == 0.5:
@@ -118,26 +144,7 @@ def _text_pairs(source: Path, options: PairOptions) -> list[TextPair]:
             prompt, key = pair.prompt, prompt_key(pair.prompt)
             user = f"user {prompt.user}" if prompt.user else key
             text = prompt.chat[-1].content
-            rows.append(TextPair(text, key, user, prompt.kind, better.text, worse.text))
-    for reason, count in skipped.items():
-        print(f"{source}: {count} rows skipped: {reason}", file=sys.stderr)
-    known = len({row.key for row in rows})
-    if len(rows) < MIN_PAIRS or known < MIN_PROMPTS:
-        raise JobError(
-            f"{source}: {len(rows)} labelled pairs of {known} prompts: too few to test anything on "
-            f"prompts left out: give at least {MIN_PAIRS} pairs of {MIN_PROMPTS} prompts"
-        )
-    return rows
-
-
-def _drawn(rows: list[TextPair], limit: int, seed: int) -> list[TextPair]:
-    from cai.seeds import rng
-
-    if len(rows) <= limit:
-        return rows
-    print(f"propose-rubric: {limit:,} of {len(rows):,} pairs are used (--limit)", file=sys.stderr)
-    kept = sorted(rng(seed, "propose", "limit").sample(range(len(rows)), limit))
-    return [rows[index] for index in kept]
+            yield TextPair(text, key, user, prompt.kind, better.text, worse.text)
 
 
 def _kinds(rows: Sequence[TextPair]) -> list[Kind]:

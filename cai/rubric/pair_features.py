@@ -24,7 +24,6 @@ from cai.records import Kind
 from cai.rubric.prefilter import Prefilter
 from cai.rubric.propositions import (
     NormalizedReply,
-    PropositionTest,
     ReplyPatterns,
     compile_test,
     normalize_reply,
@@ -170,11 +169,8 @@ class _Reader:
     def __init__(self, language: str) -> None:
         self.columns: dict[str, int] = {}
         tests = measured(language) | {"empty": Proposition(question="Is it empty?")}
-        self._tests: dict[str, PropositionTest] = {}
-        for id, proposition in tests.items():
-            test = compile_test(id, proposition, id)
-            assert test is not None, id  # noqa: S101  # they are patterns or computed tests
-            self._tests[id] = test
+        compiled = {id: compile_test(id, proposition, id) for id, proposition in tests.items()}
+        self._tests = {id: test for id, test in compiled.items() if test is not None}
         patterns = [
             pattern
             for test in self._tests.values()

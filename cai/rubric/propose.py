@@ -105,23 +105,26 @@ def find_propositions(
     signs_KF = _chosen_signs(table, difference_NF, parts, config)
     if signs_KF is None:
         return []
-    votes_F = signs_KF.sum(0)
-    stable = np.flatnonzero(
-        (np.abs(signs_KF).sum(0) >= CHOSEN_IN) & (np.abs(votes_F) == np.abs(signs_KF).sum(0))
-    )
+    times_F, votes_F = np.abs(signs_KF).sum(0), signs_KF.sum(0)
+    stable = np.flatnonzero((times_F >= CHOSEN_IN) & (np.abs(votes_F) == times_F))
+    chosen_NS = table.chosen_NF[:, stable].toarray()
+    rejected_NS = table.rejected_NF[:, stable].toarray()
     tested = []
-    for column in stable:
-        held_out = np.concatenate(
-            [part for part, signs in zip(parts, signs_KF, strict=True) if signs[column]]
+    for index, column in enumerate(stable.tolist()):
+        held_out = np.sort(
+            np.concatenate(
+                [part for part, signs in zip(parts, signs_KF, strict=True) if signs[column]]
+            )
         )
-        evidence = _evidence(table, int(column), np.sort(held_out))
-        prompts = len({table.prompts[row] for row in held_out})
-        if (margin := _margin(evidence, np.sign(votes_F[column]), prompts, len(stable))) > 0:
-            tested.append((margin, int(column), evidence))
+        prompts = [table.prompts[row] for row in held_out.tolist()]
+        evidence = _evidence(chosen_NS[held_out, index], rejected_NS[held_out, index], prompts)
+        margin = _margin(evidence, np.sign(votes_F[column]), len(set(prompts)), len(stable))
+        if margin > 0:
+            tested.append((margin, column, evidence))
     # of equally clear ones the longer n-gram, which says more to a reader
     tested.sort(key=lambda entry: (-round(entry[0], 9), -len(table.names[entry[1]]), entry[1]))
     clearest = [column for _, column, _ in tested]
-    columns = _distinct(difference_NF[rows], clearest)[: config.propositions]
+    columns = _distinct(difference_NF[rows].tocsc(), clearest)[: config.propositions]
     if not columns:
         return []
     signs = np.sign(votes_F[columns]).astype(float)
@@ -157,7 +160,7 @@ def _chosen_signs(
     """
     every = np.concatenate(parts)
     penalties = penalty_path(difference_NF[every], table.length_N[every])
-    losses = np.zeros(len(penalties) + 1)
+    losses = np.zeros(len(penalties))
     signs_LKF = np.zeros((len(penalties), len(parts), difference_NF.shape[1]), dtype=np.int8)
     for fold, held_out in enumerate(parts):
         train = np.concatenate([part for index, part in enumerate(parts) if index != fold])
@@ -168,7 +171,7 @@ def _chosen_signs(
             margins = x_held_out @ weights_C + slope * table.length_N[held_out]
             losses[index] += log_loss(margins) * len(held_out)
             signs_LKF[index, fold, columns] = np.sign(weights_C)
-    best = int(np.argmin(losses[:-1]))
+    best = int(np.argmin(losses))
     # the first penalty is so large that every weight is 0: the fit of the length alone
     return None if best == 0 else signs_LKF[best].astype(float)
 
@@ -197,10 +200,7 @@ def screened(table: PairTable, difference_NF: Any, rows: Indices, config: Propos
     return np.array(sorted(columns), dtype=np.int64)
 
 
-def _evidence(table: PairTable, column: int, rows: Indices) -> Evidence:
-    chosen = table.chosen_NF[rows][:, column].toarray().ravel()
-    rejected = table.rejected_NF[rows][:, column].toarray().ravel()
-    prompts = [table.prompts[row] for row in rows]
+def _evidence(chosen: Array, rejected: Array, prompts: Sequence[str]) -> Evidence:
     differs = np.flatnonzero(chosen != rejected)
     return Evidence(
         chosen=estimate("share", "chosen", chosen.tolist(), prompts),

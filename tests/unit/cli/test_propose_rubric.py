@@ -67,6 +67,25 @@ def test_refusals_in_one_line(capsys: Capture, tmp_path: Path) -> None:
     assert not (tmp_path / "proposed.yaml").exists()
 
 
+def test_a_limit_on_the_pairs(capsys: Capture, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "pairs.jsonl", *pairs(130, share=0.7))
+    files = ("--input", source, "--output", tmp_path / "proposed.yaml")
+    result = run_command(capsys, "propose-rubric", *files, "--limit", 120)
+    assert f"{source}: 120 pairs of more are used (--limit)" in result.err
+    assert "Proposed from 120 labelled pairs of 120 prompts." in result.out
+
+
+def test_thoughts_are_no_part_of_a_reply(capsys: Capture, tmp_path: Path) -> None:
+    """The phrase is in thoughts alone, so nothing is left that tells the replies apart."""
+    rows = [
+        row | {"chosen": f"<think>Thanks for asking</think>{row['chosen']}"}
+        for row in pairs(120, share=0.0)
+    ]
+    source = write_lines(tmp_path / "pairs.jsonl", *rows)
+    files = ("--input", source, "--output", tmp_path / "proposed.yaml")
+    assert "nothing tells chosen from" in run_command(capsys, "propose-rubric", *files).err
+
+
 def test_wrong_names(capsys: Capture, tmp_path: Path) -> None:
     files = ("--input", tmp_path / "no.jsonl", "--output", tmp_path / "p.yaml")
     result = run_command(capsys, "propose-rubric", *files, "--name", "Ann's: #1")
