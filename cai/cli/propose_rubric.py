@@ -70,6 +70,7 @@ def propose_rubric(
     options = PairOptions(column_names(columns, (*REPLY_FIELDS, *PROBABILITIES)), choice)
     with replaced_output(output, "propose-rubric", source):
         rows = _drawn(source, options, limit, seed)
+        _check_sources(source, rows, prompts)
         features, held_out = _proposed(source, rows, language, config, seed)
         summary = _summary(rows, held_out)
         rubric = proposed_rubric(features, _kinds(rows), language)
@@ -124,6 +125,21 @@ def _drawn(source: Path, options: PairOptions, limit: int, seed: int) -> list[Te
             f"on prompts left out: give at least {MIN_PAIRS} pairs of {MIN_PROMPTS} prompts"
         )
     return rows
+
+
+def _check_sources(source: Path, rows: Sequence[TextPair], least: int) -> None:
+    """Nothing, if the pairs are of enough prompts or users for any phrase to be a candidate.
+
+    Raises:
+        JobError: they are not.
+    """
+    sources = len({row.source for row in rows})
+    if sources < least:
+        raise JobError(
+            f"{source}: the `user` of the prompts has {sources} values, and a phrase has to be in "
+            f"pairs of {least} users: lower --prompts, or leave `user` out if it is not whose the "
+            "prompt is"
+        )
 
 
 def _text_pairs(source: Path, options: PairOptions, skipped: Counter[str]) -> Iterator[TextPair]:

@@ -208,7 +208,7 @@ def _evidence(chosen: Array, rejected: Array, prompts: Sequence[str]) -> Evidenc
         difference=paired_difference(chosen.tolist(), rejected.tolist(), prompts, proportion=True),
         only_chosen=int((chosen > rejected).sum()),
         only_rejected=int((rejected > chosen).sum()),
-        prompts=len({prompts[index] for index in differs}),
+        prompts=len({prompts[index] for index in differs.tolist()}),
     )
 
 

@@ -64,6 +64,11 @@ def test_refusals_in_one_line(capsys: Capture, tmp_path: Path) -> None:
     assert "nothing tells chosen from rejected replies" in result.err
     assert "the longer reply is the chosen one in " in result.err
     assert len(result.err.splitlines()) == 1
+    by_one = write_lines(
+        tmp_path / "user.jsonl", *(row | {"user": "ann"} for row in pairs(120, share=0.7))
+    )
+    result = run_command(capsys, "propose-rubric", "--input", by_one, *output)
+    assert "the `user` of the prompts has 1 values" in result.err
     assert not (tmp_path / "proposed.yaml").exists()
 
 
