@@ -87,8 +87,8 @@ def prepared(reply: TaggedReply) -> Sentences:
     ]
     sentences = [sentence for sentence, _ in pairs]
     features = features_of(sentences, stems_of(normalize(reply.prompt)))
-    whole = normalize_reply(reply.prompt, reply.text, NO_PATTERNS)
-    return Sentences(whole, features, [tag for _, tag in pairs], word_counts(sentences))
+    normalized = normalize_reply(reply.prompt, reply.text, NO_PATTERNS)
+    return Sentences(normalized, features, [tag for _, tag in pairs], word_counts(sentences))
 
 
 def fit_tags(

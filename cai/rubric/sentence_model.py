@@ -78,7 +78,7 @@ def features_of(sentences: Sequence[str], wanted: frozenset[str]) -> list[set[st
 def _position(index: int, last: int) -> set[str]:
     if last == 0:
         return {"#first", "#only"}
-    return {{0: "#first", last: "#last", 1: "#second"}.get(index, "#middle")}
+    return {{1: "#second", last: "#last", 0: "#first"}.get(index, "#middle")}
 
 
 def _features(sentence: str, wanted: frozenset[str]) -> set[str]:
