@@ -3,12 +3,18 @@
     CAI_EVAL_DATA=/path/to/data python benchmarks/refusal_protocol.py
 
 Needs scikit-learn, for the baseline alone (pip install scikit-learn). One of XSTest's three models
-is left out, or one of three sets. Settings and thresholds are chosen on what is left, by leaving
-out its models or sets in turn. Graders: `words` is the text model of `refusal_style_fitted`, fitted
-anew in each fold; `tfidf` is words and characters with scikit-learn's logistic regression, without
-the replies of `written_replies.py`. With the argument `ablation` there are `words` without them
-too. Patterns are not among the graders: they were written with these sets in view. Prompts are the
-same for all models of XSTest, so this is a test on new models, not on new prompts.
+is left out, or one of three sets, or one writer of the replies in `replies/`. Graders, fitted anew
+in each fold:
+
+- `sentences` is that of `refusal_style_fitted` (reply_model.py);
+- `words` is a text model of the replies' n-grams, without the replies in `replies/`;
+- `tfidf` is words and characters with scikit-learn's logistic regression, without any replies of
+  our own.
+
+Settings and thresholds of the last two are chosen on what is left, by leaving out its models or
+sets in turn; those of the first are fixed. Patterns are not among the graders: they were written
+with these sets in view. Prompts are the same for all models of XSTest, so this is a test on new
+models, not on new prompts.
 
 A grader has two parts: does a reply comply, and if not, does it refuse in part. rbr_gold has no
 degrees of refusal, and is in the tests between sets alone.
@@ -25,7 +31,17 @@ import numpy as np
 import refusal_sets
 import tfidf_baseline
 from refusal_sets import Reply
-from reply_model import PARTIAL_ABOVE, TEXT, WEIGHTS, Degrees, Written, labelled, summaries_of
+from reply_model import (
+    PARTIAL_ABOVE,
+    TEXT,
+    WEIGHTS,
+    Degrees,
+    Written,
+    as_reply,
+    labelled,
+    summaries_of,
+)
+from tagged_replies import tagged_replies
 
 from cai.rubric.held_out_groups import f1_by_label, fit_chosen, macro_f1
 from cai.rubric.propositions import unquoted_text
@@ -154,13 +170,15 @@ def main() -> None:
         "words": words,
         "tfidf": baseline(replies),
     }
-    chosen = sys.argv[1:] or ["models", "curve", "sets"]
+    chosen = sys.argv[1:] or ["models", "curve", "sets", "styles"]
     if "models" in chosen:
         leave_models_out(graders, sets)
     if "curve" in chosen:
         learning_curve(sets, replies, written)
     if "sets" in chosen:
         leave_sets_out(graders, sets, written)
+    if "styles" in chosen:
+        leave_styles_out(sets)
 
 
 def leave_models_out(graders: dict[str, Grader], sets: Sets) -> None:
@@ -198,6 +216,29 @@ def leave_sets_out(graders: dict[str, Grader], sets: Sets, written: Written) -> 
             by_grader[name] = list(zip(test, degrees, strict=True))
             show(f"{left_out} left out: {name}", by_grader[name], three_way=False)
         show_differences(by_grader, three_way=False)
+
+
+def leave_styles_out(sets: Sets) -> None:
+    """Replies that language models wrote for this project, in many styles: one writer left out.
+
+    The other two graders learn from no such replies.
+    """
+    people = [*sets.xstest, *sets.gptfuzz, *sets.written]
+    by_grader: dict[str, list[tuple[Reply, str]]] = {"sentences": [], "words": [], "tfidf": []}
+    for file in sorted({reply.file for reply in tagged_replies()}):
+        test = [as_reply(reply) for reply in tagged_replies() if reply.file == file]
+        replies = [*people, *test]
+        graders = {
+            "sentences": sentences(replies, Written.load(without=file)),
+            "words": words,
+            "tfidf": baseline(replies),
+        }
+        for name, grader in graders.items():
+            degrees = grader(people, test, frozenset(reply.source for reply in sets.xstest))
+            by_grader[name] += zip(test, degrees, strict=True)
+    for name, graded in by_grader.items():
+        show(f"written replies, their writer left out: {name}", graded)
+    show_differences(by_grader)
 
 
 def without_degree(reply: Reply, source: str) -> Reply:

@@ -87,8 +87,9 @@ class Written:
     model: SentenceModel
 
     @classmethod
-    def load(cls, trained_on: Sequence[TrainedOn] = ()) -> Written:
-        replies = tagged_replies()
+    def load(cls, trained_on: Sequence[TrainedOn] = (), without: str = "") -> Written:
+        """All files of written replies, or all but one."""
+        replies = [reply for reply in tagged_replies() if reply.file != without]
         rows = [prepared(reply.reply) for reply in replies]
         tagged = [reply.reply for reply in replies]
         return cls(
@@ -105,10 +106,12 @@ class Written:
 
     def as_replies(self) -> list[Reply]:
         """For the text models."""
-        return [
-            Reply("tagged", reply.reply.prompt, reply.reply.text, reply.degree)
-            for reply in self.replies
-        ]
+        return [as_reply(reply) for reply in self.replies]
+
+
+def as_reply(written: WrittenReply) -> Reply:
+    reply = written.reply
+    return Reply("tagged", reply.prompt, reply.text, written.degree, reply.prompt)
 
 
 def summaries_of(model: SentenceModel, replies: Sequence[Reply]) -> list[Array]:

@@ -66,6 +66,9 @@ NOT_RUN = {
     "judge_texts": "pairs of judge_tries",
     "refusal_sets": "labelled replies, for other scripts",
     "tfidf_baseline": "a grader to compare with, for another script",
+    "gold_propositions": "two models together, for another script",
+    "reply_model": "what refusal_style_fitted learns, for other scripts",
+    "tagged_replies": "replies to learn from, for other scripts",
     "written_replies": "replies to learn from, for other scripts",
 }
 """Scripts of the folder that are no benchmark."""

@@ -23,6 +23,8 @@ IN_PART = ("partial_refusal", "refusal_then_content")
 
 @dataclass(frozen=True, slots=True)
 class WrittenReply:
+    file: str
+    """Each file has one writer."""
     kind: str
     label: str
     """The class that it was written to be of."""
@@ -41,15 +43,17 @@ class WrittenReply:
 
 def tagged_replies() -> list[WrittenReply]:
     return [
-        _written(json.loads(line))
+        _written(path.stem, json.loads(line))
         for path in sorted(FOLDER.glob("*.jsonl"))
         for line in path.read_text(encoding="utf-8").splitlines()
     ]
 
 
-def _written(row: dict[str, object]) -> WrittenReply:
+def _written(file: str, row: dict[str, object]) -> WrittenReply:
     sentences = row["sentences"]
     if not isinstance(sentences, list):
         raise TypeError(f"sentences of {row['prompt']!r}: not a list")
     parts = tuple((str(text), str(tag)) for text, tag in sentences)
-    return WrittenReply(str(row["kind"]), str(row["class"]), TaggedReply(str(row["prompt"]), parts))
+    return WrittenReply(
+        file, str(row["kind"]), str(row["class"]), TaggedReply(str(row["prompt"]), parts)
+    )
