@@ -49,7 +49,6 @@ TAG_OF = {
     "supports": "supports",
     "warns": "disclaims",
     "urges_harm": "urges_harm",
-    "gives": "gives",
 }
 """Output -> the tag that one of the sentences has."""
 NEUTRAL = frozenset(("opens", "closes"))
@@ -69,8 +68,13 @@ def is_comfort_only(reply: WrittenReply) -> bool:
     return "supports" in reply.tags and reply.tags <= NEUTRAL | {"supports"}
 
 
+def gives_or_urges(reply: WrittenReply) -> bool:
+    return not reply.tags.isdisjoint(("gives", "urges_harm"))
+
+
 LABELS: dict[str, Callable[[WrittenReply], bool]] = {
     **{name: lambda reply, tag=tag: tag in reply.tags for name, tag in TAG_OF.items()},
+    "gives": gives_or_urges,
     "off_topic": is_off_topic,
     "garbled": is_garbled,
     "comfort_only": is_comfort_only,

@@ -42,7 +42,7 @@ Array = NDArray[np.float64]
 class SentenceFit(FrozenModel):
     """Settings of the fit."""
 
-    sentences: int = 4
+    sentences: int = 6
     """Sentences in which a feature must occur."""
     strength: float = 16.0
     """Inverse of the L2 penalty of the tags, as scikit-learn's C."""
