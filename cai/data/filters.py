@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Literal, TypeVar
 
@@ -127,12 +128,33 @@ class PromptFilters:
         for text in evaluation:
             self.evaluation_ngrams |= self._ngram_hashes(text)
 
-    def judge(self, prompt: ConversationT) -> tuple[ConversationT, str | None]:
-        """(the prompt, masked if necessary; the reason of the first filter against it, or None)."""
+    @property
+    def are_slow(self) -> bool:
+        """Whether the filters take longer than it takes to read a prompt."""
         config = self.config
-        text = conversation_text(prompt)
-        if reason := self._wrong_length(text):
+        masks = config.pii != "keep"
+        return bool(config.languages or masks or config.near or self.evaluation_ngrams)
+
+    def lengths(self, prompts: Sequence[Prompt | TrainingChat]) -> list[int | None]:
+        """Tokens of each prompt; None where no limit needs them."""
+        if not needs_token_counts(self.config):
+            return [None] * len(prompts)
+        return [self.count_tokens(conversation_text(prompt)) for prompt in prompts]
+
+    def judge(
+        self, prompt: ConversationT, length: int | None = None
+    ) -> tuple[ConversationT, str | None]:
+        """(the prompt, masked if necessary; the reason of the first filter against it, or None).
+
+        Args:
+            length: of the prompt, from `lengths`; None: it is counted if a limit needs it.
+        """
+        config = self.config
+        if length is None:
+            [length] = self.lengths([prompt])
+        if reason := self._wrong_length(length):
             return prompt, reason
+        text = conversation_text(prompt)
         if config.languages and (detected := detect_language(text)) not in config.languages:
             return prompt, f"language {detected}"
         # Replies inside a prompt are looked at as well: they reach the model with it.
@@ -140,11 +162,14 @@ class PromptFilters:
             return prompt, IN_EVALUATION
         return self._personal_data(prompt) if config.pii != "keep" else (prompt, None)
 
-    def _wrong_length(self, text: str) -> str | None:
+    def masked(self, prompt: ConversationT) -> ConversationT:
+        """A prompt that stays, without the personal data that the configuration masks."""
+        return self._personal_data(prompt)[0] if self.config.pii == "mask" else prompt
+
+    def _wrong_length(self, length: int | None) -> str | None:
         config = self.config
-        if not needs_token_counts(config):
+        if length is None:
             return None
-        length = self.count_tokens(text)
         if config.min_tokens is not None and length < config.min_tokens:
             return "too short"
         if config.max_tokens is not None and length > config.max_tokens:
@@ -205,10 +230,15 @@ def word_ngrams(text: str, n: int) -> list[str]:
     A character of a script without spaces counts as a word, and so does every character of a text
     without a word, such as one of emoji.
     """
-    normalized = normalized_text(text)
-    words = _WORD.findall(normalized) or list("".join(normalized.split()))
+    words = _words(text)
     count = max(1, len(words) - n + 1)
     return [" ".join(words[i : i + n]) for i in range(count)]
+
+
+@lru_cache(maxsize=1)  # the filter and the shingles look at the same text, one after the other
+def _words(text: str) -> tuple[str, ...]:
+    normalized = normalized_text(text)
+    return tuple(_WORD.findall(normalized)) or tuple("".join(normalized.split()))
 
 
 def spaced_words(text: str) -> list[str]:
