@@ -44,7 +44,7 @@ BENCHMARKS = (
     Benchmark("ppo_speed", ("--mode", "lora")),
     Benchmark("label_speed"),
     Benchmark("http_throughput"),
-    Benchmark("hygiene_memory", ("100000", "1000000")),
+    Benchmark("hygiene_speed", ("100000",)),
     Benchmark("label_memory"),
     Benchmark("memory_estimate"),
     Benchmark("ptx", ("3",)),
@@ -65,6 +65,7 @@ NOT_RUN = {
     "judge_features": "computes what judge_tries prints",
     "judge_texts": "pairs of judge_tries",
     "refusal_sets": "labelled replies, for other scripts",
+    "synthetic_rows": "rows for other scripts",
     "tfidf_baseline": "a grader to compare with, for another script",
     "written_replies": "replies to learn from, for other scripts",
 }

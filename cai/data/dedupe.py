@@ -1,28 +1,29 @@
 """Two-pass filtering and deduplication of prompts, with a reason for every prompt that is dropped.
 
 The first pass judges each prompt alone and writes its digests to columns on disk. Between the
-passes the columns are compared, with one column in memory at a time. The second pass reads the
-files again and yields the prompts that stay. Memory use is a few bytes a prompt; it does not grow
-with the length of the texts.
+passes the columns are compared, with one column in memory at a time. The second pass yields the
+prompts that stay, from the files or from lines that the first pass wrote. Memory use is a few bytes
+a prompt; it does not grow with the length of the texts.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from cai.data.digest_columns import DigestColumns
 from cai.data.filter_processes import judged_blocks
 from cai.data.filters import ConversationT, HygieneConfig, PromptFilters
-from cai.data.judged_rows import BAND_NAMES
+from cai.data.judged_rows import BAND_NAMES, Outcomes
 from cai.data.minhash import Array
+from cai.files import write_errors
 
 COMPARED = 1 << 13
 """Pairs of signatures that are compared at a time."""
@@ -55,6 +56,7 @@ def clean(
     config: HygieneConfig,
     rules: PromptFilters,
     progress: Callable[[int], None] = lambda done: None,
+    lines: BinaryIO | None = None,
 ) -> Cleaned:
     """The outcome for every prompt that `read()` yields.
 
@@ -62,12 +64,14 @@ def clean(
         read: opens the input. It is called once, and must yield the same rows on every call.
         rules: the filters of `config` for single prompts.
         progress: called with the number of prompts judged, once a block.
+        lines: a file for all prompts, masked if necessary, from which `kept_lines` reads.
     """
     with (
         tempfile.TemporaryDirectory(prefix="cai-") as folder,
         closing(DigestColumns(Path(folder), config)) as columns,
+        closing(_written(read(), rules, lines)) as blocks,
     ):
-        cleaned = _judge_all(read(), rules, columns, progress)
+        cleaned = _judge_all(blocks, columns, progress)
         for name, reason, limit in (
             ("exact", "repeated", 1),
             ("prefix", "same beginning", 1),
@@ -97,24 +101,42 @@ def filtered_prompts(
             yield rules.masked(prompt) if is_masked else prompt
 
 
+def kept_lines(lines: BinaryIO, cleaned: Cleaned) -> Iterator[bytes]:
+    """The second pass: the lines of the prompts that stay, as `Prompt.line` gives them."""
+    lines.seek(0)
+    for code, line in zip(cleaned.codes, lines, strict=True):
+        if code == 0:
+            yield line
+
+
+def _written(
+    prompts: Iterator[Any], rules: PromptFilters, lines: BinaryIO | None
+) -> Generator[Outcomes, None, None]:
+    """The outcomes of all blocks; meanwhile the prompts are written to `lines`."""
+    with closing(judged_blocks(prompts, rules)) as blocks:
+        for rows, outcomes in blocks:
+            if lines is not None:
+                with write_errors(Path(tempfile.gettempdir())):
+                    for row, is_masked in zip(rows, outcomes.masked, strict=True):
+                        prompt = rules.masked(row) if is_masked else row
+                        lines.write(prompt.line().encode() + b"\n")
+            yield outcomes
+
+
 def _judge_all(
-    prompts: Iterator[ConversationT],
-    rules: PromptFilters,
-    columns: DigestColumns,
-    progress: Callable[[int], None],
+    blocks: Iterator[Outcomes], columns: DigestColumns, progress: Callable[[int], None]
 ) -> Cleaned:
     """The first pass: the reason of every prompt, with its digests written to `columns`."""
     cleaned = Cleaned([""], np.zeros(0, np.uint16), np.zeros(0, np.int64), np.zeros(0, np.bool_))
     codes, masked = [cleaned.codes], [cleaned.masked]
     done = 0
-    with closing(judged_blocks(prompts, rules)) as blocks:
-        for outcomes in blocks:
-            code_of = np.array([cleaned.code(name) for name in outcomes.reasons], np.uint16)
-            codes.append(code_of[outcomes.codes])
-            masked.append(outcomes.masked)
-            columns.add(outcomes)
-            done += len(outcomes.codes)
-            progress(done)
+    for outcomes in blocks:
+        code_of = np.array([cleaned.code(name) for name in outcomes.reasons], np.uint16)
+        codes.append(code_of[outcomes.codes])
+        masked.append(outcomes.masked)
+        columns.add(outcomes)
+        done += len(outcomes.codes)
+        progress(done)
     cleaned.codes, cleaned.masked = np.concatenate(codes), np.concatenate(masked)
     cleaned.duplicate_of = np.full(len(cleaned.codes), -1, np.int64)
     return cleaned

@@ -13,6 +13,7 @@ import numpy as np
 from cai.data.filters import HygieneConfig
 from cai.data.judged_rows import SIGNATURES, Outcomes, digest_names
 from cai.data.minhash import PERMUTATIONS, Array
+from cai.files import write_errors
 
 ROW_BYTES = PERMUTATIONS * np.dtype(np.uint32).itemsize
 
@@ -26,8 +27,9 @@ class DigestColumns:
         self.files = {name: (folder / name).open("w+b") for name in self.names}
 
     def add(self, outcomes: Outcomes) -> None:
-        for name in self.names:
-            outcomes.digests[name].tofile(self.files[name])
+        with write_errors(self.folder):
+            for name in self.names:
+                outcomes.digests[name].tofile(self.files[name])
 
     def load(self, name: str) -> Array:
         """(N,) the digests of one column."""

@@ -22,6 +22,7 @@ from cai.data.filter_worker import outcomes_file, save_block, save_settings
 from cai.data.filters import ConversationT, PromptFilters
 from cai.data.judged_rows import Outcomes, judge_rows, load_outcomes
 from cai.errors import JobError, blame
+from cai.files import write_errors
 
 BLOCK_ROWS, BLOCK_CHARACTERS = 1 << 10, 1 << 20
 """Most rows that are judged together; fewer, where their texts are longer than so much together."""
@@ -46,31 +47,33 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Ticket:
-    """A block that a process has."""
+    """A block that was judged here, or is judged by another process."""
 
-    process: _Process
-    turn: int
-    """Of the blocks that it was given, from 0."""
     block: _Block
+    outcomes: Outcomes | None = None
+    process: _Process | None = None
+    turn: int = 0
+    """Of the blocks that the process was given, from 0."""
 
 
 def judged_blocks(
     rows: Iterable[ConversationT], rules: PromptFilters
-) -> Generator[Outcomes, None, None]:
-    """The outcomes of all rows, block by block, in order.
+) -> Generator[tuple[Sequence[ConversationT], Outcomes], None, None]:
+    """(rows, their outcomes), block by block, in order.
 
     Raises:
         JobError: a filter failed, or a process ended by itself.
     """
     with _Processes(rules) as processes:
-        pending: deque[Outcomes | _Ticket] = deque()
+        pending: deque[_Ticket] = deque()
         for block in _blocks(rows, rules):
             ticket = processes.take(block) if block.number >= FIRST_BLOCKS else None
-            pending.append(ticket or _judged(block, rules))
+            pending.append(ticket or _Ticket(block, _judged(block, rules)))
             while pending and (processes.is_done(pending[0]) or len(pending) > processes.limit):
-                yield processes.outcomes(pending.popleft())
-        while pending:
-            yield processes.outcomes(pending.popleft())
+                first = pending.popleft()
+                yield first.block.rows, processes.outcomes(first)
+        for ticket in pending:
+            yield ticket.block.rows, processes.outcomes(ticket)
 
 
 def _blocks(rows: Iterable[ConversationT], rules: PromptFilters) -> Iterator[_Block]:
@@ -126,20 +129,21 @@ class _Processes:
         free = min(self.started, key=_Process.queued, default=None)
         if free is None or free.queued() >= QUEUED:
             return None
-        save_block(self.folder, block.number, block.rows, block.lengths)
-        return _Ticket(free, free.send(block.number), block)
+        with write_errors(self.folder):
+            save_block(self.folder, block.number, block.rows, block.lengths)
+        return _Ticket(block, None, free, free.send(block.number))
 
-    def is_done(self, block: Outcomes | _Ticket) -> bool:
-        return isinstance(block, Outcomes) or block.process.has_answered(block.turn)
+    def is_done(self, ticket: _Ticket) -> bool:
+        return ticket.process is None or ticket.process.has_answered(ticket.turn)
 
-    def outcomes(self, block: Outcomes | _Ticket) -> Outcomes:
+    def outcomes(self, ticket: _Ticket) -> Outcomes:
         """The outcomes of a block, which are waited for."""
-        if isinstance(block, Outcomes):
-            return block
-        if block.process.failed(block.turn):
+        if ticket.outcomes is not None:
+            return ticket.outcomes
+        if ticket.process is None or ticket.process.failed(ticket.turn):
             # once more here, where it fails as it does without other processes
-            return _judged(block.block, self.rules)
-        path = outcomes_file(self.folder, block.block.number)
+            return _judged(ticket.block, self.rules)
+        path = outcomes_file(self.folder, ticket.block.number)
         outcomes = load_outcomes(path)
         path.unlink()
         return outcomes
@@ -149,7 +153,8 @@ class _Processes:
         return Path(self._folder.name)
 
     def _start(self) -> None:
-        save_settings(self.folder, self.rules)
+        with write_errors(self.folder):
+            save_settings(self.folder, self.rules)
         try:
             while len(self.started) < self.count:
                 self.started.append(_Process(self.folder))

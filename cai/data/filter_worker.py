@@ -17,7 +17,7 @@ import numpy as np
 
 from cai.data.filters import HygieneConfig, PromptFilters
 from cai.data.judged_rows import judge_rows, save_outcomes
-from cai.records import Message, Prompt, TrainingChat
+from cai.records import Prompt, TrainingChat, message_dicts
 
 ROW_TYPES: dict[str, type[Prompt] | type[TrainingChat]] = {
     kind.__name__: kind for kind in (Prompt, TrainingChat)
@@ -35,7 +35,7 @@ def save_block(
     folder: Path, number: int, rows: Sequence[Prompt | TrainingChat], lengths: Sequence[int | None]
 ) -> None:
     """Write a block of rows of one type, with the parts of them that filters read."""
-    parts = [(row.user, [(m.role, m.content) for m in row.chat]) for row in rows]
+    parts = [(row.user, message_dicts(row.chat)) for row in rows]
     block = {"type": type(rows[0]).__name__, "lengths": lengths, "rows": parts}
     _block_file(folder, number).write_text(json.dumps(block), encoding="utf-8")
 
@@ -64,12 +64,7 @@ def _judge_block(folder: Path, number: int, rules: PromptFilters) -> None:
     path.unlink()
     kind = ROW_TYPES[block["type"]]
     rows: list[Any] = [
-        # what is here was checked when it was read
-        kind.model_construct(
-            user=user,
-            chat=tuple(Message.model_construct(role=role, content=text) for role, text in turns),
-        )
-        for user, turns in block["rows"]
+        kind.model_validate({"user": user, "chat": chat}) for user, chat in block["rows"]
     ]
     save_outcomes(outcomes_file(folder, number), judge_rows(rows, block["lengths"], rules))
 
