@@ -45,6 +45,7 @@ BENCHMARKS = (
     Benchmark("label_speed"),
     Benchmark("http_throughput"),
     Benchmark("hygiene_speed", ("100000",)),
+    Benchmark("near_duplicates"),
     Benchmark("label_memory"),
     Benchmark("memory_estimate"),
     Benchmark("ptx", ("3",)),
