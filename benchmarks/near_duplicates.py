@@ -5,18 +5,17 @@
 By default 20,000 rows of words with names in them, made by rule. One row in ten is a copy of
 another row with some words changed, so its similarity is known exactly: the Jaccard index of the
 two sets of three-word shingles. All tools get three-word shingles of the same words, 64
-permutations and a threshold of 0.8: `cai` estimates the similarity of candidates from 16 bands of 4
-and compares it with the threshold; the others know a threshold only as the shape of their bands, of
-which 8 bands of 8 come nearest (0.77). A tool that is not installed is named on standard error, and
-left out.
+permutations and a threshold of 0.77: `cai` estimates the similarity of candidates from 16 bands of
+4 and compares it with the threshold; the others know a threshold only as the shape of their bands,
+8 of 8. A tool that is not installed is named on standard error, and left out.
 
 Each tool runs in a process of its own, after a thousand rows to warm up, from rows in its own form
 (a list, or a data set on disk) to the rows that it keeps. datatrove's four steps run one after
 another in that process; the others use two cores. One line of JSON a tool. `rows_cpu_s`: rows a
 second of processor time, all processes together; `rows_s`: a second that passed. `found`: share of
 the planted pairs of which it drops one row, by the number of changed words, beside the mean
-similarity; `recall`: the same of all pairs from 0.8; `found_below`: of all pairs below; `others`:
-dropped rows of no planted pair.
+similarity; `recall`: the same of all pairs from the threshold on; `found_below`: of all pairs
+below it; `others`: dropped rows of no planted pair.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ from cai.data.dedupe import clean
 from cai.data.filters import HygieneConfig, PromptFilters, shingles
 from cai.records import Prompt, chat_of
 
-THRESHOLD, PERMUTATIONS, SHINGLE_WORDS = 0.8, 64, 3
+THRESHOLD, PERMUTATIONS, SHINGLE_WORDS = 0.77, 64, 3
 BANDS, BAND_ROWS = 8, 8
-"""Of the tools that compare bands alone: (1 / 8) ** (1 / 8) is 0.77."""
+"""Of the tools that compare bands alone: (1 / 8) ** (1 / 8) is the threshold."""
 CHANGED = (0, 1, 2, 3, 4, 6)
 """Words changed in a copy."""
 PROCESSES = 2

@@ -188,7 +188,7 @@ class Renderer:
         encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(
             list(texts), add_special_tokens=False
         )
-        lengths = [len(encoding.ids) for encoding in encodings]
+        lengths = [len(encoding) for encoding in encodings]
         for index, text in enumerate(texts):
             if any(token in text for token in self._plain_tokens):
                 lengths[index] = len(self.text_ids(text))
