@@ -29,7 +29,7 @@ BLOCK_ROWS, BLOCK_CHARACTERS = 1 << 10, 1 << 20
 FIRST_BLOCKS = 8
 """Blocks that the reading process judges before it starts others: they take a second to start."""
 MAX_PROCESSES = 7
-"""Of the others. Each takes 150 MB with the model of languages, and more would wait for rows."""
+"""Of the others. Each takes 200 MB with the model of languages, and more would wait for rows."""
 QUEUED = 3
 """Blocks that a process has: the one that it judges, and its next ones."""
 
