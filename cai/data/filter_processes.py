@@ -101,7 +101,7 @@ class _Processes:
 
     def __init__(self, rules: PromptFilters) -> None:
         self.rules = rules
-        self.count = min(_cores() - 1, MAX_PROCESSES) if rules.are_slow else 0
+        self.count = max(0, min(_cores() - 1, MAX_PROCESSES)) if rules.are_slow else 0
         self.limit = 4 * QUEUED * (self.count + 1)
         """Most blocks whose outcomes wait for those of an earlier one."""
         self.started: list[_Process] = []
@@ -168,17 +168,20 @@ class _Process:
     def __init__(self, folder: Path) -> None:
         # -P, and the path of this process: a file in the working folder is no module
         paths = os.pathsep.join(path for path in sys.path if path)
+        self._errors = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", "-m", "cai.data.filter_worker", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             bufsize=0,
             env=os.environ | {"PYTHONPATH": paths},
             process_group=0,  # Ctrl-C reaches this process alone, which ends the other
         )
         self._input = cast(IO[bytes], self._process.stdin)
         self._output = cast(IO[bytes], self._process.stdout)
+        self._poll = select.poll()
+        self._poll.register(self._output, select.POLLIN)
         self._sent = 0
         self._answers: list[bytes] = []
         self._unread = b""
@@ -209,7 +212,7 @@ class _Process:
 
     def _read(self, wait: bool) -> bool:
         """Read what it wrote; whether there was anything."""
-        if not wait and not select.select([self._output], [], [], 0)[0]:
+        if not wait and not self._poll.poll(0):
             return False
         data = self._output.read(4096)
         if not data:
@@ -220,7 +223,9 @@ class _Process:
 
     def _ended(self) -> JobError:
         code = self._process.wait()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self._errors.seek(0)
+        last_line = self._errors.read()[-1000:].decode(errors="replace").strip().rpartition("\n")[2]
+        how = f"signal {-code}" if code < 0 else f"exit code {code}: {last_line}"
         return JobError(
             f"filters: a process beside this one ended by itself ({how}): free some memory, or run "
             "on one core (`taskset -c 0 cai …`), where no other process is started"
@@ -232,10 +237,10 @@ class _Process:
         self._process.wait()
         self._input.close()
         self._output.close()
+        self._errors.close()
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The cores that this process may use: of several under torchrun, its share."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -232,6 +232,23 @@ def test_a_process_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     assert not any(map(is_running, ids))
 
 
+@pytest.mark.usefixtures("several")
+def test_a_process_that_cannot_begin_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filter_processes, "save_settings", lambda folder, rules: None)
+    with pytest.raises(JobError, match=r"^filters: .*\(exit code 1: FileNotFoundError: .*$"):
+        clean(lambda: iter(random_rows(4000, 8)), EVERYTHING, filters(EVERYTHING))
+
+
+def test_processes_of_torchrun_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    counts = [filter_processes._Processes(filters(EVERYTHING)).count]
+    for size in ("4", "16"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
+        counts.append(filter_processes._Processes(filters(EVERYTHING)).count)
+    assert counts == [7, 1, 0]
+
+
 def test_a_filter_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise ValueError("no such\ntable")
