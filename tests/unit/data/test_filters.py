@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import json
+import random
 from pathlib import Path
 
 from data_toys import SENTENCE, outcome, prompt
@@ -41,8 +41,8 @@ def test_languages_are_those_of_the_library() -> None:
 
     stream = random.Random(4)
     sentences = [
-        "Wie backe ich ein einfaches Brot?", "How do I bake bread?", "Où est la gare ?", "¿Qué es?",
-        "请问怎样存放清洁用品", "家で洗剤を保管する", "как дела", "\ud800", "", "12 34", "HELLO THERE",
+        "Wie backe ich ein einfaches Brot?", "How do I bake bread?", "Où est la gare ?",
+        "请问怎样存放清洁用品", "家で洗剤を保管する", "как дела", "\ud800", "", "12 34", "HELLO",
     ]  # fmt: skip
     texts = [" ".join(stream.choices(sentences, k=stream.randrange(1, 5))) for _ in range(100)]
     expected = [py3langid.classify(text)[0] for text in texts]
