@@ -15,7 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 
-from cai.constitution.schema import Rubric, TextModel
+from cai.constitution.schema import Proposition, Rubric, SentenceModel, TextModel
 from cai.errors import ConfigError
 from cai.records import Degree
 from cai.rubric.expression import MAX_NAMES, Node, names_in, parse
@@ -23,6 +23,7 @@ from cai.rubric.grade import Behaviour, Class, CompiledRubric, Feature
 from cai.rubric.patterns import check_total_work
 from cai.rubric.prefilter import Prefilter
 from cai.rubric.propositions import PromptPatterns, PropositionTest, ReplyPatterns, compile_test
+from cai.rubric.sentence_model import SentenceScorer, SentenceTest
 from cai.rubric.text_classifier import CachedClassifier, ClassifierTest
 from cai.rubric.truth_table import (
     Definitions,
@@ -71,6 +72,7 @@ def compile_rubric(rubric: Rubric) -> CompiledRubric:
         behaviours={
             kind: _behaviour(rubric, name, parts) for kind, name in rubric.behaviours.items()
         },
+        harm=parts.harm,
     )
 
 
@@ -108,6 +110,7 @@ class _Parts:
     classes: dict[tuple[str, str], Formula]
     """(behaviour, class) -> formula."""
     degrees: dict[Degree, Formula]
+    harm: Formula | None
 
 
 def _behaviour(rubric: Rubric, name: str, parts: _Parts) -> Behaviour:
@@ -132,7 +135,8 @@ def _compile_parts(rubric: Rubric, findings: _Findings) -> _Parts:
     degrees = _compile_degrees(rubric, definitions, findings)
     _check_weights(rubric, findings)
     _check_temperatures(rubric, findings)
-    parts = _Parts(tests, formulas, classes, degrees)
+    harm = _compile_harm(rubric, definitions, findings)
+    parts = _Parts(tests, formulas, classes, degrees, harm)
     if not findings.errors:
         findings.advice += _gaps(rubric, parts)
     for id in sorted(_known_names(rubric) - findings.used):
@@ -146,7 +150,7 @@ def _compile_parts(rubric: Rubric, findings: _Findings) -> _Parts:
 
 def _compile_tests(rubric: Rubric, findings: _Findings) -> dict[str, PropositionTest]:
     tests: dict[str, PropositionTest] = {}
-    classifiers: list[CachedClassifier] = []
+    models = _Models()
     for id, proposition in rubric.propositions.items():
         try:
             test = compile_test(id, proposition, f"rubric.propositions.{id}")
@@ -154,20 +158,36 @@ def _compile_tests(rubric: Rubric, findings: _Findings) -> dict[str, Proposition
             findings.errors.append(str(error))
             continue
         if test is None and proposition.fitted is not None:
-            classifier = _shared_classifier(proposition.fitted, classifiers)
-            test = ClassifierTest(classifier, proposition.above)
+            test = models.test(proposition)
         if test is not None:
             tests[id] = test
     return tests
 
 
-def _shared_classifier(model: TextModel, classifiers: list[CachedClassifier]) -> CachedClassifier:
-    """One for all propositions that use the same model, so that it scores a reply once."""
-    for classifier in classifiers:
-        if classifier.model == model:
-            return classifier
-    classifiers.append(CachedClassifier(model))
-    return classifiers[-1]
+@dataclass
+class _Models:
+    """The fitted models of a rubric: one scorer for all propositions of a model, so that it scores
+    a reply once.
+    """
+
+    classifiers: list[CachedClassifier] = field(default_factory=list)
+    scorers: list[SentenceScorer] = field(default_factory=list)
+
+    def test(self, proposition: Proposition) -> PropositionTest:
+        model = proposition.fitted
+        if isinstance(model, SentenceModel):
+            scorer = next((one for one in self.scorers if one.model == model), None)
+            if scorer is None:
+                scorer = SentenceScorer(model)
+                self.scorers.append(scorer)
+            return SentenceTest(scorer, str(proposition.output), proposition.above)
+        if not isinstance(model, TextModel):
+            raise TypeError("a proposition without a model")
+        classifier = next((one for one in self.classifiers if one.model == model), None)
+        if classifier is None:
+            classifier = CachedClassifier(model)
+            self.classifiers.append(classifier)
+        return ClassifierTest(classifier, proposition.above)
 
 
 def _compile_derived(rubric: Rubric, findings: _Findings) -> Definitions:
@@ -247,6 +267,15 @@ def _compile_degrees(
     if len(nodes) == len(rubric.degrees):
         _prove_partition(nodes, "rubric.degrees", "degree", definitions, findings)
     return formulas
+
+
+def _compile_harm(rubric: Rubric, definitions: Definitions, findings: _Findings) -> Formula | None:
+    if rubric.harm is None:
+        return None
+    node = _parse(rubric.harm, "rubric.harm", _known_names(rubric), findings)
+    if node is None or not definitions.defines(node):
+        return None
+    return _formula(node, "rubric.harm", definitions, findings)
 
 
 def _check_weights(rubric: Rubric, findings: _Findings) -> None:

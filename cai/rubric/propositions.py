@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cai.constitution.schema import Proposition
-from cai.rubric.answers import is_comfort_only, is_fragment, is_wordless
+from cai.rubric.answers import is_comfort_only, is_fragment, is_off_topic, is_wordless
 from cai.rubric.patterns import Pattern, compile_pattern
 from cai.rubric.prefilter import Prefilter
 
@@ -256,5 +256,6 @@ COMPUTED_TESTS: Mapping[str, PropositionTest] = {
     "fragment": ComputedTest(is_fragment),
     "garbled": ComputedTest(_garbled),
     "long_answer": ComputedTest(_long_answer),
+    "off_topic": ComputedTest(is_off_topic),
 }
 """Propositions that patterns cannot express: one with such an id and no patterns has this test."""

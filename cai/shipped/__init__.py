@@ -1,4 +1,4 @@
-"""Files inside the package: constitutions, prompts, machines, the quickstart, a project's files.
+"""Files inside the package: constitutions, prompts, machines, audits, a project's files.
 
 In a checkout, `constitutions`, `prompts` and `quickstart.yaml` here are links to the top level's.
 """
@@ -12,5 +12,6 @@ CONSTITUTIONS = _FOLDER / "constitutions"
 PROMPTS = _FOLDER / "prompts"
 PROJECT = _FOLDER / "project"
 MACHINES = _FOLDER / "machines"
+AUDIT_BANKS = _FOLDER / "audit_banks"
 PROBE_PAIRS = _FOLDER / "probe_pairs.jsonl"
 QUICKSTART = _FOLDER / "quickstart.yaml"
