@@ -83,7 +83,8 @@ start = time.perf_counter()
 replies = run([turns(request) for request in work["requests"]], 40)
 asked = [shots + turns(judged(*pair)) for pair in zip(work["requests"], replies)]
 critiques = run(asked, 32)
-run([chat + turns("", critique, work["revision"])[1:] for chat, critique in zip(asked, critiques)], 40)
+revised = [chat + turns("", text, work["revision"])[1:] for chat, text in zip(asked, critiques)]
+run(revised, 40)
 print(json.dumps(time.perf_counter() - start))
 """
 
