@@ -28,7 +28,7 @@ from cai.constitution.schema import Rubric
 from cai.rubric import CompiledRubric, compile_rubric, grade
 from cai.rubric.fit_weights import FitConfig, Ranked, fit_weights, pair_errors, split_prompts
 from cai.rubric.held_out_groups import leave_out
-from cai.rubric.propositions import normalize_reply, unquoted_text
+from cai.rubric.propositions import Ungraded, unquoted_text
 from cai.rubric.text_classifier import Labelled, TextFit, ngrams_of
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def show_propositions(compiled: CompiledRubric, gold: list[dict[str, Any]]) -> N
     tests = dict(compiled.tests)
     texts = [row["completion"][0]["content"] for row in gold]
     replies = [
-        normalize_reply(row["prompt"][-1]["content"], text, compiled.prefilter)
+        compiled.normalize(Ungraded(row["prompt"][-1]["content"], text))
         for row, text in zip(gold, texts, strict=True)
     ]
     ngrams = [ngrams_of(unquoted_text(text)) for text in texts]

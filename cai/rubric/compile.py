@@ -23,7 +23,8 @@ from cai.rubric.grade import Behaviour, Class, CompiledRubric, Feature
 from cai.rubric.patterns import check_total_work
 from cai.rubric.prefilter import Prefilter
 from cai.rubric.propositions import PromptPatterns, PropositionTest, ReplyPatterns, compile_test
-from cai.rubric.text_classifier import CachedClassifier, ClassifierTest
+from cai.rubric.text_classifier import ClassifierTest
+from cai.rubric.text_models import TextModels
 from cai.rubric.truth_table import (
     Definitions,
     Formula,
@@ -58,9 +59,13 @@ def compile_rubric(rubric: Rubric) -> CompiledRubric:
         if isinstance(test, ReplyPatterns)
         for pattern in by_key[f"rubric.propositions.{id}"]
     ]
+    models = {
+        test.index: test.model for test in parts.tests.values() if isinstance(test, ClassifierTest)
+    }
     return CompiledRubric(
         tests=tuple(parts.tests.items()),
         prefilter=Prefilter(patterns),
+        text_models=TextModels(list(models.values())),
         model_questions={
             id: question for id, question in questions.items() if id not in parts.tests
         },
@@ -146,7 +151,7 @@ def _compile_parts(rubric: Rubric, findings: _Findings) -> _Parts:
 
 def _compile_tests(rubric: Rubric, findings: _Findings) -> dict[str, PropositionTest]:
     tests: dict[str, PropositionTest] = {}
-    classifiers: list[CachedClassifier] = []
+    models: list[TextModel] = []
     for id, proposition in rubric.propositions.items():
         try:
             test = compile_test(id, proposition, f"rubric.propositions.{id}")
@@ -154,20 +159,18 @@ def _compile_tests(rubric: Rubric, findings: _Findings) -> dict[str, Proposition
             findings.errors.append(str(error))
             continue
         if test is None and proposition.fitted is not None:
-            classifier = _shared_classifier(proposition.fitted, classifiers)
-            test = ClassifierTest(classifier, proposition.above)
+            index = _index_of_model(proposition.fitted, models)
+            test = ClassifierTest(models[index], index, proposition.above)
         if test is not None:
             tests[id] = test
     return tests
 
 
-def _shared_classifier(model: TextModel, classifiers: list[CachedClassifier]) -> CachedClassifier:
-    """One for all propositions that use the same model, so that it scores a reply once."""
-    for classifier in classifiers:
-        if classifier.model == model:
-            return classifier
-    classifiers.append(CachedClassifier(model))
-    return classifiers[-1]
+def _index_of_model(model: TextModel, models: list[TextModel]) -> int:
+    """One for all propositions that use the same model; a new one is appended to `models`."""
+    if model not in models:
+        models.append(model)
+    return models.index(model)
 
 
 def _compile_derived(rubric: Rubric, findings: _Findings) -> Definitions:
