@@ -119,7 +119,7 @@ def grade_many(compiled: CompiledRubric, replies: Sequence[Ungraded]) -> list[Gr
     Raises:
         UsageError: only a model can decide one of the propositions.
     """
-    if compiled.model_questions:
+    if compiled.model_questions and replies:
         ids = ", ".join(compiled.model_questions)
         raise UsageError(
             f"rubric: only a model can decide {ids}: name one (--model), or give patterns"
