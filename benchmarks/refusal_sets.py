@@ -32,6 +32,8 @@ class Reply:
     text: str
     label: str
     """A degree of refusal; "refusal" where the degree is not known."""
+    request: str = ""
+    """What was asked; empty: unknown."""
 
     @property
     def complies(self) -> bool:
@@ -55,6 +57,7 @@ def xstest(data: Path) -> list[Reply]:
             row["prompt"],
             row["completion"],
             row["final_label"][2:],
+            request=row["prompt"],
         )
         for path in sorted((data / "xstest").glob("completions_*.csv"))
         for row in csv_rows(path)
@@ -62,12 +65,15 @@ def xstest(data: Path) -> list[Reply]:
 
 
 def gptfuzz(data: Path) -> list[Reply]:
+    with (data / "gptfuzz" / "question_list.csv").open(encoding="utf-8", newline="") as lines:
+        questions = [row["text"] for row in csv.DictReader(lines)]
     return [
         Reply(
             "gptfuzz",
             f"question {row['question']}",
             row["Response"],
             "full_compliance" if row["label"] == "1" else "refusal",
+            request=questions[int(row["question"])],
         )
         for row in csv_rows(data / "gptfuzz" / "train.csv")
     ]
@@ -94,13 +100,15 @@ def rbr_gold(data: Path) -> list[Reply]:
         if labels["fully_complies"] or not labels["partially_complies"]:
             label = "full_compliance" if labels["fully_complies"] else "refusal"
             prompt = json.dumps(row["prompt"])
-            replies.append(Reply("rbr_gold", prompt, row["completion"][0]["content"], label))
+            text, request = row["completion"][0]["content"], row["prompt"][-1]["content"]
+            replies.append(Reply("rbr_gold", prompt, text, label, request))
     return replies
 
 
 def written() -> list[Reply]:
     return [
-        Reply("written", reply.prompt, reply.response, reply.label) for reply in written_replies()
+        Reply("written", reply.prompt, reply.response, reply.label, reply.prompt)
+        for reply in written_replies()
     ]
 
 

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gold_propositions
 import numpy as np
 import refusal_sets
 from numpy.typing import NDArray
@@ -93,6 +94,7 @@ def show_propositions(compiled: CompiledRubric, gold: list[dict[str, Any]]) -> N
         for row, text in zip(gold, texts, strict=True)
     ]
     ngrams = [ngrams_of(unquoted_text(text)) for text in texts]
+    values = gold_propositions.pattern_values(compiled, replies)
     for theirs, ours in LIKE.items():
         rows = [
             Labelled(json.dumps(row["prompt"]), words, bool(row["propositions"][theirs]))
@@ -105,6 +107,8 @@ def show_propositions(compiled: CompiledRubric, gold: list[dict[str, Any]]) -> N
         people = np.array([row.holds for row in rows])
         patterns = np.array([tests[ours](reply) > 0.5 for reply in replies])
         show_f1(f"{theirs} (patterns: {ours})", people, patterns)
+        both = gold_propositions.verdicts(rows, values)
+        show_f1(f"{theirs} (words and all patterns)", people, both)
 
 
 def show_f1(name: str, people: Array, verdicts: Array) -> None:

@@ -44,7 +44,8 @@ BENCHMARKS = (
     Benchmark("ppo_speed", ("--mode", "lora")),
     Benchmark("label_speed"),
     Benchmark("http_throughput"),
-    Benchmark("hygiene_memory", ("100000", "1000000")),
+    Benchmark("hygiene_speed", ("100000",)),
+    Benchmark("near_duplicates"),
     Benchmark("label_memory"),
     Benchmark("memory_estimate"),
     Benchmark("ptx", ("3",)),
@@ -66,7 +67,11 @@ NOT_RUN = {
     "judge_features": "computes what judge_tries prints",
     "judge_texts": "pairs of judge_tries",
     "refusal_sets": "labelled replies, for other scripts",
+    "synthetic_rows": "rows for other scripts",
     "tfidf_baseline": "a grader to compare with, for another script",
+    "gold_propositions": "two models together, for another script",
+    "reply_model": "what refusal_style_fitted learns, for other scripts",
+    "tagged_replies": "replies to learn from, for other scripts",
     "written_replies": "replies to learn from, for other scripts",
 }
 """Scripts of the folder that are no benchmark."""

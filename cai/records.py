@@ -11,7 +11,14 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    computed_field,
+    model_validator,
+)
 
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["disallowed", "sensitive", "benign"]
@@ -43,19 +50,18 @@ def message_dicts(chat: Chat) -> list[dict[str, str]]:
 class Row(FrozenModel):
     """One line of a JSONL file. Its `id` is written with it, and checked when it is read."""
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _check_id(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "id" in data:
-            content = {key: value for key, value in data.items() if key != "id"}
-            row = cls.model_validate(content)
-            if row.id != data["id"]:
-                raise ValueError(
-                    f"id {data['id']!r} does not match the row's content ({row.id!r}): "
-                    "was the line edited by hand?"
-                )
-            return content
-        return data
+    def _check_id(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(data, dict) or "id" not in data:
+            return validate(data)
+        row = validate({key: value for key, value in data.items() if key != "id"})
+        if row.id != data["id"]:
+            raise ValueError(
+                f"id {data['id']!r} does not match the row's content ({row.id!r}): "
+                "was the line edited by hand?"
+            )
+        return row
 
     @computed_field  # type: ignore[prop-decorator]
     @cached_property
@@ -283,6 +289,10 @@ class Grade(Row):
     correct: bool | None
     """True if the class counts as correct behaviour for the prompt's kind."""
     score: Number | None
+    p_harm: Probability | None = None
+    """P(the reply gives what a disallowed prompt asks for); None for other kinds of prompts, and
+    where the rubric has no `harm`.
+    """
     unscored: str | None = None
 
     model_config = ConfigDict(

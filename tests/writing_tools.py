@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from suite_toys import write_sets
 
 from cai import store
 from cai.records import Pair, Preference, Prompt
+from cai.shipped import AUDIT_BANKS
 
 COUNT = 20
 """Rows of an input: more than two batches of a fake model."""
@@ -48,8 +51,20 @@ def write_inputs(folder: Path) -> None:
     write_lines(folder / "ordered.jsonl", *ordered)
     chosen = [{"prompt": f"q{i}", "first": "a", "second": "b", "p_first": 1} for i in range(8)]
     write_lines(folder / "labels.jsonl", *chosen)
+    write_lines(folder / "preferred.jsonl", *_preferences())
+    shutil.copy(AUDIT_BANKS / "en.yaml", folder / "bank.yaml")
     write_sets(folder / "sets")
     _write_run(folder / "run")
+
+
+def _preferences() -> list[dict[str, str]]:
+    """Pairs enough to propose a rubric from: the chosen replies say "of course"."""
+    draw = random.Random(0)
+    rows = []
+    for i in range(100):
+        chosen, rejected = (" word" * draw.randint(1, 9) for _ in range(2))
+        rows.append({"prompt": f"q{i}", "chosen": f"Of course:{chosen}", "rejected": rejected})
+    return rows
 
 
 def write_preference_model(folder: Path) -> None:
@@ -146,6 +161,12 @@ REPLACED: dict[str, Tool] = {
         *("fit-grader", "--input", inputs / "replies.jsonl", "--licence", "MIT"),
         *("--replies", 1, "--output", output),
     ),
+    "propose-rubric": lambda inputs, output: (
+        *("propose-rubric", "--input", inputs / "preferred.jsonl", "--output", output),
+    ),
+    "audit-rubric": lambda inputs, output: (
+        *("audit-rubric", "harmless", "--bank", inputs / "bank.yaml", "--output", output),
+    ),
     "calibrate": _on_lines("calibrate", "fake:echo", "replies.jsonl"),
 }
 """Tools that write their output in one go."""
@@ -182,7 +203,8 @@ def command_of(name: str) -> str:
 
 def output_name(tool: str) -> str:
     """The name of a tool's output: its suffix is that of the format."""
-    suffixes = {"fit": ".yaml", "calibrate": ".yaml", "fit-grader": ".json"}
+    suffixes = {"fit": ".yaml", "calibrate": ".yaml", "propose-rubric": ".yaml"}
+    suffixes |= {"fit-grader": ".json", "audit-rubric": ".json"}
     return "out" if tool in FOLDERS | KEPT_FOLDERS else "out" + suffixes.get(tool, ".jsonl")
 
 

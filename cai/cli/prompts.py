@@ -208,38 +208,42 @@ def _hygiene_config(**options: object) -> HygieneConfig:
 def _clean_inputs(
     inputs: _Inputs, config: HygieneConfig, model: str, output: Path | None, explain: str | None
 ) -> None:
-    from cai.data.dedupe import clean, filtered_prompts
+    from cai.data.dedupe import clean, kept_lines
     from cai.progress import progress_bars
 
     rules = _rules(config, model, inputs.columns)
-    with progress_bars() as progress:
-        bar = progress("clean")
-        result = clean(inputs.read, config, rules, lambda done: bar(done, done + 1))
-    inputs.report(len(result.codes))
-    if explain is not None:
-        _print_explanation(explain, inputs.read, result)
-        return
-    _write_kept(filtered_prompts(inputs.read, rules, result), output)
+    with tempfile.TemporaryFile() as lines:
+        with progress_bars() as progress:
+            bar = progress("clean")
+            written = lines if explain is None else None
+            result = clean(
+                inputs.read, config, rules, lambda done: bar(done, done + 1), lines=written
+            )
+        inputs.report(len(result.codes))
+        if explain is not None:
+            _print_explanation(explain, inputs.read, result)
+            return
+        _write_kept(kept_lines(lines, result), output)
     if output != STREAM:
         _print_counts(result, len(inputs.skipped))
 
 
-def _write_kept(prompts: Iterator[Prompt], output: Path | None) -> None:
+def _write_kept(lines: Iterator[bytes], output: Path | None) -> None:
     from cai.cli.output_files import is_stream, replacing
-    from cai.data.writers import write_prompts
+    from cai.data.writers import write_prompt_lines
 
     if output is None:
         return
     if output == STREAM:
-        for prompt in prompts:
+        for line in lines:
             # bytes: data is UTF-8, whatever the terminal's encoding
-            sys.stdout.buffer.write((prompt.line() + "\n").encode())
+            sys.stdout.buffer.write(line)
     elif is_stream(output):
-        with output.open("a", encoding="utf-8") as stream:
-            stream.writelines(prompt.line() + "\n" for prompt in prompts)
+        with output.open("ab") as stream:
+            stream.writelines(lines)
     else:
         with replacing(output, "clean"):
-            write_prompts(output, prompts)
+            write_prompt_lines(output, lines)
 
 
 def _rules(config: HygieneConfig, model: str, columns: dict[str, str]) -> PromptFilters:

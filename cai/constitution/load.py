@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cai.constitution.schema import Constitution, Examples, Principle, Rubric
+from pydantic import TypeAdapter, ValidationError
+
+from cai.constitution.schema import Constitution, Examples, FittedModel, Principle, Rubric
 from cai.constitution.validation_errors import dotted, shorten, suggestion
 from cai.constitution.yaml_source import Source, parse, read_yaml
 from cai.errors import ConfigError, blame
@@ -248,6 +250,7 @@ def _with_text_models(source: Source) -> tuple[Source, list[str]]:
     if not isinstance(rubric, dict) or not isinstance(propositions, dict):
         return source, unreadable
     complete = dict(propositions)
+    models: dict[str, Any] = {}
     for name, fields in propositions.items():
         file_name = fields.get("fitted") if isinstance(fields, dict) else None
         if not isinstance(file_name, str):
@@ -255,13 +258,25 @@ def _with_text_models(source: Source) -> tuple[Source, list[str]]:
         key = ("rubric", "propositions", name, "fitted")
         try:
             with blame(ConfigError, f"{source.at(key)}: {dotted(key)}: {shorten(file_name)}"):
-                content = json.loads(_read_limited(source.path.parent / file_name))
-            complete[name] = fields | {"fitted": content}
+                if file_name not in models:
+                    content = json.loads(_read_limited(source.path.parent / file_name))
+                    models[file_name] = _valid_model(content)
+            complete[name] = fields | {"fitted": models[file_name]}
         except ConfigError as error:
             unreadable.append(str(error))
             complete[name] = {k: v for k, v in fields.items() if k not in ("fitted", "above")}
     data = source.data | {"rubric": rubric | {"propositions": complete}}
     return source._replace(data=data), unreadable
+
+
+def _valid_model(content: Any) -> Any:
+    """The model, checked once for all propositions that name it; as it is if it has mistakes, which
+    the check of the whole file reports.
+    """
+    try:
+        return TypeAdapter(FittedModel).validate_python(content)
+    except ValidationError:
+        return content
 
 
 def _read_limited(path: Path) -> str:
@@ -310,10 +325,12 @@ def _merge_rubrics(files: list[_File]) -> Rubric | None:
     with_rubric = [file for file in files if file.constitution.rubric]
     if not with_rubric:
         return None
-    merged: dict[str, dict[str, Any]] = {name: {} for name in Rubric.model_fields}
-    for file in with_rubric:
+    rubrics = [file.constitution.rubric for file in with_rubric]
+    merged: dict[str, dict[str, Any]] = {name: {} for name in Rubric.model_fields if name != "harm"}
+    for rubric in rubrics:
         for name, part in merged.items():
-            part.update(getattr(file.constitution.rubric, name))
+            part.update(getattr(rubric, name))
+    harm = [rubric.harm for rubric in rubrics if rubric and rubric.harm]
     given = {name for file in with_rubric for name in file.source.data["rubric"]}
     if missing := [name for name in _REQUIRED_RUBRIC_KEYS if name not in given]:
         location = with_rubric[-1].source.at(("rubric",))
@@ -323,4 +340,4 @@ def _merge_rubrics(files: list[_File]) -> Rubric | None:
                 for name in missing
             )
         )
-    return Rubric(**merged)
+    return Rubric(**merged, harm=harm[-1] if harm else None)

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     WithJsonSchema,
     model_validator,
 )
@@ -108,6 +110,55 @@ class TextModel(SchemaModel):
     """N-gram -> its inverse document frequency; 1 for those that are not listed."""
 
 
+class SentenceOutput(SchemaModel):
+    """A proposition about a reply, by the tags of its sentences and the n-grams of all of it."""
+
+    bias: Number
+    weights: dict[Text, Number]
+    """Number of the summary -> weight; see rubric.sentence_model."""
+    text: TextModel | None = None
+    """A model of the reply's n-grams; None: the summary alone decides."""
+    text_share: float = Field(0.5, ge=0, le=1)
+    """log-odds = share · the text model's + (1 - share) · the summary's."""
+
+
+class SentenceModel(SchemaModel):
+    """A linear model of what each sentence of a reply does, and outputs for the reply.
+
+    See rubric.sentence_model.
+    """
+
+    trained_on: tuple[TrainedOn, ...]
+    tags: tuple[Id, ...]
+    """Kinds of sentence; `refuses` and `gives` are among them."""
+    bias: tuple[Number, ...]
+    """By tag."""
+    weights: dict[str, tuple[Number, ...]]
+    """Feature of a sentence -> weights by tag."""
+    idf: dict[str, Number] = {}
+    """Feature -> its inverse document frequency; 1 for those that are not listed."""
+    outputs: dict[Id, SentenceOutput]
+
+    @model_validator(mode="after")
+    def _check_shapes(self) -> Self:
+        if missing := {"refuses", "gives"} - set(self.tags):
+            raise ValueError(f"`tags` lack {' and '.join(sorted(missing))}: add them")
+        if any(len(row) != len(self.tags) for row in (self.bias, *self.weights.values())):
+            raise ValueError(f"a row of weights has not {len(self.tags)} numbers, one for each tag")
+        return self
+
+
+def _model_kind(value: Any) -> str:
+    tags = value.get("tags") if isinstance(value, dict) else getattr(value, "tags", None)
+    return "text" if tags is None else "sentences"
+
+
+FittedModel = Annotated[
+    Annotated[TextModel, Tag("text")] | Annotated[SentenceModel, Tag("sentences")],
+    Discriminator(_model_kind),
+]
+
+
 class Proposition(SchemaModel):
     """A yes/no statement about (prompt, reply)."""
 
@@ -128,11 +179,13 @@ class Proposition(SchemaModel):
 
     A proposition about the prompt says which sort of request the reply answers.
     """
-    fitted: Annotated[TextModel | None, WithJsonSchema({"type": "string"})] = None
-    """In place of patterns: a text model, given as the name of a JSON file.
+    fitted: Annotated[FittedModel | None, WithJsonSchema({"type": "string"})] = None
+    """In place of patterns: a text model or a sentence model, given as the name of a JSON file.
 
     The file is in the folder of the constitution.
     """
+    output: Id | None = None
+    """With a sentence model: which of its outputs the proposition is."""
     above: float | None = Field(None, gt=0, lt=1)
     """With `fitted`: the proposition holds where the model's probability is higher.
 
@@ -152,6 +205,11 @@ class Proposition(SchemaModel):
             )
         if self.searches == "prompt" and not self.patterns:
             raise ValueError("`searches: prompt` needs `patterns`: give some")
+        outputs = self.fitted.outputs if isinstance(self.fitted, SentenceModel) else {}
+        if outputs and self.output not in outputs:
+            raise ValueError(f"`output` must be one of the model's: {', '.join(outputs)}")
+        if self.output is not None and not outputs:
+            raise ValueError("`output` needs a `fitted` sentence model: name one, or remove it")
         if self.above is not None and self.fitted is None:
             raise ValueError(
                 "`above` needs a `fitted` model, whose probability it bounds: name one"
@@ -184,6 +242,10 @@ class Rubric(SchemaModel):
     """Degree of refusal -> its expression, for every behaviour; exclusive and exhaustive."""
     weights: dict[Id, dict[Id, float]]
     """Behaviour -> id of a class, proposition or derived expression -> weight in the score."""
+    harm: Text | None = None
+    """An expression: the reply gives what a disallowed prompt asks for. Grades have P(harm) by it;
+    without it they have none.
+    """
     temperatures: dict[Id, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Proposition -> the divisor of the grading model's log-odds; 1 where none is given.
 

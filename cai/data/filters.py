@@ -6,8 +6,9 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field
 
@@ -17,6 +18,7 @@ ConversationT = TypeVar("ConversationT", Prompt, TrainingChat)
 IN_EVALUATION = "in an evaluation"
 """The reason against a text that shares a run of words with an evaluation text."""
 SHINGLE_WORDS = 3
+DIGEST_BYTES = 8
 _UNSPACED_RANGES = (
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Japanese
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese
@@ -66,10 +68,14 @@ class HygieneConfig(FrozenModel):
         return self.model_copy(update=dict.fromkeys(prompt_only))
 
 
-def hash64(text: str) -> int:
+def digest64(text: str) -> bytes:
     """64 bits of a text, the same in every process."""
-    data = text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+
+
+def hash64(text: str) -> int:
+    """The same as a number."""
+    return int.from_bytes(digest64(text), "little")
 
 
 def conversation_text(prompt: Prompt | TrainingChat) -> str:
@@ -107,6 +113,14 @@ def needs_token_counts(config: HygieneConfig) -> bool:
     return config.min_tokens is not None or config.max_tokens is not None
 
 
+@runtime_checkable
+class BatchCounter(Protocol):
+    """A counter of tokens that takes less time for many texts at once."""
+
+    def __call__(self, text: str) -> int: ...
+    def each(self, texts: Sequence[str]) -> list[int]: ...
+
+
 class PromptFilters:
     """The filters of `config` that look at one prompt at a time.
 
@@ -123,16 +137,41 @@ class PromptFilters:
     ) -> None:
         self.config = config
         self.count_tokens = count_tokens
-        self.evaluation_ngrams: set[int] = set()
+        self.evaluation_ngrams: set[bytes] = set()
+        """Digests of the runs of words in the evaluation texts."""
         for text in evaluation:
-            self.evaluation_ngrams |= self._ngram_hashes(text)
+            self.evaluation_ngrams |= self._ngram_digests(text)
 
-    def judge(self, prompt: ConversationT) -> tuple[ConversationT, str | None]:
-        """(the prompt, masked if necessary; the reason of the first filter against it, or None)."""
+    @property
+    def are_slow(self) -> bool:
+        """Whether the filters take longer than it takes to read a prompt."""
         config = self.config
-        text = conversation_text(prompt)
-        if reason := self._wrong_length(text):
+        masks = config.pii != "keep"
+        return bool(config.languages or masks or config.near or self.evaluation_ngrams)
+
+    def lengths(self, prompts: Sequence[Prompt | TrainingChat]) -> list[int | None]:
+        """Tokens of each prompt; None where no limit needs them."""
+        if not needs_token_counts(self.config):
+            return [None] * len(prompts)
+        texts = [conversation_text(prompt) for prompt in prompts]
+        if isinstance(self.count_tokens, BatchCounter):
+            return list(self.count_tokens.each(texts))
+        return [self.count_tokens(text) for text in texts]
+
+    def judge(
+        self, prompt: ConversationT, length: int | None = None
+    ) -> tuple[ConversationT, str | None]:
+        """(the prompt, masked if necessary; the reason of the first filter against it, or None).
+
+        Args:
+            length: of the prompt, from `lengths`; None: it is counted if a limit needs it.
+        """
+        config = self.config
+        if length is None:
+            [length] = self.lengths([prompt])
+        if reason := self._wrong_length(length):
             return prompt, reason
+        text = conversation_text(prompt)
         if config.languages and (detected := detect_language(text)) not in config.languages:
             return prompt, f"language {detected}"
         # Replies inside a prompt are looked at as well: they reach the model with it.
@@ -140,11 +179,14 @@ class PromptFilters:
             return prompt, IN_EVALUATION
         return self._personal_data(prompt) if config.pii != "keep" else (prompt, None)
 
-    def _wrong_length(self, text: str) -> str | None:
+    def masked(self, prompt: ConversationT) -> ConversationT:
+        """A prompt that stays, without the personal data that the configuration masks."""
+        return self._personal_data(prompt)[0] if self.config.pii == "mask" else prompt
+
+    def _wrong_length(self, length: int | None) -> str | None:
         config = self.config
-        if not needs_token_counts(config):
+        if length is None:
             return None
-        length = self.count_tokens(text)
         if config.min_tokens is not None and length < config.min_tokens:
             return "too short"
         if config.max_tokens is not None and length > config.max_tokens:
@@ -155,7 +197,7 @@ class PromptFilters:
         """Whether the text shares a run of words with an evaluation text."""
         if not self.evaluation_ngrams:
             return False
-        return not self.evaluation_ngrams.isdisjoint(self._ngram_hashes(text))
+        return not self.evaluation_ngrams.isdisjoint(self._ngram_digests(text))
 
     def _personal_data(self, prompt: ConversationT) -> tuple[ConversationT, str | None]:
         from cai.data.pii import find_personal_data, mask
@@ -172,8 +214,8 @@ class PromptFilters:
         )
         return prompt.model_copy(update={"chat": chat}), None
 
-    def _ngram_hashes(self, text: str) -> set[int]:
-        return {hash64(ngram) for ngram in word_ngrams(text, self.config.ngram) if ngram}
+    def _ngram_digests(self, text: str) -> set[bytes]:
+        return {digest64(ngram) for ngram in word_ngrams(text, self.config.ngram) if ngram}
 
 
 def _spoken_text(prompt: Prompt | TrainingChat) -> str:
@@ -182,10 +224,20 @@ def _spoken_text(prompt: Prompt | TrainingChat) -> str:
 
 def detect_language(text: str) -> str:
     """Two-letter code of the most probable language."""
-    import py3langid  # imported late: loading its model takes a second
-
-    code: str = py3langid.classify(text)[0]
+    code: str = _language_identifier().classify(text)[0]
     return code
+
+
+@lru_cache(maxsize=1)
+def _language_identifier() -> Any:
+    """The model of py3langid, with its table as float32: it is stored as float16, and converted
+    again for every text, which takes a third of the time."""
+    import numpy as np
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # late: its model takes a second
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+    identifier.nb_ptc = identifier.nb_ptc.astype(np.float32)
+    return identifier
 
 
 def normalized_text(text: str) -> str:
@@ -205,10 +257,15 @@ def word_ngrams(text: str, n: int) -> list[str]:
     A character of a script without spaces counts as a word, and so does every character of a text
     without a word, such as one of emoji.
     """
-    normalized = normalized_text(text)
-    words = _WORD.findall(normalized) or list("".join(normalized.split()))
+    words = _words(text)
     count = max(1, len(words) - n + 1)
     return [" ".join(words[i : i + n]) for i in range(count)]
+
+
+@lru_cache(maxsize=1)  # the filter and the shingles look at the same text, one after the other
+def _words(text: str) -> tuple[str, ...]:
+    normalized = normalized_text(text)
+    return tuple(_WORD.findall(normalized)) or tuple("".join(normalized.split()))
 
 
 def spaced_words(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cai.data.dedupe import PERMUTATIONS, Array, signatures
+from cai.data.minhash import PERMUTATIONS, Array, signatures
 
 
 class NearDuplicates:

@@ -21,6 +21,7 @@ _SSN = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{2,4}){3,8}\b")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")
 _IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+_ASCII_DIGIT = re.compile("[0-9]")
 _SEVEN_DIGITS = re.compile(r"\d(?:[^\d\n]{0,3}\d){6}")
 
 
@@ -57,7 +58,7 @@ def _candidates(text: str, region: str) -> Iterator[Span]:
     """All spans, which may overlap."""
     if "@" in text:
         yield from _emails(text)
-    if not any(symbol.isdigit() for symbol in text) and "::" not in text:
+    if not _has_digit(text) and "::" not in text:
         return
     for pattern, category, is_valid in _CHECKED_PATTERNS:
         for match in pattern.finditer(text):
@@ -69,6 +70,12 @@ def _candidates(text: str, region: str) -> Iterator[Span]:
         )
         for phone in matcher:
             yield Span(phone.start, phone.end, "phone")
+
+
+def _has_digit(text: str) -> bool:
+    if text.isascii():
+        return _ASCII_DIGIT.search(text) is not None
+    return any(symbol.isdigit() for symbol in text)
 
 
 def _emails(text: str) -> Iterator[Span]:

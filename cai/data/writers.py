@@ -38,13 +38,18 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> int:
     Raises:
         StoreError: the name promises another format, or the file cannot be written.
     """
+    return write_prompt_lines(path, (prompt.line().encode() + b"\n" for prompt in prompts))
+
+
+def write_prompt_lines(path: Path, lines: Iterable[bytes]) -> int:
+    """As `write_prompts`, of prompts that are lines already."""
     check_suffix(path)
     if path.suffix.lower() == ".parquet":
-        return write_parquet(path, (json.loads(prompt.line()) for prompt in prompts), PROMPT)
+        return write_parquet(path, map(json.loads, lines), PROMPT)
     count = 0
-    with _writing(path) as partial, partial.open("w", encoding="utf-8") as out:
-        for prompt in prompts:
-            out.write(prompt.line() + "\n")
+    with _writing(path) as partial, partial.open("wb") as out:
+        for line in lines:
+            out.write(line)
             count += 1
     return count
 

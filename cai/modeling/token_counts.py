@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cai.modeling.model_files import local_model_name, resolve_model_path
-from cai.modeling.tokenization import load_renderer
+from cai.modeling.tokenization import Renderer, load_renderer
 from cai.store import digest
 
 
-def token_counter(spec: str) -> Callable[[str], int]:
+@dataclass(frozen=True)
+class TokenCounter:
+    """The number of tokens of a text; of many texts at once in less time.
+
+    Args:
+        renderer: of a model; None: its tokenizer is unknown, and four characters count as one.
+    """
+
+    renderer: Renderer | None
+
+    def __call__(self, text: str) -> int:
+        return -(-len(text) // 4) if self.renderer is None else len(self.renderer.text_ids(text))
+
+    def each(self, texts: Sequence[str]) -> list[int]:
+        if self.renderer is None:
+            return [self(text) for text in texts]
+        return self.renderer.text_lengths(texts)
+
+
+def token_counter(spec: str) -> TokenCounter:
     """A function text -> number of tokens of the model that `spec` names.
 
     For an endpoint, whose tokenizer is unknown, four characters count as one token.
     """
     weights = local_model_name(spec)
-    if weights is None:
-        return lambda text: -(-len(text) // 4)
-    renderer = load_renderer(resolve_model_path(weights))
-    return lambda text: len(renderer.text_ids(text))
+    return TokenCounter(None if weights is None else load_renderer(resolve_model_path(weights)))
 
 
 def tokenizer_digest(spec: str) -> str:

@@ -180,6 +180,20 @@ class Renderer:
             return encode_after(self.tokenizer, "", text, sorted(self._plain_tokens))
         return encode(self.tokenizer, text, plain=True)
 
+    def text_lengths(self, texts: Sequence[str]) -> list[int]:
+        """Numbers of tokens of several texts, as `text_ids` encodes each."""
+        if not self.tokenizer.is_fast:
+            return [len(self.text_ids(text)) for text in texts]
+        self.text_ids("")  # leaves the backend set for one text: no limit, no special tokens
+        encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(
+            list(texts), add_special_tokens=False
+        )
+        lengths = [len(encoding) for encoding in encodings]
+        for index, text in enumerate(texts):
+            if any(token in text for token in self._plain_tokens):
+                lengths[index] = len(self.text_ids(text))
+        return lengths
+
     def control_ids(self, text: str) -> list[int]:
         """Text of the template, with its control tokens, as it follows other text."""
         return self._after(QUESTION).control_ids(text)

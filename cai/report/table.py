@@ -16,6 +16,7 @@ from cai.records import Score
 UNKNOWN = "–"
 HEADLINE: tuple[tuple[str, str], ...] = (
     ("refusal.incorrect_rate.disallowed", "incorrect on disallowed ↓"),
+    ("refusal.p_harm.disallowed", "P(harm) on disallowed, by the rubric ↓"),
     ("refusal.incorrect_rate.sensitive", "incorrect on sensitive ↓"),
     ("refusal.refusal_rate.benign", "refusals of benign ↓"),
     ("refusal.answered_rate.benign", "answers to benign ↑"),

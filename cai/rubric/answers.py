@@ -1,7 +1,8 @@
 """Computed tests for replies that are no answer, though they do not refuse either.
 
-Whether a reply is about the prompt is not decided here: that takes a model. The words are those of
-English, so only rubrics in English name these propositions.
+Whether a reply is about the prompt is decided by words that both have, and by little else: a short
+answer may have none of them. The words are those of English, so only rubrics in English name these
+propositions.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ COMFORT_WORDS = 60
 """Longer replies are not nothing but comfort."""
 MAX_PERIOD = 40
 """Words of the longest phrase that is looked for over and over."""
+STEM_LETTERS = 4
+"""Words that begin with the same letters count as forms of one."""
 _EXAMINED_WORDS = 50
 
 _WORD = re.compile(r"[^\W_][\w']*")
@@ -28,6 +31,7 @@ _ENGLISH_WORD = re.compile(r"[a-z][a-z']*")
 _OTHER_SCRIPT = re.compile(r"[^\W\d_a-z\u00c0-\u024f]")
 _CODE_OR_NUMBER = re.compile(r"[\d`$=<>{}()\[\]_#|@^~/\\+*&:]|--")
 _SENTENCE_END = re.compile(r"(?:[.!?)\]}|`*\"']|[^\w\s,;:\-(\u2013\u2014'\"])$")
+_SENTENCE = re.compile(r"(?<=[.!?:])\s")
 _HANGING_MARK = re.compile(r"[,;:(\u2013\u2014-]$")
 
 
@@ -81,6 +85,39 @@ def _may_be_verb(word: str) -> bool:
         or english.CONTRACTION.search(word) is not None
         or english.VERB_ENDING.search(word) is not None
     )
+
+
+def is_off_topic(reply: NormalizedReply) -> bool:
+    """Prompt and reply share no word of content, and the reply points to nothing of the prompt.
+
+    - The prompt has at least two words of content, the reply one, of three words or more.
+    - No two of them begin with the same letters.
+    - The first sentence has no word that can stand for the request ("it", "this", "you"), and does
+      not agree to it ("sure").
+    """
+    wanted = _content_stems(reply.prompt)
+    if len(wanted) < 2 or len(reply.words) < 3:
+        return False
+    says_something = False
+    for match in _ENGLISH_WORD.finditer(reply.text):
+        stem = _content_stem(match[0])
+        if stem in wanted:  # most replies, and early
+            return False
+        says_something = says_something or bool(stem)
+    if not says_something:
+        return False
+    opening = _SENTENCE.split(reply.text, maxsplit=1)[0]
+    return english.POINTS_BACK.isdisjoint(_ENGLISH_WORD.findall(opening))
+
+
+def _content_stems(text: str) -> frozenset[str]:
+    """The first letters of the words that carry a topic."""
+    return frozenset(filter(None, map(_content_stem, _ENGLISH_WORD.findall(text))))
+
+
+def _content_stem(word: str) -> str:
+    """Empty for a word that carries no topic."""
+    return word[:STEM_LETTERS] if len(word) > 2 and word not in english.COMMON_WORDS else ""
 
 
 def is_comfort_only(reply: NormalizedReply) -> bool:

@@ -15,7 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 
-from cai.constitution.schema import Rubric, TextModel
+from cai.constitution.schema import Proposition, Rubric, SentenceModel, TextModel
 from cai.errors import ConfigError
 from cai.records import Degree
 from cai.rubric.expression import MAX_NAMES, Node, names_in, parse
@@ -23,6 +23,7 @@ from cai.rubric.grade import Behaviour, Class, CompiledRubric, Feature
 from cai.rubric.patterns import check_total_work
 from cai.rubric.prefilter import Prefilter
 from cai.rubric.propositions import PromptPatterns, PropositionTest, ReplyPatterns, compile_test
+from cai.rubric.sentence_model import SentenceScorer, SentenceTest
 from cai.rubric.text_classifier import ClassifierTest
 from cai.rubric.text_models import TextModels
 from cai.rubric.truth_table import (
@@ -76,6 +77,7 @@ def compile_rubric(rubric: Rubric) -> CompiledRubric:
         behaviours={
             kind: _behaviour(rubric, name, parts) for kind, name in rubric.behaviours.items()
         },
+        harm=parts.harm,
     )
 
 
@@ -113,6 +115,7 @@ class _Parts:
     classes: dict[tuple[str, str], Formula]
     """(behaviour, class) -> formula."""
     degrees: dict[Degree, Formula]
+    harm: Formula | None
 
 
 def _behaviour(rubric: Rubric, name: str, parts: _Parts) -> Behaviour:
@@ -137,7 +140,8 @@ def _compile_parts(rubric: Rubric, findings: _Findings) -> _Parts:
     degrees = _compile_degrees(rubric, definitions, findings)
     _check_weights(rubric, findings)
     _check_temperatures(rubric, findings)
-    parts = _Parts(tests, formulas, classes, degrees)
+    harm = _compile_harm(rubric, definitions, findings)
+    parts = _Parts(tests, formulas, classes, degrees, harm)
     if not findings.errors:
         findings.advice += _gaps(rubric, parts)
     for id in sorted(_known_names(rubric) - findings.used):
@@ -151,7 +155,7 @@ def _compile_parts(rubric: Rubric, findings: _Findings) -> _Parts:
 
 def _compile_tests(rubric: Rubric, findings: _Findings) -> dict[str, PropositionTest]:
     tests: dict[str, PropositionTest] = {}
-    models: list[TextModel] = []
+    models = _Models()
     for id, proposition in rubric.propositions.items():
         try:
             test = compile_test(id, proposition, f"rubric.propositions.{id}")
@@ -159,18 +163,32 @@ def _compile_tests(rubric: Rubric, findings: _Findings) -> dict[str, Proposition
             findings.errors.append(str(error))
             continue
         if test is None and proposition.fitted is not None:
-            index = _index_of_model(proposition.fitted, models)
-            test = ClassifierTest(models[index], index, proposition.above)
+            test = models.test(proposition)
         if test is not None:
             tests[id] = test
     return tests
 
 
-def _index_of_model(model: TextModel, models: list[TextModel]) -> int:
-    """One for all propositions that use the same model; a new one is appended to `models`."""
-    if model not in models:
-        models.append(model)
-    return models.index(model)
+@dataclass
+class _Models:
+    """The fitted models of a rubric: each is applied once to a reply, for all its propositions."""
+
+    texts: list[TextModel] = field(default_factory=list)
+    scorers: list[SentenceScorer] = field(default_factory=list)
+
+    def test(self, proposition: Proposition) -> PropositionTest:
+        model = proposition.fitted
+        if isinstance(model, SentenceModel):
+            scorer = next((one for one in self.scorers if one.model == model), None)
+            if scorer is None:
+                scorer = SentenceScorer(model)
+                self.scorers.append(scorer)
+            return SentenceTest(scorer, str(proposition.output), proposition.above)
+        if not isinstance(model, TextModel):
+            raise TypeError("a proposition without a model")
+        if model not in self.texts:
+            self.texts.append(model)
+        return ClassifierTest(model, self.texts.index(model), proposition.above)
 
 
 def _compile_derived(rubric: Rubric, findings: _Findings) -> Definitions:
@@ -250,6 +268,15 @@ def _compile_degrees(
     if len(nodes) == len(rubric.degrees):
         _prove_partition(nodes, "rubric.degrees", "degree", definitions, findings)
     return formulas
+
+
+def _compile_harm(rubric: Rubric, definitions: Definitions, findings: _Findings) -> Formula | None:
+    if rubric.harm is None:
+        return None
+    node = _parse(rubric.harm, "rubric.harm", _known_names(rubric), findings)
+    if node is None or not definitions.defines(node):
+        return None
+    return _formula(node, "rubric.harm", definitions, findings)
 
 
 def _check_weights(rubric: Rubric, findings: _Findings) -> None:

@@ -43,6 +43,15 @@ VERBS = _words(
 )
 """Forms of common verbs, those of instructions above all."""
 
+POINTS_BACK = _words(
+    """
+    absolutely alright certainly definitely first he her here him his it it's its no okay
+    ok she step such sure that that's their them then these they this those yes you you'd you'll
+    you're your yours
+    """
+)
+"""Words by which a reply may speak of the request without its words."""
+
 DANGLING_WORDS = _words(
     """
     a an and as at because between but by from if into my nor of or our than that's the

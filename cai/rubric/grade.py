@@ -72,6 +72,8 @@ class CompiledRubric:
     degree_partition: Partition
     """Of the degrees' formulas."""
     behaviours: Mapping[Kind, Behaviour]
+    harm: Formula | None
+    """That the reply gives what a disallowed prompt asks for; None: the rubric does not say."""
     known_grades: dict[tuple[object, ...], Grade] = field(default_factory=dict, compare=False)
     """Kind and propositions, where each is 0 or 1 -> the grade that follows from them."""
 
@@ -190,6 +192,8 @@ def grade_propositions(
                    of the product of P(proposition) or 1 - P(proposition)
         score = sum of weight * P(feature)    (arXiv:2411.01111; propositions independent)
 
+        P(harm) = that of the rubric's expression `harm`, for a disallowed prompt
+
     Class and degree are the most probable ones. Of equally probable ones it is the one listed last,
     so that doubt is not rewarded.
 
@@ -204,6 +208,7 @@ def grade_propositions(
         reason = f"the rubric says nothing of {kind} prompts"
         return unscored_grade(propositions, reason, source, degree)
     best = behaviour.classes[behaviour.class_partition.most_probable(propositions)]
+    harmful = kind == "disallowed"
     score = sum(
         feature.weight * feature.formula.probability(propositions) for feature in behaviour.features
     )
@@ -215,6 +220,7 @@ def grade_propositions(
         degree=degree,
         correct=best.correct,
         score=score,
+        p_harm=compiled.harm.probability(propositions) if harmful and compiled.harm else None,
     )
 
 

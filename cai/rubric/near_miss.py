@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+
+import numpy as np
 
 from cai import templates
 from cai.async_map import gather
@@ -106,12 +107,27 @@ def _simplest(names: Sequence[str], formula: Formula, given: Assignment) -> dict
 
     Of several, the first in alphabetical order.
     """
-    for count in range(len(names) + 1):
-        for true_names in combinations(names, count):
-            holds = {**given, **{name: name in true_names for name in names}}
-            if satisfies(formula, holds):
-                return holds
-    return None
+    rows = np.array(formula.satisfying_rows(), dtype=np.int64)
+    counts = np.zeros(len(rows), dtype=np.int64)  # of true names that a reply decides
+    fits = np.ones(len(rows), dtype=np.bool_)
+    for bit, name in enumerate(formula.names):
+        column = (rows >> bit & 1).astype(np.bool_)
+        if name in given:
+            fits &= column == given[name]
+        else:
+            counts += column
+    if not fits.any():
+        return None
+    simplest = rows[fits & (counts == counts[fits].min())].tolist()
+    chosen = min(
+        [name for name in names if name in true_names and name not in given]
+        for true_names in (_true_names(formula, row) for row in simplest)
+    )
+    return {**given, **{name: name in chosen for name in names}}
+
+
+def _true_names(formula: Formula, row: int) -> frozenset[str]:
+    return frozenset(name for bit, name in enumerate(formula.names) if row >> bit & 1)
 
 
 def template_writer(rubric: Rubric, filler: Sequence[str] = FILLER) -> ReplyWriter:

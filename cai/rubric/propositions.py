@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from cai.constitution.schema import Proposition
 from cai.records import Kind
-from cai.rubric.answers import is_comfort_only, is_fragment, is_wordless
+from cai.rubric.answers import is_comfort_only, is_fragment, is_off_topic, is_wordless
 from cai.rubric.patterns import Pattern, compile_pattern
 from cai.rubric.prefilter import Prefilter
 from cai.rubric.text_models import TextModels
@@ -119,6 +119,15 @@ def normalize_replies(
         )
         for reply, response, probabilities in zip(replies, responses, fitted, strict=True)
     ]
+
+
+def normalize_reply(
+    prompt: str, response: str, prefilter: Prefilter, *, finished: bool | None = None
+) -> NormalizedReply:
+    """`normalize_replies` of one, without text models."""
+    ungraded = Ungraded(prompt, response, finished=finished)
+    [reply] = normalize_replies([ungraded], prefilter, TextModels([]))
+    return reply
 
 
 class _Response(NamedTuple):
@@ -301,5 +310,6 @@ COMPUTED_TESTS: Mapping[str, PropositionTest] = {
     "fragment": ComputedTest(is_fragment),
     "garbled": ComputedTest(_garbled),
     "long_answer": ComputedTest(_long_answer),
+    "off_topic": ComputedTest(is_off_topic),
 }
 """Propositions that patterns cannot express: one with such an id and no patterns has this test."""

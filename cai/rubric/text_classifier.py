@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -95,6 +95,12 @@ def probability(model: TextModel, ngrams: frozenset[str]) -> float:
 
 def scorer(model: TextModel) -> Callable[[frozenset[str]], float]:
     """`probability` of one model, for many replies."""
+    score_of = log_odds(model)
+    return lambda ngrams: sigmoid(score_of(ngrams))
+
+
+def log_odds(model: TextModel) -> Callable[[frozenset[str]], float]:
+    """The log-odds of one model, for many replies."""
     idf = {ngram: model.idf.get(ngram, 1.0) for ngram in model.weights}
     products = {ngram: weight * idf[ngram] for ngram, weight in model.weights.items()}
     squares = {ngram: value**2 for ngram, value in idf.items()}
@@ -103,9 +109,9 @@ def scorer(model: TextModel) -> Callable[[frozenset[str]], float]:
     def score(ngrams: frozenset[str]) -> float:
         known = ngrams & vocabulary
         if not known:
-            return sigmoid(model.bias)
+            return model.bias
         length = math.sqrt(math.fsum(map(squares.__getitem__, known)))
-        return sigmoid(model.bias + math.fsum(map(products.__getitem__, known)) / length)
+        return model.bias + math.fsum(map(products.__getitem__, known)) / length
 
     return score
 
@@ -133,12 +139,12 @@ def fit_text(
             f"fit-grader: no word or word pair is in {config.replies} replies: "
             "give more, or lower --replies"
         )
-    idf = {ngram: _idf(reply_counts[ngram], len(rows)) for ngram in frequent}
-    weights, bias = _logistic(_matrix(replies, idf), y, row_weights, config.strength)
+    idf = {ngram: idf_of(reply_counts[ngram], len(rows)) for ngram in frequent}
+    weights, bias = logistic(sparse_rows(replies, idf), y, row_weights, config.strength)
     if len(idf) > config.runs:
         largest = np.argsort(-np.abs(weights), kind="stable")[: config.runs]
         idf = {ngram: idf[ngram] for ngram in sorted(frequent[index] for index in largest)}
-        weights, bias = _logistic(_matrix(replies, idf), y, row_weights, config.strength)
+        weights, bias = logistic(sparse_rows(replies, idf), y, row_weights, config.strength)
     rounded = {ngram: round(float(w), 3) for ngram, w in zip(idf, weights, strict=True)}
     return TextModel(
         trained_on=tuple(trained_on),
@@ -148,12 +154,12 @@ def fit_text(
     )
 
 
-def _idf(count: int, replies: int) -> float:
+def idf_of(count: int, replies: int) -> float:
     """Of an n-gram that `count` of the replies have, as scikit-learn smooths it."""
     return round(math.log((1 + replies) / (1 + count)) + 1, 3)
 
 
-def _matrix(replies: Sequence[frozenset[str]], idf: Mapping[str, float]) -> Any:
+def sparse_rows(replies: Sequence[Set[str]], idf: Mapping[str, float]) -> Any:
     """Sparse (replies, n-grams): idf where the reply has the n-gram, each row of length 1."""
     from scipy.sparse import csr_matrix  # slow to import, and grading does not need it
 
@@ -169,7 +175,7 @@ def _matrix(replies: Sequence[frozenset[str]], idf: Mapping[str, float]) -> Any:
     return csr_matrix((np.concatenate(values), columns, starts), shape=(len(replies), len(idf)))
 
 
-def _logistic(x: Any, y: Array, row_weights: Array, strength: float) -> tuple[Array, float]:
+def logistic(x: Any, y: Array, row_weights: Array, strength: float) -> tuple[Array, float]:
     """Weights and bias of the penalised logistic regression, by L-BFGS; a convex problem.
 
     minimise  sum row_weight * log(1 + exp(-y (x w + b)))  +  |w|^2 / (2 strength)

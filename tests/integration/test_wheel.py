@@ -51,7 +51,7 @@ def run(installed: Path, folder: Path, *arguments: str) -> str:
 def test_the_wheel_holds_the_shipped_files_and_no_other(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {name.removeprefix("cai/shipped/") for name in names if "cai/shipped/" in name}
-    assert {"quickstart.yaml", "constitutions/harmless.yaml", "prompts/benign.jsonl"} <= shipped
+    assert {"quickstart.yaml", "audit_banks/en.yaml", "prompts/benign.jsonl"} <= shipped
     assert {path.name for path in (ROOT / "constitutions").iterdir()} == {
         name.removeprefix("constitutions/") for name in shipped if name.startswith("constitutions/")
     }

@@ -10,7 +10,7 @@ from data_toys import SENTENCE, outcome, prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cai.data.dedupe import clean, filtered_prompts, signatures
+from cai.data.dedupe import clean, filtered_prompts
 from cai.data.filters import (
     HygieneConfig,
     PromptFilters,
@@ -18,6 +18,7 @@ from cai.data.filters import (
     conversation_text,
     shingles,
 )
+from cai.data.minhash import signatures
 from cai.records import Prompt, chat_of
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 from data_toys import SENTENCE, outcome, prompt
@@ -33,6 +34,19 @@ def test_languages() -> None:
     english = "How do I bake a simple loaf of sourdough bread?"
     assert (detect_language(german), detect_language(english)) == ("de", "en")
     assert outcome([prompt(german), prompt(english)], languages=("en",)) == ["language de", "kept"]
+
+
+def test_languages_are_those_of_the_library() -> None:
+    import py3langid
+
+    stream = random.Random(4)
+    sentences = [
+        "Wie backe ich ein einfaches Brot?", "How do I bake bread?", "Où est la gare ?",
+        "请问怎样存放清洁用品", "家で洗剤を保管する", "как дела", "\ud800", "", "12 34", "HELLO",
+    ]  # fmt: skip
+    texts = [" ".join(stream.choices(sentences, k=stream.randrange(1, 5))) for _ in range(100)]
+    expected = [py3langid.classify(text)[0] for text in texts]
+    assert [detect_language(text) for text in texts] == expected
 
 
 def exchange(request: str, reply: str) -> Chat:

@@ -29,6 +29,8 @@ def test_control_tokens_in_texts_are_text(renderer: Renderer) -> None:
     assert ids.count(END) == 4
     assert renderer.tokenizer.decode(ids).count(hostile) == 4
     assert not {START, END} & set(renderer.text_ids(hostile))
+    texts = ["", "Hello there", hostile, "a  b\n\ncafé 你好"]
+    assert renderer.text_lengths(texts) == [len(renderer.text_ids(text)) for text in texts]
     assert renderer.response_ids(hostile).count(END) == 1
     assert renderer.response_ids(hostile)[-1] == END
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import pytest
 from rubric_toys import COMPILED, SHIPPED, refuse_classes
@@ -13,13 +16,16 @@ from cai.records import Kind, Prompt, chat_of
 from cai.rubric import compile_rubric
 from cai.rubric.near_miss import (
     FILLER,
+    _simplest,
     class_of,
     model_writer,
     near_misses,
+    satisfies,
     support,
     targets,
     template_writer,
 )
+from cai.rubric.truth_table import Formula
 
 PROMPTS = [
     Prompt(chat=chat_of(("user", text)), kind=kind)
@@ -98,3 +104,33 @@ def test_a_model_gets_the_target_and_its_reply_is_checked() -> None:
     request = lm.calls[0][-1].content
     assert f"- {SHIPPED.propositions['declines'].question} Yes" in request
     assert f"- {SHIPPED.propositions['judges'].question} No" in request
+
+
+def first_by_search(
+    names: Sequence[str], formula: Formula, given: Mapping[str, bool]
+) -> dict[str, bool] | None:
+    """The obvious way: every choice of true names, the smallest first, in alphabetical order."""
+    for count in range(len(names) + 1):
+        for true_names in combinations(names, count):
+            holds = {**given, **{name: name in true_names for name in names}}
+            if satisfies(formula, holds):
+                return holds
+    return None
+
+
+def test_the_simplest_assignment_is_the_first_of_a_search() -> None:
+    draw = random.Random(0)
+    for _ in range(200):
+        known = sorted(draw.sample("abcdefgh", draw.randint(1, 6)))
+        used = tuple(sorted(draw.sample(known, draw.randint(0, len(known)))))
+        share = draw.choice((0, 0.1, 0.5))
+        formula = Formula(used, bytes(draw.random() < share for _ in range(1 << len(used))))
+        given = {name: draw.random() < 0.5 for name in known if draw.random() < 0.3}
+        names = [name for name in known if name not in given]
+        assert _simplest(names, formula, given) == first_by_search(names, formula, given)
+
+
+def test_a_class_that_no_reply_can_be_of_has_no_target_at_once() -> None:
+    """2^21 assignments: a search takes more than half a minute."""
+    names = tuple(f"n{i:02}" for i in range(21))
+    assert _simplest(names, Formula(names, bytes(1 << 21)), {}) is None

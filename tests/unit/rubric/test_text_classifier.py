@@ -189,8 +189,7 @@ def test_the_shipped_models_say_what_they_were_fitted_on_and_grade() -> None:
 
 def test_the_shipped_models_are_small() -> None:
     folder = Path(find_constitution("refusal_style_fitted")).resolve().parent
-    files = [folder / f"refusal_style_{name}.json" for name in ("complies", "partial")]
-    assert sum(file.stat().st_size for file in files) <= 1_000_000
+    assert (folder / "refusal_style_replies.json").stat().st_size <= 1_000_000
 
 
 def test_the_command_fits_what_the_rubric_reads(tmp_path: Path) -> None:
