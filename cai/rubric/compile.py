@@ -63,10 +63,16 @@ def compile_rubric(rubric: Rubric) -> CompiledRubric:
     models = {
         test.index: test.model for test in parts.tests.values() if isinstance(test, ClassifierTest)
     }
+    scorers = {
+        id(test.scorer): test.scorer
+        for test in parts.tests.values()
+        if isinstance(test, SentenceTest)
+    }
     return CompiledRubric(
         tests=tuple(parts.tests.items()),
         prefilter=Prefilter(patterns),
         text_models=TextModels(list(models.values())),
+        sentence_scorers=tuple(scorers.values()),
         model_questions={
             id: question for id, question in questions.items() if id not in parts.tests
         },

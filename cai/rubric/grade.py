@@ -16,6 +16,7 @@ from cai.rubric.propositions import (
     Ungraded,
     normalize_replies,
 )
+from cai.rubric.sentence_model import SentenceScorer
 from cai.rubric.text_models import TextModels
 from cai.rubric.truth_table import Formula, Partition
 
@@ -62,6 +63,7 @@ class CompiledRubric:
     prefilter: Prefilter
     """Of all patterns that search replies."""
     text_models: TextModels
+    sentence_scorers: tuple[SentenceScorer, ...]
     model_questions: Mapping[str, str]
     """Base propositions that only a model can decide, and the question for it."""
     questions: Mapping[str, str]
@@ -87,6 +89,8 @@ class CompiledRubric:
     def normalize(self, reply: Ungraded) -> NormalizedReply:
         """The reply prepared for the rubric's tests."""
         [normalized] = normalize_replies([reply], self.prefilter, self.text_models)
+        for scorer in self.sentence_scorers:
+            scorer.prepare([normalized])
         return normalized
 
 
@@ -130,6 +134,8 @@ def grade_many(compiled: CompiledRubric, replies: Sequence[Ungraded]) -> list[Gr
     for start in range(0, len(replies), BATCH):
         batch = replies[start : start + BATCH]
         normalized = normalize_replies(batch, compiled.prefilter, compiled.text_models)
+        for scorer in compiled.sentence_scorers:
+            scorer.prepare(normalized)
         grades += [
             _known_grade(compiled, evaluate_propositions(compiled, reply), kind=ungraded.kind)
             for reply, ungraded in zip(normalized, batch, strict=True)

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from cai.constitution.schema import SentenceModel
 from cai.probability import sigmoid
 from cai.rubric.english import COMMON_WORDS
 from cai.rubric.propositions import COMPUTED_TESTS, NormalizedReply
-from cai.rubric.text_classifier import log_odds, ngrams_of
+from cai.rubric.text_models import TextModels
 
 MAX_CHARACTERS = 20_000
 """What follows in a longer reply is not looked at."""
@@ -119,22 +119,57 @@ def summary_of(reply: NormalizedReply, p_SK: Array, words_S: Array, tags: Sequen
         p_SK: P(tag k) of sentence s.
         words_S: words of each sentence, at least 1.
     """
-    refuses, gives = tags.index(REFUSES), tags.index(GIVES)
-    refused_S = np.maximum.accumulate(p_SK[:, refuses])
-    after = float((refused_S[:-1] * p_SK[1:, gives]).max()) if len(p_SK) > 1 else 0.0
-    sums_K = p_SK.sum(0)
+    summaries_BM = summaries_of([reply], [len(p_SK)], p_SK, words_S, tags)
+    return summaries_BM.ravel()
+
+
+def summaries_of(
+    replies: Sequence[NormalizedReply],
+    counts: Sequence[int],
+    p_SK: Array,
+    words_S: Array,
+    tags: Sequence[str],
+) -> Array:
+    """(B, M): the summary of each reply.
+
+    Args:
+        counts: sentences of each reply, at least 1.
+        p_SK: P(tag k) of sentence s; those of all replies, one after another.
+        words_S: words of each sentence, at least 1.
+    """
+    count_B = np.array(counts)
+    end_B = np.cumsum(count_B)
+    start_B = end_B - count_B
+    words_B = np.add.reduceat(words_S, start_B)
+    after_B = _gives_after_refusing(count_B, p_SK, tags)
+    computed_B4 = [[COMPUTED_TESTS[test](reply) for test in COMPUTED] for reply in replies]
     return np.concatenate(
         [
-            p_SK.max(0),
-            words_S @ p_SK / words_S.sum(),
-            np.log1p(sums_K),
-            p_SK[0],
-            p_SK[min(1, len(p_SK) - 1)],
-            p_SK[-1],
-            [after, math.log(len(p_SK) + 1), math.log(words_S.sum() + 1)],
-            [COMPUTED_TESTS[test](reply) for test in COMPUTED],
-        ]
+            np.maximum.reduceat(p_SK, start_B),
+            np.add.reduceat(words_S[:, None] * p_SK, start_B) / words_B[:, None],
+            np.log1p(np.add.reduceat(p_SK, start_B)),
+            p_SK[start_B],
+            p_SK[np.minimum(start_B + 1, end_B - 1)],
+            p_SK[end_B - 1],
+            np.stack([after_B, np.log(count_B + 1), np.log(words_B + 1)], axis=1),
+            np.array(computed_B4),
+        ],
+        axis=1,
     )
+
+
+def _gives_after_refusing(counts: Iterable[int], p_SK: Array, tags: Sequence[str]) -> list[float]:
+    """Of each reply: the largest P(refuses) of a sentence times P(gives) of a later one."""
+    refuses = iter(p_SK[:, tags.index(REFUSES)].tolist())
+    gives = iter(p_SK[:, tags.index(GIVES)].tolist())
+    largest = []
+    for count in counts:
+        refused = after = 0.0
+        for p_refuses, p_gives in zip(islice(refuses, count), islice(gives, count), strict=True):
+            after = max(after, refused * p_gives)
+            refused = max(refused, p_refuses)
+        largest.append(after)
+    return largest
 
 
 def word_counts(sentences: Sequence[str]) -> Array:
@@ -142,8 +177,16 @@ def word_counts(sentences: Sequence[str]) -> Array:
     return np.array([max(1, len(_WORD.findall(sentence))) for sentence in sentences], float)
 
 
+_Key = tuple[str, str, bool | None]
+
+
+def _key(reply: NormalizedReply) -> _Key:
+    """What the outputs for a reply depend on."""
+    return reply.prompt, reply.text, reply.finished
+
+
 class SentenceScorer:
-    """A sentence model, ready to score; it keeps the outputs of the last reply.
+    """A sentence model, ready to score; it keeps the outputs of the replies it was prepared for.
 
     The propositions of a rubric use the outputs of one model, one after another.
     """
@@ -163,19 +206,22 @@ class SentenceScorer:
             [[output.weights.get(name, 0.0) for name in names] for output in model.outputs.values()]
         )
         self._output_bias_N = np.array([output.bias for output in model.outputs.values()])
-        self._text_log_odds = {
-            name: (output.text_share, log_odds(output.text))
-            for name, output in model.outputs.items()
-            if output.text is not None
-        }
-        self._last: tuple[tuple[str, str], dict[str, float]] | None = None
+        outputs = list(model.outputs.values())
+        self._text_models = TextModels([one.text for one in outputs if one.text is not None])
+        self._text_shares = [
+            (column, one.text_share) for column, one in enumerate(outputs) if one.text is not None
+        ]
+        """(output, share) of each text model."""
+        self._prepared: dict[_Key, dict[str, float]] = {}
 
     def __call__(self, reply: NormalizedReply) -> dict[str, float]:
         """Output -> P(it holds)."""
-        key = (reply.prompt, reply.text)
-        if self._last is None or self._last[0] != key:
-            self._last = key, self._outputs(reply)
-        return self._last[1]
+        known = self._prepared.get(_key(reply))
+        return self._outputs([reply])[0] if known is None else known
+
+    def prepare(self, replies: Sequence[NormalizedReply]) -> None:
+        """Score the replies that will be tested next, all at once: the numbers are the same."""
+        self._prepared = dict(zip(map(_key, replies), self._outputs(replies), strict=True))
 
     def tag_probabilities(self, features: Sequence[set[str]]) -> Array:
         """(S, K): P(tag k) of sentences with these features."""
@@ -184,7 +230,7 @@ class SentenceScorer:
         for known in map(self._known.intersection, features):
             starts.append(len(rows))
             rows.append(0)  # a row of zeros: a sentence without known features has one row too
-            rows += map(self._row_of.__getitem__, known)
+            rows += sorted(map(self._row_of.__getitem__, known))  # sums depend on the order
         sums_SK = np.add.reduceat(self._weights_VK[rows], starts)
         lengths_S = np.sqrt(np.add.reduceat(self._squares_V[rows], starts))
         scores_SK = sums_SK / np.maximum(lengths_S, 1e-9)[:, None] + self._bias_K
@@ -203,19 +249,32 @@ class SentenceScorer:
 
     def summary(self, reply: NormalizedReply) -> Array:
         """The summary of a reply, see `summary_names`."""
-        sentences = sentences_of(reply.text)
-        p_SK = self.tag_probabilities(features_of(sentences, stems_of(reply.prompt)))
-        return summary_of(reply, p_SK, word_counts(sentences), self.model.tags)
+        return self._summaries([reply]).ravel()
 
-    def _outputs(self, reply: NormalizedReply) -> dict[str, float]:
-        summary_M = self.summary(reply)
-        scores_N = self._outputs_NM @ summary_M + self._output_bias_N
-        scores = dict(zip(self._names, scores_N.tolist(), strict=True))
-        if self._text_log_odds:
-            ngrams = ngrams_of(reply.unquoted)
-            for name, (share, score) in self._text_log_odds.items():
-                scores[name] = share * score(ngrams) + (1 - share) * scores[name]
-        return {name: sigmoid(score) for name, score in scores.items()}
+    def _summaries(self, replies: Sequence[NormalizedReply]) -> Array:
+        split = [sentences_of(reply.text) for reply in replies]
+        features = [
+            features
+            for reply, sentences in zip(replies, split, strict=True)
+            for features in features_of(sentences, stems_of(reply.prompt))
+        ]
+        words_S = word_counts(list(chain.from_iterable(split)))
+        counts = [len(sentences) for sentences in split]
+        p_SK = self.tag_probabilities(features)
+        return summaries_of(replies, counts, p_SK, words_S, self.model.tags)
+
+    def _outputs(self, replies: Sequence[NormalizedReply]) -> list[dict[str, float]]:
+        summaries_BM = self._summaries(replies)
+        # a product of matrices would differ with the number of replies, in the last bits
+        products_BNM = summaries_BM[:, None, :] * self._outputs_NM
+        scores_BN = products_BNM.sum(2) + self._output_bias_N
+        texts_BT = self._text_models.log_odds([reply.unquoted.split(" ") for reply in replies])
+        for text, (column, share) in enumerate(self._text_shares):
+            scores_BN[:, column] = share * texts_BT[:, text] + (1 - share) * scores_BN[:, column]
+        return [
+            dict(zip(self._names, map(sigmoid, scores_N), strict=True))
+            for scores_N in scores_BN.tolist()
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,14 +63,20 @@ class TextModels:
         """
         if not self._tables:
             return [()] * len(texts)
+        return [tuple(map(sigmoid, row)) for row in self.log_odds(texts).tolist()]
+
+    def log_odds(self, texts: Sequence[Sequence[str]]) -> Floats:
+        """(texts, models): the log-odds of `probabilities`."""
+        scores = np.empty((len(texts), len(self._tables)))
+        if not self._tables:
+            return scores
         text_of, ngrams = self._known_ngrams(texts)
-        columns = []
-        for bias, products, squares in self._tables:
+        for column, (bias, products, squares) in enumerate(self._tables):
             total = np.bincount(text_of, products[ngrams], len(texts))
             length = np.sqrt(np.bincount(text_of, squares[ngrams], len(texts)))
             length[length == 0] = 1.0  # no known n-gram: the total is 0
-            columns.append([sigmoid(z) for z in (bias + total / length).tolist()])
-        return list(zip(*columns, strict=True))
+            scores[:, column] = bias + total / length
+        return scores
 
     def _known_ngrams(self, texts: Sequence[Sequence[str]]) -> tuple[Integers, Integers]:
         """The different n-grams of each text: which text, and the row of the n-gram in the tables.
