@@ -44,6 +44,7 @@ BENCHMARKS = (
     Benchmark("ppo_speed", ("--mode", "lora")),
     Benchmark("label_speed"),
     Benchmark("http_throughput"),
+    Benchmark("revise_speed"),
     Benchmark("hygiene_speed", ("100000",)),
     Benchmark("near_duplicates"),
     Benchmark("label_memory"),

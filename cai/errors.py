@@ -78,6 +78,8 @@ def blame(kind: type[CaiError], what: str) -> Iterator[None]:
         yield
     except CaiError:
         raise
+    except UnicodeDecodeError as error:
+        raise kind(f"{what}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except Exception as error:
         lines = str(error).strip().splitlines()
         first_line = lines[0] if lines else ""

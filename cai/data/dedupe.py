@@ -63,7 +63,7 @@ def clean(
     Args:
         read: opens the input. It is called once, and must yield the same rows on every call.
         rules: the filters of `config` for single prompts.
-        progress: called with the number of prompts judged, once a block.
+        progress: called with the number of prompts judged, after each block but the last.
         lines: a file for all prompts, masked if necessary, from which `kept_lines` reads.
     """
     with (
@@ -131,12 +131,13 @@ def _judge_all(
     codes, masked = [cleaned.codes], [cleaned.masked]
     done = 0
     for outcomes in blocks:
+        if done:  # short inputs need no progress
+            progress(done)
         code_of = np.array([cleaned.code(name) for name in outcomes.reasons], np.uint16)
         codes.append(code_of[outcomes.codes])
         masked.append(outcomes.masked)
         columns.add(outcomes)
         done += len(outcomes.codes)
-        progress(done)
     cleaned.codes, cleaned.masked = np.concatenate(codes), np.concatenate(masked)
     cleaned.duplicate_of = np.full(len(cleaned.codes), -1, np.int64)
     return cleaned

@@ -29,6 +29,14 @@ def test_tree() -> None:
     assert UsageError.__base__ is JobError.__base__ is CaiError
 
 
+def test_text_of_another_encoding_is_said_in_plain_words() -> None:
+    with (
+        pytest.raises(StoreError, match=r"^a\.csv: not UTF-8 text \(byte 1\): save it as UTF-8$"),
+        blame(StoreError, "a.csv"),
+    ):
+        b"a\xff".decode()
+
+
 def test_blame_says_what_and_why_in_one_line() -> None:
     cause = ValueError("  first line\nsecond line")
     with pytest.raises(BackendError) as caught, blame(BackendError, "local model m"):
