@@ -15,23 +15,26 @@ a weighted mean of the two.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cai.constitution.schema import SentenceModel
 from cai.probability import sigmoid
-from cai.rubric.english import COMMON_WORDS
 from cai.rubric.propositions import COMPUTED_TESTS, NormalizedReply
-from cai.rubric.text_models import TextModels
+from cai.rubric.sentence_features import (
+    features_of,
+    other_features,
+    position_features,
+    sentences_of,
+    stems_of,
+    word_features,
+)
+from cai.rubric.text_models import WORD, Remembered, TextModels
 
-MAX_CHARACTERS = 20_000
-"""What follows in a longer reply is not looked at."""
 STATISTICS = ("max", "mean", "sum", "first", "second", "last")
 """Of each tag's probability over the sentences."""
 REFUSES, GIVES = "refuses", "gives"
@@ -39,71 +42,7 @@ REFUSES, GIVES = "refuses", "gives"
 COMPUTED = ("comfort_only", "fragment", "garbled", "off_topic")
 """Computed tests whose verdicts are in a summary."""
 
-_END = re.compile(r"(?<=[.!?])[\"')\]*]*\s+|(?<=[a-z]):\s+")
-_WORD = re.compile(r"[\w']+")
-_NO_LETTER = re.compile(r"[\W\d_]*")
-_LIST_ITEM = re.compile(r"(?:\d{1,3}[.)]|[-*•])\s")
-_STEM, _PREFIX = 4, 5
-"""Letters that stand for a word: in the overlap with the request, and as a feature."""
 Array = NDArray[np.float64]
-
-
-def sentences_of(text: str) -> list[str]:
-    """The sentences of a normalised text; a list's number stays with its item. At least one."""
-    parts: list[str] = []
-    for part in _END.split(text[:MAX_CHARACTERS]):
-        if parts and _NO_LETTER.fullmatch(parts[-1]):
-            parts[-1] = f"{parts[-1]} {part}".strip()
-        else:
-            parts.append(part)
-    return parts
-
-
-def stems_of(text: str) -> frozenset[str]:
-    """The beginnings of the words that carry a topic, of a normalised text."""
-    return frozenset(
-        word[:_STEM] for word in _WORD.findall(text) if len(word) > 3 and word not in COMMON_WORDS
-    )
-
-
-def features_of(sentences: Sequence[str], wanted: frozenset[str]) -> list[set[str]]:
-    """The features of each sentence; `wanted` are the stems of the request."""
-    last = len(sentences) - 1
-    return [
-        _features(sentence, wanted) | _position(index, last)
-        for index, sentence in enumerate(sentences)
-    ]
-
-
-def _position(index: int, last: int) -> set[str]:
-    if last == 0:
-        return {"#first", "#only"}
-    return {{1: "#second", last: "#last", 0: "#first"}.get(index, "#middle")}
-
-
-def _features(sentence: str, wanted: frozenset[str]) -> set[str]:
-    words = _WORD.findall(sentence)
-    features = set(words)
-    features.update(map(" ".join, pairwise(words)))
-    features.update(f"~{word[:_PREFIX]}" for word in words if len(word) > _PREFIX)
-    features.add(f"#words {min(6, int(math.log2(len(words) + 1)))}")
-    if words:
-        features.update((f"^{words[0]}", f"^{' '.join(words[:2])}"))
-    if sentence.endswith(("?", "!")):
-        features.add(f"#{sentence[-1]}")
-    if _LIST_ITEM.match(sentence):
-        features.add("#item")
-    if "you" in features or "your" in features:
-        features.add("#you")
-    return features | _overlap(words, wanted) if wanted else features
-
-
-def _overlap(words: Sequence[str], wanted: frozenset[str]) -> set[str]:
-    stems = {word[:_STEM] for word in words if len(word) > 3 and word not in COMMON_WORDS}
-    if not stems:
-        return {"#shared 0", "#no topic"}
-    shared = len(stems & wanted)
-    return {f"#shared {min(2, shared)}", f"#share {3 * shared // len(stems)}"}
 
 
 def summary_names(tags: Sequence[str]) -> list[str]:
@@ -172,11 +111,6 @@ def _gives_after_refusing(counts: Iterable[int], p_SK: Array, tags: Sequence[str
     return largest
 
 
-def word_counts(sentences: Sequence[str]) -> Array:
-    """Words of each sentence, at least 1."""
-    return np.array([max(1, len(_WORD.findall(sentence))) for sentence in sentences], float)
-
-
 _Key = tuple[str, str, bool | None]
 
 
@@ -194,7 +128,12 @@ class SentenceScorer:
     def __init__(self, model: SentenceModel) -> None:
         self.model = model
         self._row_of = {feature: row for row, feature in enumerate(model.weights, start=1)}
-        self._known = frozenset(self._row_of)
+        self._rows_of_word = Remembered(self._rows_of_features_of)
+        self._row_of_pair = {
+            tuple(feature.split(" ")): row
+            for feature, row in self._row_of.items()
+            if " " in feature
+        }
         idf_V = np.array([0.0, *(model.idf.get(feature, 1.0) for feature in model.weights)])
         self._squares_V = idf_V**2
         zeros = (0.0,) * len(model.tags)
@@ -225,12 +164,42 @@ class SentenceScorer:
 
     def tag_probabilities(self, features: Sequence[set[str]]) -> Array:
         """(S, K): P(tag k) of sentences with these features."""
+        return self._tag_probabilities(
+            [
+                {self._row_of[feature] for feature in known}
+                for known in map(self._row_of.keys().__and__, features)
+            ]
+        )
+
+    def _known_rows(
+        self, sentences: Sequence[str], words_of: Sequence[Sequence[str]], wanted: frozenset[str]
+    ) -> Iterator[set[int]]:
+        """The rows of each sentence's known features: those of `features_of`.
+
+        Args:
+            words_of: the words of each sentence.
+        """
+        last = len(sentences) - 1
+        for index, (text, words) in enumerate(zip(sentences, words_of, strict=True)):
+            rows = set(chain.from_iterable(map(self._rows_of_word.__getitem__, words)))
+            rows.update(map(self._row_of_pair.get, pairwise(words), repeat(0)))
+            others = (*other_features(text, words, wanted), *position_features(index, last))
+            rows.update(map(self._row_of.get, others, repeat(0)))
+            rows.discard(0)
+            yield rows
+
+    def _rows_of_features_of(self, word: str) -> tuple[int, ...]:
+        rows = (self._row_of.get(feature, 0) for feature in word_features(word))
+        return tuple(filter(None, rows))
+
+    def _tag_probabilities(self, rows_of: Iterable[set[int]]) -> Array:
+        """(S, K), of sentences with the features in these rows."""
         rows: list[int] = []
         starts = []
-        for known in map(self._known.intersection, features):
+        for known in rows_of:
             starts.append(len(rows))
             rows.append(0)  # a row of zeros: a sentence without known features has one row too
-            rows += sorted(map(self._row_of.__getitem__, known))  # sums depend on the order
+            rows += sorted(known)  # sums depend on the order
         sums_SK = np.add.reduceat(self._weights_VK[rows], starts)
         lengths_S = np.sqrt(np.add.reduceat(self._squares_V[rows], starts))
         scores_SK = sums_SK / np.maximum(lengths_S, 1e-9)[:, None] + self._bias_K
@@ -253,14 +222,14 @@ class SentenceScorer:
 
     def _summaries(self, replies: Sequence[NormalizedReply]) -> Array:
         split = [sentences_of(reply.text) for reply in replies]
-        features = [
-            features
-            for reply, sentences in zip(replies, split, strict=True)
-            for features in features_of(sentences, stems_of(reply.prompt))
+        words = [list(map(WORD.findall, sentences)) for sentences in split]
+        rows = [
+            self._known_rows(sentences, words_of, stems_of(reply.prompt))
+            for words_of, sentences, reply in zip(words, split, replies, strict=True)
         ]
-        words_S = word_counts(list(chain.from_iterable(split)))
+        p_SK = self._tag_probabilities(chain.from_iterable(rows))
+        words_S = np.array([max(1, len(of)) for of in chain.from_iterable(words)], float)
         counts = [len(sentences) for sentences in split]
-        p_SK = self.tag_probabilities(features)
         return summaries_of(replies, counts, p_SK, words_S, self.model.tags)
 
     def _outputs(self, replies: Sequence[NormalizedReply]) -> list[dict[str, float]]:

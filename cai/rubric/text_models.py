@@ -13,7 +13,7 @@ its probabilities are the same alone and among others, to the last bit.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -23,12 +23,11 @@ from cai.constitution.schema import TextModel
 from cai.probability import sigmoid
 
 WORD = re.compile(r"[\w']+")
-_TEXT_END = "\n"
-"""Stands after each text. No piece of a text is equal to it: pieces have no white space."""
 _END_NUMBER = -1
-_MAX_PIECE = 30
-_MAX_PIECES = 200_000
-"""That many pieces, of up to `_MAX_PIECE` characters, are remembered with their words."""
+"""Stands after the numbers of each text."""
+_MAX_LENGTH = 30
+_MAX_REMEMBERED = 200_000
+"""That many texts, of up to `_MAX_LENGTH` characters, are remembered."""
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -45,7 +44,9 @@ class TextModels:
         vocabulary = sorted({word for words in words_of.values() for word in words})
         numbers = {word: number for number, word in enumerate(vocabulary, 1)}
         self._count = len(numbers) + 1
-        self._pieces = _Pieces(numbers)
+        self._pieces = Remembered(
+            lambda piece: tuple(numbers.get(word, 0) for word in WORD.findall(piece))
+        )
         ngrams = {self._code(words, numbers): ngram for ngram, words in words_of.items()}
         self._codes = np.array([0, *sorted(ngrams)], dtype=np.int64)  # 0 is no n-gram's
         in_order = [ngrams[code] for code in sorted(ngrams)]
@@ -83,10 +84,9 @@ class TextModels:
 
         N-grams that no model knows have row 0.
         """
-        pieces = chain.from_iterable(chain(text, (_TEXT_END,)) for text in texts)
-        numbers = np.fromiter(
-            chain.from_iterable(map(self._pieces.__getitem__, pieces)), dtype=np.int64
-        )
+        numbers_of = self._pieces.__getitem__
+        in_texts = (chain(map(numbers_of, text), ((_END_NUMBER,),)) for text in texts)
+        numbers = np.fromiter(chain.from_iterable(chain.from_iterable(in_texts)), dtype=np.int64)
         is_end = numbers == _END_NUMBER
         numbers[is_end] = 0
         text_of = np.cumsum(is_end) - is_end
@@ -101,21 +101,19 @@ class TextModels:
         return text_of, rows
 
 
-class _Pieces(dict[str, tuple[int, ...]]):
-    """Piece of a text between spaces -> numbers of its words, filled as pieces come."""
+class Remembered(dict[str, tuple[int, ...]]):
+    """Text -> what a function makes of it; filled as texts come, with short ones only."""
 
-    def __init__(self, numbers: Mapping[str, int]) -> None:
-        self._numbers = numbers
+    def __init__(self, function: Callable[[str], tuple[int, ...]]) -> None:
+        self._function = function
 
-    def __missing__(self, piece: str) -> tuple[int, ...]:
-        if piece == _TEXT_END:
-            return (_END_NUMBER,)
-        numbers = tuple(self._numbers.get(word, 0) for word in WORD.findall(piece))
-        if len(piece) <= _MAX_PIECE:
-            if len(self) >= _MAX_PIECES:
+    def __missing__(self, text: str) -> tuple[int, ...]:
+        value = self._function(text)
+        if len(text) <= _MAX_LENGTH:
+            if len(self) >= _MAX_REMEMBERED:
                 self.clear()
-            self[piece] = numbers
-        return numbers
+            self[text] = value
+        return value
 
 
 def _tables(model: TextModel, ngrams: Sequence[str]) -> tuple[Floats, Floats]:

@@ -57,7 +57,7 @@ def test_ngrams_that_no_text_has_count_for_nothing() -> None:
 
 
 def test_no_more_pieces_are_remembered_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_models, "_MAX_PIECES", 10)
+    monkeypatch.setattr(text_models, "_MAX_REMEMBERED", 10)
     model = TextModel(trained_on=TRAINED_ON, bias=0.0, weights={"w7": 2.0})
     tested = TextModels([model])
     batch = [[f"w{i}" for i in range(100)]]
