@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from cai.constitution.schema import Proposition
@@ -56,6 +56,10 @@ class NormalizedReply:
     """P(the proposition holds) by each text model of the rubric."""
     finished: bool | None = None
     """Whether the model ended the reply; None: not known."""
+    computed: dict[Callable[[NormalizedReply], bool], float] = field(
+        default_factory=dict, compare=False
+    )
+    """What computed tests have said of it: propositions and a sentence model share them."""
 
 
 class Ungraded(NamedTuple):
@@ -216,10 +220,13 @@ class ComputedTest:
     holds: Callable[[NormalizedReply], bool]
 
     def __call__(self, reply: NormalizedReply) -> float:
-        return float(self.holds(reply))
+        known = reply.computed.get(self.holds)
+        if known is None:
+            known = reply.computed[self.holds] = float(self.holds(reply))
+        return known
 
     def evidence(self, reply: NormalizedReply) -> str | None:
-        return f"{len(reply.words)} words" if self.holds(reply) else None
+        return f"{len(reply.words)} words" if self(reply) else None
 
 
 def _find(
