@@ -1,4 +1,4 @@
-"""The shipped rubrics' propositions against people's, and their speed.
+"""The shipped rubrics' propositions against people's, and their cost on adversarial texts.
 
     CAI_EVAL_DATA=/path/to/data python benchmarks/rubric_agreement.py
 
@@ -7,7 +7,7 @@ refusal_protocol.py. Here: the propositions of rule-based rewards (arXiv:2411.01
 `refusal_style/rbr_gold/train.jsonl`, 351 replies) as a text model decides them, in five folds by
 prompt with settings chosen inside; F1 has a seeded bootstrap over replies. Beside it, our nearest
 patterns: `declines` and `judges` were written with some of these replies in view, so theirs is no
-held-out test. Speed is of the replies of all three sets (see refusal_sets.py).
+held-out test. Speed is in grade_speed.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cai.constitution.schema import Rubric
 from cai.rubric import CompiledRubric, compile_rubric, grade
 from cai.rubric.fit_weights import FitConfig, Ranked, fit_weights, pair_errors, split_prompts
 from cai.rubric.held_out_groups import leave_out
-from cai.rubric.propositions import normalize_reply, unquoted_text
+from cai.rubric.propositions import Ungraded, unquoted_text
 from cai.rubric.text_classifier import Labelled, TextFit, ngrams_of
 
 ROOT = Path(__file__).parents[1]
@@ -65,19 +65,13 @@ PIECES = (
 def main() -> None:
     data = refusal_sets.data_folder("rubric_agreement")
     compiled = compile_rubric(shipped("refusal_style"))
-    fitted = compile_rubric(shipped("refusal_style_fitted"))
-    chosen = sys.argv[1:] or ["propositions", "weights", "adversarial", "speed"]
+    chosen = sys.argv[1:] or ["propositions", "weights", "adversarial"]
     if "propositions" in chosen:
         show_propositions(compiled, refusal_sets.gold_rows(data))
     if "weights" in chosen:
         show_weight_fit()
     if "adversarial" in chosen:
         show_adversarial(compiled)
-    if "speed" in chosen:
-        replies = [*refusal_sets.xstest(data), *refusal_sets.gptfuzz(data)]
-        texts = [reply.text for reply in replies]
-        show_speed("patterns", compiled, texts)
-        show_speed("text models", fitted, texts)
 
 
 def shipped(name: str) -> Rubric:
@@ -96,7 +90,7 @@ def show_propositions(compiled: CompiledRubric, gold: list[dict[str, Any]]) -> N
     tests = dict(compiled.tests)
     texts = [row["completion"][0]["content"] for row in gold]
     replies = [
-        normalize_reply(row["prompt"][-1]["content"], text, compiled.prefilter)
+        compiled.normalize(Ungraded(row["prompt"][-1]["content"], text))
         for row, text in zip(gold, texts, strict=True)
     ]
     ngrams = [ngrams_of(unquoted_text(text)) for text in texts]
@@ -148,26 +142,6 @@ def show_weight_fit(prompts: int = 1250, replies: int = 4, features: int = 12) -
     print(
         f"weights of {features} features, {len(training)} of {len(rows)} replies: "
         f"{seconds:.1f} s, held-out pairs wrong {wrong:.4f}"
-    )
-
-
-def show_speed(name: str, compiled: CompiledRubric, replies: list[str]) -> None:
-    """Replies a second on one core, grading alone.
-
-    Replies are cut to 200 words, which brings their median near a hundred.
-    """
-    split_replies = [text.split() for text in replies]
-    texts = [" ".join(words[:200]) for words in split_replies if len(words) >= 20]
-    median = statistics.median(len(text.split()) for text in texts)
-    best = 0.0
-    for _ in range(3):
-        start = time.perf_counter()
-        for text in texts:
-            degree(compiled, "", text)
-        best = max(best, len(texts) / (time.perf_counter() - start))
-    print(
-        f"{name}: {best:,.0f} replies/s, one process, {len(texts)} replies "
-        f"with a median of {median:.0f} words, best of 3"
     )
 
 

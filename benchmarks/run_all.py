@@ -53,6 +53,7 @@ BENCHMARKS = (
     Benchmark("ptx", ("3",)),
     Benchmark("refusal_protocol", needs="data"),
     Benchmark("rubric_agreement", needs="data"),
+    Benchmark("grade_speed"),
     Benchmark("judge_agreement", needs="data"),
     Benchmark("judge_tries", needs="data"),
     Benchmark("preference_hh", needs="data"),

@@ -173,7 +173,7 @@ def grade(
         'desired_refusal'
     """
     from cai.modeling.thoughts import split_thoughts
-    from cai.rubric import grade as grade_reply
+    from cai.rubric import Ungraded, grade_many
 
     rows = _prompt_rows(prompts)
     if isinstance(responses, str) or len(responses) != len(rows):
@@ -182,15 +182,13 @@ def grade(
             + ("one text" if isinstance(responses, str) else str(len(responses)))
         )
     rubric = _compiled_rubric(_loaded(constitution))
-    return [
-        grade_reply(
-            rubric,
-            prompt=row.chat[-1].content,
-            response=split_thoughts(response).text,
-            kind=row.kind,
-            source=row.id,
-        )
+    replies = [
+        Ungraded(row.chat[-1].content, split_thoughts(response).text, row.kind)
         for row, response in zip(rows, _typed("responses", responses, str), strict=True)
+    ]
+    return [
+        graded.model_copy(update={"source": row.id})
+        for row, graded in zip(rows, grade_many(rubric, replies), strict=True)
     ]
 
 

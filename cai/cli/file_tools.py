@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cai.cli.added_fields import FieldsTarget, LineStep, append_fields, concurrently
 from cai.cli.endpoint_options import EndpointOptions, open_logged
-from cai.cli.jsonl import FieldsTarget, Line, LineStep, append_fields, concurrently
+from cai.cli.jsonl import Line
 from cai.cli.runs import execute_run
 from cai.cli.silence import quiet
 from cai.errors import UsageError

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from cai.cli.added_fields import (
+    Batch,
+    FieldsTarget,
+    LineStep,
+    append_batches,
+    append_fields,
+    batch_with_fields,
+    concurrently,
+)
 from cai.cli.columns import Columns, column_names, column_provenance
 from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
 from cai.cli.jsonl import (
     STREAM,
-    FieldsTarget,
     Input,
     Line,
-    LineStep,
+    LocatedRow,
     Output,
     Prefix,
-    append_fields,
-    concurrently,
     read_replies,
+    reply_line,
+    reply_rows,
 )
 from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
@@ -29,6 +38,7 @@ from cai.errors import UsageError
 
 if TYPE_CHECKING:
     from cai.constitution import Constitution
+    from cai.constitution.schema import Rubric
     from cai.lm import LM
     from cai.records import Grade
     from cai.rubric import CompiledRubric
@@ -40,6 +50,10 @@ GRADE_FIELDS = frozenset(
 """Fields that a grade adds to a line."""
 LINES_PER_WRITE = 256
 """Lines graded between two writes where no model is called."""
+LONG_INPUT = 16 << 20
+"""Bytes of input from which on several processes grade it."""
+MOST_PROCESSES = 8
+"""More would wait for the one that reads and writes."""
 
 
 @app.command(
@@ -91,7 +105,7 @@ def grade_replies(
             f"{constitution}: only a model can decide {names}: name one (--model), or give patterns"
         )
     refuse_input_as_output(output, source)
-    _grade_by_patterns(tool)
+    _grade_by_patterns(tool, rubric)
 
 
 class GradeFiles(NamedTuple):
@@ -137,22 +151,80 @@ class GradeTool:
         return _grade_fields(line, result, self.compiled if self.explain else None)
 
 
-def _grade_by_patterns(tool: GradeTool) -> None:
-    from cai.rubric import grade, unscored_grade
+@dataclass(frozen=True)
+class PatternGrading:
+    """What a process needs to grade rows without a model; it can be pickled."""
 
-    def grade_line(line: Line) -> dict[str, Any]:
-        if line.no_reply is not None:
-            return tool.fields(line, unscored_grade({}, line.no_reply))
-        prompt, response = line.prompt.chat[-1].content, line.replies[0]
-        result = grade(tool.compiled, prompt=prompt, response=response, kind=line.prompt.kind)
-        return tool.fields(line, result)
+    rubric: Rubric
+    columns: dict[str, str]
+    explain: bool
+    target: FieldsTarget
 
-    append_fields(
-        tool.rows(),
-        tool.target("patterns", {}, show_progress=False),
-        lambda lines: [grade_line(line) for line in lines],
-        batch_size=1 if tool.files.source == STREAM else LINES_PER_WRITE,
+
+def _grade_by_patterns(tool: GradeTool, rubric: Rubric) -> None:
+    from cai.process_map import map_in_processes, usable_cores
+
+    files = tool.files
+    target = tool.target("patterns", {}, show_progress=False)
+    grading = PatternGrading(rubric, files.columns, tool.explain, target)
+    processes = min(usable_cores(), MOST_PROCESSES) if _is_long(files.source) else 1
+
+    def finish(batches: Iterable[Sequence[LocatedRow]]) -> Iterator[Batch]:
+        if processes == 1:
+            return map(_batch_grader(grading, tool.compiled), batches)
+        return map_in_processes(partial(_start_grading, grading), batches, processes=processes)
+
+    append_batches(
+        reply_rows(files.source, files.columns),
+        target,
+        finish,
+        batch_size=1 if files.source == STREAM else LINES_PER_WRITE,
     )
+
+
+def _is_long(source: Path) -> bool:
+    """Whether several processes grade the input sooner than one, though they take time to start."""
+    if str(source).startswith("hub:"):
+        return True
+    files = source.rglob("*") if source.is_dir() else [source]
+    return sum(file.stat().st_size for file in files if file.is_file()) >= LONG_INPUT
+
+
+def _start_grading(grading: PatternGrading) -> Callable[[Sequence[LocatedRow]], Batch]:
+    from cai.rubric import compile_rubric
+
+    return _batch_grader(grading, compile_rubric(grading.rubric))
+
+
+def _batch_grader(
+    grading: PatternGrading, compiled: CompiledRubric
+) -> Callable[[Sequence[LocatedRow]], Batch]:
+    """Rows -> their lines with a grade."""
+    from cai.rubric import Ungraded, grade_many, unscored_grade
+
+    explained_by = compiled if grading.explain else None
+
+    def grade_lines(lines: Sequence[Line]) -> list[dict[str, Any]]:
+        replies = [
+            Ungraded(line.prompt.chat[-1].content, line.replies[0], line.prompt.kind)
+            for line in lines
+            if line.no_reply is None
+        ]
+        grades = iter(grade_many(compiled, replies))
+        results = [
+            next(grades) if line.no_reply is None else unscored_grade({}, line.no_reply)
+            for line in lines
+        ]
+        return [
+            _grade_fields(line, result, explained_by)
+            for line, result in zip(lines, results, strict=True)
+        ]
+
+    def grade_batch(rows: Sequence[LocatedRow]) -> Batch:
+        lines = [reply_line(row, grading.columns) for row in rows]
+        return batch_with_fields(lines, grading.target, grade_lines)
+
+    return grade_batch
 
 
 def model_step(tool: GradeTool, lm: LM) -> LineStep:

@@ -15,13 +15,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Generic
 
+from cai.cli.jsonl import ALL_THOUGHT_FIELDS, Located, LocatedT
 from cai.errors import StoreError, UsageError, is_passing
 from cai.files import DISK_FULL
-
-if TYPE_CHECKING:
-    from cai.cli.jsonl import Line
 
 
 def refuse_input_as_output(output: Path, *sources: Path) -> None:
@@ -200,16 +198,20 @@ def _is_same_file(handle: int, path: Path) -> bool:
 
 
 @dataclass
-class FinishedRows:
+class FinishedRows(Generic[LocatedT]):
     """The rows of an output."""
 
     reasons: Counter[str | None] = field(default_factory=Counter)
     """Why rows are null -> how many; None: those that are not."""
-    unanswered: dict[int, tuple[Line, str]] = field(default_factory=dict)
+    thoughts: Counter[str] = field(default_factory=Counter)
+    """Field, without its prefix -> replies whose thought it keeps."""
+    unanswered: dict[int, tuple[LocatedT, str]] = field(default_factory=dict)
     """Number of a line -> the input's line and the reason, of rows that are worth asking again."""
 
 
-def read_finished(output: Path, rows: Iterator[Line], prefix: str = "") -> FinishedRows:
+def read_finished(
+    output: Path, rows: Iterator[LocatedT], prefix: str = ""
+) -> FinishedRows[LocatedT]:
     """The rows that `output` has already, each the next of `rows` with fields added.
 
     A line that a kill left torn is cut.
@@ -225,7 +227,7 @@ def read_finished(output: Path, rows: Iterator[Line], prefix: str = "") -> Finis
     from cai.cli.null_rows import null_reason
 
     store.truncate_torn_line(output)
-    finished = FinishedRows()
+    finished = FinishedRows[LocatedT]()
     for number, data in store.json_lines(output):
         line = next(rows, None)
         if line is None:
@@ -240,12 +242,15 @@ def read_finished(output: Path, rows: Iterator[Line], prefix: str = "") -> Finis
         added = {name: value for name, value in data.items() if name not in line.data}
         reason = null_reason(added, prefix)
         finished.reasons[reason] += 1
+        finished.thoughts.update(
+            name for name in ALL_THOUGHT_FIELDS if added.get(prefix + name) is not None
+        )
         if reason is not None and is_passing(reason):
             finished.unanswered[number] = line, reason
     return finished
 
 
-def refuse_collision(line: Line, fields: frozenset[str]) -> None:
+def refuse_collision(line: Located, fields: frozenset[str]) -> None:
     """Nothing, if a line has none of the fields that the tool adds.
 
     Raises:

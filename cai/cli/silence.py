@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 
 def quiet() -> None:
@@ -16,6 +17,7 @@ def quiet() -> None:
 
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    from transformers.utils import logging as transformers_logging
+    if "huggingface_hub" in sys.modules:  # it has read the environment, and transformers ask it
+        from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()

@@ -13,7 +13,7 @@ from cai.reward import penalties
 from cai.reward.direct_rlaif import Rate
 from cai.reward.relevance import Relevance
 from cai.reward.scale import ReplyScorer
-from cai.rubric import CompiledRubric, grade
+from cai.rubric import CompiledRubric, Ungraded, grade_many
 
 
 class RewardWeights(FrozenModel):
@@ -89,10 +89,16 @@ def reward_parts(
         table["pm"] = weighted(scores, weights.pm)
     if weights.rubric and rubric is not None:
         endings: Sequence[bool | None] = finished or [None] * len(replies)
-        table["rubric"] = [
-            _rubric_score(prompt, reply, rubric, weights.rubric, ended)
-            for prompt, reply, ended in zip(prompts, replies, endings, strict=True)
-        ]
+        graded = grade_many(
+            rubric,
+            [
+                Ungraded(prompt.chat[-1].content, reply, prompt.kind, ended)
+                for prompt, reply, ended in zip(prompts, replies, endings, strict=True)
+                if prompt.kind is not None
+            ],
+        )
+        values = iter(weighted([grade.score for grade in graded], weights.rubric))
+        table["rubric"] = [0.0 if prompt.kind is None else next(values) for prompt in prompts]
     if weights.direct and scorers.rate is not None:
         table["direct"] = weighted(scorers.rate(prompts, replies), weights.direct)
     if weights.relevance and scorers.relevance is not None:
@@ -113,13 +119,3 @@ def reward_parts(
 def weighted(values: Sequence[float | None], weight: float) -> list[float | None]:
     """The values times `weight`; what is unknown stays so."""
     return [None if value is None else weight * value for value in values]
-
-
-def _rubric_score(
-    prompt: Prompt, reply: str, rubric: CompiledRubric, weight: float, finished: bool | None
-) -> float | None:
-    if prompt.kind is None:
-        return 0.0
-    question = prompt.chat[-1].content
-    graded = grade(rubric, prompt=question, response=reply, kind=prompt.kind, finished=finished)
-    return None if graded.score is None else weight * graded.score

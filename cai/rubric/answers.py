@@ -51,10 +51,12 @@ def is_fragment(reply: NormalizedReply) -> bool:
 
 
 def _is_cut(reply: NormalizedReply) -> bool:
-    text, words = reply.text, reply.words
-    if len(words) >= 2 and (words[-1] in english.DANGLING_WORDS or _HANGING_MARK.search(text)):
+    words, last_character = reply.words, reply.text[-1]
+    if len(words) >= 2 and (
+        words[-1] in english.DANGLING_WORDS or _HANGING_MARK.search(last_character)
+    ):
         return True
-    return reply.finished is False and _SENTENCE_END.search(text) is None
+    return reply.finished is False and _SENTENCE_END.search(last_character) is None
 
 
 def wants_more(prompt: str) -> bool:

@@ -22,7 +22,7 @@ from cai.rubric.grade import (
     grade_propositions,
     unscored_grade,
 )
-from cai.rubric.propositions import normalize_reply
+from cai.rubric.propositions import Ungraded
 
 LEAST = 1e-6
 """Smaller differences of rewards are rounding."""
@@ -110,9 +110,7 @@ def grade_without_model(compiled: CompiledRubric, probe: RubricProbe) -> Grade:
     decide.
     """
     prompt, kind = probe.case.prompt, probe.case.kind
-    tested = evaluate_propositions(
-        compiled, normalize_reply(prompt, probe.reply, compiled.prefilter)
-    )
+    tested = evaluate_propositions(compiled, compiled.normalize(Ungraded(prompt, probe.reply)))
     unknown = compiled.model_questions.keys() & names_of(compiled.behaviours[kind])
     if unknown:
         return unscored_grade(tested, f"only a model can decide {', '.join(sorted(unknown))}")

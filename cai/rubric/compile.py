@@ -24,7 +24,8 @@ from cai.rubric.patterns import check_total_work
 from cai.rubric.prefilter import Prefilter
 from cai.rubric.propositions import PromptPatterns, PropositionTest, ReplyPatterns, compile_test
 from cai.rubric.sentence_model import SentenceScorer, SentenceTest
-from cai.rubric.text_classifier import CachedClassifier, ClassifierTest
+from cai.rubric.text_classifier import ClassifierTest
+from cai.rubric.text_models import TextModels
 from cai.rubric.truth_table import (
     Definitions,
     Formula,
@@ -59,9 +60,19 @@ def compile_rubric(rubric: Rubric) -> CompiledRubric:
         if isinstance(test, ReplyPatterns)
         for pattern in by_key[f"rubric.propositions.{id}"]
     ]
+    models = {
+        test.index: test.model for test in parts.tests.values() if isinstance(test, ClassifierTest)
+    }
+    scorers = {
+        id(test.scorer): test.scorer
+        for test in parts.tests.values()
+        if isinstance(test, SentenceTest)
+    }
     return CompiledRubric(
         tests=tuple(parts.tests.items()),
         prefilter=Prefilter(patterns),
+        text_models=TextModels(list(models.values())),
+        sentence_scorers=tuple(scorers.values()),
         model_questions={
             id: question for id, question in questions.items() if id not in parts.tests
         },
@@ -166,11 +177,9 @@ def _compile_tests(rubric: Rubric, findings: _Findings) -> dict[str, Proposition
 
 @dataclass
 class _Models:
-    """The fitted models of a rubric: one scorer for all propositions of a model, so that it scores
-    a reply once.
-    """
+    """The fitted models of a rubric: each is applied once to a reply, for all its propositions."""
 
-    classifiers: list[CachedClassifier] = field(default_factory=list)
+    texts: list[TextModel] = field(default_factory=list)
     scorers: list[SentenceScorer] = field(default_factory=list)
 
     def test(self, proposition: Proposition) -> PropositionTest:
@@ -183,11 +192,9 @@ class _Models:
             return SentenceTest(scorer, str(proposition.output), proposition.above)
         if not isinstance(model, TextModel):
             raise TypeError("a proposition without a model")
-        classifier = next((one for one in self.classifiers if one.model == model), None)
-        if classifier is None:
-            classifier = CachedClassifier(model)
-            self.classifiers.append(classifier)
-        return ClassifierTest(classifier, proposition.above)
+        if model not in self.texts:
+            self.texts.append(model)
+        return ClassifierTest(model, self.texts.index(model), proposition.above)
 
 
 def _compile_derived(rubric: Rubric, findings: _Findings) -> Definitions:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from cai.records import Grade, Kind
 from cai.rubric.grade import CompiledRubric
-from cai.rubric.propositions import normalize_reply
+from cai.rubric.propositions import Ungraded
 
 EVIDENCE_LENGTH = 120
 """Characters of evidence to show."""
@@ -28,7 +28,7 @@ def explain(
 def _proposition_lines(
     compiled: CompiledRubric, grade: Grade, prompt: str, response: str
 ) -> Iterator[str]:
-    reply = normalize_reply(prompt, response, compiled.prefilter)
+    reply = compiled.normalize(Ungraded(prompt, response))
     tests = dict(compiled.tests)
     for id, p in grade.propositions.items():
         evidence = tests[id].evidence(reply) if id in tests else None

@@ -20,17 +20,8 @@ from cai.errors import JobError
 from cai.records import FrozenModel
 from cai.rubric.prefilter import Prefilter
 from cai.rubric.propositions import NormalizedReply, normalize, normalize_reply
-from cai.rubric.sentence_model import (
-    GIVES,
-    REFUSES,
-    SentenceScorer,
-    features_of,
-    sentences_of,
-    stems_of,
-    summary_names,
-    summary_of,
-    word_counts,
-)
+from cai.rubric.sentence_features import features_of, sentences_of, stems_of, word_counts
+from cai.rubric.sentence_model import GIVES, REFUSES, SentenceScorer, summary_names, summary_of
 from cai.rubric.text_classifier import idf_of, logistic, sparse_rows
 from cai.seeds import rng
 

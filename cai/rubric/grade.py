@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cai.errors import UsageError
 from cai.generate.filters import Gate, GradedGate, all_of, not_degenerate
@@ -13,10 +13,17 @@ from cai.rubric.propositions import (
     NormalizedReply,
     PromptPatterns,
     PropositionTest,
-    normalize_reply,
+    Ungraded,
+    normalize_replies,
 )
+from cai.rubric.sentence_model import SentenceScorer
+from cai.rubric.text_models import TextModels
 from cai.rubric.truth_table import Formula, Partition
 
+BATCH = 256
+"""Replies that are prepared for grading together."""
+_CERTAIN = frozenset((0.0, 1.0))
+_MAX_KNOWN_GRADES = 5_000
 NO_KIND = "no kind: the rubric cannot know what the reply should do"
 
 
@@ -55,6 +62,8 @@ class CompiledRubric:
     """Base propositions and what decides each."""
     prefilter: Prefilter
     """Of all patterns that search replies."""
+    text_models: TextModels
+    sentence_scorers: tuple[SentenceScorer, ...]
     model_questions: Mapping[str, str]
     """Base propositions that only a model can decide, and the question for it."""
     questions: Mapping[str, str]
@@ -67,13 +76,22 @@ class CompiledRubric:
     behaviours: Mapping[Kind, Behaviour]
     harm: Formula | None
     """That the reply gives what a disallowed prompt asks for; None: the rubric does not say."""
+    known_grades: dict[tuple[object, ...], Grade] = field(default_factory=dict, compare=False)
+    """Kind and propositions, where each is 0 or 1 -> the grade that follows from them."""
 
     def prompt_propositions(self, prompt: str) -> dict[str, bool]:
         """The propositions that the last user turn alone decides, whatever the reply is."""
-        reply = normalize_reply(prompt, "", self.prefilter)
+        reply = self.normalize(Ungraded(prompt, ""))
         return {
             id: test(reply) > 0.5 for id, test in self.tests if isinstance(test, PromptPatterns)
         }
+
+    def normalize(self, reply: Ungraded) -> NormalizedReply:
+        """The reply prepared for the rubric's tests."""
+        [normalized] = normalize_replies([reply], self.prefilter, self.text_models)
+        for scorer in self.sentence_scorers:
+            scorer.prepare([normalized])
+        return normalized
 
 
 def grade(
@@ -97,15 +115,50 @@ def grade(
     Raises:
         UsageError: only a model can decide one of the propositions.
     """
-    if compiled.model_questions:
+    [graded] = grade_many(compiled, [Ungraded(prompt, response, kind, finished)])
+    return graded if source is None else graded.model_copy(update={"source": source})
+
+
+def grade_many(compiled: CompiledRubric, replies: Sequence[Ungraded]) -> list[Grade]:
+    """`grade` of each reply: the same grades, faster where a rubric has text models.
+
+    Raises:
+        UsageError: only a model can decide one of the propositions.
+    """
+    if compiled.model_questions and replies:
         ids = ", ".join(compiled.model_questions)
         raise UsageError(
             f"rubric: only a model can decide {ids}: name one (--model), or give patterns"
         )
-    reply = normalize_reply(prompt, response, compiled.prefilter, finished=finished)
-    return grade_propositions(
-        compiled, evaluate_propositions(compiled, reply), kind=kind, source=source
-    )
+    grades: list[Grade] = []
+    for start in range(0, len(replies), BATCH):
+        batch = replies[start : start + BATCH]
+        normalized = normalize_replies(batch, compiled.prefilter, compiled.text_models)
+        for scorer in compiled.sentence_scorers:
+            scorer.prepare(normalized)
+        grades += [
+            _known_grade(compiled, evaluate_propositions(compiled, reply), kind=ungraded.kind)
+            for reply, ungraded in zip(normalized, batch, strict=True)
+        ]
+    return grades
+
+
+def _known_grade(
+    compiled: CompiledRubric, propositions: Mapping[str, float], *, kind: Kind | None
+) -> Grade:
+    """`grade_propositions`, remembered where each proposition holds or does not.
+
+    A few hundred assignments make up most replies.
+    """
+    assignment = (kind, *propositions.values())
+    known = compiled.known_grades.get(assignment)
+    if known is None:
+        known = grade_propositions(compiled, propositions, kind=kind)
+        if _CERTAIN.issuperset(propositions.values()):
+            if len(compiled.known_grades) >= _MAX_KNOWN_GRADES:
+                compiled.known_grades.clear()
+            compiled.known_grades[assignment] = known
+    return known
 
 
 def evaluate_propositions(compiled: CompiledRubric, reply: NormalizedReply) -> dict[str, float]:

@@ -25,7 +25,7 @@ from cai.rubric.grade import (
     grade_propositions,
     unscored_grade,
 )
-from cai.rubric.propositions import COMPUTED_TESTS, normalize_reply
+from cai.rubric.propositions import COMPUTED_TESTS, Ungraded
 
 UNSURE = (0.2, 0.8)
 """A test's probability between these is not used: the model decides."""
@@ -69,7 +69,7 @@ async def grade_with_model(
     Returns:
         The grade. A question without an answer leaves the reply unscored, with the reason.
     """
-    reply = normalize_reply(chat[-1].content, response, compiled.prefilter)
+    reply = compiled.normalize(Ungraded(chat[-1].content, response))
     tested = evaluate_propositions(compiled, reply)
     ids = [id for id in compiled.questions if _is_for_model(id, tested, everything)]
     try:

@@ -1,9 +1,9 @@
 """The prefilter: the patterns of a rubric that may match a reply, by one linear pass of RE2.
 
 RE2 has neither lookarounds nor Unicode word boundaries. So each pattern is widened, from its parse
-tree, into one that matches something in every text where the pattern does: only its most selective
-part is kept, without boundaries, lookarounds and upper bounds. A pattern that RE2 rules out cannot
-match; `re` decides on the others.
+tree, into one that matches something in every text where the pattern does. Only its most selective
+part is kept, without lookarounds and upper bounds, and with boundaries only where RE2 agrees on
+them. A pattern that RE2 rules out cannot match; `re` decides on the others.
 """
 
 from __future__ import annotations
@@ -103,7 +103,47 @@ def _is_gap(kind: Any, value: Any) -> bool:
 
 
 def _sequence(items: Any) -> str:
-    return "".join(_item(*item) for item in items)
+    return "".join(
+        _anchor(value, items[:index], items[index + 1 :]) if kind is c.AT else _item(kind, value)
+        for index, (kind, value) in enumerate(items)
+    )
+
+
+def _anchor(value: Any, before: Any, after: Any) -> str:
+    """The start of a line, or a boundary of a word, where RE2 certainly sees one too.
+
+    RE2 counts only ASCII letters, digits and _ as parts of words. Where one of them stands on one
+    side of a boundary, what is on the other side is no part of a word for RE2 either.
+    """
+    if value in (c.AT_BEGINNING, c.AT_BEGINNING_STRING):
+        return "(?m:^)"  # not the text's start alone: with (?m) a match may begin after a newline
+    if value is c.AT_BOUNDARY and (
+        _is_in_word(before, last=True) or _is_in_word(after, last=False)
+    ):
+        return "\\b"
+    return ""
+
+
+def _is_in_word(items: Any, *, last: bool) -> bool:
+    """Whether each match of the items begins (or with `last` ends) with an ASCII word character."""
+    for kind, value in reversed(items) if last else items:
+        if kind in (c.AT, c.ASSERT, c.ASSERT_NOT):
+            continue
+        if kind is c.LITERAL:
+            return _is_word_character(value)
+        if kind is c.IN:
+            return all(member is c.LITERAL and _is_word_character(code) for member, code in value)
+        if kind is c.BRANCH:
+            return all(_is_in_word(branch, last=last) for branch in value[1])
+        if kind is c.SUBPATTERN:
+            ignores_case = value[1] & re.IGNORECASE  # and then k is a match of the Kelvin sign
+            return not ignores_case and _is_in_word(value[3], last=last)
+        return kind in _REPEATS and value[0] > 0 and _is_in_word(value[2], last=last)
+    return False
+
+
+def _is_word_character(code: int) -> bool:
+    return code < 128 and (chr(code).isalnum() or code == ord("_"))
 
 
 def _item(kind: Any, value: Any) -> str:

@@ -21,7 +21,7 @@ from cai.rubric.compile import check_rubric, compile_rubric
 from cai.rubric.grade import evaluate_propositions
 from cai.rubric.pair_features import proposition_of
 from cai.rubric.propose import CLASS_WEIGHTS, FOLDS, HeldOut, ProposedFeature
-from cai.rubric.propositions import normalize_reply
+from cai.rubric.propositions import Ungraded
 
 BEHAVIOUR = "prefer"
 KINDS: tuple[Kind, ...] = ("disallowed", "sensitive", "benign")
@@ -112,7 +112,7 @@ def _add_examples(data: dict[str, Any], name_of: Mapping[str, str]) -> None:
     compiled = compile_rubric(Rubric.model_validate(data))
     for id, name in name_of.items():
         example = f"{name.capitalize()}."
-        reply = normalize_reply("", example, compiled.prefilter)
+        reply = compiled.normalize(Ungraded("", example))
         holding = [other for other, p in evaluate_propositions(compiled, reply).items() if p == 1]
         if holding == [id]:
             data["propositions"][id]["example"] = example

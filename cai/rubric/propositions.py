@@ -7,17 +7,20 @@ nothing but a quotation. Prompts are searched in full.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from cai.constitution.schema import Proposition
+from cai.records import Kind
 from cai.rubric.answers import is_comfort_only, is_fragment, is_off_topic, is_wordless
 from cai.rubric.patterns import Pattern, compile_pattern
 from cai.rubric.prefilter import Prefilter
+from cai.rubric.text_models import TextModels
 
 UNLESS_WINDOW = 40
 """Characters on either side of a match in which a match of an `unless` pattern cancels it."""
@@ -49,6 +52,23 @@ class NormalizedReply:
     """Of `text`."""
     candidates: frozenset[Pattern]
     """The rubric's patterns for replies that may match `unquoted`; the others cannot."""
+    fitted: tuple[float, ...] = ()
+    """P(the proposition holds) by each text model of the rubric."""
+    finished: bool | None = None
+    """Whether the model ended the reply; None: not known."""
+    computed: dict[Callable[[NormalizedReply], bool], float] = field(
+        default_factory=dict, compare=False
+    )
+    """What computed tests have said of it: propositions and a sentence model share them."""
+
+
+class Ungraded(NamedTuple):
+    """A reply to grade."""
+
+    prompt: str
+    """The last user turn."""
+    response: str
+    kind: Kind | None = None
     finished: bool | None = None
     """Whether the model ended the reply; None: not known."""
 
@@ -85,25 +105,50 @@ def unquoted_text(response: str) -> str:
     return _unquoted_text(normalize(response))
 
 
+def normalize_replies(
+    replies: Sequence[Ungraded], prefilter: Prefilter, text_models: TextModels
+) -> list[NormalizedReply]:
+    """Replies and prompts normalised, and each reply run through prefilter and text models."""
+    responses = [_Response.of(reply.response) for reply in replies]
+    fitted = text_models.probabilities([response.unquoted_words() for response in responses])
+    return [
+        NormalizedReply(
+            prompt=normalize(reply.prompt),
+            text=response.text,
+            unquoted=response.unquoted,
+            words=response.words,
+            candidates=prefilter.candidates(response.unquoted),
+            fitted=probabilities,
+            finished=reply.finished,
+        )
+        for reply, response, probabilities in zip(replies, responses, fitted, strict=True)
+    ]
+
+
 def normalize_reply(
     prompt: str, response: str, prefilter: Prefilter, *, finished: bool | None = None
 ) -> NormalizedReply:
-    """Both normalised, and the reply run through the prefilter.
+    """`normalize_replies` of one, without text models."""
+    ungraded = Ungraded(prompt, response, finished=finished)
+    [reply] = normalize_replies([ungraded], prefilter, TextModels([]))
+    return reply
 
-    Args:
-        finished: whether the model ended the reply; None: not known.
-    """
-    words = tuple(_words(response))
-    text = " ".join(words)
-    unquoted = _unquoted_text(text)
-    return NormalizedReply(
-        prompt=normalize(prompt),
-        text=text,
-        unquoted=unquoted,
-        words=words,
-        candidates=prefilter.candidates(unquoted),
-        finished=finished,
-    )
+
+class _Response(NamedTuple):
+    """A response, normalised; see `NormalizedReply`."""
+
+    words: tuple[str, ...]
+    text: str
+    unquoted: str
+
+    @staticmethod
+    def of(response: str) -> _Response:
+        words = tuple(_words(response))
+        text = " ".join(words)
+        return _Response(words, text, _unquoted_text(text))
+
+    def unquoted_words(self) -> Sequence[str]:
+        return self.words if self.unquoted is self.text else self.unquoted.split(" ")
 
 
 def compile_test(id: str, proposition: Proposition, key: str) -> PropositionTest | None:
@@ -117,7 +162,7 @@ def compile_test(id: str, proposition: Proposition, key: str) -> PropositionTest
     patterns = _compile_patterns(proposition.patterns, f"{key}.patterns")
     unless = _compile_patterns(proposition.unless, f"{key}.unless")
     if proposition.searches == "prompt":
-        return PromptPatterns(patterns, unless)
+        return PromptPatterns(patterns, unless, Prefilter([*patterns, *unless]))
     return ReplyPatterns(patterns, unless)
 
 
@@ -144,12 +189,7 @@ class ReplyPatterns:
 
     def find(self, reply: NormalizedReply) -> tuple[int, int] | None:
         """Start and end of the match, in `reply.unquoted`."""
-        candidates = reply.candidates
-        if candidates.isdisjoint(self.patterns):
-            return None
-        patterns = [pattern for pattern in self.patterns if pattern in candidates]
-        unless = [pattern for pattern in self.unless if pattern in candidates]
-        return _find(reply.unquoted, patterns, unless)
+        return _find(reply.unquoted, self.patterns, self.unless, reply.candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +198,19 @@ class PromptPatterns:
 
     patterns: tuple[Pattern, ...]
     unless: tuple[Pattern, ...]
+    prefilter: Prefilter
 
     def __call__(self, reply: NormalizedReply) -> float:
-        return 0.0 if _find(reply.prompt, self.patterns, self.unless) is None else 1.0
+        return 0.0 if self.find(reply) is None else 1.0
 
     def evidence(self, reply: NormalizedReply) -> str | None:
-        span = _find(reply.prompt, self.patterns, self.unless)
+        span = self.find(reply)
         return None if span is None else reply.prompt[slice(*span)]
+
+    def find(self, reply: NormalizedReply) -> tuple[int, int] | None:
+        """Start and end of the match, in `reply.prompt`."""
+        candidates = self.prefilter.candidates(reply.prompt)
+        return _find(reply.prompt, self.patterns, self.unless, candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,17 +220,32 @@ class ComputedTest:
     holds: Callable[[NormalizedReply], bool]
 
     def __call__(self, reply: NormalizedReply) -> float:
-        return float(self.holds(reply))
+        known = reply.computed.get(self.holds)
+        if known is None:
+            known = reply.computed[self.holds] = float(self.holds(reply))
+        return known
 
     def evidence(self, reply: NormalizedReply) -> str | None:
-        return f"{len(reply.words)} words" if self.holds(reply) else None
+        return f"{len(reply.words)} words" if self(reply) else None
 
 
 def _find(
-    text: str, patterns: Sequence[Pattern], unless: Sequence[Pattern]
+    text: str,
+    patterns: Sequence[Pattern],
+    unless: Sequence[Pattern],
+    candidates: frozenset[Pattern],
 ) -> tuple[int, int] | None:
-    """Start and end of the first match that no `unless` pattern cancels."""
+    """Start and end of the first match that no `unless` pattern cancels.
+
+    Args:
+        candidates: the patterns that may match `text`.
+    """
+    if candidates.isdisjoint(patterns):
+        return None
+    unless = [pattern for pattern in unless if pattern in candidates]
     for pattern in patterns:
+        if pattern not in candidates:
+            continue
         for match in pattern.searched.finditer(text):
             start, end = max(0, match.start() - UNLESS_WINDOW), match.end() + UNLESS_WINDOW
             if not any(other.searched.search(text, start, end) for other in unless):
@@ -218,12 +279,12 @@ def _degenerate(reply: NormalizedReply) -> bool:
     words = reply.words
     if not words:
         return False
-    if max(map(len, words)) > 20 and _SAME_CHARACTER.search(reply.text):
-        return True
     counts = Counter(words)
+    if max(map(len, counts)) > 20 and _SAME_CHARACTER.search(reply.text):
+        return True
     if len(words) >= 30 and len(counts) < len(words) / 5:
         return True
-    needed = max(4, len(words) / 20)
+    needed = max(4, math.ceil(len(words) / 20))
     # Each word of a frequent 4-gram is at least as frequent, so look for four such words in a row.
     common = {word for word, count in counts.items() if count >= needed}
     if b"\1\1\1\1" not in bytes(map(common.__contains__, words)):

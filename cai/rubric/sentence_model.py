@@ -15,23 +15,26 @@ a weighted mean of the two.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, islice, pairwise, repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cai.constitution.schema import SentenceModel
 from cai.probability import sigmoid
-from cai.rubric.english import COMMON_WORDS
 from cai.rubric.propositions import COMPUTED_TESTS, NormalizedReply
-from cai.rubric.text_classifier import log_odds, ngrams_of
+from cai.rubric.sentence_features import (
+    features_of,
+    other_features,
+    position_features,
+    sentences_of,
+    stems_of,
+    word_features,
+)
+from cai.rubric.text_models import WORD, Remembered, TextModels
 
-MAX_CHARACTERS = 20_000
-"""What follows in a longer reply is not looked at."""
 STATISTICS = ("max", "mean", "sum", "first", "second", "last")
 """Of each tag's probability over the sentences."""
 REFUSES, GIVES = "refuses", "gives"
@@ -39,71 +42,7 @@ REFUSES, GIVES = "refuses", "gives"
 COMPUTED = ("comfort_only", "fragment", "garbled", "off_topic")
 """Computed tests whose verdicts are in a summary."""
 
-_END = re.compile(r"(?<=[.!?])[\"')\]*]*\s+|(?<=[a-z]):\s+")
-_WORD = re.compile(r"[\w']+")
-_NO_LETTER = re.compile(r"[\W\d_]*")
-_LIST_ITEM = re.compile(r"(?:\d{1,3}[.)]|[-*•])\s")
-_STEM, _PREFIX = 4, 5
-"""Letters that stand for a word: in the overlap with the request, and as a feature."""
 Array = NDArray[np.float64]
-
-
-def sentences_of(text: str) -> list[str]:
-    """The sentences of a normalised text; a list's number stays with its item. At least one."""
-    parts: list[str] = []
-    for part in _END.split(text[:MAX_CHARACTERS]):
-        if parts and _NO_LETTER.fullmatch(parts[-1]):
-            parts[-1] = f"{parts[-1]} {part}".strip()
-        else:
-            parts.append(part)
-    return parts
-
-
-def stems_of(text: str) -> frozenset[str]:
-    """The beginnings of the words that carry a topic, of a normalised text."""
-    return frozenset(
-        word[:_STEM] for word in _WORD.findall(text) if len(word) > 3 and word not in COMMON_WORDS
-    )
-
-
-def features_of(sentences: Sequence[str], wanted: frozenset[str]) -> list[set[str]]:
-    """The features of each sentence; `wanted` are the stems of the request."""
-    last = len(sentences) - 1
-    return [
-        _features(sentence, wanted) | _position(index, last)
-        for index, sentence in enumerate(sentences)
-    ]
-
-
-def _position(index: int, last: int) -> set[str]:
-    if last == 0:
-        return {"#first", "#only"}
-    return {{1: "#second", last: "#last", 0: "#first"}.get(index, "#middle")}
-
-
-def _features(sentence: str, wanted: frozenset[str]) -> set[str]:
-    words = _WORD.findall(sentence)
-    features = set(words)
-    features.update(map(" ".join, pairwise(words)))
-    features.update(f"~{word[:_PREFIX]}" for word in words if len(word) > _PREFIX)
-    features.add(f"#words {min(6, int(math.log2(len(words) + 1)))}")
-    if words:
-        features.update((f"^{words[0]}", f"^{' '.join(words[:2])}"))
-    if sentence.endswith(("?", "!")):
-        features.add(f"#{sentence[-1]}")
-    if _LIST_ITEM.match(sentence):
-        features.add("#item")
-    if "you" in features or "your" in features:
-        features.add("#you")
-    return features | _overlap(words, wanted) if wanted else features
-
-
-def _overlap(words: Sequence[str], wanted: frozenset[str]) -> set[str]:
-    stems = {word[:_STEM] for word in words if len(word) > 3 and word not in COMMON_WORDS}
-    if not stems:
-        return {"#shared 0", "#no topic"}
-    shared = len(stems & wanted)
-    return {f"#shared {min(2, shared)}", f"#share {3 * shared // len(stems)}"}
 
 
 def summary_names(tags: Sequence[str]) -> list[str]:
@@ -119,31 +58,69 @@ def summary_of(reply: NormalizedReply, p_SK: Array, words_S: Array, tags: Sequen
         p_SK: P(tag k) of sentence s.
         words_S: words of each sentence, at least 1.
     """
-    refuses, gives = tags.index(REFUSES), tags.index(GIVES)
-    refused_S = np.maximum.accumulate(p_SK[:, refuses])
-    after = float((refused_S[:-1] * p_SK[1:, gives]).max()) if len(p_SK) > 1 else 0.0
-    sums_K = p_SK.sum(0)
+    summaries_BM = summaries_of([reply], [len(p_SK)], p_SK, words_S, tags)
+    return summaries_BM.ravel()
+
+
+def summaries_of(
+    replies: Sequence[NormalizedReply],
+    counts: Sequence[int],
+    p_SK: Array,
+    words_S: Array,
+    tags: Sequence[str],
+) -> Array:
+    """(B, M): the summary of each reply.
+
+    Args:
+        counts: sentences of each reply, at least 1.
+        p_SK: P(tag k) of sentence s; those of all replies, one after another.
+        words_S: words of each sentence, at least 1.
+    """
+    count_B = np.array(counts)
+    end_B = np.cumsum(count_B)
+    start_B = end_B - count_B
+    words_B = np.add.reduceat(words_S, start_B)
+    after_B = _gives_after_refusing(count_B, p_SK, tags)
+    computed_B4 = [[COMPUTED_TESTS[test](reply) for test in COMPUTED] for reply in replies]
     return np.concatenate(
         [
-            p_SK.max(0),
-            words_S @ p_SK / words_S.sum(),
-            np.log1p(sums_K),
-            p_SK[0],
-            p_SK[min(1, len(p_SK) - 1)],
-            p_SK[-1],
-            [after, math.log(len(p_SK) + 1), math.log(words_S.sum() + 1)],
-            [COMPUTED_TESTS[test](reply) for test in COMPUTED],
-        ]
+            np.maximum.reduceat(p_SK, start_B),
+            np.add.reduceat(words_S[:, None] * p_SK, start_B) / words_B[:, None],
+            np.log1p(np.add.reduceat(p_SK, start_B)),
+            p_SK[start_B],
+            p_SK[np.minimum(start_B + 1, end_B - 1)],
+            p_SK[end_B - 1],
+            np.stack([after_B, np.log(count_B + 1), np.log(words_B + 1)], axis=1),
+            np.array(computed_B4),
+        ],
+        axis=1,
     )
 
 
-def word_counts(sentences: Sequence[str]) -> Array:
-    """Words of each sentence, at least 1."""
-    return np.array([max(1, len(_WORD.findall(sentence))) for sentence in sentences], float)
+def _gives_after_refusing(counts: Iterable[int], p_SK: Array, tags: Sequence[str]) -> list[float]:
+    """Of each reply: the largest P(refuses) of a sentence times P(gives) of a later one."""
+    refuses = iter(p_SK[:, tags.index(REFUSES)].tolist())
+    gives = iter(p_SK[:, tags.index(GIVES)].tolist())
+    largest = []
+    for count in counts:
+        refused = after = 0.0
+        for p_refuses, p_gives in zip(islice(refuses, count), islice(gives, count), strict=True):
+            after = max(after, refused * p_gives)
+            refused = max(refused, p_refuses)
+        largest.append(after)
+    return largest
+
+
+_Key = tuple[str, str, bool | None]
+
+
+def _key(reply: NormalizedReply) -> _Key:
+    """What the outputs for a reply depend on."""
+    return reply.prompt, reply.text, reply.finished
 
 
 class SentenceScorer:
-    """A sentence model, ready to score; it keeps the outputs of the last reply.
+    """A sentence model, ready to score; it keeps the outputs of the replies it was prepared for.
 
     The propositions of a rubric use the outputs of one model, one after another.
     """
@@ -151,7 +128,12 @@ class SentenceScorer:
     def __init__(self, model: SentenceModel) -> None:
         self.model = model
         self._row_of = {feature: row for row, feature in enumerate(model.weights, start=1)}
-        self._known = frozenset(self._row_of)
+        self._rows_of_word = Remembered(self._rows_of_features_of)
+        self._row_of_pair = {
+            tuple(feature.split(" ")): row
+            for feature, row in self._row_of.items()
+            if " " in feature
+        }
         idf_V = np.array([0.0, *(model.idf.get(feature, 1.0) for feature in model.weights)])
         self._squares_V = idf_V**2
         zeros = (0.0,) * len(model.tags)
@@ -163,28 +145,61 @@ class SentenceScorer:
             [[output.weights.get(name, 0.0) for name in names] for output in model.outputs.values()]
         )
         self._output_bias_N = np.array([output.bias for output in model.outputs.values()])
-        self._text_log_odds = {
-            name: (output.text_share, log_odds(output.text))
-            for name, output in model.outputs.items()
-            if output.text is not None
-        }
-        self._last: tuple[tuple[str, str], dict[str, float]] | None = None
+        outputs = list(model.outputs.values())
+        self._text_models = TextModels([one.text for one in outputs if one.text is not None])
+        self._text_shares = [
+            (column, one.text_share) for column, one in enumerate(outputs) if one.text is not None
+        ]
+        """(output, share) of each text model."""
+        self._prepared: dict[_Key, dict[str, float]] = {}
 
     def __call__(self, reply: NormalizedReply) -> dict[str, float]:
         """Output -> P(it holds)."""
-        key = (reply.prompt, reply.text)
-        if self._last is None or self._last[0] != key:
-            self._last = key, self._outputs(reply)
-        return self._last[1]
+        known = self._prepared.get(_key(reply))
+        return self._outputs([reply])[0] if known is None else known
+
+    def prepare(self, replies: Sequence[NormalizedReply]) -> None:
+        """Score the replies that will be tested next, all at once: the numbers are the same."""
+        self._prepared = dict(zip(map(_key, replies), self._outputs(replies), strict=True))
 
     def tag_probabilities(self, features: Sequence[set[str]]) -> Array:
         """(S, K): P(tag k) of sentences with these features."""
+        return self._tag_probabilities(
+            [
+                {self._row_of[feature] for feature in known}
+                for known in map(self._row_of.keys().__and__, features)
+            ]
+        )
+
+    def _known_rows(
+        self, sentences: Sequence[str], words_of: Sequence[Sequence[str]], wanted: frozenset[str]
+    ) -> Iterator[set[int]]:
+        """The rows of each sentence's known features: those of `features_of`.
+
+        Args:
+            words_of: the words of each sentence.
+        """
+        last = len(sentences) - 1
+        for index, (text, words) in enumerate(zip(sentences, words_of, strict=True)):
+            rows = set(chain.from_iterable(map(self._rows_of_word.__getitem__, words)))
+            rows.update(map(self._row_of_pair.get, pairwise(words), repeat(0)))
+            others = (*other_features(text, words, wanted), *position_features(index, last))
+            rows.update(map(self._row_of.get, others, repeat(0)))
+            rows.discard(0)
+            yield rows
+
+    def _rows_of_features_of(self, word: str) -> tuple[int, ...]:
+        rows = (self._row_of.get(feature, 0) for feature in word_features(word))
+        return tuple(filter(None, rows))
+
+    def _tag_probabilities(self, rows_of: Iterable[set[int]]) -> Array:
+        """(S, K), of sentences with the features in these rows."""
         rows: list[int] = []
         starts = []
-        for known in map(self._known.intersection, features):
+        for known in rows_of:
             starts.append(len(rows))
             rows.append(0)  # a row of zeros: a sentence without known features has one row too
-            rows += map(self._row_of.__getitem__, known)
+            rows += sorted(known)  # sums depend on the order
         sums_SK = np.add.reduceat(self._weights_VK[rows], starts)
         lengths_S = np.sqrt(np.add.reduceat(self._squares_V[rows], starts))
         scores_SK = sums_SK / np.maximum(lengths_S, 1e-9)[:, None] + self._bias_K
@@ -203,19 +218,32 @@ class SentenceScorer:
 
     def summary(self, reply: NormalizedReply) -> Array:
         """The summary of a reply, see `summary_names`."""
-        sentences = sentences_of(reply.text)
-        p_SK = self.tag_probabilities(features_of(sentences, stems_of(reply.prompt)))
-        return summary_of(reply, p_SK, word_counts(sentences), self.model.tags)
+        return self._summaries([reply]).ravel()
 
-    def _outputs(self, reply: NormalizedReply) -> dict[str, float]:
-        summary_M = self.summary(reply)
-        scores_N = self._outputs_NM @ summary_M + self._output_bias_N
-        scores = dict(zip(self._names, scores_N.tolist(), strict=True))
-        if self._text_log_odds:
-            ngrams = ngrams_of(reply.unquoted)
-            for name, (share, score) in self._text_log_odds.items():
-                scores[name] = share * score(ngrams) + (1 - share) * scores[name]
-        return {name: sigmoid(score) for name, score in scores.items()}
+    def _summaries(self, replies: Sequence[NormalizedReply]) -> Array:
+        split = [sentences_of(reply.text) for reply in replies]
+        words = [list(map(WORD.findall, sentences)) for sentences in split]
+        rows = [
+            self._known_rows(sentences, words_of, stems_of(reply.prompt))
+            for words_of, sentences, reply in zip(words, split, replies, strict=True)
+        ]
+        p_SK = self._tag_probabilities(chain.from_iterable(rows))
+        words_S = np.array([max(1, len(of)) for of in chain.from_iterable(words)], float)
+        counts = [len(sentences) for sentences in split]
+        return summaries_of(replies, counts, p_SK, words_S, self.model.tags)
+
+    def _outputs(self, replies: Sequence[NormalizedReply]) -> list[dict[str, float]]:
+        summaries_BM = self._summaries(replies)
+        # a product of matrices would differ with the number of replies, in the last bits
+        products_BNM = summaries_BM[:, None, :] * self._outputs_NM
+        scores_BN = products_BNM.sum(2) + self._output_bias_N
+        texts_BT = self._text_models.log_odds([reply.unquoted.split(" ") for reply in replies])
+        for text, (column, share) in enumerate(self._text_shares):
+            scores_BN[:, column] = share * texts_BT[:, text] + (1 - share) * scores_BN[:, column]
+        return [
+            dict(zip(self._names, map(sigmoid, scores_N), strict=True))
+            for scores_N in scores_BN.tolist()
+        ]
 
 
 @dataclass(frozen=True, slots=True)

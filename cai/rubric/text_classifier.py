@@ -10,11 +10,9 @@ a JSON file that names what it was fitted on.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -27,8 +25,8 @@ from cai.errors import JobError
 from cai.probability import sigmoid
 from cai.records import FrozenModel
 from cai.rubric.propositions import NormalizedReply
+from cai.rubric.text_models import WORD
 
-_WORD = re.compile(r"[\w']+")
 _MAX_EVIDENCE = 5
 """N-grams to show as evidence."""
 Array = NDArray[np.float64]
@@ -59,27 +57,10 @@ class Labelled:
     """The model, or the set, that the reply is from; empty: it is never held out by itself."""
 
 
-@lru_cache(maxsize=1)  # the models of a rubric read one text, each in its turn
 def ngrams_of(text: str) -> frozenset[str]:
     """The n-grams of a normalised text: its words, and pairs of neighbours."""
-    words = _WORD.findall(text)
+    words = WORD.findall(text)
     return frozenset([*words, *map(" ".join, pairwise(words))])
-
-
-class CachedClassifier:
-    """A model with a cache of one text: several propositions of a rubric may use one model."""
-
-    def __init__(self, model: TextModel) -> None:
-        self.model = model
-        self._score = scorer(model)
-        self._last = ("", sigmoid(model.bias))
-
-    def __call__(self, text: str) -> float:
-        last_text, p = self._last
-        if text != last_text:
-            p = self._score(ngrams_of(text))
-            self._last = (text, p)
-        return p
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +70,22 @@ class ClassifierTest:
     With `above`, the proposition holds where the model's probability is higher than that.
     """
 
-    score: CachedClassifier
+    model: TextModel
+    index: int
+    """Of the model among those of the rubric."""
     above: float | None
 
     def __call__(self, reply: NormalizedReply) -> float:
-        p = self.score(reply.unquoted)
+        p = reply.fitted[self.index]
         return p if self.above is None else float(p > self.above)
 
     def evidence(self, reply: NormalizedReply) -> str | None:
         if self(reply) < 0.5:
             return None
-        weights = self.score.model.weights
+        weights = self.model.weights
         positive = [ngram for ngram in ngrams_of(reply.unquoted) if weights.get(ngram, 0) > 0]
         top = sorted(positive, key=lambda ngram: (-weights[ngram], ngram))[:_MAX_EVIDENCE]
-        return f"{self.score(reply.unquoted):.2f} by its words: {', '.join(top)}"
+        return f"{reply.fitted[self.index]:.2f} by its words: {', '.join(top)}"
 
 
 def probability(model: TextModel, ngrams: frozenset[str]) -> float:

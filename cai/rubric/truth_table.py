@@ -23,14 +23,20 @@ class Formula:
 
         The sum, over the assignments that satisfy it, of the product of the probabilities.
         """
-        row = _certain_row(self.names, propositions)
-        if row is not None:
-            return float(self.table[row])
-        weights = np.ones(1)
-        for name in self.names:
+        row, uncertain = 0, []
+        for bit, name in enumerate(self.names):
             p = propositions[name]
+            if p == 1:
+                row |= 1 << bit
+            elif p != 0:
+                uncertain.append((1 << bit, p))
+        if not uncertain:
+            return float(self.table[row])
+        rows, weights = np.array([row]), np.ones(1)  # of the assignments that are possible
+        for bit_value, p in uncertain:
+            rows = np.concatenate([rows, rows | bit_value])
             weights = np.concatenate([weights * (1 - p), weights * p])
-        return float(min(1.0, weights[np.frombuffer(self.table, dtype=np.bool_)].sum()))
+        return float(min(1.0, weights[np.frombuffer(self.table, dtype=np.bool_)[rows]].sum()))
 
     def satisfying_rows(self) -> list[int]:
         """Row numbers of the assignments that satisfy it."""

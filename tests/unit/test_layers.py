@@ -23,6 +23,7 @@ LAYERS = [
     "locks",
     "store",
     "async_map",
+    "process_map",
     "constitution",
     "templates",
     "data",

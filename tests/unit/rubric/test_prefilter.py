@@ -25,6 +25,8 @@ from cai.rubric.propositions import normalize
         r"I Can",
         r"(?<=i) [^\W\d]+(?! can)(.)\1",
         r"caf\u00e9\b|\w{2,3}\s?'",
+        r"\bwo\b|(?:^|l )\bh(?:e|é)\b",
+        r"(?m:^)wo|(?i:w)\bé|\bl?\bo\b",
     ],
 )
 def test_the_prefilter_never_rules_out_a_match(text: str, reply: str) -> None:
@@ -62,6 +64,16 @@ def test_the_prefilter_knows_that_re_folds_more_letters_than_it_does(text: str, 
     pattern = compile_pattern(text, "key")
     assert pattern.regex.search(reply)
     assert pattern in Prefilter([pattern]).candidates(reply)
+
+
+def test_the_prefilter_keeps_starts_and_the_boundaries_of_ascii_words() -> None:
+    pattern = compile_pattern(r"(?:^|[.] )(?:then )?(?:cut|mix)\b", "key")
+    texts = ["cut it", "open it. then mix it", "a cut is a cut", "mixed. cute", "mix\u00e9"]
+    assert [text for text in texts if pattern in Prefilter([pattern]).candidates(text)] == [
+        "cut it",
+        "open it. then mix it",
+        "mix\u00e9",  # where RE2 sees the end of a word
+    ]
 
 
 def test_the_prefilter_rules_out_most() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rubric_toys import shipped_rubric
 
 from cai.constitution import load_constitution
 from cai.constitution.schema import SentenceModel, SentenceOutput, TextModel, TrainedOn
@@ -27,16 +28,17 @@ from cai.rubric.fit_sentences import (
     with_outputs,
 )
 from cai.rubric.propositions import normalize_reply
-from cai.rubric.sentence_model import (
+from cai.rubric.sentence_features import (
     MAX_CHARACTERS,
-    SentenceScorer,
-    SentenceTest,
     features_of,
     sentences_of,
     stems_of,
-    summary_names,
+    word_counts,
 )
+from cai.rubric.sentence_model import SentenceScorer, SentenceTest, summary_names, summary_of
 
+SHIPPED = compile_rubric(shipped_rubric("refusal_style_fitted"))
+WORDS_OF_SENTENCES = ["I", "can't", "help.", "Mix", "the", "apples,", "you", "Sure!", "1.", "steal"]
 TRAINED_ON = (TrainedOn(name="made up", rows=4, licence="CC0"),)
 REFUSED = SentenceOutput(bias=-1.0, weights={"max refuses": 2.0})
 MODEL = SentenceModel(
@@ -229,3 +231,36 @@ def test_mistakes_are_named(
     path = written(tmp_path, MODEL.model_dump(mode="json") | change, proposition)
     with pytest.raises(ConfigError, match=message):
         load_constitution(path)
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(WORDS_OF_SENTENCES), min_size=1, max_size=30).map(" ".join),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_summary_is_that_of_the_features_alone_and_among_others(texts: list[str]) -> None:
+    scorer = SHIPPED.sentence_scorers[0]
+    prompt = "How do I steal apples?"
+    replies = [normalize_reply(prompt, text, NO_PATTERNS) for text in texts]
+    for reply in replies:
+        sentences = sentences_of(reply.text)
+        p_SK = scorer.tag_probabilities(features_of(sentences, stems_of(reply.prompt)))
+        expected = summary_of(reply, p_SK, word_counts(sentences), scorer.model.tags)
+        assert scorer.summary(reply).tolist() == expected.tolist()
+    alone = [scorer(reply) for reply in replies]
+    scorer.prepare(replies)
+    assert [scorer(reply) for reply in replies] == alone
+
+
+def test_a_reply_that_was_cut_is_another_reply() -> None:
+    scorer = SHIPPED.sentence_scorers[0]
+    whole, cut = (
+        normalize_reply("How?", "Mix the flour", NO_PATTERNS, finished=finished)
+        for finished in (True, False)
+    )
+    scorer.prepare([whole, cut])
+    prepared = [scorer(whole), scorer(cut)]
+    assert prepared == [SentenceScorer(scorer.model)(reply) for reply in (whole, cut)]
+    assert prepared[0] != prepared[1]

@@ -17,9 +17,8 @@ from cai.constitution.schema import Proposition, TextModel, TrainedOn
 from cai.errors import ConfigError, JobError
 from cai.rubric import compile_rubric, grade
 from cai.rubric.prefilter import Prefilter
-from cai.rubric.propositions import normalize_reply
+from cai.rubric.propositions import Ungraded, normalize_replies
 from cai.rubric.text_classifier import (
-    CachedClassifier,
     ClassifierTest,
     Labelled,
     TextFit,
@@ -27,6 +26,7 @@ from cai.rubric.text_classifier import (
     ngrams_of,
     probability,
 )
+from cai.rubric.text_models import TextModels
 
 TRAINED_ON = (TrainedOn(name="made up", rows=4, licence="CC0"),)
 MODEL = TextModel(
@@ -51,15 +51,15 @@ def test_probability_by_hand() -> None:
 
 
 def test_above_makes_it_yes_or_no_and_evidence_names_the_words() -> None:
-    reply, other = (normalize_reply("", text, Prefilter([])) for text in ("Yes, please.", "No."))
-    score = CachedClassifier(MODEL)
-    assert 0.8 < ClassifierTest(score, None)(reply) < 0.9
-    assert ClassifierTest(score, 0.8)(reply) == 1
-    assert ClassifierTest(score, 0.9)(reply) == 0
-    assert ClassifierTest(score, 0.1)(other) == 1
-    assert ClassifierTest(score, 0.8)(reply) == 1
-    assert ClassifierTest(score, None).evidence(reply) == "0.83 by its words: yes, yes please"
-    assert ClassifierTest(score, None).evidence(other) is None
+    reply, other = normalize_replies(
+        [Ungraded("", "Yes, please."), Ungraded("", "No.")], Prefilter([]), TextModels([MODEL])
+    )
+    assert 0.8 < ClassifierTest(MODEL, 0, None)(reply) < 0.9
+    assert ClassifierTest(MODEL, 0, 0.8)(reply) == 1
+    assert ClassifierTest(MODEL, 0, 0.9)(reply) == 0
+    assert ClassifierTest(MODEL, 0, 0.1)(other) == 1
+    assert ClassifierTest(MODEL, 0, None).evidence(reply) == "0.83 by its words: yes, yes please"
+    assert ClassifierTest(MODEL, 0, None).evidence(other) is None
 
 
 def rows(*texts: tuple[str, bool]) -> list[Labelled]:
