@@ -4,7 +4,8 @@
 
 Both sides have the same requests, two examples, limits (40, 32 and 40 tokens), temperature (0.7),
 weights and float32. The peer is `TransformersLLM` of distilabel 1.5.3 in batches, run by the Python
-of an environment of its own (distilabel[hf-transformers]==1.5.3, transformers<5). Loading is in no
+of an environment of its own (distilabel[hf-transformers]==1.5.3, transformers<5), which
+`CAI_DISTILABEL_PYTHON` can name too. Loading is in no
 figure. Prints rows a second of each side and the ratio. Texts differ: both sample.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -186,7 +188,7 @@ def _seconds_of_peer(python: str, requests: list[str], batch: int, model: str) -
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=24)
-    parser.add_argument("--peer", metavar="PYTHON")
+    parser.add_argument("--peer", metavar="PYTHON", default=os.environ.get("CAI_DISTILABEL_PYTHON"))
     parser.add_argument("--batch", type=int, default=16, help="rows at once, of the peer")
     options = parser.parse_args()
     requests = requests_of(options.rows)
