@@ -15,15 +15,16 @@ from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 
-from cai.constitution.schema import Proposition, Rubric, SentenceModel, TextModel
+from cai.constitution.schema import Rubric
 from cai.errors import ConfigError
 from cai.records import Degree
 from cai.rubric.expression import MAX_NAMES, Node, names_in, parse
+from cai.rubric.fitted_tests import FittedTests
 from cai.rubric.grade import Behaviour, Class, CompiledRubric, Feature
 from cai.rubric.patterns import check_total_work
 from cai.rubric.prefilter import Prefilter
 from cai.rubric.propositions import PromptPatterns, PropositionTest, ReplyPatterns, compile_test
-from cai.rubric.sentence_model import SentenceScorer, SentenceTest
+from cai.rubric.sentence_model import SentenceTest
 from cai.rubric.text_classifier import ClassifierTest
 from cai.rubric.text_models import TextModels
 from cai.rubric.truth_table import (
@@ -161,7 +162,7 @@ def _compile_parts(rubric: Rubric, findings: _Findings) -> _Parts:
 
 def _compile_tests(rubric: Rubric, findings: _Findings) -> dict[str, PropositionTest]:
     tests: dict[str, PropositionTest] = {}
-    models = _Models()
+    models = FittedTests()
     for id, proposition in rubric.propositions.items():
         try:
             test = compile_test(id, proposition, f"rubric.propositions.{id}")
@@ -173,28 +174,6 @@ def _compile_tests(rubric: Rubric, findings: _Findings) -> dict[str, Proposition
         if test is not None:
             tests[id] = test
     return tests
-
-
-@dataclass
-class _Models:
-    """The fitted models of a rubric: each is applied once to a reply, for all its propositions."""
-
-    texts: list[TextModel] = field(default_factory=list)
-    scorers: list[SentenceScorer] = field(default_factory=list)
-
-    def test(self, proposition: Proposition) -> PropositionTest:
-        model = proposition.fitted
-        if isinstance(model, SentenceModel):
-            scorer = next((one for one in self.scorers if one.model == model), None)
-            if scorer is None:
-                scorer = SentenceScorer(model)
-                self.scorers.append(scorer)
-            return SentenceTest(scorer, str(proposition.output), proposition.above)
-        if not isinstance(model, TextModel):
-            raise TypeError("a proposition without a model")
-        if model not in self.texts:
-            self.texts.append(model)
-        return ClassifierTest(model, self.texts.index(model), proposition.above)
 
 
 def _compile_derived(rubric: Rubric, findings: _Findings) -> Definitions:
