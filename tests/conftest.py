@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+gc.disable()  # until the tests' modules are imported: nothing of them is garbage
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -21,6 +24,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toys import save_tiny  # torch takes seconds to import: only tests of models wait for it
 
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def pytest_collection_finish() -> None:
+    """The collector walks over what tests make, not over the millions of objects of modules."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:
