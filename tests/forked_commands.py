@@ -214,7 +214,7 @@ def _prepare() -> None:
     from cai.constitution import load_with_rubric
     from cai.rubric import compile_rubric
 
-    for name in ("harmless", "assistant"):
+    for name in ("harmless", "refusal_style_fitted"):
         _, rubric = load_with_rubric(name)
         compile_rubric(rubric)
     with suppress(SystemExit):

@@ -97,13 +97,17 @@ def test_the_module_runs_and_needs_no_torch_to_grade(tmp_path: Path) -> None:
     assert json.loads(out)["style"] == "safe_answer"
 
 
-def test_data_of_an_endpoint_needs_no_torch(tmp_path: Path) -> None:
-    """The first stages of a run whose model is not in this process, with torch hidden."""
+def test_a_model_elsewhere_needs_no_torch(tmp_path: Path) -> None:
+    """Stages of a run and an evaluation, with torch hidden."""
     (tmp_path / "torch.py").write_text("raise ImportError('not here')\n", encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    child = start_process("run", run_file(tmp_path), "--until", "revise", env=environment)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 0, err
+    run = ("run", run_file(tmp_path), "--until", "revise")
+    data = ("--data", tmp_path / "prompts.jsonl", "--output", tmp_path / "scores.jsonl")
+    evaluation = ("eval", "--only", "refusal", "--model", "fake:polite", *data)
+    for command in (run, evaluation):
+        child = start_process(*command, env=environment)
+        _, err = child.communicate(timeout=60)
+        assert child.returncode == 0, err
     assert (tmp_path / "out" / "10-revisions.jsonl").stat().st_size > 0
 
 
