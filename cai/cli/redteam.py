@@ -182,7 +182,7 @@ def _provenance(
 
 def _gate(rubric: Rubric | None) -> Gate:
     """The gate against refusals, by the rubric, and against texts that are no message."""
-    from cai.data.filters import spaced_words
+    from cai.data.words import spaced_words
     from cai.generate.filters import not_degenerate
     from cai.rubric import compile_rubric, grade
 

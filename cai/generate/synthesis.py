@@ -21,8 +21,8 @@ from pydantic import Field
 from cai import store
 from cai.async_map import map_rows
 from cai.constitution.schema import Principle
-from cai.data.filters import spaced_words
 from cai.data.near_duplicates import NearDuplicates
+from cai.data.words import spaced_words
 from cai.errors import UnansweredError
 from cai.generate.filters import not_degenerate
 from cai.generate.unanswered import ask_again, unanswered_sources

@@ -12,9 +12,11 @@ from time_limit import within
 
 from cai import templates
 from cai.constitution import load_constitution
-from cai.data.filters import detect_language, prompt_key, shingles, word_ngrams
+from cai.data.filters import prompt_key
+from cai.data.languages import detect_language
 from cai.data.near_duplicates import NearDuplicates
 from cai.data.pii import find_personal_data
+from cai.data.words import shingles, word_ngrams
 from cai.generate.diversity import diversity_metrics
 from cai.generate.filters import near_copy, not_degenerate
 from cai.integrations.reward_requests import strip_end_texts
