@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from zlib import crc32
 
@@ -20,7 +19,7 @@ from cai.data.words import DIGEST_BYTES, digest64, runs, words_of
 
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """By which the number of a word is multiplied for each word after it in the run; odd."""
-KNOWN_WORDS = 1 << 16
+KNOWN_WORDS = 1 << 17
 """Words whose numbers are remembered."""
 
 
@@ -34,7 +33,7 @@ class EvaluationRuns:
         for text in texts:
             words = words_of(text)
             self.digests |= self._digests(words)
-            numbers.extend(map(_number, words))
+            numbers.extend(map(_NUMBERS.__getitem__, words))
             sizes.append(len(words))
         self.sums = np.unique(_sums(numbers, sizes, length)[0])
 
@@ -47,19 +46,25 @@ class EvaluationRuns:
 
     def overlaps(self, texts: Sequence[Sequence[str]]) -> list[bool]:
         """The same of many texts."""
-        numbers, sizes = array("I"), array("Q")
-        for words in texts:
-            numbers.extend(map(_number, words))
-            sizes.append(len(words))
-        sums, of_text = _sums(numbers, sizes, self.length)
-        may_overlap = np.asarray(sizes) < self.length
-        if len(self.sums):
-            nearest = np.minimum(np.searchsorted(self.sums, sums), len(self.sums) - 1)
-            may_overlap[of_text[self.sums[nearest] == sums]] = True
+        may_overlap = np.array([len(words) < self.length for words in texts], np.bool_)
+        may_overlap[self._texts_with_known_sums(texts)] = True
         return [
             may and self.overlap(words)
             for may, words in zip(may_overlap.tolist(), texts, strict=True)
         ]
+
+    def _texts_with_known_sums(self, texts: Sequence[Sequence[str]]) -> Array:
+        """The indices of those texts."""
+        numbers, sizes = array("I"), array("Q")
+        for words in texts:
+            numbers.extend(map(_NUMBERS.__getitem__, words))
+            sizes.append(len(words))
+        sums, of_text = _sums(numbers, sizes, self.length)
+        order = np.argsort(sums)  # a search for rising numbers takes a fraction of the time
+        sums, of_text = sums[order], of_text[order]
+        nearest = np.searchsorted(self.sums[:-1], sums)
+        known: Array = of_text[self.sums[nearest] == sums] if len(self.sums) else of_text[:0]
+        return known
 
     def save(self, folder: Path) -> None:
         """Write them for another process."""
@@ -80,9 +85,17 @@ class EvaluationRuns:
         return {digest64(run) for run in runs(words, self.length) if run}
 
 
-@lru_cache(KNOWN_WORDS)
-def _number(word: str) -> int:
-    return crc32(word.encode("utf-8", "surrogatepass"))
+class _Numbers(dict[str, int]):
+    """Word -> a number, the same in every process; for the last words computed once."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) == KNOWN_WORDS:
+            self.clear()
+        self[word] = number = crc32(word.encode("utf-8", "surrogatepass"))
+        return number
+
+
+_NUMBERS = _Numbers()
 
 
 def _sums(numbers: array[int], sizes: array[int], length: int) -> tuple[Array, Array]:

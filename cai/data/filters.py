@@ -92,10 +92,14 @@ def needs_token_counts(config: HygieneConfig) -> bool:
 
 @runtime_checkable
 class BatchCounter(Protocol):
-    """A counter of tokens that takes less time for many texts at once."""
+    """A counter of tokens that takes less time for many texts at once.
+
+    Their numbers need to be exact only where that decides whether one is at least `least`, or at
+    most `most`.
+    """
 
     def __call__(self, text: str) -> int: ...
-    def each(self, texts: Sequence[str]) -> list[int]: ...
+    def each(self, texts: Sequence[str], least: int | None, most: int | None) -> list[int]: ...
 
 
 class PromptFilters:
@@ -124,12 +128,15 @@ class PromptFilters:
         return bool(config.languages or masks or config.near or self.evaluation)
 
     def lengths(self, prompts: Sequence[Prompt | TrainingChat]) -> list[int | None]:
-        """Tokens of each prompt; None where no limit needs them."""
-        if not needs_token_counts(self.config):
+        """Tokens of each prompt, or a number on the same side of the limits; None where no limit
+        needs them.
+        """
+        config = self.config
+        if not needs_token_counts(config):
             return [None] * len(prompts)
         texts = [conversation_text(prompt) for prompt in prompts]
         if isinstance(self.count_tokens, BatchCounter):
-            return list(self.count_tokens.each(texts))
+            return list(self.count_tokens.each(texts, config.min_tokens, config.max_tokens))
         return [self.count_tokens(text) for text in texts]
 
     def judge(
