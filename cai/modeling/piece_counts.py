@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase
 
-KNOWN_PIECES, LONGEST_PIECE = 1 << 16, 32
-"""Most pieces whose tokens are remembered, and their most characters: 10 MB."""
+LEARNT_TEXTS, LONGEST_PIECE = 1 << 15, 32
+"""Unclear texts from which pieces are learnt, and the most characters of a piece. What many texts
+hold is known by then, in some 10 MB; learning takes as long as encoding."""
 UNCERTAIN = 1 << 62
 """More tokens than a text has."""
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
@@ -26,9 +28,13 @@ _LINES = r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PATTERNS = (
     # GPT-2
     rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+",
-    # Llama 3; Qwen 2 and 3; Qwen 3.5
-    rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+{_LINES}",
-    rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+{_LINES}",
+    # Llama 3
+    rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}]+{_LINES}",
+    # Qwen 2 and 3
+    rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}]+{_LINES}",
+    # Qwen 3.5
     rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
     rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+{_LINES}",
 )
@@ -86,6 +92,7 @@ class PieceCounts:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._backend = tokenizer.backend_tokenizer
         self._known = {"": 0}
+        self._learnt = 0
         added = [token.content for token in tokenizer.added_tokens_decoder.values()]
         # a token that is added may hold spaces: texts with one are not taken apart
         self._added = re.compile("|".join(re.escape(text) for text in added if text) or "(?!)")
@@ -97,19 +104,21 @@ class PieceCounts:
         Args:
             texts: without truncation, padding and special tokens, as the tokenizer is set.
         """
-        bounds = [self._bounds(text) for text in texts]
-        if len(self._known) >= KNOWN_PIECES:
-            return bounds
+        bounds = [self._bounds(text, least, most) for text in texts]
         unclear = [i for i, pair in enumerate(bounds) if not on_one_side(*pair, least, most)]
-        self._learn(texts[index] for index in unclear)
-        for index in unclear:
-            bounds[index] = self._bounds(texts[index])
+        if self._learnt < LEARNT_TEXTS:
+            self._learn([texts[index] for index in unclear])
+            for index in unclear:
+                bounds[index] = self._bounds(texts[index], least, most)
         return bounds
 
-    def _bounds(self, text: str) -> tuple[int, int]:
-        pieces = self._pieces(text)
-        if pieces is None:
+    def _bounds(self, text: str, least: int, most: int) -> tuple[int, int]:
+        if self._added.search(text) or not unicodedata.is_normalized("NFC", text):
             return 0, UNCERTAIN
+        size = _bytes(text)
+        if on_one_side(0, size, least, most):
+            return 0, size
+        pieces = _pieces(text)
         counts = list(map(self._known.get, pieces))
         known = sum(filter(None, counts))
         if None not in counts:
@@ -117,23 +126,29 @@ class PieceCounts:
         unknown = [piece for piece, count in zip(pieces, counts, strict=True) if count is None]
         return known, known + sum(map(_bytes, unknown))
 
-    def _pieces(self, text: str) -> list[str] | None:
-        if self._added.search(text) or not unicodedata.is_normalized("NFC", text):
-            return None
-        if text.isprintable() and "  " not in text:  # all white space is single spaces
-            return text.replace(" ", "\0 ").split("\0")
-        return _CUT.split(text)
-
-    def _learn(self, texts: Iterable[str]) -> None:
-        pieces = {piece for text in texts for piece in self._pieces(text) or ()}
-        new = [p for p in pieces if len(p) <= LONGEST_PIECE and p not in self._known]
+    def _learn(self, texts: Sequence[str]) -> None:
+        """Count the pieces that occur several times: encoding one alone takes long."""
+        seen = Counter(piece for text in texts for piece in _pieces(text))
+        new = [
+            piece
+            for piece, times in seen.items()
+            if times > 1 and len(piece) <= LONGEST_PIECE and piece not in self._known
+        ]
         encodings = self._backend.encode_batch_fast(new, add_special_tokens=False)
+        self._learnt += len(texts)
         self._known |= zip(new, map(len, encodings), strict=True)
 
 
 def on_one_side(fewest: int, most_possible: int, least: int, most: int) -> bool:
     """Whether all numbers in between are on the same side of `least`, and of `most`."""
     return not (fewest < least <= most_possible or fewest <= most < most_possible)
+
+
+def _pieces(text: str) -> list[str]:
+    """The text, cut before spaces."""
+    if text.isprintable() and "  " not in text:  # all white space is single spaces
+        return text.replace(" ", "\0 ").split("\0")
+    return _CUT.split(text)
 
 
 def _bytes(text: str) -> int:
