@@ -7,6 +7,7 @@ the other process, whatever the reason, is its end too.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def main() -> None:
     config = HygieneConfig.model_validate_json((folder / "settings").read_text(encoding="utf-8"))
     rules = PromptFilters(config, _not_counted)
     rules.evaluation = EvaluationRuns.load(folder, config.ngram)
+    gc.disable()  # full collections, which take longer than what rows leave over is worth
     for line in sys.stdin:
         answer = ""
         try:
@@ -55,6 +57,7 @@ def main() -> None:
         except Exception as error:  # named by the process that has the rows
             answer = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         print(ascii(answer) if answer else "", flush=True)
+        gc.collect(1)
 
 
 def _judge_block(folder: Path, number: int, rules: PromptFilters) -> None:
