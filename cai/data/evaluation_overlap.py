@@ -19,7 +19,7 @@ from cai.data.words import DIGEST_BYTES, digest64, runs, words_of
 
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """By which the number of a word is multiplied for each word after it in the run; odd."""
-KNOWN_WORDS = 1 << 17
+KNOWN_WORDS = 1 << 15
 """Words whose numbers are remembered."""
 
 
