@@ -155,15 +155,17 @@ def _model() -> _Model:
     """The table is stored as float16, and the library converts what it reads for every text, which
     takes a third of its time: it is converted once.
     """
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # late: its model takes a second
+    from py3langid.langid import MODEL_DIR, MODEL_FILE, LanguageIdentifier
+    from py3langid.modelio import load_model
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    identifier.nb_ptc = identifier.nb_ptc.astype(np.float32)
+    table, prior, names, next_state, row, output = load_model(MODEL_DIR / MODEL_FILE)
+    weights = np.asarray(table, np.float32)
+    identifier = LanguageIdentifier(weights, prior, names, next_state, output, tk_row=row)
     return _Model(
         identifier,
-        identifier.nb_ptc,
-        np.asarray(identifier.tk_nextmove),
-        np.asarray(identifier.tk_row).astype(np.intp) << 8,
-        np.array(identifier.tk_output, np.int32),
-        float(np.abs(identifier.nb_ptc).max()),
+        weights,
+        np.asarray(next_state),
+        np.asarray(row).astype(np.intp) << 8,
+        np.array(output, np.int32),
+        float(max(-weights.min(), weights.max())),
     )
