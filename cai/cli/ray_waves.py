@@ -57,17 +57,17 @@ class _Engines(NamedTuple):
 
     def processor(self, spec: str, http: HttpConfig, folder: Path) -> Any:
         """The configuration of Ray's processor, for a model that `spec` names."""
-        from cai.integrations import ray_data
+        from cai.integrations import ray_processors
         from cai.modeling.model_spec import split_spec
 
         if self.engine and self.deployment:
             raise UsageError("--engine and --deployment: give one of them")
         if self.engine:
             mode = split_spec(spec)[1].mode
-            return ray_data.engine_processor(self.engine, mode, self.workers)
+            return ray_processors.engine_processor(self.engine, mode, self.workers)
         if self.deployment:
-            return ray_data.deployment_processor(self.deployment, self.workers)
-        return ray_data.http_processor(spec, http, self.workers, folder)
+            return ray_processors.deployment_processor(self.deployment, self.workers)
+        return ray_processors.http_processor(spec, http, self.workers, folder)
 
 
 @ray.command(epilog="Example: cai ray revise examples/endpoint.yaml --workers 8 --address auto")
