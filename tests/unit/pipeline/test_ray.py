@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +83,18 @@ def new_run(capsys: Capture, folder: Path, spec: str) -> Path:
 def answered(server: Endpoint, since: int = 0) -> Counter[str]:
     """Requests that got an answer -> how often."""
     return Counter(digest for digest, fault in server.answered()[since:] if fault == "ok")
+
+
+def times_answered(counts: Counter[str], stage: str, names: Collection[str]) -> set[int]:
+    """How often requests of these names got an answer; empty if there is no name."""
+    named = {f"{stage}-{digest[:32]}": count for digest, count in counts.items()}
+    return {named[name] for name in names}
+
+
+def report(capsys: Capture, line: str) -> None:
+    """A figure for the documentation."""
+    with capsys.disabled():
+        print(f"\n{line}")
 
 
 def once_answered(server: Endpoint, count: int, act: Callable[[], None]) -> threading.Thread:
@@ -158,13 +170,9 @@ def test_the_rows_of_a_plain_run_though_a_worker_is_killed(
         assert rows[0].read_bytes() == rows[1].read_bytes()
         through_ray = answered(server, before)
         assert through_ray.keys() == calls.keys()
-        counts = {f"{stage}-{digest[:32]}": count for digest, count in through_ray.items()}
         repeated = through_ray.total() - len(calls)
-        with capsys.disabled():
-            print(f"\n{stage}: {len(calls)} calls, {len(kept)} answered at the kill, ", end="")
-            print(f"{repeated} repeated")
-        assert kept
-        assert {counts[name] for name in kept} == {1}
+        report(capsys, f"{stage}: {len(calls)} calls, {len(kept)} kept, {repeated} repeated")
+        assert times_answered(through_ray, stage, kept) == {1}
         assert repeated <= CONNECTIONS
         assert not waves.exists()
 
@@ -219,13 +227,16 @@ def test_a_killed_command_goes_on(capsys: Capture, tmp_path: Path, cluster: str)
         process = subprocess.Popen([sys.executable, "-m", "cai.cli", *arguments])
         once_answered(server, len(calls) // 2, process.kill).join(120)
         assert process.wait() == -signal.SIGKILL
+        left = read_answers(tmp_path / "ray" / "run" / "ray" / "label")
+        kept = left.positions.keys() | left.received.offsets.keys()
         done = run_command(capsys, *arguments)
         assert done.code == 0, done.err
         rows = [tmp_path / way / "run" / OUTPUTS["label"] for way in ("plain", "ray")]
         assert rows[0].read_bytes() == rows[1].read_bytes()
-        repeated = answered(server, before).total() - len(calls)
-        with capsys.disabled():
-            print(f"\nkilled command: {len(calls)} calls, {repeated} repeated")
+        through_ray = answered(server, before)
+        repeated = through_ray.total() - len(calls)
+        report(capsys, f"killed command: {len(calls)} calls, {len(kept)} kept, {repeated} repeated")
+        assert times_answered(through_ray, "label", kept) == {1}
         assert repeated <= 2 * CONNECTIONS
 
 
@@ -238,6 +249,7 @@ def test_grades(capsys: Capture, tmp_path: Path, cluster: str) -> None:
         plain = run_command(capsys, "grade", *options, "--ask-all", "--output", outputs[0])
         assert plain.code == 0, plain.err
         before, calls = len(server.answered()), answered(server)
+        report(capsys, f"grade: {calls.total()} calls")
         through_ray = ("ray", "grade", *options, "--ask-all", "--output", outputs[1])
         done = run_command(capsys, *through_ray, "--address", cluster)
         assert done.code == 0, done.err
