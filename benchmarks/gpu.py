@@ -7,7 +7,10 @@ configuration, and the tokenizer here. Rows of a size:
 
 - `correct` (0.1B only): greedy tokens and log-probabilities of options, on the card in the format
   that it samples in, against float32 on the CPU.
-- `sample`: tokens a second of 64 rows; `label`: pairs a second, in both orders.
+- `sample`: tokens a second of 64 rows; `generate`: the same work by transformers' `generate`.
+- `label`: pairs a second, in both orders.
+- `sft lora`, `sft full`, `preference`: tokens a second of steps after the first, with the
+  estimate of memory that `cai check` prints; fine-tuning only up to 1B.
 - `ppo lora`, `ppo full`: replies a second of updates after the first; full only up to 1B.
 - each with its peak memory on the card.
 
@@ -83,8 +86,10 @@ class Bench:
         self.rows, self.tokens, self.updates = (4, 4, 2) if dry else (64, 128, 4)
         self.renderer = _renderer()
 
-    def make(self, dtype: Any, device: Any = None) -> Any:
-        """The model: the same weights each time, made on the device."""
+    def make(self, dtype: Any, device: Any = None, *, is_plain: bool = False) -> Any:
+        """The model: the same weights each time, made on the device. `is_plain`: as transformers
+        alone runs it.
+        """
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -108,7 +113,8 @@ class Bench:
                 model = LlamaForCausalLM(config).eval()
         finally:
             torch.set_default_dtype(before)
-        probe.measure(model)
+        if not is_plain:
+            probe.measure(model)
         return model
 
     def peak(self) -> dict[str, float]:
@@ -255,6 +261,22 @@ def sample(bench: Bench) -> dict[str, Any]:
     }
 
 
+def transformers_generate(bench: Bench) -> dict[str, Any]:
+    """The rows of `sample`, padded on the left, with a cache that grows."""
+    import torch
+
+    from cai.modeling.batching import left_pad
+    from cai.modeling.precision import matmul_dtype
+
+    model, rows = bench.make(matmul_dtype(), is_plain=True), prompts(bench.rows)
+    ids_BT, mask_BT = left_pad(rows, 257, bench.device)
+    limits = {"min_new_tokens": bench.tokens, "max_new_tokens": bench.tokens, "pad_token_id": 257}
+    settings = {"attention_mask": mask_BT, "do_sample": True, "temperature": 0.7, "top_k": 0}
+    with torch.no_grad():
+        seconds = bench.seconds(lambda: model.generate(ids_BT, **limits, **settings))
+    return {"rows": len(rows), "tokens_per_s": round(len(rows) * bench.tokens / seconds, 1)}
+
+
 def label(bench: Bench) -> dict[str, Any]:
     """The judge's work for a pair: a prompt of the pair in both orders, with two options."""
     from cai.lm.local import LocalLM
@@ -270,6 +292,93 @@ def label(bench: Bench) -> dict[str, Any]:
 
     seconds = bench.seconds(lambda: asyncio.run(judge()))
     return {"pairs": len(texts), "pairs_per_s": round(len(texts) / seconds, 2)}
+
+
+class StepTimer:
+    """Seconds of a training's steps after the first, as its `progress`."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.ends: list[float] = []
+
+    def progress(self, done: int, total: int) -> None:
+        self.bench.wait()
+        self.ends.append(time.perf_counter())
+
+    def tokens_per_s(self, tokens_per_step: int) -> float:
+        seconds = self.ends[-1] - self.ends[0]
+        return round(tokens_per_step * (len(self.ends) - 1) / seconds, 1)
+
+
+def _estimated_gib(folder: Path, stage: str, **settings: Any) -> float:
+    from cai.modeling.memory_estimate import model_shape
+    from cai.pipeline.config import Run
+    from cai.pipeline.memory_plan import stage_memories
+
+    run = Run(name="x", constitution="x", prompts=("x",), **settings)
+    stages = {memory.stage: memory for memory in stage_memories(run, model_shape(str(folder)))}
+    return round(stages[stage].total / 2**30, 2)
+
+
+def sft(bench: Bench, mode: str) -> dict[str, Any]:
+    """Steps of 8 rows of about 512 tokens."""
+    import torch
+
+    from cai.records import chat_of
+    from cai.train.sft import Example, SFTConfig, tokenize
+    from cai.train.sft import sft as train
+
+    batch, length, steps = (2, 64, 3) if bench.dry else (8, 512, 6)
+    config = SFTConfig.model_validate(
+        {"mode": mode, "batch_size": batch, "max_length": length, "epochs": 1}
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bench.make(torch.bfloat16, is_plain=True).save_pretrained(folder / "base")
+        save_tokenizer(folder / "base")
+        bench.reset()
+        examples = [
+            Example(chat_of(("user", "a")), f"{i:02d}" + "x" * (length - 24))
+            for i in range(batch * steps)
+        ]
+        rows, _ = tokenize(bench.renderer, examples[:1], length)
+        timer = StepTimer(bench)
+        train(
+            str(folder / "base"),
+            examples,
+            config,
+            folder / "out",
+            seed=0,
+            progress=timer.progress,
+        )
+        estimate = _estimated_gib(folder / "base", "sft", sft=config)
+    tokens = batch * len(rows[0]["input_ids"])
+    return {"tokens_per_s": timer.tokens_per_s(tokens), "estimate_gib": estimate}
+
+
+def preference(bench: Bench) -> dict[str, Any]:
+    """Steps of 8 pairs of rows of 384 tokens; LoRA."""
+    import torch
+
+    from cai.modeling.lora import with_adapter
+    from cai.reward.preference_model import ADAPTER, PreferenceModel
+    from cai.train.comparison import Comparison
+    from cai.train.preference import RewardConfig, train
+
+    batch, length, steps = (2, 32, 3) if bench.dry else (8, 384, 6)
+    config = RewardConfig(batch_size=batch)
+    base = _frozen_base(bench)
+    model = PreferenceModel(with_adapter(base, ADAPTER, config.lora_rank), bench.renderer)
+    rows = [[(i + k) % 250 for k in range(length)] for i in range(2 * batch * steps)]
+    pairs = [Comparison(str(i), rows[2 * i], rows[2 * i + 1], 0.9) for i in range(batch * steps)]
+    timer = StepTimer(bench)
+    torch.manual_seed(0)
+    train(model, pairs, config, seed=0, progress=timer.progress)
+    with tempfile.TemporaryDirectory() as folder:
+        base.config.save_pretrained(folder)
+        pair = {"max_tokens": length - 256} if not bench.dry else {}
+        estimate = _estimated_gib(Path(folder), "reward", reward=config, pair=pair)
+    return {"tokens_per_s": timer.tokens_per_s(2 * batch * length), "estimate_gib": estimate}
 
 
 def ppo(bench: Bench, mode: str) -> dict[str, Any]:
@@ -322,18 +431,28 @@ def _reward(rollouts: Any) -> Any:
 def _actor(bench: Bench, config: Any) -> Any:
     import torch
 
-    from cai.modeling.loading import shorten_matrices
     from cai.modeling.lora import with_adapter
-    from cai.modeling.precision import frozen_dtype, matmul_dtype
+    from cai.modeling.precision import matmul_dtype
     from cai.train.ppo.actor import POLICY, FullActor, LoraActor
 
     copy = bench.make(matmul_dtype()) if matmul_dtype() != torch.float32 else None
-    base = bench.make(torch.float32)
-    if frozen_dtype() != torch.float32:
-        shorten_matrices(base, frozen_dtype())
+    base = _frozen_base(bench)
     if config.mode == "lora":
         return LoraActor(with_adapter(base, POLICY, config.lora_rank), copy)
     return FullActor(bench.make(torch.float32), base, copy)
+
+
+def _frozen_base(bench: Bench) -> Any:
+    """As `loading.load_frozen` has it."""
+    import torch
+
+    from cai.modeling.loading import shorten_matrices
+    from cai.modeling.precision import frozen_dtype
+
+    base = bench.make(torch.float32)
+    if frozen_dtype() != torch.float32:
+        shorten_matrices(base, frozen_dtype())
+    return base
 
 
 def rows_of(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -341,7 +460,12 @@ def rows_of(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     if bench.size == "0.1B":
         yield "correct", lambda: correct(bench)
     yield "sample", lambda: sample(bench)
+    yield "generate", lambda: transformers_generate(bench)
     yield "label", lambda: label(bench)
+    if bench.size not in NO_FULL:
+        yield "sft lora", lambda: sft(bench, "lora")
+        yield "sft full", lambda: sft(bench, "full")
+    yield "preference", lambda: preference(bench)
     yield "ppo lora", lambda: ppo(bench, "lora")
     if bench.size not in NO_FULL:
         yield "ppo full", lambda: ppo(bench, "full")
