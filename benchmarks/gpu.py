@@ -7,10 +7,11 @@ configuration, and the tokenizer here. Rows of a size:
 
 - `correct` (0.1B only): greedy tokens and log-probabilities of options, on the card in the format
   that it samples in, against float32 on the CPU.
-- `sample`: tokens a second of 64 rows; `generate`: the same work by transformers' `generate`.
+- `sample`: tokens a second of 64 and 1,024 rows; `generate`: the same by transformers' `generate`.
 - `label`: pairs a second, in both orders.
 - `sft lora`, `sft full`, `preference`: tokens a second of steps after the first, with the
-  estimate of memory that `cai check` prints; fine-tuning only up to 1B.
+  estimate of memory that `cai check` prints; of fine-tuning all weights only 0.1B,
+  whose checkpoint is soon written.
 - `ppo lora`, `ppo full`: replies a second of updates after the first; full only up to 1B.
 - each with its peak memory on the card.
 
@@ -24,11 +25,13 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import platform
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +193,7 @@ def correct(bench: Bench) -> dict[str, Any]:
     """
     import torch
 
-    from cai.modeling.precision import matmul_dtype
+    from cai.modeling.precision import PRECISION_VARIABLE, matmul_dtype
 
     rows, options = prompts(min(8, bench.rows)), [[[65], [66]]] * min(8, bench.rows)
     results = []
@@ -200,10 +203,15 @@ def correct(bench: Bench) -> dict[str, Any]:
         (matmul_dtype(), bench.device),
     ):
         torch.manual_seed(0)
+        # or products of a float32 model would be in bfloat16 all the same
+        os.environ[PRECISION_VARIABLE] = str(dtype).removeprefix("torch.")
+        matmul_dtype.cache_clear()
         model = bench.make(torch.float32, torch.device("cpu")).to(device=device, dtype=dtype)
         results.append((_greedy(model, rows, 16), _options(model, rows, options)))
         del model
         bench.reset()
+    os.environ.pop(PRECISION_VARIABLE)
+    matmul_dtype.cache_clear()
     (tokens, scores), *others = results
     line: dict[str, Any] = {"rows": len(rows)}
     for name, (got_tokens, got_scores) in zip(("float32", "sampling"), others, strict=True):
@@ -229,7 +237,8 @@ def _greedy(model: Any, rows: list[list[int]], tokens: int) -> list[list[int]]:
 
 
 def _generate(model: Any, rows: list[list[int]], tokens: int, temperature: float) -> Any:
-    from cai.modeling.generation import generate, shared_prefix
+    from cai.modeling.decoding import shared_prefix
+    from cai.modeling.generation import generate
 
     return generate(
         model,
@@ -244,15 +253,16 @@ def _generate(model: Any, rows: list[list[int]], tokens: int, temperature: float
 
 
 def _options(model: Any, rows: list[list[int]], options: Any) -> list[list[float]]:
-    from cai.modeling.generation import option_logprobs, shared_prefix
+    from cai.modeling.decoding import shared_prefix
+    from cai.modeling.generation import option_logprobs
 
     return option_logprobs(model, rows, options, pad=257, prefix=shared_prefix(model, rows))
 
 
-def sample(bench: Bench) -> dict[str, Any]:
+def sample(bench: Bench, count: int) -> dict[str, Any]:
     from cai.modeling.precision import matmul_dtype
 
-    model, rows = bench.make(matmul_dtype()), prompts(bench.rows)
+    model, rows = bench.make(matmul_dtype()), prompts(count)
     seconds = bench.seconds(lambda: _generate(model, rows, bench.tokens, 0.7))
     return {
         "rows": len(rows),
@@ -261,14 +271,14 @@ def sample(bench: Bench) -> dict[str, Any]:
     }
 
 
-def transformers_generate(bench: Bench) -> dict[str, Any]:
+def transformers_generate(bench: Bench, count: int) -> dict[str, Any]:
     """The rows of `sample`, padded on the left, with a cache that grows."""
     import torch
 
     from cai.modeling.batching import left_pad
     from cai.modeling.precision import matmul_dtype
 
-    model, rows = bench.make(matmul_dtype(), is_plain=True), prompts(bench.rows)
+    model, rows = bench.make(matmul_dtype(), is_plain=True), prompts(count)
     ids_BT, mask_BT = left_pad(rows, 257, bench.device)
     limits = {"min_new_tokens": bench.tokens, "max_new_tokens": bench.tokens, "pad_token_id": 257}
     settings = {"attention_mask": mask_BT, "do_sample": True, "temperature": 0.7, "top_k": 0}
@@ -400,7 +410,10 @@ def ppo(bench: Bench, mode: str) -> dict[str, Any]:
                 "responses_per_prompt": responses,
                 "max_new_tokens": length,
             },
-            "optimization": {"num_minibatches": 1},
+            "optimization": {
+                "num_minibatches": 1,
+                "micro_batch_size": prompts_per_update * responses,
+            },
         }
     )
     torch.manual_seed(0)
@@ -458,13 +471,15 @@ def _frozen_base(bench: Bench) -> Any:
 def rows_of(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Name of a row -> what makes it."""
     if bench.size == "0.1B":
+        yield "sft full", lambda: sft(bench, "full")
         yield "correct", lambda: correct(bench)
-    yield "sample", lambda: sample(bench)
-    yield "generate", lambda: transformers_generate(bench)
+    for count in (bench.rows, 16 * bench.rows):
+        yield "sample", partial(sample, bench, count)
+        if bench.size not in NO_FULL or count == bench.rows:
+            yield "generate", partial(transformers_generate, bench, count)
     yield "label", lambda: label(bench)
     if bench.size not in NO_FULL:
         yield "sft lora", lambda: sft(bench, "lora")
-        yield "sft full", lambda: sft(bench, "full")
     yield "preference", lambda: preference(bench)
     yield "ppo lora", lambda: ppo(bench, "lora")
     if bench.size not in NO_FULL:

@@ -6,6 +6,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# also where there is a GPU: tests make tensors of their own beside those of models
+os.environ.setdefault("CAI_DEVICE", "cpu")
 # fast paths are compared with literal ones to the fifth decimal
 os.environ["CAI_PRECISION"] = "float32"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
