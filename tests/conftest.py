@@ -23,10 +23,3 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toys import save_tiny  # torch takes seconds to import: only tests of models wait for it
 
     return save_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Warnings are errors here; this one is between peft and transformers."""
-    config.addinivalue_line(
-        "filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
-    )
