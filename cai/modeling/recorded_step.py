@@ -79,7 +79,8 @@ class RecordedStep:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._compute()  # what the libraries set up at first may not be recorded
-            graph.capture_begin()
+            # other threads may go on using the GPU meanwhile
+            graph.capture_begin(capture_error_mode="thread_local")
             try:
                 self.hidden_BE = self._compute()
             except Exception:
