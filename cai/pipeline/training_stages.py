@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from cai.modeling.tokenization import Renderer
     from cai.reward.preference_model import PreferenceModel
     from cai.train.comparison import Comparison
+    from cai.train.ppo.config import PPOConfig
     from cai.train.ppo.ptx import PtxText
     from cai.train.preference import RewardConfig
     from cai.train.sft_config import SFTConfig
 
-ConfigT = TypeVar("ConfigT", "SFTConfig", "RewardConfig")
+ConfigT = TypeVar("ConfigT", "SFTConfig", "RewardConfig", "PPOConfig")
 RUN_LABELS = "this run"
 """Source of a comparison that the run itself labelled; others are named by their file of
 `preferences`.
@@ -309,8 +310,9 @@ def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
         models["critic"] = fingerprint(training_weights(run.ppo.critic_model))
     if run.ppo.reference == "base":
         models["reference"] = fingerprint(training_weights(run.model))
+    settings = _without_hardware(run.ppo).model_copy(update={"save_every": 1})
     weights = digest(run.reward_weights)
-    return ctx.provenance(run.ppo, inputs, ("rubric",), reward_weights=weights, **models)
+    return ctx.provenance(settings, inputs, ("rubric",), reward_weights=weights, **models)
 
 
 def _on_update(ctx: RunContext) -> Callable[[int, Mapping[str, Any]], None]:
