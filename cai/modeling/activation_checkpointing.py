@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from cai.modeling.fast_paths import fast_paths, set_fast_paths
 from cai.modeling.frozen_cache import blocks_of
+from cai.modeling.gated_mlp import RecomputedGatedMLP
 
 
 def checkpoint_blocks(model: PreTrainedModel, num_trainable_layers: int | None = None) -> None:
@@ -31,6 +32,9 @@ def checkpoint_blocks(model: PreTrainedModel, num_trainable_layers: int | None =
     set_fast_paths(model, replace(fast_paths(model), training_prefix=False))
     for block in blocks if num_trainable_layers is None else blocks[-num_trainable_layers:]:
         block.forward = partial(_recomputed, block.forward)
+        for module in block.modules():
+            if isinstance(module, RecomputedGatedMLP):
+                module.block_is_recomputed = True
 
 
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
