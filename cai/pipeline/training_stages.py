@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -256,9 +255,6 @@ def ppo(ctx: RunContext) -> None:
     if rank() == 0:
         episodes = sum(int(row["episodes"]) for row in history)
         store.finish_artifact(out, updates=len(history), episodes=episodes, **trainer.left_out)
-        # three times the model's size. Last, for a kill before this would need it; a run of no
-        # update has none
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
 def _ptx_texts(ctx: RunContext, renderer: Renderer, window: int) -> list[PtxText]:
