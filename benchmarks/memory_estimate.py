@@ -21,7 +21,7 @@ ROWS, TOKENS, VOCABULARY = 16, 256, 4096
 
 
 def random_model(folder: Path) -> None:
-    from gpu import save_tokenizer
+    from gpu_models import save_tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

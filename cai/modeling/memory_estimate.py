@@ -133,7 +133,9 @@ def _trained(shape: ModelShape, trained_layers: int | None) -> int:
 def free_bytes() -> int | None:
     """Free memory of the device that models are on; None: unknown."""
     if device().type == "cuda":
-        return int(torch.cuda.mem_get_info(device())[0])
+        # what torch keeps for later is free for torch
+        kept = torch.cuda.memory_reserved(device()) - torch.cuda.memory_allocated(device())
+        return int(torch.cuda.mem_get_info(device())[0]) + kept
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
