@@ -1,7 +1,7 @@
 """Gradient checkpointing: a block's activations are computed again in the backward pass, not kept.
 
 A step then takes about a third longer, and its memory grows with one block's activations instead of
-those of all. Passes without gradients are as they were.
+those of all. Passes without gradients compute every block once.
 """
 
 from __future__ import annotations

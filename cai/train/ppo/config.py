@@ -259,8 +259,7 @@ class PPOConfig(FrozenModel):
     """
     gradient_checkpointing: bool = False
     """Compute the policy's activations again in the backward pass instead of keeping them: less
-    memory for long rows, and the steps that learn take about a third longer. Sampling and passes
-    that only read are as they were.
+    memory for long rows, and the steps that learn take about a third longer. Sampling is as it was.
     """
     lora_rank: int = Field(16, ge=1)
     num_trainable_layers: int | None = Field(None, ge=1)
