@@ -94,7 +94,9 @@ def _sft(run: Run, shape: ModelShape) -> dict[str, int]:
         "learning": memory.learning_bytes(
             learning if is_lora else shape.parameters, are_new=is_lora
         ),
-        "activations": memory.activation_bytes(shape, tokens, trained),
+        "activations": memory.activation_bytes(
+            shape, tokens, trained, are_recomputed=config.gradient_checkpointing
+        ),
         "logits": memory.logit_bytes(shape, tokens),
     }
 
@@ -108,7 +110,12 @@ def _reward(run: Run, shape: ModelShape, published: ModelShape | None) -> dict[s
     return {
         "weights": memory.frozen_bytes(shape, frozen_dtype()),
         "learning": memory.learning_bytes(adapter, are_new=True),
-        "activations": memory.activation_bytes(shape, tokens, config.num_trainable_layers),
+        "activations": memory.activation_bytes(
+            shape,
+            tokens,
+            config.num_trainable_layers,
+            are_recomputed=config.gradient_checkpointing,
+        ),
     }
 
 
@@ -129,7 +136,9 @@ def _ppo(run: Run, shape: ModelShape) -> dict[str, int]:
     tokens = config.optimization.micro_batch_size * (PROMPT_TOKENS + new)
     rows = _limits(shape).rows if device().type == "cuda" else SAMPLING_BATCH
     sampling = _sampling(shape, BatchLimits(rows, rows * PROMPT_TOKENS), new)
-    learning = memory.activation_bytes(shape, tokens, trained)
+    learning = memory.activation_bytes(
+        shape, tokens, trained, are_recomputed=config.gradient_checkpointing
+    )
     learning += memory.logit_bytes(shape, head_tokens(device()))
     return {
         "weights": weights,
