@@ -7,6 +7,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# also where there is a GPU: tests make tensors of their own beside those of models
+os.environ.setdefault("CAI_DEVICE", "cpu")
 # fast paths are compared with literal ones to the fifth decimal
 os.environ["CAI_PRECISION"] = "float32"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,10 +33,3 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Warnings are errors here; this one is between peft and transformers."""
-    config.addinivalue_line(
-        "filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
-    )
