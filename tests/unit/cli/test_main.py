@@ -76,6 +76,14 @@ def test_failed_work_is_exit_code_1(
     assert result.err == "cai: ppo: the loss is nan; lower ppo.optimization.learning_rate\n"
 
 
+def test_the_tree_of_commands_is_put_together_once(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_command(capsys, "show", "harmless").code == 0
+    monkeypatch.setattr("cai.cli.get_command", None)
+    assert run_command(capsys, "show", "harmless").code == 0
+
+
 def start_process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "cai.cli", *map(str, arguments)],
