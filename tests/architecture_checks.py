@@ -22,6 +22,7 @@ from cai.modeling.lora import (
     lora_config,
     set_adapter_tensors,
     with_adapter,
+    without_rename_warning,
 )
 from cai.modeling.sampling import Generation
 
@@ -96,7 +97,8 @@ def check_gradients(build: Callable[[], Any]) -> None:
     model = with_adapter(base, "policy", 4)
     config = lora_config(build(), 4)
     config._custom_modules = None
-    plain = get_peft_model(build(), config, adapter_name="policy").eval()
+    with without_rename_warning():
+        plain = get_peft_model(build(), config, adapter_name="policy").eval()
     torch.manual_seed(1)
     for parameter in adapter_parameters(model, "policy"):
         torch.nn.init.normal_(parameter, 0, 0.1)

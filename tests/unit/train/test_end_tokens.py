@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from interruptions import quiet
 from template_toys import Family, save_family
 
@@ -97,7 +99,7 @@ def test_rollouts_stop_at_the_templates_token(
     monkeypatch.setattr(rollout, "generate", generate)
     prompts = [Prompt(chat=chat_of(("user", text))) for text in ("Hi", "Yo")]
     requests = [rollout.RolloutRequest(prompt, 0) for prompt in prompts]
-    model: Any = None
+    model: Any = SimpleNamespace(device=torch.device("cpu"))
     for sampled in rollout.sample_rollouts(model, renderer, requests, RolloutConfig()):
         assert sampled.response_ids[-1] == END
         assert (sampled.text, sampled.finished) == ("ok", True)
