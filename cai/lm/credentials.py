@@ -81,6 +81,20 @@ def refuse_user_info(spec: str) -> None:
         )
 
 
+def parse_address(text: str) -> URL:
+    """An address on the network.
+
+    Raises:
+        ValueError: it has no host, or one that cannot be looked up.
+    """
+    url = URL(text)
+    host = url.raw_host or ""
+    host.encode("idna")  # as the look-up does
+    if not host or not all("!" <= char <= "~" for char in host):
+        raise ValueError("no such host")
+    return url
+
+
 class Proxy(NamedTuple):
     """A proxy from the environment, and the texts of its address to be masked."""
 
@@ -111,11 +125,10 @@ def read_proxy(scheme: str, host: str) -> Proxy | None:
     try:
         parts = urlsplit(address)
         _ = parts.port  # a number up to 65535
-        url = URL(address)
-        (url.raw_host or "").encode("idna")  # as the search for its address does
+        url = parse_address(address)
     except Exception:  # any of them may quote the password
         raise problem from None
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https"):
         raise problem
     user_info = parts.netloc.rpartition("@")[0]
     user, _, password = (unquote(part) for part in user_info.partition(":"))

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-from yarl import URL
 
 from cai.errors import BackendError, TransientError, UnansweredError, UsageError, blame
 from cai.lm import credentials
@@ -49,10 +48,8 @@ class Exchange:
         self.url, self.model, self.key = url, model, key
         self.timeout, self.top_logprobs = config.timeout, config.top_logprobs
         with blame(UsageError, f"model {url!r}: not an address"):
-            self.address = URL(f"{url}/chat/completions")
-            host = self.address.raw_host or ""
-            host.encode("idna")  # as the search for its address does
-        self.proxy = credentials.read_proxy(self.address.scheme, host)
+            self.address = credentials.parse_address(f"{url}/chat/completions")
+        self.proxy = credentials.read_proxy(self.address.scheme, self.address.host or "")
         self.secrets = (*filter(None, (key,)), *(self.proxy.secrets if self.proxy else ()))
         self._headers = {
             "Content-Type": "application/json",
