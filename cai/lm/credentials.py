@@ -88,9 +88,9 @@ def parse_address(text: str) -> URL:
         ValueError: it has no host, or one that cannot be looked up.
     """
     url = URL(text)
-    host = url.raw_host or ""
-    host.encode("idna")  # as the look-up does
-    if not host or not all("!" <= char <= "~" for char in host):
+    host = url.host or ""
+    ascii_host = host.encode("idna").decode()  # as the look-up does
+    if not ascii_host or not all("!" <= char <= "~" for char in ascii_host):
         raise ValueError("no such host")
     return url
 

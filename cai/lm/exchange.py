@@ -26,8 +26,8 @@ _WITHOUT_CONNECTION = (
     aiohttp.ClientHttpProxyError,
     aiohttp.ConnectionTimeoutError,
 )
-KEEP_ALIVE = 5.0
-"""Seconds that a connection is kept without a call. Servers close theirs after 5 s or more."""
+KEEP_ALIVE = 4.0
+"""Seconds that a connection is kept without a call: servers close theirs after 5 s or more."""
 MIN_LONG_SECRET = 8
 """Characters of a secret that is masked in replies too, not only in messages."""
 

@@ -7,6 +7,7 @@ import json
 import random
 import zlib
 from base64 import b64encode
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,8 +31,11 @@ def failure(result: Any) -> str:
 # ---- what leaves ----
 
 
-def test_a_request_holds_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No cookie goes back, no compression is asked for, and no file of passwords is read."""
+def test_a_request_holds_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cookie goes back, no compression is asked for; passwords and proxies are not looked up."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("CAI_API_KEY", KEY)
     heads: list[str] = []
 
@@ -118,7 +122,7 @@ def test_a_tunnel_that_is_silent() -> None:
     assert "connect timeout" in failure(result)
 
 
-@pytest.mark.parametrize("host", ["a..b", "x" * 64, "ho st", "h\x00"])
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "ho st", "h\x00", "xn--", "ho\u2028st"])
 def test_hosts_that_cannot_be(host: str) -> None:
     with pytest.raises(UsageError, match="not an address") as error:
         HttpLM(f"http://{host}/v1#toy")
