@@ -34,8 +34,8 @@ from cai.constitution import load_constitution
 from cai.data.readers import prompt_rows
 from cai.generate.revise import ReviseConfig, revise_items, reviser
 from cai.lm.local import LocalLM, load_local
-from cai.lm.local_batches import MAX_BATCH_ROWS
-from cai.modeling import generation
+from cai.modeling import decoding
+from cai.modeling.batch_limits import CPU_LIMITS
 from cai.modeling.model_files import resolve_model_path
 from cai.modeling.sampling import Responses, draw
 from cai.pipeline.probe import ROW, Probe, Used
@@ -88,12 +88,12 @@ def calibrate(lm: LocalLM) -> tuple[dict[int, Seconds], Seconds]:
     steps: dict[int, Seconds] = {}
     readings: list[Seconds] = []
     with torch.no_grad():
-        prefix = generation.prefill_prefix(model, shared)
-        generation.DecodingBatch(model, [[*shared, 100]], prefix, pad)  # what the first alone does
+        prefix = decoding.prefill_prefix(model, shared)
+        decoding.DecodingBatch(model, [[*shared, 100]], prefix, pad)  # what the first alone does
         for rows in POINTS:
-            batches: list[generation.DecodingBatch] = []
+            batches: list[decoding.DecodingBatch] = []
             prompts = [[*shared, *own] for own in ids(rows, SUFFIX)]
-            read = partial(generation.DecodingBatch, model, prompts, prefix, pad)
+            read = partial(decoding.DecodingBatch, model, prompts, prefix, pad)
             reading = timed(lambda read=read, batches=batches: batches.append(read()))
             readings.append(per(reading, rows * SUFFIX))
             step = partial(sampled_step, batches[0])
@@ -105,7 +105,7 @@ def calibrate(lm: LocalLM) -> tuple[dict[int, Seconds], Seconds]:
     return steps, Seconds(min(t.wall for t in large), min(t.cpu for t in large))
 
 
-def sampled_step(batch: generation.DecodingBatch) -> None:
+def sampled_step(batch: decoding.DecodingBatch) -> None:
     rows = range(len(batch.hidden_BE))
     ends: frozenset[int] = frozenset()
     responses = Responses(
@@ -149,7 +149,7 @@ def described(steps: dict[int, Seconds], reading: Seconds, kind: str) -> dict[st
             "prefill_tokens_per_second": figure(1 / getattr(reading, kind)),
             "decode": decode,
             "max_rows": figure(
-                MAX_BATCH_ROWS, "published", "cai: rows of a window of a local model"
+                CPU_LIMITS.rows, "published", "cai: rows of a window of a local model"
             ),
             "cache_tokens": figure(4096, "assumed", "four prefixes of some hundred tokens"),
         },

@@ -7,7 +7,12 @@ configuration, and the tokenizer here. Rows of a size:
 
 - `correct` (0.1B only): greedy tokens and log-probabilities of options, on the card in the format
   that it samples in, against float32 on the CPU.
-- `sample`: tokens a second of 64 rows; `label`: pairs a second, in both orders.
+- `sample`: tokens a second of 64 rows, and of as many as `cai` takes at once; `generate`: the same
+  by transformers' `generate`.
+- `label`: pairs a second, in both orders.
+- `sft lora`, `sft full`, `preference`: tokens a second of steps after the first, with the
+  estimate of memory that `cai check` prints; of fine-tuning all weights only 0.1B,
+  whose checkpoint is soon written.
 - `ppo lora`, `ppo full`: replies a second of updates after the first; full only up to 1B.
 - each with its peak memory on the card.
 
@@ -19,163 +24,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
+import contextlib
 import json
-import platform
-import resource
-import tempfile
-import time
+import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-SHAPES: dict[str, dict[str, int]] = {
-    "0.1B": {
-        "hidden_size": 768,
-        "intermediate_size": 2048,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 4,
-    },
-    "1B": {
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    },
-    "7B": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-    },
-}
-DRY_SHAPE = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-VOCABULARY = 32_000
-DRY_VOCABULARY = 300
-NO_FULL = ("7B",)
-"""Sizes whose weights, gradients and moments in float32 no single card holds."""
-START, END = "<|im_start|>", "<|im_end|>"
-TEMPLATE = (
-    "{% for m in messages %}" + START + "{{ m.role }}\n{{ m.content }}" + END + "\n{% endfor %}"
-    "{% if add_generation_prompt %}" + START + "assistant\n{% endif %}"
-)
-
-
-class Bench:
-    """One size on one device."""
-
-    def __init__(self, size: str, *, dry: bool) -> None:
-        import torch
-
-        from cai.modeling.precision import device
-
-        self.size, self.dry = size, dry
-        self.device = torch.device("cpu") if dry else device()
-        self.rows, self.tokens, self.updates = (4, 4, 2) if dry else (64, 128, 4)
-        self.renderer = _renderer()
-
-    def make(self, dtype: Any, device: Any = None) -> Any:
-        """The model: the same weights each time, made on the device."""
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        from cai.modeling import probe
-
-        shape = DRY_SHAPE if self.dry else SHAPES[self.size]
-        config = LlamaConfig(
-            **shape,
-            vocab_size=DRY_VOCABULARY if self.dry else VOCABULARY,
-            max_position_embeddings=4096,
-            tie_word_embeddings=self.size == "0.1B",
-            bos_token_id=256,
-            eos_token_id=257,
-            pad_token_id=257,
-        )
-        torch.manual_seed(0)
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            with device or self.device:
-                model = LlamaForCausalLM(config).eval()
-        finally:
-            torch.set_default_dtype(before)
-        probe.measure(model)
-        return model
-
-    def peak(self) -> dict[str, float]:
-        """Highest memory since `reset`, in GiB."""
-        import torch
-
-        if self.device.type == "cuda":
-            return {"peak_gib": round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)}
-        return {"peak_rss_gib": round(_peak_rss() / 2**30, 2)}
-
-    def reset(self) -> None:
-        import torch
-
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-    def wait(self) -> None:
-        """For all work that the device still has."""
-        import torch
-
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def seconds(self, work: Callable[[], Any]) -> float:
-        """Of one run, after another that warms up."""
-        work()
-        self.wait()
-        started = time.perf_counter()
-        work()
-        self.wait()
-        return time.perf_counter() - started
-
-
-def _peak_rss() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def save_tokenizer(folder: Path) -> None:
-    """A tokenizer of bytes with two control tokens; ids beyond it are no text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=START, eos_token=END, pad_token=END
-    )
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-
-
-def _renderer() -> Any:
-    from cai.modeling.tokenization import load_renderer
-
-    with tempfile.TemporaryDirectory() as folder:
-        save_tokenizer(Path(folder))
-        return load_renderer(folder)
-
-
-def prompts(count: int) -> list[list[int]]:
-    """Prompts of 40 to 71 tokens with a beginning that they share."""
-    return [[*range(40), *((7 * i + k) % 250 for k in range(i % 32))] for i in range(count)]
+from gpu_models import NO_FULL, SHAPES, Bench, prompts
+from gpu_training import ppo, preference, sft
 
 
 def correct(bench: Bench) -> dict[str, Any]:
@@ -194,8 +51,9 @@ def correct(bench: Bench) -> dict[str, Any]:
         (matmul_dtype(), bench.device),
     ):
         torch.manual_seed(0)
-        model = bench.make(torch.float32, torch.device("cpu")).to(device=device, dtype=dtype)
-        results.append((_greedy(model, rows, 16), _options(model, rows, options)))
+        with _products_in(dtype):
+            model = bench.make(torch.float32, torch.device("cpu")).to(device=device, dtype=dtype)
+            results.append((_greedy(model, rows, 16), _options(model, rows, options)))
         del model
         bench.reset()
     (tokens, scores), *others = results
@@ -212,6 +70,23 @@ def correct(bench: Bench) -> dict[str, Any]:
     return line
 
 
+@contextlib.contextmanager
+def _products_in(dtype: Any) -> Iterator[None]:
+    """Inside, large products have this format: those of a float32 model may be in bfloat16."""
+    from cai.modeling.precision import PRECISION_VARIABLE, matmul_dtype
+
+    before = os.environ.get(PRECISION_VARIABLE)
+    os.environ[PRECISION_VARIABLE] = str(dtype).removeprefix("torch.")
+    matmul_dtype.cache_clear()
+    try:
+        yield
+    finally:
+        os.environ.pop(PRECISION_VARIABLE)
+        if before is not None:
+            os.environ[PRECISION_VARIABLE] = before
+        matmul_dtype.cache_clear()
+
+
 def _agreeing(first: list[int], second: list[int]) -> int:
     """Number of tokens before the first difference."""
     pairs = zip(first, second, strict=False)
@@ -223,7 +98,8 @@ def _greedy(model: Any, rows: list[list[int]], tokens: int) -> list[list[int]]:
 
 
 def _generate(model: Any, rows: list[list[int]], tokens: int, temperature: float) -> Any:
-    from cai.modeling.generation import generate, shared_prefix
+    from cai.modeling.decoding import shared_prefix
+    from cai.modeling.generation import generate
 
     return generate(
         model,
@@ -238,21 +114,46 @@ def _generate(model: Any, rows: list[list[int]], tokens: int, temperature: float
 
 
 def _options(model: Any, rows: list[list[int]], options: Any) -> list[list[float]]:
-    from cai.modeling.generation import option_logprobs, shared_prefix
+    from cai.modeling.decoding import shared_prefix
+    from cai.modeling.generation import option_logprobs
 
     return option_logprobs(model, rows, options, pad=257, prefix=shared_prefix(model, rows))
 
 
-def sample(bench: Bench) -> dict[str, Any]:
+def sample(bench: Bench, is_large: bool) -> dict[str, Any]:
     from cai.modeling.precision import matmul_dtype
 
-    model, rows = bench.make(matmul_dtype()), prompts(bench.rows)
+    model = bench.make(matmul_dtype())
+    rows = prompts(_count(bench, model, is_large))
     seconds = bench.seconds(lambda: _generate(model, rows, bench.tokens, 0.7))
     return {
         "rows": len(rows),
         "tokens_per_s": round(len(rows) * bench.tokens / seconds, 1),
         "format": str(model.dtype),
     }
+
+
+def _count(bench: Bench, model: Any, is_large: bool) -> int:
+    from cai.modeling.batch_limits import batch_limits
+
+    return batch_limits(model).rows if is_large else bench.rows
+
+
+def transformers_generate(bench: Bench, is_large: bool) -> dict[str, Any]:
+    """The rows of `sample`, padded on the left, with a cache that grows."""
+    import torch
+
+    from cai.modeling.batching import left_pad
+    from cai.modeling.precision import matmul_dtype
+
+    model = bench.make(matmul_dtype(), is_plain=True)
+    rows = prompts(_count(bench, model, is_large))
+    ids_BT, mask_BT = left_pad(rows, 257, bench.device)
+    limits = {"min_new_tokens": bench.tokens, "max_new_tokens": bench.tokens, "pad_token_id": 257}
+    settings = {"attention_mask": mask_BT, "do_sample": True, "temperature": 0.7, "top_k": 0}
+    with torch.no_grad():
+        seconds = bench.seconds(lambda: model.generate(ids_BT, **limits, **settings))
+    return {"rows": len(rows), "tokens_per_s": round(len(rows) * bench.tokens / seconds, 1)}
 
 
 def label(bench: Bench) -> dict[str, Any]:
@@ -272,76 +173,19 @@ def label(bench: Bench) -> dict[str, Any]:
     return {"pairs": len(texts), "pairs_per_s": round(len(texts) / seconds, 2)}
 
 
-def ppo(bench: Bench, mode: str) -> dict[str, Any]:
-    """Updates of 16 prompts with 4 replies each of 48 tokens, and a reward that costs nothing."""
-    import torch
-
-    from cai.records import Prompt, chat_of
-    from cai.train.ppo.config import PPOConfig
-    from cai.train.ppo.trainer import PPOTrainer
-
-    prompts_per_update, responses, length = (2, 2, 4) if bench.dry else (16, 4, 48)
-    config = PPOConfig.model_validate(
-        {
-            "num_updates": bench.updates,
-            "mode": mode,
-            "save_every": bench.updates,
-            "rollout": {
-                "prompts_per_update": prompts_per_update,
-                "responses_per_prompt": responses,
-                "max_new_tokens": length,
-            },
-            "optimization": {"num_minibatches": 1},
-        }
-    )
-    torch.manual_seed(0)
-    trainer = PPOTrainer(_actor(bench, config), bench.renderer, _reward, config)
-    batch = [
-        Prompt(chat=chat_of(("user", f"Explain how to do task number {i} at home.")))
-        for i in range(prompts_per_update)
-    ]
-    ends: list[float] = []
-
-    def end_update(update: int, metrics: Any) -> None:
-        bench.wait()
-        ends.append(time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as folder:
-        trainer.train(batch, Path(folder), on_update=end_update)
-    replies = prompts_per_update * responses * (len(ends) - 1)
-    return {
-        "replies_per_s": round(replies / (ends[-1] - ends[0]), 2),
-        "micro_batch": trainer.learner.micro_batch_size,
-    }
-
-
-def _reward(rollouts: Any) -> Any:
-    return {"low": [sum(t < 128 for t in r.response_ids) / len(r.response_ids) for r in rollouts]}
-
-
-def _actor(bench: Bench, config: Any) -> Any:
-    import torch
-
-    from cai.modeling.loading import shorten_matrices
-    from cai.modeling.lora import with_adapter
-    from cai.modeling.precision import frozen_dtype, matmul_dtype
-    from cai.train.ppo.actor import POLICY, FullActor, LoraActor
-
-    copy = bench.make(matmul_dtype()) if matmul_dtype() != torch.float32 else None
-    base = bench.make(torch.float32)
-    if frozen_dtype() != torch.float32:
-        shorten_matrices(base, frozen_dtype())
-    if config.mode == "lora":
-        return LoraActor(with_adapter(base, POLICY, config.lora_rank), copy)
-    return FullActor(bench.make(torch.float32), base, copy)
-
-
 def rows_of(bench: Bench) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Name of a row -> what makes it."""
     if bench.size == "0.1B":
         yield "correct", lambda: correct(bench)
-    yield "sample", lambda: sample(bench)
+    for is_large in (False, True):
+        yield "sample", partial(sample, bench, is_large)
+        yield "generate", partial(transformers_generate, bench, is_large)
     yield "label", lambda: label(bench)
+    if bench.size not in NO_FULL:
+        yield "sft lora", lambda: sft(bench, "lora")
+    if bench.size == "0.1B":
+        yield "sft full", lambda: sft(bench, "full")
+    yield "preference", lambda: preference(bench)
     yield "ppo lora", lambda: ppo(bench, "lora")
     if bench.size not in NO_FULL:
         yield "ppo full", lambda: ppo(bench, "full")

@@ -30,7 +30,7 @@ from judge_texts import misses, written
 from torch import Tensor
 
 from cai.data.preferences import labelled_pairs
-from cai.modeling import generation
+from cai.modeling import decoding
 from cai.modeling.attention import Prefix
 from cai.modeling.batching import right_pad
 from cai.modeling.fast_paths import backbone
@@ -158,7 +158,7 @@ def run(model: Any, prefix: Prefix, rows: Sequence[list[int]]) -> Tensor:
     ids_BT, _ = right_pad(rows, 0, model.device)
     B, T = ids_BT.shape
     causal_TT = torch.ones(T, T, dtype=torch.bool).tril()
-    return generation.forward(
+    return decoding.forward(
         model,
         ids_BT,
         torch.arange(prefix.length, prefix.length + T)[None].expand(B, -1),
@@ -192,7 +192,7 @@ class Features:
     def prefix(self, chat: Chat) -> tuple[Prefix, int]:
         """Keys and values of all but the prompt's last token, and that token."""
         ids = self.renderer.prompt_ids(chat)
-        return generation.prefill_prefix(self.model, ids[:-1]), ids[-1]
+        return decoding.prefill_prefix(self.model, ids[:-1]), ids[-1]
 
     def run_on(self, chat: Chat, better: str, worse: str, part: str) -> Arrays:
         """The numbers of one part: `plain` without system turns, `more` with them."""

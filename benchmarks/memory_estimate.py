@@ -1,6 +1,6 @@
 """The memory estimate of fine-tuning against what the process took at its peak.
 
-    python benchmarks/memory_estimate.py
+    python benchmarks/memory_estimate.py [--gradient-checkpointing]
 
 All weights of a random Llama of 7M parameters learn sixteen replies of 256 tokens in one step, on
 the CPU. Prints the estimate of the stage and the growth of the peak resident memory in it.
@@ -8,6 +8,7 @@ the CPU. Prints the estimate of the stage and the growth of the peak resident me
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -20,7 +21,7 @@ ROWS, TOKENS, VOCABULARY = 16, 256, 4096
 
 
 def random_model(folder: Path) -> None:
-    from gpu import save_tokenizer
+    from gpu_models import save_tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -41,7 +42,7 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(folder: Path, *, gradient_checkpointing: bool) -> dict[str, Any]:
     from cai.modeling.memory_estimate import model_shape
     from cai.pipeline.config import Run
     from cai.pipeline.memory_plan import stage_memories
@@ -49,7 +50,13 @@ def measure(folder: Path) -> dict[str, Any]:
     from cai.train.sft import Example, SFTConfig, sft
 
     random_model(folder)
-    small = SFTConfig(mode="full", batch_size=1, epochs=1, max_length=TOKENS)
+    small = SFTConfig(
+        mode="full",
+        batch_size=1,
+        epochs=1,
+        max_length=TOKENS,
+        gradient_checkpointing=gradient_checkpointing,
+    )
     config = small.model_copy(update={"batch_size": ROWS})
     short = [Example(chat_of(("user", "hello")), "well")]
     # what the libraries take is there before
@@ -69,5 +76,8 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    again = parser.parse_args().gradient_checkpointing
     with tempfile.TemporaryDirectory() as name:
-        print(json.dumps(measure(Path(name))))
+        print(json.dumps(measure(Path(name), gradient_checkpointing=again)))

@@ -36,7 +36,8 @@ from typing import Any
 import synthetic_rows
 
 from cai.data.dedupe import clean
-from cai.data.filters import HygieneConfig, PromptFilters, shingles
+from cai.data.filters import HygieneConfig, PromptFilters
+from cai.data.words import shingles
 from cai.records import Prompt, chat_of
 
 THRESHOLD, PERMUTATIONS, SHINGLE_WORDS = 0.77, 64, 3

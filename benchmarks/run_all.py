@@ -66,6 +66,8 @@ BENCHMARKS = (
 NOT_RUN = {
     "run_all": "this script",
     "fit_refusals": "writes a constitution's weights",
+    "gpu_models": "random models, for gpu",
+    "gpu_training": "rows of gpu",
     "judge_features": "computes what judge_tries prints",
     "judge_texts": "pairs of judge_tries",
     "refusal_sets": "labelled replies, for other scripts",

@@ -21,6 +21,9 @@ from cai.errors import StoreError
 
 PARTIAL_MARK = ".cai-partial"
 """A file in each partial folder that this package made; removed when the folder is renamed."""
+CHECKPOINTS = "checkpoints"
+"""Folder in the partial folder of a model, with the states of its training. It is removed just
+after the rename: until then a kill needs it."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -134,8 +137,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def unmark_complete(path: Path) -> None:
-    """Remove the mark that a kill, just after the rename, has left in the complete folder."""
-    (path / PARTIAL_MARK).unlink(missing_ok=True)
+    """Remove what a kill, just after the rename, has left in the complete folder: its mark, and
+    the states of its training.
+    """
+    if (path / PARTIAL_MARK).exists():  # else the folder is somebody else's
+        shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+        (path / PARTIAL_MARK).unlink(missing_ok=True)
 
 
 def open_partial(path: Path) -> Path:

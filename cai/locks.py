@@ -7,15 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cai.errors import StoreError
-from cai.files import PARTIAL_MARK, open_partial, remove_partial, unmark_complete, write_errors
+from cai.files import (
+    CHECKPOINTS,
+    PARTIAL_MARK,
+    atomic_write,
+    open_partial,
+    partial_path,
+    remove_partial,
+    unmark_complete,
+    write_errors,
+)
 
 LOCK_MARK = ".cai-lock"
 """End of the name of the file that holds the lock of a name."""
+WORK_FILE = "work.json"
+"""Among the states of a training: what they are of."""
 
 
 @contextlib.contextmanager
@@ -100,14 +112,19 @@ def _is_file_at(handle: int, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[None]:
+def new_folder(path: Path, work: Mapping[str, str] | None = None) -> Iterator[None]:
     """Inside, this process alone may write the folder `path`, which is not there yet.
 
     What a killed process has left under its partial name is removed: it may be other work.
 
+    Args:
+        work: what decides the folder's content, of a training that saves states in the partial
+            folder's `checkpoints`. Those stay, after a kill and after an error, and the same work
+            goes on with them.
+
     Raises:
-        StoreError: there is something already, another process writes it, or its partial folder is
-            not this package's.
+        StoreError: there is something already, another process writes it, its partial folder is
+            not this package's, or it has states of other work, whose keys that differ are named.
     """
     if not path.name:
         raise StoreError(f"{path}: exists already: name a new folder")
@@ -115,13 +132,40 @@ def new_folder(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
     with locked_name(path):
         _refuse_existing(path)
-        remove_partial(path)
+        home = partial_path(path) / CHECKPOINTS
+        if work is not None and _has_states(home):
+            _refuse_other_work(home, work)
+        else:
+            remove_partial(path)
         open_partial(path)  # before the work, not after it: the name may be taken
+        if work is not None:
+            home.mkdir(exist_ok=True)
+            atomic_write(home / WORK_FILE, json.dumps(dict(work)) + "\n")
         try:
             yield
         except BaseException:
-            remove_partial(path)
+            if work is None or not _has_states(home):
+                remove_partial(path)
             raise
+
+
+def _has_states(home: Path) -> bool:
+    if not home.is_dir():
+        return False
+    return any(c.name != WORK_FILE and not is_working_file(c) for c in home.iterdir())
+
+
+def _refuse_other_work(home: Path, work: Mapping[str, str]) -> None:
+    try:
+        recorded = json.loads((home / WORK_FILE).read_text(encoding="utf-8"))
+        keys = [key for key in sorted(work) if recorded.get(key) != work[key]]
+    except (OSError, ValueError, AttributeError):
+        keys = sorted(work)
+    if keys:
+        raise StoreError(
+            f"{home.parent}: holds an unfinished training with another {', '.join(keys)}: go on "
+            "with that, or remove this folder, or give another output"
+        )
 
 
 def _refuse_existing(path: Path) -> None:

@@ -47,6 +47,10 @@ def message_dicts(chat: Chat) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in chat]
 
 
+_ID_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
+"""`json.dumps` makes an encoder for every call that has such options."""
+
+
 class Row(FrozenModel):
     """One line of a JSONL file. Its `id` is written with it, and checked when it is read."""
 
@@ -71,8 +75,7 @@ class Row(FrozenModel):
         They are hashed as JSON, without `None`s, keys in alphabetical order.
         """
         content = self.model_dump(mode="json", exclude_none=True, exclude={"id"})
-        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
-        return sha256(text.encode()).hexdigest()[:16]
+        return sha256(_ID_JSON(content).encode()).hexdigest()[:16]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Pydantic's `model_copy`, without the cached `id` of the original."""

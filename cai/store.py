@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cai.artifacts import CARD, CARDED_LATER, EVALUATIONS, FILES
 from cai.errors import StoreError
+from cai.files import CHECKPOINTS as CHECKPOINTS
 from cai.files import append_bytes as append_bytes
 from cai.files import atomic_directory as atomic_directory
 from cai.files import atomic_write as atomic_write
@@ -286,7 +287,7 @@ def _read_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{where}: cannot read: {error.strerror or error}") from None
 
 
-WORKING = ("checkpoints",)
+WORKING = (CHECKPOINTS,)
 """Path of a finished folder's part that is of no more use."""
 
 

@@ -12,7 +12,8 @@ from transformers import GenerationConfig
 
 from cai.modeling import probe
 from cai.modeling.batching import right_pad
-from cai.modeling.generation import generate, option_logprobs, shared_prefix
+from cai.modeling.decoding import shared_prefix
+from cai.modeling.generation import generate, option_logprobs
 from cai.modeling.lora import (
     adapter_parameters,
     adapter_tensors,

@@ -6,6 +6,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# also where there is a GPU: tests make tensors of their own beside those of models
+os.environ.setdefault("CAI_DEVICE", "cpu")
 # fast paths are compared with literal ones to the fifth decimal
 os.environ["CAI_PRECISION"] = "float32"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,10 +23,3 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toys import save_tiny  # torch takes seconds to import: only tests of models wait for it
 
     return save_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Warnings are errors here; this one is between peft and transformers."""
-    config.addinivalue_line(
-        "filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
-    )

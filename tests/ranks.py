@@ -19,6 +19,7 @@ from ppo_toys import fine_tuning_texts, high_byte_shares, with_settings, word_pr
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from cai.modeling.activation_checkpointing import checkpoint_blocks
 from cai.modeling.loading import load_model
 from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
@@ -48,7 +49,7 @@ PROMPTS = word_prompts(5, ("disallowed", "benign"))
 MODES = {
     "lora": {},
     "full": {"mode": "full"},
-    "shard": {"mode": "full", "shard": True},
+    "shard": {"mode": "full", "shard": True, "gradient_checkpointing": True},
     "untied": {"mode": "full", "shard": True},
 }
 
@@ -89,6 +90,8 @@ def train(
 ) -> tuple[PPOTrainer, list[dict[str, Any]]]:
     config = with_settings(CONFIG, num_updates=num_updates, **MODES[mode])
     base, reference, copy = (load_model(str(model)) for _ in range(3))
+    if config.gradient_checkpointing and world_size() > 1:  # one process keeps the activations
+        checkpoint_blocks(base)
     if mode == "untied":
         for loaded in (base, reference, copy):
             untie(loaded)

@@ -178,7 +178,8 @@ FOLDERS: dict[str, Tool] = {
     ),
     "fit-reward": lambda inputs, output: (
         *("fit-reward", "--model", f"local:{inputs / 'tiny'}", "--output", output),
-        *("--input", inputs / "labels.jsonl", "--set", "lora_rank=2", "--set", "epochs=1"),
+        *("--input", inputs / "labels.jsonl", "--set", "lora_rank=2", "--set", "epochs=2"),
+        *("--set", "save_every=1"),
     ),
 }
 """Tools that write a new folder. The model of `fit-reward` is not among the inputs."""

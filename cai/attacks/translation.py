@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from cai import templates
+from cai import reply_parsing, templates
 from cai.attacks.user_turns import MAX_CHARACTERS, bounded
 from cai.errors import UnansweredError
 from cai.lm.base import LM
@@ -45,7 +45,7 @@ def translator(lm: LM) -> Translate:
         )
         if not sample.finished:
             raise UnansweredError(f"the translation into {language} was cut at the token limit")
-        translated = templates.parse_reply(bounded(sample.text), finished=True)
+        translated = reply_parsing.parse_reply(bounded(sample.text), finished=True)
         if translated is None:
             raise UnansweredError(f"the translator wrote nothing in {language}")
         return translated

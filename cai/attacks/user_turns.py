@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from cai import templates
+from cai import reply_parsing, templates
 from cai.errors import UnansweredError
 from cai.lm.base import LM, Sample
 from cai.records import Chat, Kind, Message, Prompt, chat_of
@@ -77,8 +77,8 @@ def attacker_chat(prompt: Prompt, chat: Chat) -> Chat:
 
 def parse_turn(sample: Sample) -> str | None:
     """The message in an attacker's answer, without labels and fences; None: there is none."""
-    reply = templates.parse_reply(bounded(sample.text), finished=sample.finished) or ""
-    return templates.MESSAGE_PREFIX.sub("", reply).strip() or None
+    reply = reply_parsing.parse_reply(bounded(sample.text), finished=sample.finished) or ""
+    return reply_parsing.MESSAGE_PREFIX.sub("", reply).strip() or None
 
 
 def attacker_turns(attacker: LM, temperature: float, seed: int) -> NextTurn:

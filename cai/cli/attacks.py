@@ -16,9 +16,8 @@ from cai.cli.attack_setup import (
     open_models,
     translation_into,
 )
-from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings
+from cai.cli.endpoint_options import EndpointOptions, with_endpoint_options
 from cai.cli.output import print_table
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 
@@ -33,6 +32,7 @@ MAX_TURNS = 20
     epilog="Example: cai attack --target smollm2 --constitution harmless "
     "--prompts examples/prompts/disallowed.jsonl --output attacks.jsonl --budget 100 --turns 3"
 )
+@with_endpoint_options("attack")
 def attack(
     target: Annotated[str, typer.Option(help="The model to attack.")],
     prompts: Annotated[list[Path], typer.Option("--prompts", help="Prompts; repeatable.")],
@@ -69,11 +69,8 @@ def attack(
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,
     max_reply: Annotated[int, typer.Option("--max-reply", min=1, help="Tokens of a reply.")] = 64,
     seed: int = 0,
-    connections: Connections = None,
-    settings: EndpointSettings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Red-team a model: prompts in disguises, more of those categories that it fails on.
 
@@ -86,8 +83,6 @@ def attack(
     from cai.data.readers import prompt_rows
     from cai.evals.replies import EvalConfig
 
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
-    endpoint = EndpointOptions("attack", connections, settings, limits)
     if attacker is not None and turns == 1:
         raise UsageError("attack: --attacker writes turns after the first: give --turns 2 or more")
     disguises = chosen_disguises(

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cai.cli.columns import Choice, Columns, column_names, column_provenance
-from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings
+from cai.cli.endpoint_options import EndpointOptions, with_endpoint_options
 from cai.cli.file_commands import label_config
 from cai.cli.file_tools import FileTool, FileToolOptions, open_file_tool
 from cai.cli.jsonl import FORMATS, STREAM, Line, read_pairs
 from cai.cli.label_report import human_label
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.stage_options import REPLY_FIELDS, Seed
 from cai.errors import UsageError
 
@@ -37,6 +36,7 @@ NO_LABEL = "people do not say which reply is better"
     epilog="Example: cai audit-judge --model smollm2 --constitution helpful_honest "
     "--input labelled.jsonl --output audit.jsonl",
 )
+@with_endpoint_options("audit-judge")
 def audit_judge(
     model: Annotated[
         str, typer.Option(help="The judge: a model, or reward:FOLDER_OR_HUB_ID for its scores.")
@@ -64,11 +64,8 @@ def audit_judge(
     choice: Choice = None,
     columns: Columns = None,
     seed: Seed = 0,
-    connections: Connections = None,
-    settings: EndpointSettings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Measure a judge against people's labels: agreement, both orders, position, calibration, cost.
 
@@ -81,10 +78,9 @@ def audit_judge(
         raise UsageError("audit-judge: --output must be a file: the card goes beside it")
     config = label_config({"preset": preset, "principles": principles, "scale": scale})
     names = column_names(columns, REPLY_FIELDS)
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
     options = FileToolOptions(
         {"model": model, "constitution": constitution, "input": source, "output": output},
-        EndpointOptions("audit-judge", connections, settings, limits),
+        endpoint,
         PREFIX,
     )
     pair_options = PairOptions(names, choice)

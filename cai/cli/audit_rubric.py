@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.table import Table
 
-from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
+from cai.cli.endpoint_options import EndpointOptions, open_logged, with_endpoint_options
 from cai.cli.jsonl import STREAM
 from cai.cli.output import print_table
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import JobError, UsageError
 
@@ -35,6 +34,7 @@ app = typer.Typer()
     name="audit-rubric",
     epilog="Example: cai audit-rubric harmless --output audit.json --max-gain 2",
 )
+@with_endpoint_options("audit-rubric")
 def audit_rubric(
     constitution: Annotated[str, typer.Argument(metavar="CONSTITUTION")],
     model: Annotated[
@@ -56,11 +56,8 @@ def audit_rubric(
         bool, typer.Option("--all", help="List the probes that gain nothing, too.")
     ] = False,
     seed: int = 0,
-    connections: Connections = None,
-    settings: EndpointSettings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Grade replies that please a rubric without deserving to: what does each earn?
 
@@ -73,8 +70,6 @@ def audit_rubric(
     quiet()
     if max_gain is not None and not math.isfinite(max_gain):
         raise UsageError(f"--max-gain {max_gain}: give a finite number of reward")
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
-    endpoint = EndpointOptions("audit-rubric", connections, settings, limits)
     if model is None and (given := endpoint.given()):
         raise UsageError(f"audit-rubric: {', '.join(given)}: only with --model, of an endpoint")
     loaded, rubric = load_with_rubric(constitution)

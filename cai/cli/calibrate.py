@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
+from cai.cli.endpoint_options import EndpointOptions, open_logged, with_endpoint_options
 from cai.cli.jsonl import Line, read_replies
 from cai.cli.rubrics import extension_yaml
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import StoreError
 
@@ -29,6 +28,7 @@ app = typer.Typer()
     epilog="Example: cai calibrate --constitution mine.yaml --model smollm2 "
     "--input labelled.jsonl --output calibrated.yaml"
 )
+@with_endpoint_options("calibrate")
 def calibrate(
     constitution: Annotated[str, typer.Option(help="A constitution with a rubric.")],
     model: Annotated[str, typer.Option(help="The grading model.")],
@@ -41,11 +41,8 @@ def calibrate(
     output: Annotated[
         Path, typer.Option("--output", help="A constitution that adds the temperatures.")
     ],
-    connections: Connections = None,
-    settings: EndpointSettings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Fit a temperature per proposition that calibrates a grading model's probabilities."""
     from cai.cli.null_rows import print_null_rows
@@ -54,8 +51,6 @@ def calibrate(
     from cai.rubric import compile_rubric
 
     quiet()
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
-    endpoint = EndpointOptions("calibrate", connections, settings, limits)
     reasons: Counter[str | None] = Counter()
     with replaced_output(output, "calibrate", source, find_constitution(constitution)):
         loaded, rubric = load_with_rubric(constitution)

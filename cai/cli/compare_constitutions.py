@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
+from cai.cli.endpoint_options import EndpointOptions, open_logged, with_endpoint_options
 from cai.cli.output import print_table
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 
@@ -39,6 +38,7 @@ GradedBy = Annotated[
     epilog="Example: cai compare-constitutions harmless assistant --model smollm2 "
     "--prompts examples/prompts/disallowed.jsonl --limit 20 --output compared.jsonl",
 )
+@with_endpoint_options("compare-constitutions")
 def compare_constitutions(
     first: Annotated[str, typer.Argument(help="A constitution.")],
     second: Annotated[str, typer.Argument(help="Another, or another version of it.")],
@@ -50,11 +50,8 @@ def compare_constitutions(
     rounds: Annotated[int, typer.Option(min=0, max=16, help="Revisions of each reply.")] = 1,
     max_reply: Annotated[int, typer.Option(min=1, help="Tokens of a reply.")] = 64,
     seed: int = 0,
-    connections: Connections = None,
-    settings: EndpointSettings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Revise the same replies by two constitutions, and compare what comes out.
 
@@ -68,8 +65,6 @@ def compare_constitutions(
     from cai.generate.revise import ReviseConfig
     from cai.report.constitution_comparison import compare_revisions, metric_cells
 
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
-    endpoint = EndpointOptions("compare-constitutions", connections, settings, limits)
     config = ReviseConfig(rounds=rounds, max_tokens=max_reply)
     sides = [load_constitution(name) for name in (first, second)]
     rows = subsample([p for file in prompts for p in prompt_rows(file)], limit, seed, "compare")

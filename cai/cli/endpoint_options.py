@@ -7,16 +7,18 @@ same messages.
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cai.cli.jsonl import STREAM
-from cai.cli.runs import SpendingLimits
+from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -103,6 +105,42 @@ class EndpointOptions:
                 "--set prices.completion=Y, or limit --max-tokens or --max-hours"
             )
         return Budget(**asdict(self.limits))
+
+
+Command = Callable[..., None]
+
+
+def with_endpoint_options(
+    name: str, settings: Any = EndpointSettings
+) -> Callable[[Command], Command]:
+    """Give the command `name` the options on endpoints, in place of its parameter `endpoint`.
+
+    Typer reads a command's options from its signature, so the signature is changed.
+
+    Args:
+        settings: the type of `--set`, where that takes other sections too.
+    """
+    types = {"connections": Connections, "settings": settings}
+    types |= {"max_cost": MaxCost, "max_tokens": MaxTokens, "max_hours": MaxHours}
+    options = [
+        inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=type)
+        for option, type in types.items()
+    ]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**arguments: Any) -> None:
+            connections, given, *limits = (arguments.pop(option.name) for option in options)
+            endpoint = EndpointOptions(name, connections, given, SpendingLimits(*limits))
+            command(endpoint=endpoint, **arguments)
+
+        signature = inspect.signature(command, eval_str=True)
+        others = [p for p in signature.parameters.values() if p.name != "endpoint"]
+        run.__signature__ = signature.replace(parameters=others + options)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in others + options}
+        return run
+
+    return decorate
 
 
 def _parse(command: str, settings: list[str]) -> tuple[HttpConfig, Prices]:

@@ -9,10 +9,9 @@ import typer
 from cai.catalog.names import COLUMN_FIELDS, is_described
 from cai.cli import evaluation_options as given
 from cai.cli.columns import Columns, column_names
-from cai.cli.endpoint_options import Connections, EndpointOptions
+from cai.cli.endpoint_options import EndpointOptions, with_endpoint_options
 from cai.cli.evaluations import EvaluationJob, data_of, evaluate_file, required_options
 from cai.cli.file_tools import FileToolOptions
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.cli.stage_options import ModelSpec, RunFile, Seed, Settings
 from cai.cli.suite import SuiteJob, evaluate_suite
@@ -27,6 +26,7 @@ app = typer.Typer()
     "--model smollm2 --constitution harmless --data prompts.jsonl --output scores.jsonl, or "
     "cai eval --suite examples/suite.yaml --model smollm2 --output results",
 )
+@with_endpoint_options("eval", Settings)
 def evaluate(
     file: RunFile = None,
     only: given.Only = None,
@@ -54,15 +54,10 @@ def evaluate(
     columns: Columns = None,
     max_reply: given.MaxReply = None,
     seed: Seed = 0,
-    connections: Connections = None,
-    settings: Settings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Score models on held-out prompts: a stage of a run, or evaluations of one model on files."""
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
-    endpoint = EndpointOptions("eval", connections, settings, limits)
     single = {"preference": preference, "guard": guard, "guideline": guideline}
     single |= {"scorer": scorer, "judge": judge, "reference": reference}
     single |= {"templates": templates, "systems": systems, "train": train}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cai.cli.columns import Choice, Columns, column_names, column_provenance
-from cai.cli.endpoint_options import Connections, EndpointOptions
+from cai.cli.endpoint_options import EndpointOptions, with_endpoint_options
 from cai.cli.file_tools import FileTool, FileToolOptions, open_file_tool
 from cai.cli.jsonl import (
     Line,
@@ -17,7 +17,6 @@ from cai.cli.jsonl import (
     read_lines,
     read_pairs,
 )
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.stage_options import (
     REPLY_FIELDS,
     ConstitutionName,
@@ -41,6 +40,7 @@ app = typer.Typer()
     epilog="Example: cai revise examples/quickstart.yaml, or cai revise "
     "--constitution harmless --model smollm2 --input prompts.jsonl --output revised.jsonl"
 )
+@with_endpoint_options("revise", Settings)
 def revise(
     file: RunFile = None,
     constitution: ConstitutionName = None,
@@ -73,20 +73,16 @@ def revise(
     prefix: Prefix = None,
     columns: Columns = None,
     seed: Seed = 0,
-    connections: Connections = None,
-    settings: Settings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Have a model critique and revise its own replies.
 
     A stage of a run, or a tool for a file of {prompt or chat, kind?} lines.
     """
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
     options = FileToolOptions(
         {"constitution": constitution, "model": model, "input": source, "output": output},
-        EndpointOptions("revise", connections, settings, limits),
+        endpoint,
         prefix,
     )
     if file is not None:
@@ -139,6 +135,7 @@ def _revise_file(tool: FileTool, config: ReviseConfig, columns: dict[str, str], 
     epilog="Example: cai label examples/quickstart.yaml, or cai label "
     "--constitution harmless --model smollm2 --input pairs.jsonl --output labelled.jsonl"
 )
+@with_endpoint_options("label", Settings)
 def label(
     file: RunFile = None,
     constitution: ConstitutionName = None,
@@ -164,11 +161,8 @@ def label(
     choice: Choice = None,
     columns: Columns = None,
     seed: Seed = 0,
-    connections: Connections = None,
-    settings: Settings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Label which of two replies is better, by principle and in both orders.
 
@@ -181,10 +175,9 @@ def label(
 
         label_report(report, PairOptions(column_names(columns, REPLY_FIELDS), choice), prefix or "")
         return
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
     options = FileToolOptions(
         {"constitution": constitution, "model": model, "input": source, "output": output},
-        EndpointOptions("label", connections, settings, limits),
+        endpoint,
         prefix,
     )
     if file is not None:

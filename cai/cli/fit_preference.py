@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cai.reward.preference_model import PreferenceModel
     from cai.train.comparison import Comparison
     from cai.train.cross_validation import Fold
+    from cai.train.preference import RewardConfig
 
 app = typer.Typer()
 Source = Annotated[
@@ -66,21 +67,26 @@ def fit_reward(
 ) -> None:
     """Train a preference model on labelled pairs.
 
-    With --folds, first estimate its agreement with judges whose labels it was not trained on.
+    With --folds, first estimate its agreement with judges whose labels it was not trained on. After
+    a kill the same command goes on from the last state that it saved (--set save_every).
     """
     quiet()
     from cai.data.reply_pairs import PROBABILITIES, REPLY_FIELDS, PairOptions
     from cai.modeling.model_files import training_weights
     from cai.pipeline.preference_model import CardFacts, fit_preference_model, fresh_model
     from cai.progress import progress_bars
-    from cai.store import new_folder
+    from cai.store import CHECKPOINTS, new_folder, partial_path
     from cai.train.cross_validation import cross_validate
 
     base = training_weights(model)
     config = _config(settings or [])
-    with new_folder(output), progress_bars() as progress:
+    options = PairOptions(column_names(columns, (*REPLY_FIELDS, *PROBABILITIES)), choice)
+    work = _work(base, source, options, config) | {
+        "--folds": "" if folds is None else f"{folds} by {by}",
+        "--seed": str(seed),
+    }
+    with new_folder(output, work), progress_bars() as progress:
         untrained = fresh_model(base, config, seed)
-        options = PairOptions(column_names(columns, (*REPLY_FIELDS, *PROBABILITIES)), choice)
         pairs = LabelledFile(untrained, source, options)
         comparisons = pairs.comparisons()
         if folds is not None:
@@ -91,6 +97,7 @@ def fit_reward(
                 config,
                 seed=seed,
                 progress=progress("folds"),
+                checkpoints=partial_path(output) / CHECKPOINTS,
             )
             print_table(_folds_table(results))
         _, scores = fit_preference_model(
@@ -104,6 +111,19 @@ def fit_reward(
         )
     for score in scores:
         print(f"held-out {score.metric}: {estimate_text(score)}")
+
+
+def _work(base: str, source: Path, options: PairOptions, config: RewardConfig) -> dict[str, str]:
+    """Option -> digest of what decides the model, for a later call that goes on with it."""
+    from cai.modeling.loading import fingerprint
+    from cai.store import digest, file_digest
+    from cai.train.preference import HARDWARE_SETTINGS
+
+    return {
+        "--model": fingerprint(base),
+        "--input": digest(file_digest(source), repr(options)),
+        "--set": digest(config.model_dump_json(exclude=HARDWARE_SETTINGS)),
+    }
 
 
 @dataclass(frozen=True)

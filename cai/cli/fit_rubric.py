@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.table import Table
 
-from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
+from cai.cli.endpoint_options import EndpointOptions, open_logged, with_endpoint_options
 from cai.cli.fit_tables import BehaviourFit, errors_table, rewards_table
 from cai.cli.jsonl import Line, read_replies
 from cai.cli.output import print_table
 from cai.cli.rubrics import extension_yaml
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import JobError, StoreError, UsageError
 
@@ -44,6 +43,7 @@ class GradedReply(NamedTuple):
     epilog="Example: cai near-miss --constitution harmless "
     "--prompts examples/prompts/sensitive.jsonl --output ordered.jsonl"
 )
+@with_endpoint_options("near-miss")
 def near_miss(
     constitution: Annotated[
         str, typer.Option(help="A constitution whose rubric's propositions have examples.")
@@ -63,11 +63,8 @@ def near_miss(
         typer.Option(help="Writes the replies; by default the propositions' examples do."),
     ] = None,
     seed: int = 0,
-    connections: Connections = None,
-    settings: EndpointSettings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Write ideal replies and near misses, by class and proposition; rank 0 is fit for SFT."""
     from cai.cli.output_files import replaced_output, write_output
@@ -77,8 +74,6 @@ def near_miss(
     from cai.rubric.near_miss import near_misses, support, template_writer
 
     quiet()
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
-    endpoint = EndpointOptions("near-miss", connections, settings, limits)
     with replaced_output(output, "near-miss", *prompts):
         _, rubric = load_with_rubric(constitution)
         compiled = compile_rubric(rubric)

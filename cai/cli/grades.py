@@ -20,7 +20,7 @@ from cai.cli.added_fields import (
     concurrently,
 )
 from cai.cli.columns import Columns, column_names, column_provenance
-from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
+from cai.cli.endpoint_options import EndpointOptions, open_logged, with_endpoint_options
 from cai.cli.jsonl import (
     STREAM,
     Input,
@@ -32,7 +32,6 @@ from cai.cli.jsonl import (
     reply_line,
     reply_rows,
 )
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 
@@ -60,6 +59,7 @@ MOST_PROCESSES = 8
     name="grade",
     epilog="Example: cai grade --constitution harmless --input replies.jsonl --output grades.jsonl",
 )
+@with_endpoint_options("grade")
 def grade_replies(
     constitution: Annotated[str, typer.Option(help="A constitution with a rubric.")],
     source: Input,
@@ -75,11 +75,8 @@ def grade_replies(
     ] = False,
     prefix: Prefix = None,
     columns: Columns = None,
-    connections: Connections = None,
-    settings: EndpointSettings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Grade replies by the rubric. Fields and order are kept; an output cut short is resumed."""
     from cai.cli.output_files import refuse_input_as_output
@@ -87,8 +84,6 @@ def grade_replies(
     from cai.rubric import compile_rubric
 
     quiet()
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
-    endpoint = EndpointOptions("grade", connections, settings, limits)
     loaded, rubric = load_with_rubric(constitution)
     files = GradeFiles(source, column_names(columns, ("response",)), output, prefix or "")
     tool = GradeTool(loaded, compile_rubric(rubric), files, ask_all, explain)

@@ -57,21 +57,31 @@ class _Engines(NamedTuple):
 
     def processor(self, spec: str, http: HttpConfig, folder: Path) -> Any:
         """The configuration of Ray's processor, for a model that `spec` names."""
-        from cai.integrations import ray_data
+        from cai.integrations import ray_processors
         from cai.modeling.model_spec import split_spec
 
         if self.engine and self.deployment:
             raise UsageError("--engine and --deployment: give one of them")
         if self.engine:
             mode = split_spec(spec)[1].mode
-            return ray_data.engine_processor(self.engine, mode, self.workers)
+            return ray_processors.engine_processor(self.engine, mode, self.workers)
         if self.deployment:
-            return ray_data.deployment_processor(self.deployment, self.workers)
-        return ray_data.http_processor(spec, http, self.workers, folder)
+            return ray_processors.deployment_processor(self.deployment, self.workers)
+        return ray_processors.http_processor(spec, http, self.workers, folder)
 
 
-@ray.command(epilog="Example: cai ray revise examples/endpoint.yaml --workers 8 --address auto")
-def revise(
+@ray.command(
+    "label",
+    help="Preference labels, in one wave for both orders of every pair.",
+    epilog="Example: cai ray label examples/endpoint.yaml --workers 8 --address auto",
+)
+@ray.command(
+    "revise",
+    help="Critique and revision, in waves: replies, critiques, revisions.",
+    epilog="Example: cai ray revise examples/endpoint.yaml --workers 8 --address auto",
+)
+def run_stage(
+    context: typer.Context,
     file: RunFile,
     workers: Workers = 2,
     engine: Engine = None,
@@ -79,33 +89,18 @@ def revise(
     address: Cluster = None,
     settings: Settings = None,
 ) -> None:
-    """Critique and revision, in waves: replies, critiques, revisions."""
-    _run_stage("revise", file, settings, _Engines(workers, engine, deployment, address))
-
-
-@ray.command(epilog="Example: cai ray label examples/endpoint.yaml --workers 8 --address auto")
-def label(
-    file: RunFile,
-    workers: Workers = 2,
-    engine: Engine = None,
-    deployment: Deployment = None,
-    address: Cluster = None,
-    settings: Settings = None,
-) -> None:
-    """Preference labels, in one wave for both orders of every pair."""
-    _run_stage("label", file, settings, _Engines(workers, engine, deployment, address))
-
-
-def _run_stage(stage: str, file: Path, settings: list[str] | None, engines: _Engines) -> None:
+    """The stage that the command is named after."""
     quiet()
     from cai.integrations.ray_data import answer_in_waves
     from cai.pipeline.batches import endpoint_of
     from cai.pipeline.config import load_run
 
+    stage = str(context.command.name)
+    engines = _Engines(workers, engine, deployment, address)
     resolved = load_run(file, settings or [])
     spec = endpoint_of(resolved.run, stage)
     folder = resolved.folder.absolute() / "ray" / stage
-    with _cluster(engines.address):
+    with _cluster(address):
         answer_in_waves(
             stage,
             folder,

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
-from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
+from cai.cli.endpoint_options import EndpointOptions, open_logged, with_endpoint_options
 from cai.cli.output import print_table
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 from cai.records import Kind
@@ -49,6 +48,7 @@ Near = Annotated[
     epilog="Example: cai redteam --constitution harmless --model smollm2 "
     "--seeds examples/prompts/disallowed.jsonl --output more.jsonl --per-category 5"
 )
+@with_endpoint_options("redteam")
 def redteam(
     constitution: ConstitutionName,
     model: Annotated[str, typer.Option(help="The model that writes.")],
@@ -61,11 +61,8 @@ def redteam(
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,
     kind: PromptKind = "disallowed",
     seed: int = 0,
-    connections: Connections = None,
-    settings: EndpointSettings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Have a model write prompts like the seeds, until each category has enough different ones.
 
@@ -77,8 +74,6 @@ def redteam(
     from cai.data.readers import prompt_rows
     from cai.generate.redteam import RedteamConfig
 
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
-    endpoint = EndpointOptions("redteam", connections, settings, limits)
     loaded = load_constitution(constitution)
     config = RedteamConfig(
         per_category=per_category, tries=tries, near=near, temperature=temperature, kind=kind
@@ -182,7 +177,7 @@ def _provenance(
 
 def _gate(rubric: Rubric | None) -> Gate:
     """The gate against refusals, by the rubric, and against texts that are no message."""
-    from cai.data.filters import spaced_words
+    from cai.data.words import spaced_words
     from cai.generate.filters import not_degenerate
     from cai.rubric import compile_rubric, grade
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cai.cli.endpoint_options import Connections, EndpointOptions, EndpointSettings, open_logged
+from cai.cli.endpoint_options import EndpointOptions, open_logged, with_endpoint_options
 from cai.cli.output import print_table
-from cai.cli.runs import MaxCost, MaxHours, MaxTokens, SpendingLimits
 from cai.cli.silence import quiet
 from cai.errors import UsageError
 
@@ -45,6 +44,7 @@ Dialogues = Annotated[
     epilog="Example: cai synthesize --constitution helpful_honest --model smollm2 "
     "--output documents.jsonl --per-principle 2"
 )
+@with_endpoint_options("synthesize")
 def synthesize(
     constitution: Annotated[str, typer.Option(help="Whose principles the texts are about.")],
     model: Annotated[str, typer.Option(help="The model that writes.")],
@@ -56,11 +56,8 @@ def synthesize(
     max_reply: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 256,
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,
     seed: int = 0,
-    connections: Connections = None,
-    settings: EndpointSettings = None,
-    max_cost: MaxCost = None,
-    max_tokens: MaxTokens = None,
-    max_hours: MaxHours = None,
+    *,
+    endpoint: EndpointOptions,
 ) -> None:
     """Have a model write texts that explain a constitution's principles, or dialogues by them.
 
@@ -71,8 +68,6 @@ def synthesize(
     from cai.constitution import load_constitution
     from cai.generate.synthesis import SynthesisConfig
 
-    limits = SpendingLimits(max_cost, max_tokens, max_hours)
-    endpoint = EndpointOptions("synthesize", connections, settings, limits)
     config = SynthesisConfig(
         genre="dialogues" if dialogues else "documents",
         per_principle=per_principle,

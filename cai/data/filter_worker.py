@@ -7,13 +7,15 @@ the other process, whatever the reason, is its end too.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cai.data.filters import DIGEST_BYTES, HygieneConfig, PromptFilters
+from cai.data.evaluation_overlap import EvaluationRuns
+from cai.data.filters import HygieneConfig, PromptFilters
 from cai.data.judged_rows import judge_rows, save_outcomes
 from cai.records import Prompt, TrainingChat, message_dicts
 
@@ -26,7 +28,7 @@ NOT_COUNTED = "tokens are counted by the process that reads the rows"
 def save_settings(folder: Path, rules: PromptFilters) -> None:
     """Write what `main` needs besides blocks."""
     (folder / "settings").write_text(rules.config.model_dump_json(), encoding="utf-8")
-    (folder / "evaluation").write_bytes(b"".join(rules.evaluation_ngrams))
+    rules.evaluation.save(folder)
 
 
 def save_block(
@@ -46,10 +48,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     config = HygieneConfig.model_validate_json((folder / "settings").read_text(encoding="utf-8"))
     rules = PromptFilters(config, _not_counted)
-    digests = (folder / "evaluation").read_bytes()
-    rules.evaluation_ngrams = {
-        digests[start : start + DIGEST_BYTES] for start in range(0, len(digests), DIGEST_BYTES)
-    }
+    rules.evaluation = EvaluationRuns.load(folder, config.ngram)
+    gc.disable()  # full collections, which take longer than what rows leave over is worth
     for line in sys.stdin:
         answer = ""
         try:
@@ -57,6 +57,7 @@ def main() -> None:
         except Exception as error:  # named by the process that has the rows
             answer = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         print(ascii(answer) if answer else "", flush=True)
+        gc.collect(1)
 
 
 def _judge_block(folder: Path, number: int, rules: PromptFilters) -> None:

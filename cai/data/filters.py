@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
-from hashlib import blake2b
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field
 
+from cai.data.evaluation_overlap import EvaluationRuns
+from cai.data.languages import detect_languages
+from cai.data.words import hash64, normalized_text, words_of
 from cai.records import FrozenModel, Message, Prompt, TrainingChat
 
 ConversationT = TypeVar("ConversationT", Prompt, TrainingChat)
 IN_EVALUATION = "in an evaluation"
 """The reason against a text that shares a run of words with an evaluation text."""
-SHINGLE_WORDS = 3
-DIGEST_BYTES = 8
-_UNSPACED_RANGES = (
-    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Japanese
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-)
-_UNSPACED = re.compile(f"[{_UNSPACED_RANGES}]")
-"""A character of a script that puts no spaces between words."""
-_WORD = re.compile(rf"[{_UNSPACED_RANGES}]|[^\W{_UNSPACED_RANGES}]+")
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
-"""Soft hyphens, zero-width characters and marks of direction."""
 
 _FINAL_PUNCTUATION = " .?!…。？！،؟।"
 
@@ -68,16 +55,6 @@ class HygieneConfig(FrozenModel):
         return self.model_copy(update=dict.fromkeys(prompt_only))
 
 
-def digest64(text: str) -> bytes:
-    """64 bits of a text, the same in every process."""
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
-
-
-def hash64(text: str) -> int:
-    """The same as a number."""
-    return int.from_bytes(digest64(text), "little")
-
-
 def conversation_text(prompt: Prompt | TrainingChat) -> str:
     """All turns as one text."""
     return "\n".join(message.content for message in prompt.chat)
@@ -115,10 +92,14 @@ def needs_token_counts(config: HygieneConfig) -> bool:
 
 @runtime_checkable
 class BatchCounter(Protocol):
-    """A counter of tokens that takes less time for many texts at once."""
+    """A counter of tokens that takes less time for many texts at once.
+
+    Their numbers need to be exact only where that decides whether one is at least `least`, or at
+    most `most`.
+    """
 
     def __call__(self, text: str) -> int: ...
-    def each(self, texts: Sequence[str]) -> list[int]: ...
+    def each(self, texts: Sequence[str], least: int | None, most: int | None) -> list[int]: ...
 
 
 class PromptFilters:
@@ -137,25 +118,25 @@ class PromptFilters:
     ) -> None:
         self.config = config
         self.count_tokens = count_tokens
-        self.evaluation_ngrams: set[bytes] = set()
-        """Digests of the runs of words in the evaluation texts."""
-        for text in evaluation:
-            self.evaluation_ngrams |= self._ngram_digests(text)
+        self.evaluation = EvaluationRuns(config.ngram, evaluation)
 
     @property
     def are_slow(self) -> bool:
         """Whether the filters take longer than it takes to read a prompt."""
         config = self.config
         masks = config.pii != "keep"
-        return bool(config.languages or masks or config.near or self.evaluation_ngrams)
+        return bool(config.languages or masks or config.near or self.evaluation)
 
     def lengths(self, prompts: Sequence[Prompt | TrainingChat]) -> list[int | None]:
-        """Tokens of each prompt; None where no limit needs them."""
-        if not needs_token_counts(self.config):
+        """Tokens of each prompt, or a number on the same side of the limits; None where no limit
+        needs them.
+        """
+        config = self.config
+        if not needs_token_counts(config):
             return [None] * len(prompts)
         texts = [conversation_text(prompt) for prompt in prompts]
         if isinstance(self.count_tokens, BatchCounter):
-            return list(self.count_tokens.each(texts))
+            return list(self.count_tokens.each(texts, config.min_tokens, config.max_tokens))
         return [self.count_tokens(text) for text in texts]
 
     def judge(
@@ -166,22 +147,42 @@ class PromptFilters:
         Args:
             length: of the prompt, from `lengths`; None: it is counted if a limit needs it.
         """
-        config = self.config
         if length is None:
             [length] = self.lengths([prompt])
-        if reason := self._wrong_length(length):
-            return prompt, reason
-        text = conversation_text(prompt)
-        if config.languages and (detected := detect_language(text)) not in config.languages:
-            return prompt, f"language {detected}"
-        # Replies inside a prompt are looked at as well: they reach the model with it.
-        if self.overlaps_evaluation(_spoken_text(prompt)):
-            return prompt, IN_EVALUATION
-        return self._personal_data(prompt) if config.pii != "keep" else (prompt, None)
+        [reason] = self.reasons([prompt], [length])
+        return (prompt, reason) if reason else self.without_personal_data(prompt)
+
+    def reasons(
+        self,
+        prompts: Sequence[ConversationT],
+        lengths: Sequence[int | None],
+        words: Callable[[str], tuple[str, ...]] = words_of,
+    ) -> list[str | None]:
+        """The reason of the first filter against each prompt, without the one on personal data.
+
+        Args:
+            lengths: from `lengths`.
+            words: `words_of`, which may remember texts.
+        """
+        reasons = [self._wrong_length(length) for length in lengths]
+        if self.config.languages:
+            left = [index for index, reason in enumerate(reasons) if reason is None]
+            codes = detect_languages([conversation_text(prompts[index]) for index in left])
+            for index, code in zip(left, codes, strict=True):
+                if code not in self.config.languages:
+                    reasons[index] = f"language {code}"
+        if self.evaluation:
+            left = [index for index, reason in enumerate(reasons) if reason is None]
+            # Replies inside a prompt are looked at as well: they reach the model with it.
+            texts = [words(_spoken_text(prompts[index])) for index in left]
+            for index, overlaps in zip(left, self.evaluation.overlaps(texts), strict=True):
+                if overlaps:
+                    reasons[index] = IN_EVALUATION
+        return reasons
 
     def masked(self, prompt: ConversationT) -> ConversationT:
         """A prompt that stays, without the personal data that the configuration masks."""
-        return self._personal_data(prompt)[0] if self.config.pii == "mask" else prompt
+        return self.without_personal_data(prompt)[0] if self.config.pii == "mask" else prompt
 
     def _wrong_length(self, length: int | None) -> str | None:
         config = self.config
@@ -195,11 +196,12 @@ class PromptFilters:
 
     def overlaps_evaluation(self, text: str) -> bool:
         """Whether the text shares a run of words with an evaluation text."""
-        if not self.evaluation_ngrams:
-            return False
-        return not self.evaluation_ngrams.isdisjoint(self._ngram_digests(text))
+        return self.evaluation.overlap(words_of(text)) if self.evaluation else False
 
-    def _personal_data(self, prompt: ConversationT) -> tuple[ConversationT, str | None]:
+    def without_personal_data(self, prompt: ConversationT) -> tuple[ConversationT, str | None]:
+        """(the prompt, masked if the configuration says so; the reason against it, or None)."""
+        if self.config.pii == "keep":
+            return prompt, None
         from cai.data.pii import find_personal_data, mask
 
         spans_by_turn = [find_personal_data(m.content, self.config.region) for m in prompt.chat]
@@ -214,67 +216,6 @@ class PromptFilters:
         )
         return prompt.model_copy(update={"chat": chat}), None
 
-    def _ngram_digests(self, text: str) -> set[bytes]:
-        return {digest64(ngram) for ngram in word_ngrams(text, self.config.ngram) if ngram}
-
 
 def _spoken_text(prompt: Prompt | TrainingChat) -> str:
     return "\n".join(message.content for message in prompt.chat if message.role != "system")
-
-
-def detect_language(text: str) -> str:
-    """Two-letter code of the most probable language."""
-    code: str = _language_identifier().classify(text)[0]
-    return code
-
-
-@lru_cache(maxsize=1)
-def _language_identifier() -> Any:
-    """The model of py3langid, with its table as float32: it is stored as float16, and converted
-    again for every text, which takes a third of the time."""
-    import numpy as np
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # late: its model takes a second
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    identifier.nb_ptc = identifier.nb_ptc.astype(np.float32)
-    return identifier
-
-
-def normalized_text(text: str) -> str:
-    """Case-folded, in one Unicode form, full-width letters included, without invisible characters.
-
-    Source: "NFKC_Casefold" of the Unicode Standard, section 3.13.
-    """
-    if text.isascii():
-        return text.casefold()
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", folded))
-
-
-def word_ngrams(text: str, n: int) -> list[str]:
-    """Runs of `n` words, case-folded; a shorter text is one run, a blank text is [""].
-
-    A character of a script without spaces counts as a word, and so does every character of a text
-    without a word, such as one of emoji.
-    """
-    words = _words(text)
-    count = max(1, len(words) - n + 1)
-    return [" ".join(words[i : i + n]) for i in range(count)]
-
-
-@lru_cache(maxsize=1)  # the filter and the shingles look at the same text, one after the other
-def _words(text: str) -> tuple[str, ...]:
-    normalized = normalized_text(text)
-    return tuple(_WORD.findall(normalized)) or tuple("".join(normalized.split()))
-
-
-def spaced_words(text: str) -> list[str]:
-    """The words between spaces; the characters of scripts without spaces one by one."""
-    if text.isascii() or not _UNSPACED.search(text):
-        return text.split()
-    return _UNSPACED.sub(r" \g<0> ", text).split()
-
-
-def shingles(text: str) -> Sequence[str]:
-    """Runs of three words, without repetition; a shorter text is one run."""
-    return list(dict.fromkeys(word_ngrams(text, SHINGLE_WORDS)))

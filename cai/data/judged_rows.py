@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from cai.data.filters import (
     PromptFilters,
     compared_text,
     conversation_text,
-    hash64,
 )
 from cai.data.minhash import (
     BANDS,
@@ -25,6 +25,7 @@ from cai.data.minhash import (
     shingle_bytes,
     signatures_of_shingles,
 )
+from cai.data.words import hash64, words_of
 from cai.records import Prompt, TrainingChat
 
 SIGNATURES = "signatures"
@@ -66,7 +67,7 @@ def judge_rows(
     """The outcomes of a block of rows.
 
     Args:
-        lengths: tokens of each row, where the filters need them; see `PromptFilters.length`.
+        lengths: tokens of each row, where the filters need them; see `PromptFilters.lengths`.
     """
     index_of: dict[str, int] = {"": 0}
     codes = np.zeros(len(rows), np.uint16)
@@ -75,8 +76,12 @@ def judge_rows(
         name: np.zeros(len(rows), np.uint64) for name in digest_names(rules.config)
     }
     shingles_of_kept: list[list[bytes]] = []
-    for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        judged, reason = rules.judge(row, length)
+    words = cache(words_of)  # the filter and the shingles look at words of the same texts
+    reasons = rules.reasons(rows, lengths, words)
+    for index, (row, reason) in enumerate(zip(rows, reasons, strict=True)):
+        judged = row
+        if reason is None:
+            judged, reason = rules.without_personal_data(row)
         if reason:
             codes[index] = index_of.setdefault(reason, len(index_of))
             continue
@@ -84,8 +89,7 @@ def judge_rows(
         for name, digest in _digests(judged, rules.config):
             digests[name][index] = digest
         if rules.config.near is not None:
-            # beside the filter, which looks at words of the same text
-            shingles_of_kept.append(shingle_bytes(compared_text(judged)))
+            shingles_of_kept.append(shingle_bytes(words(compared_text(judged))))
     if rules.config.near is not None:
         signatures = np.zeros((len(rows), PERMUTATIONS), np.uint32)
         signatures[codes == 0] = signatures_of_shingles(shingles_of_kept)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cai.data.filters import shingles
+from cai.data.words import SHINGLE_WORDS, runs, words_of
 
 PERMUTATIONS, BANDS = 64, 16
 """MinHash parameters. 16 bands of 4 hashes detect 80 % of pairs with a Jaccard similarity of 0.6,
@@ -20,12 +20,12 @@ def signatures(texts: Sequence[str]) -> Array:
 
     The share of equal entries in two signatures estimates the Jaccard similarity of the shingles.
     """
-    return signatures_of_shingles([shingle_bytes(text) for text in texts])
+    return signatures_of_shingles([shingle_bytes(words_of(text)) for text in texts])
 
 
-def shingle_bytes(text: str) -> list[bytes]:
-    """The word shingles of a text, encoded."""
-    return [shingle.encode("utf-8", "surrogatepass") for shingle in shingles(text)]
+def shingle_bytes(words: Sequence[str]) -> list[bytes]:
+    """The word shingles of a text, encoded. Repeated ones stay: they change no signature."""
+    return [shingle.encode("utf-8", "surrogatepass") for shingle in runs(words, SHINGLE_WORDS)]
 
 
 def signatures_of_shingles(shingles_of_texts: Sequence[list[bytes]]) -> Array:

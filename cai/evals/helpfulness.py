@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cai.data.filters import spaced_words
+from cai.data.words import spaced_words
 from cai.evals.means import by_subject, mean_over_prompts
 from cai.generate.diversity import distinct_n
 from cai.graders.base import GradedItem, plain_items

@@ -31,8 +31,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import get_args
 
 from cai.artifacts import subjects_of
-from cai.data.filters import spaced_words
 from cai.data.public_sets import BORDERLINE
+from cai.data.words import spaced_words
 from cai.evals.means import mean_of
 from cai.graders.guard_verdicts import HARM_THRESHOLD
 from cai.records import EvalReply, Kind, Score, Style

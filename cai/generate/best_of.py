@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from cai import templates
+from cai import reply_parsing
 from cai.async_map import gather
 from cai.errors import UnansweredError, is_passing
 from cai.lm.base import LM
@@ -29,7 +29,7 @@ class TextRequest:
     chat: Chat
     max_tokens: int
     temperature: float
-    parse: Parser = templates.parse_reply
+    parse: Parser = reply_parsing.parse_reply
 
 
 class Draw(NamedTuple):

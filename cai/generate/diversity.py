@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cai.data.filters import spaced_words
+from cai.data.words import spaced_words
 
 PHRASE_WORDS = 6
 OPENING_WORDS = 3

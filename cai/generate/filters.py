@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import accumulate
 
-from cai.data.filters import spaced_words
+from cai.data.words import spaced_words
 from cai.records import Prompt
 
 Gate = Callable[[Prompt, str], str | None]

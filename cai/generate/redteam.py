@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from cai import store, templates
+from cai import reply_parsing, store, templates
 from cai.async_map import map_rows
 from cai.data.near_duplicates import NearDuplicates
 from cai.errors import UnansweredError
@@ -98,7 +98,7 @@ def redteamer(
             return Attempt(
                 source=request.id, category=request.category, text=None, unanswered=error.reason
             )
-        text = templates.parse_message(sample.text, finished=sample.finished) or ""
+        text = reply_parsing.parse_message(sample.text, finished=sample.finished) or ""
         return Attempt(source=request.id, category=request.category, text=text)
 
     return write

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from cai import templates
+from cai import reply_parsing, templates
 from cai.constitution.schema import Constitution, CritiqueExample, Principle
 from cai.errors import UnansweredError
 from cai.generate import regression
@@ -174,7 +174,7 @@ class _Reviser:
             templates.self_correction_chat(prompt.chat) if corrected else prompt.chat,
             limit or config.max_tokens,
             config.temperature,
-            templates.parse_first_reply,
+            reply_parsing.parse_first_reply,
         )
         is_final = is_helpful or not config.rounds or self._principle(prompt, 0) is None
         return await sample_best(

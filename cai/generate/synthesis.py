@@ -21,16 +21,17 @@ from pydantic import Field
 from cai import store
 from cai.async_map import map_rows
 from cai.constitution.schema import Principle
-from cai.data.filters import spaced_words
 from cai.data.near_duplicates import NearDuplicates
+from cai.data.words import spaced_words
 from cai.errors import UnansweredError
 from cai.generate.filters import not_degenerate
 from cai.generate.unanswered import ask_again, unanswered_sources
 from cai.lm.base import LM
 from cai.progress import Progress
 from cai.records import Chat, FrozenModel, Prompt, SyntheticText, chat_of
+from cai.reply_parsing import complete_sentences, parse_message, parse_reply
 from cai.seeds import derive
-from cai.templates import complete_sentences, fill_in, parse_message, parse_reply
+from cai.templates import fill_in
 
 Genre = Literal["documents", "dialogues"]
 WRITER = "You write texts about the rules that an AI assistant keeps to."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cai.async_map import in_batches
-from cai.data.filters import spaced_words
+from cai.data.words import spaced_words
 from cai.graders.base import GradedItem, Grader, Verdict
 from cai.lm.base import Sample
 from cai.records import Prompt

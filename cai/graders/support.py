@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from cai.data.filters import normalized_text
+from cai.data.words import normalized_text
 from cai.graders.base import GradedItem, Verdict
 from cai.lm.base import Sample
 

@@ -82,7 +82,7 @@ class CallSession:
             self._file.close()
 
     def post(self, url: str, *, headers: object, data: str) -> asyncio.Task[CallResult]:
-        """Start a call. `data` is the JSON of `ray_data.http_request`, which is JSON itself."""
+        """Start a call. `data` is the JSON of what `http_request` gives, which is JSON itself."""
         request = json.loads(json.loads(data))
         if self._file is None:
             # a batch that is repeated begins with the same request

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 
 from cai.errors import BackendError, UnansweredError, blame
 from cai.lm.base import Sample, truncate_at_stop
-from cai.lm.local_batches import MAX_BATCH_ROWS, make_batches
-from cai.modeling import generation
+from cai.lm.local_batches import make_batches
+from cai.modeling import decoding, generation
 from cai.modeling.attention import Prefix
+from cai.modeling.batch_limits import batch_limits
 from cai.modeling.batching import MIN_SHARED_TOKENS, common_prefix_length
 from cai.modeling.continuations import Options
 from cai.modeling.fast_paths import fast_paths
@@ -68,6 +69,7 @@ class LocalLM:
         model: a causal model of `load_model`.
         renderer: its tokenizer and chat template.
         fingerprint: distinguishes it from other models.
+        max_concurrency: calls at once; None: as many as a batch has rows.
         thinking_tokens: most tokens of a thought, if the renderer lets the model think.
     """
 
@@ -77,13 +79,14 @@ class LocalLM:
         renderer: Renderer,
         fingerprint: str,
         *,
-        max_concurrency: int = MAX_BATCH_ROWS,
+        max_concurrency: int | None = None,
         thinking_tokens: int = THINKING_TOKENS,
     ) -> None:
         self.model = model
         self.renderer = renderer
         self.fingerprint = fingerprint
-        self.max_concurrency = max_concurrency
+        self.limits = batch_limits(model)
+        self.max_concurrency = max_concurrency or self.limits.rows
         self.thinking_tokens = thinking_tokens if renderer.thinks else 0
         self._pending: list[_SampleCall | _ChoiceCall] = []
         self._worker: asyncio.Task[None] | None = None
@@ -149,10 +152,10 @@ class LocalLM:
             calls, self._pending = self._pending, []
             sample_calls = [call for call in calls if isinstance(call, _SampleCall)]
             choice_calls = [call for call in calls if isinstance(call, _ChoiceCall)]
-            for sample_batch in make_batches(sample_calls):
+            for sample_batch in make_batches(sample_calls, self.limits):
                 self._run_batch(sample_batch, self._sample_batch)
                 await asyncio.sleep(0)
-            for choice_batch in make_batches(choice_calls):
+            for choice_batch in make_batches(choice_calls, self.limits):
                 self._run_batch(choice_batch, self._choice_batch)
                 await asyncio.sleep(0)
 
@@ -211,7 +214,7 @@ class LocalLM:
             return None
         key = tuple(rows[0][:length])
         if key not in self._prefixes:
-            self._prefixes[key] = generation.prefill_prefix(self.model, key)
+            self._prefixes[key] = decoding.prefill_prefix(self.model, key)
             if len(self._prefixes) > MAX_CACHED_PREFIXES:
                 self._prefixes.popitem(last=False)
         self._prefixes.move_to_end(key)
@@ -296,7 +299,7 @@ def load_local(
     name_or_path: str,
     thinking: Thinking = DEFAULT_THINKING,
     *,
-    max_concurrency: int = MAX_BATCH_ROWS,
+    max_concurrency: int | None = None,
 ) -> LocalLM:
     """Model and tokenizer from a folder or a hub id."""
     renderer = load_renderer(name_or_path, thinks=thinking.is_on)

@@ -7,20 +7,17 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from cai.modeling.batch_limits import CPU_LIMITS, BatchLimits
 from cai.modeling.batching import common_prefix_length
 
-MAX_BATCH_ROWS = 128
-"""Rows a forward pass: beyond this the cost of a decoding step on a CPU grows in proportion."""
-MAX_BATCH_TOKENS = 12_000
-"""Prompt tokens a batch, which bounds memory: a small model's KV cache takes some 50 kB a token."""
 MIN_SAVED_TOKENS = 512
 """Prompt tokens that sharing must save to make up for decoding two batches instead of one."""
 
 
-def make_batches(calls: Sequence[Any]) -> list[list[Any]]:
+def make_batches(calls: Sequence[Any], limits: BatchLimits = CPU_LIMITS) -> list[list[Any]]:
     """Calls with a common prefix together, shortest first: similar lengths need little padding.
 
-    A batch holds at most `MAX_BATCH_ROWS` rows and `MAX_BATCH_TOKENS` tokens beyond the prefix.
+    A batch holds at most `limits.rows` rows, and `limits.tokens` tokens beyond the prefix.
     """
     batches: list[list[Any]] = []
     for group in _group_by_prefix(calls):
@@ -28,7 +25,7 @@ def make_batches(calls: Sequence[Any]) -> list[list[Any]]:
         batch: list[Any] = []
         for call in sorted(group, key=lambda call: len(call.ids)):
             num_tokens = (len(batch) + 1) * (len(call.ids) - shared)
-            if batch and (len(batch) == MAX_BATCH_ROWS or num_tokens > MAX_BATCH_TOKENS):
+            if batch and (len(batch) == limits.rows or num_tokens > limits.tokens):
                 batches.append(batch)
                 batch = []
             batch.append(call)

@@ -21,6 +21,8 @@ class FastPaths:
 
     attention: bool = False
     """`attention.py` with the cache of `kv_cache.py` and the shared prefix, for sampling."""
+    recorded_steps: bool = False
+    """`recorded_step.py`, on a GPU; it needs `attention`."""
     training_prefix: bool = False
     """`shared_prefix.py`; it needs `attention`."""
     layers: bool = False

@@ -48,6 +48,9 @@ class RecomputedGatedMLP(nn.Module):
     up_proj: nn.Module
     down_proj: nn.Module
     act_fn: nn.Module
+    block_is_recomputed: bool = False
+    """Whether all of the block is computed again (`activation_checkpointing.py`). The hooks below
+    would then keep gate and up, which that drops."""
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)
@@ -55,6 +58,9 @@ class RecomputedGatedMLP(nn.Module):
             plain: Tensor = self.down_proj(self.act_fn(gate) * up)
             return plain
         product: Tensor = GatedProduct.apply(gate, up, self.act_fn)  # type: ignore[no-untyped-call]
+        if self.block_is_recomputed:
+            recomputed: Tensor = self.down_proj(product)
+            return recomputed
         product_storage = product.untyped_storage().data_ptr()
         gate, up = gate.detach(), up.detach()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,12 +52,21 @@ def _last_layers(base: PreTrainedModel, count: int | None) -> list[int] | None:
     return None if count is None else list(range(max(0, num_layers - count), num_layers))
 
 
+@contextlib.contextmanager
+def without_rename_warning() -> Iterator[None]:
+    """Inside, the user is not told that peft reads a model's property by its former name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
+        yield
+
+
 def with_adapter(
     base: PreTrainedModel, name: str, rank: int, num_trainable_layers: int | None = None
 ) -> PeftModel:
     """The base, frozen, with one fresh adapter, which changes nothing until it is trained."""
     config = lora_config(base, rank, num_trainable_layers)
-    model: PeftModel = get_peft_model(base, config, adapter_name=name)
+    with without_rename_warning():
+        model: PeftModel = get_peft_model(base, config, adapter_name=name)
     return model.eval()
 
 

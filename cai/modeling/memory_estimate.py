@@ -111,11 +111,19 @@ def logit_bytes(shape: ModelShape, tokens: int) -> int:
     return LOGIT_COPIES * tokens * shape.vocabulary * FLOAT32_BYTES
 
 
-def activation_bytes(shape: ModelShape, tokens: int, trained_layers: int | None) -> int:
-    """What the trained blocks keep for the backward pass, and one more block's as it runs."""
+def activation_bytes(
+    shape: ModelShape, tokens: int, trained_layers: int | None, *, are_recomputed: bool = False
+) -> int:
+    """What the trained blocks keep for the backward pass, and one more block's as it runs.
+
+    Args:
+        are_recomputed: each block keeps its input alone, but the one whose gradients are computed.
+    """
     width = HIDDEN_COPIES * shape.hidden + MLP_COPIES * shape.intermediate
     width += 2 * (shape.heads + shape.key_heads) * shape.head_width
-    return (_trained(shape, trained_layers) + 1) * width * tokens * FLOAT32_BYTES
+    trained = _trained(shape, trained_layers)
+    kept = trained * shape.hidden + width if are_recomputed else trained * width
+    return (kept + width) * tokens * FLOAT32_BYTES
 
 
 def _trained(shape: ModelShape, trained_layers: int | None) -> int:
@@ -125,7 +133,9 @@ def _trained(shape: ModelShape, trained_layers: int | None) -> int:
 def free_bytes() -> int | None:
     """Free memory of the device that models are on; None: unknown."""
     if device().type == "cuda":
-        return int(torch.cuda.mem_get_info(device())[0])
+        # what torch keeps for later is free for torch
+        kept = torch.cuda.memory_reserved(device()) - torch.cuda.memory_allocated(device())
+        return int(torch.cuda.mem_get_info(device())[0]) + kept
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:

@@ -34,15 +34,34 @@ WORTHWHILE = 0.75
 def device() -> torch.device:
     """The device of all models: the GPU of this process's LOCAL_RANK, else the first GPU, else CPU.
 
-    `CAI_DEVICE=cpu` (or any device name of torch) overrides this.
+    `CAI_DEVICE=cpu` (or any device name of torch) overrides this; `cuda` without a number means
+    the GPU above.
+
+    Raises:
+        UsageError: there is no such device.
     """
     configured = os.environ.get(DEVICE_VARIABLE)
     if configured:
         with blame(UsageError, f"{DEVICE_VARIABLE}={configured}"):
-            return torch.device(configured)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+            chosen = torch.device(configured)
+        if chosen.type != "cuda":
+            return chosen
+        if chosen.index is not None:
+            return _gpu(chosen.index, f"{DEVICE_VARIABLE}={configured}")
+    elif not torch.cuda.is_available():
+        return torch.device("cpu")
+    index = os.environ.get("LOCAL_RANK", "0")
+    return _gpu(int(index), f"LOCAL_RANK={index}")
+
+
+def _gpu(index: int, setting: str) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= count:
+        raise UsageError(
+            f"{setting}: torch sees {count} GPUs on this machine, numbered from 0, and each "
+            f"process takes one: start fewer processes here, or set {DEVICE_VARIABLE}=cpu"
+        )
+    return torch.device("cuda", index)
 
 
 @cache

@@ -21,10 +21,10 @@ from transformers import PreTrainedModel
 from cai.errors import BackendError
 from cai.modeling import attention, plain_generation
 from cai.modeling.batching import right_pad
+from cai.modeling.decoding import DecodingBatch, prefill_prefix
 from cai.modeling.fast_paths import FastPaths, backbone, set_fast_paths
 from cai.modeling.frozen_cache import FrozenCache, blocks_of
 from cai.modeling.gated_mlp import recompute_gated_mlps
-from cai.modeling.generation import DecodingBatch, prefill_prefix
 from cai.modeling.logits import logit_head
 from cai.modeling.precision import autocast, matmul_dtype
 from cai.modeling.sampling import Responses
@@ -73,6 +73,7 @@ def _measure(model: PreTrainedModel, rows: list[list[int]]) -> FastPaths:
     use_fast_layers(model)
     if use_attention(model, attention.ATTN_IMPLEMENTATION):
         paths = replace(paths, attention=_succeeds(partial(_decodes, model, rows, want)))
+        paths = replace(paths, recorded_steps=paths.attention and _records(model, rows, want))
     for training_prefix, layers in ((True, True), (False, True), (False, False)):
         if training_prefix and not paths.attention:
             continue
@@ -220,6 +221,14 @@ def _decodes(model: PreTrainedModel, rows: list[list[int]], want: list[Tensor]) 
         if not _same(model, torch.stack(got, 1).unbind(0), _last(want)):
             return False
     return True
+
+
+def _records(model: PreTrainedModel, rows: list[list[int]], want: list[Tensor]) -> bool:
+    """Whether recorded steps decode the same, on a device that records."""
+    if model.device.type != "cuda":
+        return False
+    set_fast_paths(model, FastPaths(attention=True, recorded_steps=True))
+    return _succeeds(partial(_decodes, model, rows, want))
 
 
 class _Forced(Responses):

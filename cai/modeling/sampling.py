@@ -73,8 +73,11 @@ class Responses:
         return Draws(values_BX[:, :1], values_BX[:, 1:], not all(temperatures))
 
     def steps(self, rows: Sequence[int], most: int) -> int:
-        """Tokens that may be sampled before a row reaches its limit, at most `most`; at least 1."""
-        return max(1, min(most, *(self.max_tokens[row] - len(self.ids[row]) for row in rows)))
+        """Tokens that may be sampled before an open row reaches its limit, at most `most`; at
+        least 1.
+        """
+        left = [self.max_tokens[row] - len(self.ids[row]) for row in rows if self.is_open(row)]
+        return max(1, min([most, *left]))
 
     def sample(self, rows: Sequence[int], logits_BV: Tensor) -> list[int]:
         """Sample one token for each of `rows`, and append it; returns the tokens."""
@@ -84,9 +87,14 @@ class Responses:
         return [self.ids[row][-1] for row in rows]
 
     def extend(self, rows: Sequence[int], tokens_BX: Tensor, logp_BX: Tensor | None) -> None:
-        """Append the tokens of `rows` up to the one that ends a row; here the host waits."""
+        """Append the tokens of `rows` up to the one that ends a row; here the host waits.
+
+        A row that has ended before stays as it is.
+        """
         logps = [None] * len(rows) if logp_BX is None else logp_BX.tolist()
         for row, tokens, row_logps in zip(rows, tokens_BX.tolist(), logps, strict=True):
+            if self.ids[row] and not self.is_open(row):
+                continue
             for step, token in enumerate(tokens):
                 self.ids[row].append(token)
                 if row_logps is not None:

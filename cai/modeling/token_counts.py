@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from cai.modeling.model_files import local_model_name, resolve_model_path
+from cai.modeling.piece_counts import (
+    UNCERTAIN,
+    PieceCounts,
+    counts_in_pieces,
+    on_one_side,
+)
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.store import digest
 
@@ -23,10 +30,29 @@ class TokenCounter:
     def __call__(self, text: str) -> int:
         return -(-len(text) // 4) if self.renderer is None else len(self.renderer.text_ids(text))
 
-    def each(self, texts: Sequence[str]) -> list[int]:
+    def each(self, texts: Sequence[str], least: int | None, most: int | None) -> list[int]:
+        """The same of many texts. A number is exact only where that decides whether it is at least
+        `least`, or at most `most`.
+        """
         if self.renderer is None:
             return [self(text) for text in texts]
-        return self.renderer.text_lengths(texts)
+        if self._pieces is None:
+            return self.renderer.text_lengths(texts)
+        limits = (0 if least is None else least, UNCERTAIN if most is None else most)
+        self.renderer.text_ids("")  # leaves the tokenizer without truncation and special tokens
+        bounds = self._pieces.bounds(texts, *limits)
+        unclear = [i for i, pair in enumerate(bounds) if not on_one_side(*pair, *limits)]
+        lengths = [highest for _, highest in bounds]
+        counted = self.renderer.text_lengths([texts[index] for index in unclear])
+        for index, length in zip(unclear, counted, strict=True):
+            lengths[index] = length
+        return lengths
+
+    @cached_property
+    def _pieces(self) -> PieceCounts | None:
+        if self.renderer is None or not counts_in_pieces(self.renderer.tokenizer):
+            return None
+        return PieceCounts(self.renderer.tokenizer)
 
 
 def token_counter(spec: str) -> TokenCounter:

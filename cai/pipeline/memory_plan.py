@@ -8,18 +8,16 @@ from dataclasses import dataclass
 import torch
 
 from cai.errors import CaiError
-from cai.lm.local_batches import MAX_BATCH_ROWS, MAX_BATCH_TOKENS
 from cai.modeling import memory_estimate as memory
+from cai.modeling.batch_limits import CPU_LIMITS, BatchLimits, gpu_limits, head_tokens
 from cai.modeling.memory_estimate import ModelShape
 from cai.modeling.model_files import local_model_name, resolve_model_path, training_weights
-from cai.modeling.precision import frozen_dtype, matmul_dtype
+from cai.modeling.precision import device, frozen_dtype, matmul_dtype
 from cai.pipeline.config import ResolvedRun, Run
 from cai.train.ppo.rollout import SAMPLING_BATCH
 
 PROMPT_TOKENS = 256
 """Of a prompt, where the settings do not say how long one is."""
-HEAD_CHUNK = 128
-"""Tokens that PPO's head runs on at once."""
 GIB = 1 << 30
 
 
@@ -47,7 +45,7 @@ def stage_memories(
     others = others or {}
     longest = max(run.revise.max_tokens, run.pair.max_tokens, run.eval.max_tokens)
     return [
-        StageMemory("sampling", _sampling(shape, MAX_BATCH_ROWS, MAX_BATCH_TOKENS, longest)),
+        StageMemory("sampling", _sampling(shape, _limits(shape), longest)),
         StageMemory("sft", _sft(run, shape)),
         StageMemory("reward", _reward(run, shape, others.get("reward_model"))),
         StageMemory("ppo", _ppo(run, shape) | _weights(others)),
@@ -64,11 +62,21 @@ def _weights(others: Mapping[str, ModelShape]) -> dict[str, int]:
     return {key: memory.weight_bytes(shape, matmul_dtype()) for key, shape in others.items()}
 
 
-def _sampling(shape: ModelShape, rows: int, tokens: int, new: int) -> dict[str, int]:
+def _limits(shape: ModelShape) -> BatchLimits:
+    free = memory.free_bytes() if device().type == "cuda" else None
+    if free is None:
+        return CPU_LIMITS
     dtype = matmul_dtype()
+    return gpu_limits(
+        max(0, free - memory.weight_bytes(shape, dtype)), memory.cache_bytes(shape, 1, dtype)
+    )
+
+
+def _sampling(shape: ModelShape, limits: BatchLimits, new: int) -> dict[str, int]:
+    dtype, rows = matmul_dtype(), limits.rows
     return {
         "weights": memory.weight_bytes(shape, dtype),
-        "cache": memory.cache_bytes(shape, tokens + rows * new, dtype),
+        "cache": memory.cache_bytes(shape, limits.tokens + rows * new, dtype),
         "logits": memory.logit_bytes(shape, rows),
     }
 
@@ -86,7 +94,9 @@ def _sft(run: Run, shape: ModelShape) -> dict[str, int]:
         "learning": memory.learning_bytes(
             learning if is_lora else shape.parameters, are_new=is_lora
         ),
-        "activations": memory.activation_bytes(shape, tokens, trained),
+        "activations": memory.activation_bytes(
+            shape, tokens, trained, are_recomputed=config.gradient_checkpointing
+        ),
         "logits": memory.logit_bytes(shape, tokens),
     }
 
@@ -100,7 +110,12 @@ def _reward(run: Run, shape: ModelShape, published: ModelShape | None) -> dict[s
     return {
         "weights": memory.frozen_bytes(shape, frozen_dtype()),
         "learning": memory.learning_bytes(adapter, are_new=True),
-        "activations": memory.activation_bytes(shape, tokens, config.num_trainable_layers),
+        "activations": memory.activation_bytes(
+            shape,
+            tokens,
+            config.num_trainable_layers,
+            are_recomputed=config.gradient_checkpointing,
+        ),
     }
 
 
@@ -119,9 +134,12 @@ def _ppo(run: Run, shape: ModelShape) -> dict[str, int]:
     trained = config.num_trainable_layers
     adapter = memory.adapter_parameters(shape, config.lora_rank, trained)
     tokens = config.optimization.micro_batch_size * (PROMPT_TOKENS + new)
-    sampling = _sampling(shape, SAMPLING_BATCH, SAMPLING_BATCH * PROMPT_TOKENS, new)
-    learning = memory.activation_bytes(shape, tokens, trained)
-    learning += memory.logit_bytes(shape, HEAD_CHUNK)
+    rows = _limits(shape).rows if device().type == "cuda" else SAMPLING_BATCH
+    sampling = _sampling(shape, BatchLimits(rows, rows * PROMPT_TOKENS), new)
+    learning = memory.activation_bytes(
+        shape, tokens, trained, are_recomputed=config.gradient_checkpointing
+    )
+    learning += memory.logit_bytes(shape, head_tokens(device()))
     return {
         "weights": weights,
         "learning": memory.learning_bytes(

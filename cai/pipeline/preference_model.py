@@ -5,7 +5,6 @@ normalized, with a card.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +166,7 @@ def fit_preference_model(
                 "reward: reward.patience needs two held-out prompts or more:"
                 " raise reward.held_out or pair.prompts"
             )
-    checkpoints = (store.partial_path(out) if rank() else store.open_partial(out)) / "checkpoints"
+    partial = store.partial_path(out) if rank() else store.open_partial(out)
     loss = train(
         model,
         train_set,
@@ -175,7 +174,7 @@ def fit_preference_model(
         seed=seed,
         progress=progress,
         deciding=deciding,
-        checkpoints=checkpoints,
+        checkpoints=partial / store.CHECKPOINTS,
     )
     agreements = evaluate(model, held_out)
     scores = agreement_and_loss("reward", agreements)
@@ -205,7 +204,6 @@ def fit_preference_model(
             model.save(folder, None if facts.labels is not None else facts.base, weights)
             (folder / "metrics.json").write_text(text, encoding="utf-8")
             (folder / "README.md").write_text(card.content, encoding="utf-8")
-            shutil.rmtree(checkpoints, ignore_errors=True)
     return len(held_out), scores
 
 

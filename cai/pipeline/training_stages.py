@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,11 +32,12 @@ if TYPE_CHECKING:
     from cai.modeling.tokenization import Renderer
     from cai.reward.preference_model import PreferenceModel
     from cai.train.comparison import Comparison
+    from cai.train.ppo.config import PPOConfig
     from cai.train.ppo.ptx import PtxText
     from cai.train.preference import RewardConfig
     from cai.train.sft_config import SFTConfig
 
-ConfigT = TypeVar("ConfigT", "SFTConfig", "RewardConfig")
+ConfigT = TypeVar("ConfigT", "SFTConfig", "RewardConfig", "PPOConfig")
 RUN_LABELS = "this run"
 """Source of a comparison that the run itself labelled; others are named by their file of
 `preferences`.
@@ -255,9 +255,6 @@ def ppo(ctx: RunContext) -> None:
     if rank() == 0:
         episodes = sum(int(row["episodes"]) for row in history)
         store.finish_artifact(out, updates=len(history), episodes=episodes, **trainer.left_out)
-        # three times the model's size. Last, for a kill before this would need it; a run of no
-        # update has none
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
 def _ptx_texts(ctx: RunContext, renderer: Renderer, window: int) -> list[PtxText]:
@@ -309,8 +306,9 @@ def _ppo_provenance(ctx: RunContext) -> dict[str, str]:
         models["critic"] = fingerprint(training_weights(run.ppo.critic_model))
     if run.ppo.reference == "base":
         models["reference"] = fingerprint(training_weights(run.model))
+    settings = _without_hardware(run.ppo).model_copy(update={"save_every": 1})
     weights = digest(run.reward_weights)
-    return ctx.provenance(run.ppo, inputs, ("rubric",), reward_weights=weights, **models)
+    return ctx.provenance(settings, inputs, ("rubric",), reward_weights=weights, **models)
 
 
 def _on_update(ctx: RunContext) -> Callable[[int, Mapping[str, Any]], None]:

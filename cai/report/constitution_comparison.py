@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from cai.data.filters import spaced_words
+from cai.data.words import spaced_words
 from cai.records import Grade, Prompt, Revision
 from cai.report.table import UNKNOWN
 from cai.statistics.estimates import estimate

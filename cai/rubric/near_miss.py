@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cai import templates
+from cai import reply_parsing, templates
 from cai.async_map import gather
 from cai.constitution.schema import Rubric
 from cai.lm.base import LM
@@ -189,7 +189,7 @@ def model_writer(lm: LM, compiled: CompiledRubric, seed: int, max_tokens: int = 
             temperature=0.7,
             seed=derive(seed, "near miss", prompt.id, *true_ids),
         )
-        return templates.parse_reply(sample.text, finished=sample.finished)
+        return reply_parsing.parse_reply(sample.text, finished=sample.finished)
 
     return write
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from statistics import fmean
 
-from cai.lm.local_batches import MAX_BATCH_ROWS, MAX_BATCH_TOKENS
+from cai.modeling.batch_limits import CPU_LIMITS
 from cai.modeling.batching import chunk_by_tokens
-from cai.modeling.generation import PREFILL_TOKENS
+from cai.modeling.decoding import PREFILL_TOKENS
 from cai.simulation.engine import step_seconds
 from cai.simulation.machines import Engine
 from cai.simulation.workload import Call, Row, Workload
@@ -71,7 +71,7 @@ def batches(calls: Sequence[Call]) -> list[list[Call]]:
         batch: list[Call] = []
         for call in sorted(group, key=lambda call: call.prompt - call.shared):
             tokens = (len(batch) + 1) * (call.prompt - call.shared)
-            if batch and (len(batch) == MAX_BATCH_ROWS or tokens > MAX_BATCH_TOKENS):
+            if batch and (len(batch) == CPU_LIMITS.rows or tokens > CPU_LIMITS.tokens):
                 result.append(batch)
                 batch = []
             batch.append(call)

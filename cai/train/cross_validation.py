@@ -5,13 +5,17 @@ It measures how well the model predicts labellers that it has not been trained o
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from cai.errors import TrainError
+from cai.errors import StoreError, TrainError, blame
 from cai.progress import Progress
 from cai.reward.preference_model import PreferenceModel
+from cai.store import atomic_write
 from cai.train.agreement import Agreement, evaluate
 from cai.train.comparison import Comparison
 from cai.train.preference import RewardConfig, train
@@ -59,6 +63,7 @@ def cross_validate(
     *,
     seed: int,
     progress: Progress,
+    checkpoints: Path | None = None,
 ) -> list[Fold]:
     """Train and measure a new model per fold.
 
@@ -68,9 +73,12 @@ def cross_validate(
         fresh: makes an untrained model.
         comparisons: each with its group.
         count: number of folds.
+        checkpoints: folder of what the folds gave, and of the state of the one that is trained:
+            after a kill the next call goes on from there. None: nothing is saved.
 
     Raises:
         TrainError: too few groups, or a fold that leaves nothing to train on.
+        StoreError: what a kill left is torn, or of other settings or other pairs.
     """
     parts = folds([group for group, _ in comparisons], count)
     results = []
@@ -83,10 +91,36 @@ def cross_validate(
                 f"folds: without {', '.join(part)} and the prompts they judged, "
                 "nothing is left to learn from"
             )
-        model = fresh()
-        train(model, training, config, seed=seed, progress=_fold_progress(progress, index, count))
-        results.append(Fold(part, len(training), evaluate(model, held_out)))
+        home = None if checkpoints is None else checkpoints / f"fold-{index}"
+        agreements = _measured(home, held_out)
+        if agreements is None:
+            model = fresh()
+            share = _fold_progress(progress, index, count)
+            train(model, training, config, seed=seed, progress=share, checkpoints=home)
+            agreements = evaluate(model, held_out)
+            _save_measured(home, agreements)
+        results.append(Fold(part, len(training), agreements))
     return results
+
+
+def _measured(home: Path | None, held_out: Sequence[Comparison]) -> list[Agreement] | None:
+    """What a fold gave before a kill; None: it has not ended."""
+    file = None if home is None else home.with_suffix(".json")
+    if file is None or not file.exists():
+        return None
+    with blame(StoreError, f"{file}: not as it was written: remove it"):
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        return [
+            Agreement(c.prompt, c.source, agrees, log_loss)
+            for c, (agrees, log_loss) in zip(held_out, rows, strict=True)
+        ]
+
+
+def _save_measured(home: Path | None, agreements: Sequence[Agreement]) -> None:
+    if home is not None:
+        rows = [(a.agrees, a.log_loss) for a in agreements]
+        atomic_write(home.with_suffix(".json"), json.dumps(rows) + "\n")
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _fold_progress(progress: Progress, index: int, count: int) -> Progress:

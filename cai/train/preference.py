@@ -31,16 +31,20 @@ from cai.store import digest
 from cai.train.agreement import evaluate
 from cai.train.checkpoint import Checkpoints
 from cai.train.comparison import Comparison
+from cai.train.distributed import all_reduce_max
 from cai.train.early_stopping import EarlyStopping
 from cai.train.messages import SHARD_NEEDS_FULL
 from cai.train.pair_loss import PairGradients
 from cai.train.sharding import clip_gradients, is_sharded, sum_gradients
+from cai.train.signals import deferred_signals
 
 MAX_PAIRS_OF_PROMPT = 64
 """In one step, which bounds its memory. Nine replies to a prompt, as in the paper, give 36."""
 MAX_CACHE_BYTES = 1 << 30
 """Of the frozen blocks' outputs on the training rows; above it they are recomputed every epoch."""
 FLOAT32_BYTES = 4
+HARDWARE_SETTINGS = {"save_every", "shard", "gradient_checkpointing"}
+"""May change between a kill and the next try: what is learnt is the same."""
 
 
 class RewardConfig(FrozenModel):
@@ -110,6 +114,8 @@ def train(
 ) -> float:
     """Fit head and adapter, or head and model. Processes that torchrun started call it together.
 
+    At SIGINT or SIGTERM the step is finished and saved first.
+
     Args:
         deciding: pairs whose log loss decides early stopping (`config.patience`); without any,
             all epochs are run.
@@ -120,6 +126,7 @@ def train(
         Mean training loss of the last epoch that was run, nats a pair.
 
     Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM arrived.
         TrainError: nothing to train on, or the loss is not a number.
         StoreError: the checkpoint is torn, or of other settings or other pairs.
     """
@@ -145,31 +152,37 @@ def train(
     start, state = saved.load()
     best.load_state(state)
     loss_sum = float(state.get("loss_sum") or 0)
-    for step in range(start, total_steps):
-        epoch, position = divmod(step, len(batches))
-        if not position:
-            loss_sum = 0.0
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * (1 - step / total_steps)
-        index = _order(len(batches), seed, epoch)[position]
-        batch = [comparisons[i] for i in batches[index]]
-        loss = gradients.accumulate(batch, caches[index])
-        if not math.isfinite(loss):
-            raise TrainError(
-                f"reward: the loss is {loss} at step {step}; lower reward.learning_rate"
-            )
-        sum_gradients(parameters)
-        clip_gradients(groups, config.max_grad_norm)
-        optimizer.step()
-        loss_sum += loss
-        progress(step + 1, total_steps)
-        if position + 1 == len(batches) and best.parameters:
-            epochs_since_best = best.age(epoch, _log_loss(model, deciding))
-            if epochs_since_best >= (config.patience or 1):
-                break
-        if (step + 1) % config.save_every == 0:
-            tensors = [*parameters, *best.best_weights]
-            saved.save(step + 1, tensors, {"loss_sum": loss_sum, **best.state()})
+    with deferred_signals() as signal:
+        for step in range(start, total_steps):
+            epoch, position = divmod(step, len(batches))
+            if not position:
+                loss_sum = 0.0
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * (1 - step / total_steps)
+            index = _order(len(batches), seed, epoch)[position]
+            batch = [comparisons[i] for i in batches[index]]
+            loss = gradients.accumulate(batch, caches[index])
+            if not math.isfinite(loss):
+                raise TrainError(
+                    f"reward: the loss is {loss} at step {step}; lower reward.learning_rate"
+                )
+            sum_gradients(parameters)
+            clip_gradients(groups, config.max_grad_norm)
+            optimizer.step()
+            loss_sum += loss
+            progress(step + 1, total_steps)
+            if position + 1 == len(batches) and best.parameters:
+                epochs_since_best = best.age(epoch, _log_loss(model, deciding))
+                if epochs_since_best >= (config.patience or 1):
+                    break
+            stopping = bool(all_reduce_max(float(signal.number is not None)))
+            if stopping or (step + 1) % config.save_every == 0:
+                tensors = [*parameters, *best.best_weights]
+                saved.save(step + 1, tensors, {"loss_sum": loss_sum, **best.state()})
+            if stopping:
+                signal.reraise()
+        if signal.number is not None:
+            signal.reraise()
     best.restore()
     return loss_sum / len(batches)
 
@@ -248,7 +261,7 @@ def batch_by_prompt(comparisons: Sequence[Comparison], size: int) -> list[list[i
 
 def _digest(comparisons: Sequence[Comparison], config: RewardConfig, seed: int) -> str:
     """Of what a training's state depends on besides the first weights."""
-    settings = config.model_dump_json(exclude={"save_every", "shard", "gradient_checkpointing"})
+    settings = config.model_dump_json(exclude=HARDWARE_SETTINGS)
     parts = [
         part
         for c in comparisons

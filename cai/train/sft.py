@@ -20,6 +20,7 @@ from cai.modeling.thoughts import split_thoughts
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.progress import Progress
 from cai.records import Chat
+from cai.store import CHECKPOINTS
 from cai.train.distributed import all_reduce_max, rank, single_process_env, written_by_first
 from cai.train.sft_config import SFTConfig as SFTConfig
 from cai.train.sft_trainer import COMPLETE_MARKER, IGNORE_INDEX, build_trainer
@@ -62,7 +63,7 @@ def sft(
     if not rows:
         raise TrainError(f"sft: none of {len(examples)} examples fits into {longest} tokens")
     with written_by_first(out) as folder, blame(TrainError, "sft"):
-        checkpoints = folder / "checkpoints"
+        checkpoints = folder / CHECKPOINTS
         newest = all_reduce_max(_newest_checkpoint(checkpoints) if rank() == 0 else 0)
         resumed = str(checkpoints / f"checkpoint-{newest:.0f}") if newest else None
         with single_process_env():  # each trainer has all rows, and learns its share of a step
@@ -75,7 +76,6 @@ def sft(
         weights = full_weights(model) if is_sharded(model) else None
         if rank() == 0:
             renderer.save(model, folder, weights)
-            shutil.rmtree(checkpoints, ignore_errors=True)
     return {"examples": len(rows), "too_long": too_long, "loss": loss}
 
 

@@ -23,7 +23,7 @@ from cai.modeling.activation_checkpointing import checkpoint_blocks
 from cai.modeling.fast_paths import backbone
 from cai.modeling.loading import load_frozen, load_model
 from cai.modeling.logits import logit_head
-from cai.modeling.lora import lora_config
+from cai.modeling.lora import lora_config, without_rename_warning
 from cai.modeling.out_of_memory import with_smaller_batches
 from cai.modeling.precision import autocast, device
 from cai.modeling.tokenization import load_renderer
@@ -80,16 +80,16 @@ def build_trainer(
         checkpoint_blocks(model, config.num_trainable_layers if lora else None)
     if config.shard and world_size() > 1:
         shard_model(model)
-    trainer = _reply_trainer_class()(
-        model=model,
-        args=_arguments(config, folder, seed),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=load_renderer(base).tokenizer,
-        peft_config=lora_config(model, config.lora_rank, config.num_trainable_layers)
-        if lora
-        else None,
-        callbacks=[_callback(folder, progress)],
-    )
+    adapter = lora_config(model, config.lora_rank, config.num_trainable_layers) if lora else None
+    with without_rename_warning():
+        trainer = _reply_trainer_class()(
+            model=model,
+            args=_arguments(config, folder, seed),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=load_renderer(base).tokenizer,
+            peft_config=adapter,
+            callbacks=[_callback(folder, progress)],
+        )
     trainer.remove_callback(PrinterCallback)  # it prints to standard output, which is for results
     return trainer
 
@@ -281,7 +281,7 @@ def _arguments(config: SFTConfig, folder: Path, seed: int) -> Any:
         log_level="error",
         bf16=False,  # compute_loss sets the precision
         use_cpu=device().type == "cpu",
-        gradient_checkpointing=False,  # that of the trainer changes adapters' inputs; see above
+        activation_checkpointing=False,  # that of the trainer changes adapters' inputs; see above
         dataloader_pin_memory=False,
         seed=seed,
     )

@@ -27,8 +27,9 @@ from cai.generate.regression import regressed_principle
 from cai.generate.revise import ReviseConfig, choose, reviser
 from cai.lm import FakeLM
 from cai.records import Chat, Pair, Preference, Prompt, PromptDraw, Round, chat_of
+from cai.reply_parsing import parse_reply
 from cai.store import read_rows
-from cai.templates import parse_reply, parse_verdict
+from cai.templates import parse_verdict
 from cai.train.ppo.reward_table import sum_rewards
 from cai.train.ppo.rollout import RewardTable, Rollout
 

@@ -25,6 +25,7 @@ LAYERS = [
     "async_map",
     "process_map",
     "constitution",
+    "reply_parsing",
     "templates",
     "data",
     "modeling",

@@ -12,7 +12,7 @@ from interruptions import Killed, killed_at
 
 from cai import locks
 from cai.errors import StoreError
-from cai.files import open_partial, remove_partial
+from cai.files import open_partial, partial_path, remove_partial
 from cai.locks import locked_name, new_folder
 
 
@@ -80,6 +80,56 @@ def test_a_complete_folder_loses_the_mark_that_a_kill_left(tmp_path: Path) -> No
     with pytest.raises(StoreError, match="x: exists already"), new_folder(tmp_path / "x"):
         pass
     assert [file.name for file in (tmp_path / "x").iterdir()] == ["a"]
+
+
+def test_a_complete_folder_loses_the_states_that_a_kill_left(tmp_path: Path) -> None:
+    """Those of a folder without the mark are its owner's."""
+    for name in ("killed", "users"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "state").touch()
+    (tmp_path / "killed" / ".cai-partial").touch()
+    for name in ("killed", "users"):
+        with pytest.raises(StoreError, match="exists already"), new_folder(tmp_path / name):
+            pass
+    assert list((tmp_path / "killed").iterdir()) == []
+    assert (tmp_path / "users" / "checkpoints" / "state").exists()
+
+
+WORK = {"--model": "m", "--seed": "0"}
+
+
+def begin(path: Path, *, saves: bool) -> None:
+    """A training that fails, before or after it has saved a state."""
+    with new_folder(path, WORK):
+        if saves:
+            (partial_path(path) / "checkpoints" / "step-1").mkdir()
+        raise ZeroDivisionError
+
+
+def test_the_states_of_a_training_are_kept_for_the_same_work(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        begin(tmp_path / "x", saves=False)
+    assert list(tmp_path.iterdir()) == [], "nothing was saved, and nothing stays"
+    with pytest.raises(ZeroDivisionError):
+        begin(tmp_path / "x", saves=True)
+    other = WORK | {"--seed": "1"}
+    with (
+        pytest.raises(
+            StoreError, match=r"x\.partial: holds an unfinished .* another --seed: go on"
+        ),
+        new_folder(tmp_path / "x", other),
+    ):
+        pass
+    with new_folder(tmp_path / "x", WORK):
+        assert (tmp_path / "x.partial" / "checkpoints" / "step-1").exists()
+    (tmp_path / "x.partial" / "checkpoints" / "work.json").write_text("[")
+    with (
+        pytest.raises(StoreError, match="another --model, --seed: go on"),
+        new_folder(tmp_path / "x", WORK),
+    ):
+        pass
+    with new_folder(tmp_path / "x"):
+        assert not (tmp_path / "x.partial" / "checkpoints").exists(), "other commands begin anew"
 
 
 @pytest.mark.parametrize("call", range(4))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from interruptions import Killed, killed_at
 
 from cai.errors import StoreError
 from cai.records import Prompt, Score, chat_of
@@ -286,6 +287,24 @@ def test_a_users_partial_folder_is_neither_filled_nor_removed(tmp_path: Path) ->
     with atomic_directory(tmp_path / "x") as folder:
         (folder / "a").touch()
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["a"]
+
+
+def test_the_states_of_a_training_outlive_a_kill_before_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill() -> None:
+        with atomic_directory(tmp_path / "x") as folder:
+            (folder / "checkpoints").mkdir(exist_ok=True)
+            (folder / "checkpoints" / "state").touch()
+            (folder / "weights").touch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed_at(0, os.replace))
+        with pytest.raises(Killed):
+            fill()
+    assert (tmp_path / "x.partial" / "checkpoints" / "state").exists()
+    fill()
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["weights"]
 
 
 def test_a_killed_commands_partial_folder_is_resumed_and_removed(tmp_path: Path) -> None:

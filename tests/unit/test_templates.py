@@ -16,15 +16,12 @@ from time_limit import within
 from cai import templates
 from cai.constitution import CompareExample, CritiqueExample, Principle, load_constitution
 from cai.records import Chat, chat_of
+from cai.reply_parsing import complete_sentences, parse_first_reply, parse_message, parse_reply
 from cai.templates import (
     compare_chat,
-    complete_sentences,
     critique_chat,
     fence,
     fill_in,
-    parse_first_reply,
-    parse_message,
-    parse_reply,
     parse_verdict,
     revision_chat,
     templates_digest,

@@ -10,11 +10,13 @@ from collections.abc import Callable
 import pytest
 from time_limit import within
 
-from cai import templates
+from cai import reply_parsing, templates
 from cai.constitution import load_constitution
-from cai.data.filters import detect_language, prompt_key, shingles, word_ngrams
+from cai.data.filters import prompt_key
+from cai.data.languages import detect_language
 from cai.data.near_duplicates import NearDuplicates
 from cai.data.pii import find_personal_data
+from cai.data.words import shingles, word_ngrams
 from cai.generate.diversity import diversity_metrics
 from cai.generate.filters import near_copy, not_degenerate
 from cai.integrations.reward_requests import strip_end_texts
@@ -71,9 +73,9 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "near_copy": lambda text: near_copy(text, text[1:] + "b"),
     "near_copy of others": lambda text: near_copy(text, text[::-1]),
     "not_degenerate": lambda text: not_degenerate(HI, text),
-    "parse_reply": lambda text: templates.parse_reply(text, finished=False),
-    "parse_first_reply": lambda text: templates.parse_first_reply(text, finished=False),
-    "parse_message": lambda text: templates.parse_message(text, finished=False),
+    "parse_reply": lambda text: reply_parsing.parse_reply(text, finished=False),
+    "parse_first_reply": lambda text: reply_parsing.parse_first_reply(text, finished=False),
+    "parse_message": lambda text: reply_parsing.parse_message(text, finished=False),
     "parse_verdict": templates.parse_verdict,
     "parse_comparison": lambda text: templates.parse_comparison(chat_of(("user", text))),
     "fence": templates.fence,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cai.errors import TrainError
+from cai.modeling.activation_checkpointing import checkpoint_blocks
 from cai.modeling.fast_paths import hidden_width
 from cai.modeling.frozen_cache import frozen_blocks
 from cai.modeling.loading import load_frozen, load_model, window_of_weights
@@ -269,7 +270,7 @@ def build_actor(
     copy = load_model(weights, dtype) if shard or dtype != torch.float32 else None
     if config.mode == "lora":
         base = with_adapter(
-            load_frozen(weights),
+            _learning_model(load_frozen, weights, config),
             POLICY,
             config.lora_rank,
             config.num_trainable_layers,
@@ -281,10 +282,21 @@ def build_actor(
             load_frozen(weights), ADAPTER, reward.lora_rank, reward.num_trainable_layers
         )
     frozen = other or scorer or load_reference(weights)
-    actor = FullActor(load_model(weights), frozen, copy, config.num_trainable_layers)
+    policy = _learning_model(load_model, weights, config)
+    actor = FullActor(policy, frozen, copy, config.num_trainable_layers)
     if shard:
         actor.shard()
     return _with_critic_model(actor, config, weights), scorer
+
+
+def _learning_model(
+    load: Callable[[str], PreTrainedModel], weights: str, config: PPOConfig
+) -> PreTrainedModel:
+    """The policy's model, or the base under its adapter."""
+    model = load(weights)
+    if config.gradient_checkpointing:
+        checkpoint_blocks(model, config.num_trainable_layers)
+    return model
 
 
 def _with_critic_model(actor: Actor, config: PPOConfig, weights: str) -> Actor:

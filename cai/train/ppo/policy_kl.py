@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cai.modeling.batch_limits import head_tokens
 from cai.modeling.batching import length_batches, right_pad
 from cai.modeling.fast_paths import backbone
 from cai.modeling.loading import window_of
@@ -110,7 +111,7 @@ def token_kls(
     hidden: tuple[Tensor, Tensor],
     models: tuple[PreTrainedModel, PreTrainedModel],
     temperature: float,
-    chunk: int = 128,
+    chunk: int | None = None,
 ) -> Tensor:
     """(N,) exact KL at each token, nats, from the states (N, hidden) of policy and reference.
 
@@ -118,6 +119,7 @@ def token_kls(
     """
     heads = [logit_head(model) for model in models]
     parts = []
+    chunk = chunk or head_tokens(hidden[0].device)
     for states in zip(*(torch.split(hidden_NE, chunk) for hidden_NE in hidden), strict=True):
         logits, ref_logits = (
             head(hidden_ME).float() / temperature

@@ -23,11 +23,17 @@ def state_digest(
 ) -> str:
     """Digest of what a run's state depends on besides its weights. More updates, or other times to
     save, continue the same state; but not where the KL controller's horizon follows from the number
-    of updates.
+    of updates. So do weights that are spread otherwise, and activations that are computed again.
     """
     prompt_keys = [f"{prompt.id} {prompt.kind} {prompt.category}" for prompt in prompts]
     settings = config.model_dump_json(
-        exclude={"num_updates": True, "save_every": True, "kl": {"horizon"}}
+        exclude={
+            "num_updates": True,
+            "save_every": True,
+            "shard": True,
+            "gradient_checkpointing": True,
+            "kl": {"horizon"},
+        }
     )
     horizon = str(config.kl_horizon) if config.kl.target is not None else ""
     text_key = digest(json.dumps(texts)) if texts else "0"

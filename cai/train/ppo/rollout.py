@@ -11,9 +11,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from cai.modeling.batch_limits import batch_limits, head_tokens
 from cai.modeling.batching import length_batches, right_pad
+from cai.modeling.decoding import shared_prefix
 from cai.modeling.frozen_cache import FrozenCache
-from cai.modeling.generation import generate, shared_prefix
+from cai.modeling.generation import generate
 from cai.modeling.out_of_memory import BatchLimit
 from cai.modeling.sampling import Generation
 from cai.modeling.tokenization import Renderer
@@ -118,7 +120,8 @@ def sample_rollouts(
             for i, ids, generation in zip(indices, rows, generations, strict=True)
         ]
 
-    for indices in length_batches(prompt_ids, SAMPLING_BATCH):
+    rows = batch_limits(model).rows if model.device.type == "cuda" else SAMPLING_BATCH
+    for indices in length_batches(prompt_ids, rows):
         sampled = limit.run(indices, lambda i: len(prompt_ids[i]) + config.max_new_tokens, sample)
         rollouts.update(zip(indices, sampled, strict=True))
     return [rollouts[i] for i in range(len(requests))]
@@ -161,12 +164,13 @@ def token_logprobs(
     tokens_N: Tensor,
     lm_head: Callable[[Tensor], Tensor],
     temperature: float,
-    chunk: int = 128,
+    chunk: int | None = None,
 ) -> Tensor:
     """(N,) log-probability of each sampled token at the sampling temperature, nats.
 
-    The head runs on `chunk` tokens at a time. Logits are not kept for the backward pass but
-    computed again, for a chunk of them is larger than all hidden states together.
+    The head runs on `chunk` tokens at a time (None: as the device suits). Logits are not kept for
+    the backward pass but computed again, for a chunk of them is larger than all hidden states
+    together.
     """
 
     def chunk_logprobs(hidden_ME: Tensor, tokens_M: Tensor) -> Tensor:
@@ -177,6 +181,7 @@ def token_logprobs(
         )
 
     parts = []
+    chunk = chunk or head_tokens(hidden_NE.device)
     for start in range(0, len(tokens_N), chunk):
         hidden_ME, tokens_M = hidden_NE[start : start + chunk], tokens_N[start : start + chunk]
         if torch.is_grad_enabled():

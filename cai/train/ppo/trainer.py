@@ -25,6 +25,7 @@ from cai.modeling.model_files import training_weights
 from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt
 from cai.seeds import rng
+from cai.store import CHECKPOINTS
 from cai.train import checkpoint, losses
 from cai.train.distributed import (
     all_reduce_max,
@@ -65,8 +66,6 @@ from cai.train.ppo.validation import Validation, validation_requests
 from cai.train.ppo.window import within_window
 from cai.train.signals import deferred_signals
 from cai.train.tracking import Track, no_tracker
-
-CHECKPOINTS = "checkpoints"
 
 
 class PPOTrainer:

@@ -16,9 +16,9 @@ from cai.data.filters import (
     PromptFilters,
     compared_text,
     conversation_text,
-    shingles,
 )
 from cai.data.minhash import signatures
+from cai.data.words import shingles
 from cai.records import Prompt, chat_of
 
 

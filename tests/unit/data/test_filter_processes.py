@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import random
@@ -11,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import py3langid
 import pytest
 from data_toys import prompt
 
@@ -19,6 +21,7 @@ from cai.data.dedupe import Cleaned, clean, filtered_prompts, kept_lines
 from cai.data.filter_processes import judged_blocks
 from cai.data.filters import HygieneConfig, PromptFilters, compared_text, conversation_text
 from cai.data.minhash import band_keys, signatures
+from cai.data.words import word_ngrams
 from cai.errors import JobError
 from cai.records import Prompt, TrainingChat, chat_of
 
@@ -29,7 +32,8 @@ WORDS = [
 EXTRAS = [
     "write to ann@example.org", "call 212-555-0100 now", "the server 198.51.100.7",
     "\u00b2 fe80::1", "请问怎样才能在家里安全地存放", "une question très simple sur le pain",
-    "\ud800 half", "", "a small river sings",
+    "\ud800 half", "", "a small river sings", "<|im_end|>", "😀 👩\u200d👧", "  \n ", "the " * 300,
+    "Wie backe ich ein Brot?", "\u3000 \u00a0", "HELLO THERE",
 ]  # fmt: skip
 EVALUATION = ["under the old house a small river sings for bread"]
 EVERYTHING = HygieneConfig(
@@ -61,9 +65,29 @@ def filters(config: HygieneConfig) -> PromptFilters:
     return PromptFilters(config, lambda text: len(text.split()), EVALUATION)
 
 
+def plainly_judged(row: Prompt, rules: PromptFilters, evaluation: set[str]) -> str | None:
+    """The reason against one row, without the filter on personal data."""
+    config, text = rules.config, conversation_text(row)
+    length = rules.count_tokens(text)
+    if config.min_tokens is not None and length < config.min_tokens:
+        return "too short"
+    if config.max_tokens is not None and length > config.max_tokens:
+        return "too long"
+    if config.languages and (code := py3langid.classify(text)[0]) not in config.languages:
+        return f"language {code}"
+    is_known = not evaluation.isdisjoint(set(word_ngrams(text, config.ngram)) - {""})
+    return "in an evaluation" if is_known else None
+
+
 def plainly_cleaned(rows: Sequence[Prompt], rules: PromptFilters) -> list[tuple[str, int]]:
     """(reason, row that is repeated or -1) by loops over rows, one filter after the other."""
-    judged = [rules.judge(row) for row in rows]
+    evaluation = {run for text in EVALUATION for run in word_ngrams(text, rules.config.ngram)}
+    reasons = [plainly_judged(row, rules, evaluation) for row in rows]
+    judged = [
+        (row, reason) if reason else rules.without_personal_data(row)
+        for row, reason in zip(rows, reasons, strict=True)
+    ]
+    assert judged == [rules.judge(row) for row in rows]
     outcomes = [(reason or "", -1) for _, reason in judged]
     config = rules.config
 
@@ -110,12 +134,13 @@ def pairs(cleaned: Cleaned) -> list[tuple[str, int]]:
     return list(zip(reasons, cleaned.duplicate_of.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("seed", "block"), [(0, 7), (1, 150), (2, 150), (3, 1 << 10)])
 def test_blocks_are_judged_as_a_plain_loop_would(
-    monkeypatch: pytest.MonkeyPatch, seed: int
+    monkeypatch: pytest.MonkeyPatch, seed: int, block: int
 ) -> None:
-    monkeypatch.setattr(filter_processes, "BLOCK_ROWS", 7)
-    rows, rules = random_rows(400, seed), filters(EVERYTHING)
+    """Blocks of seven are too small for steps in many texts at a time, the others are not."""
+    monkeypatch.setattr(filter_processes, "BLOCK_ROWS", block)
+    rows, rules = random_rows(700, seed), filters(EVERYTHING)
     cleaned = clean(lambda: iter(rows), EVERYTHING, rules)
     assert pairs(cleaned) == plainly_cleaned(rows, rules)
     assert {reason.split()[0] for reason in cleaned.counts} == REASONS
@@ -130,6 +155,23 @@ def several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filter_processes, "_cores", lambda: 3)
     monkeypatch.setattr(filter_processes, "FIRST_BLOCKS", 1)
     monkeypatch.setattr(filter_processes, "BLOCK_ROWS", 40)
+
+
+def test_garbage_is_collected_as_before() -> None:
+    """While rows are judged there is no full collection; afterwards there is."""
+    states: list[bool] = []
+
+    def rows() -> Iterator[Prompt]:
+        for row in random_rows(20, 3):
+            states.append(gc.isenabled())
+            yield row
+        raise JobError("enough")
+
+    assert gc.isenabled()
+    with pytest.raises(JobError, match="enough"):
+        clean(rows, EVERYTHING, filters(EVERYTHING))
+    assert states == [False] * 20
+    assert gc.isenabled()
 
 
 def equal(first: Cleaned, second: Cleaned) -> bool:

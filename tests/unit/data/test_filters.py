@@ -8,7 +8,8 @@ from pathlib import Path
 
 from data_toys import SENTENCE, outcome, prompt
 
-from cai.data.filters import HygieneConfig, detect_language
+from cai.data.filters import HygieneConfig
+from cai.data.languages import detect_language
 from cai.data.split import clean_training
 from cai.records import Chat, chat_of
 

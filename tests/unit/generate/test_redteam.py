@@ -21,8 +21,9 @@ from cai.generate.redteam import (
 )
 from cai.lm import FakeLM
 from cai.records import Attempt, Chat, Prompt, chat_of
+from cai.reply_parsing import parse_message
 from cai.store import read_rows
-from cai.templates import parse_message, redteam_chat
+from cai.templates import redteam_chat
 
 
 def seed_prompt(text: str, category: str) -> Prompt:

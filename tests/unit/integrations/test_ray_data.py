@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from endpoint import answer_to, endpoint
+from endpoint import answer_to, endpoint, processes
 
 from cai.errors import JobError
-from cai.integrations import ray_data
+from cai.integrations import ray_data, ray_processors
 from cai.integrations.ray_calls import CallResult, EndpointCalls
+from cai.integrations.ray_tables import read_answers
 from cai.lm.batch import Batch
+from cai.lm.batch_files import custom_id
 from cai.lm.chat_completions import parse_answer
 from cai.lm.http_config import HttpConfig
 from cai.lm.option_logprobs import option_logprobs
@@ -36,7 +42,7 @@ async def send(calls: EndpointCalls, bodies: dict[str, dict[str, Any]]) -> list[
     async with calls() as session:
         sent: list[asyncio.Task[CallResult]] = []
         for name, body in bodies.items():
-            payload = ray_data.http_request({"id": name, "body": json.dumps(body)})["payload"]
+            payload = ray_processors.http_request({"id": name, "body": json.dumps(body)})["payload"]
             sent.append(session.post("http://ignored", headers={}, data=json.dumps(payload)))
         results = []
         for call in sent:
@@ -65,8 +71,45 @@ def test_a_batch_that_is_repeated_calls_for_what_it_lacks(tmp_path: Path) -> Non
         answer_to(body) for body in BODIES.values()
     ]
     assert again[:2] == answers
-    left = ray_data.read_answers(tmp_path)
+    left = read_answers(tmp_path)
     assert all(left.find(name) is not None for name in NAMES)
+
+
+CONNECTIONS = 4
+
+
+def answer_batch(spec: str, received: Path, bodies: dict[str, dict[str, Any]]) -> None:
+    """A worker with one batch, in a process that is killed."""
+    calls = EndpointCalls(spec, HttpConfig(connections=CONNECTIONS), 1, received)
+    asyncio.run(send(calls, bodies))
+
+
+def test_only_calls_under_way_are_made_again(tmp_path: Path) -> None:
+    """A worker is killed in a batch: an answer that it has received is in its file, and is not
+    requested again. What is, are the calls that it waited for.
+    """
+    unnamed = [body_of(f"Question {number}?") for number in range(24)]
+    bodies = {custom_id("label", body): body for body in unnamed}
+    received = tmp_path / "received"
+    with endpoint(tmp_path / "server", latency=0.05) as server:
+        worker = processes.Process(target=answer_batch, args=(server.spec, received, bodies))
+        worker.start()
+        while len(server.answered()) < len(bodies) // 2:
+            time.sleep(0.01)
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        kept = set(read_answers(tmp_path).received.offsets)
+        assert 0 < len(kept) < len(bodies)
+        answer_batch(server.spec, received, bodies)
+        answered = Counter(f"label-{digest[:32]}" for digest, _ in server.answered())
+    repeated = {name for name, count in answered.items() if count > 1}
+    assert answered.keys() == bodies.keys()
+    assert repeated.isdisjoint(kept)
+    assert answered.total() - len(bodies) <= CONNECTIONS
+    answers = read_answers(tmp_path)
+    for name, body in bodies.items():
+        assert json.loads(answers.find(name) or b"") == answer_to(body)
 
 
 def test_a_call_that_fails_alone(tmp_path: Path) -> None:
@@ -106,9 +149,9 @@ def test_an_engine_s_output_as_an_answer(key: type) -> None:
     step = {key(token): entry for token, entry in ENGINE_ROW["logprobs"][0].items()}
     body = body_of("A or B?", logprobs=True, top_logprobs=20) | {"max_tokens": 1}
     row = ENGINE_ROW | {"id": "x", "body": json.dumps(body), "logprobs": [step | {key(1): None}]}
-    answer = parse_answer(ray_data.engine_answer(row)["answer"].encode(), "")
+    answer = parse_answer(ray_processors.engine_answer(row)["answer"].encode(), "")
     assert option_logprobs(answer, ("A", "B")) == [-0.25, -1.5]
-    request = ray_data.engine_request(row)
+    request = ray_processors.engine_request(row)
     assert request["messages"] == body["messages"]
     assert (request["sampling_params"]["logprobs"], request["sampling_params"]["stop"]) == (
         20,
@@ -120,9 +163,20 @@ def test_an_engine_s_output_as_an_answer(key: type) -> None:
 def test_a_reply_that_fills_its_limit_counts_as_cut(tokens: int, reason: str) -> None:
     row = ENGINE_ROW | {"id": "x", "body": json.dumps(body_of("Hi")), "logprobs": None}
     row["num_generated_tokens"] = tokens
-    answer = parse_answer(ray_data.engine_answer(row)["answer"].encode(), "")
+    answer = parse_answer(ray_processors.engine_answer(row)["answer"].encode(), "")
     assert (answer.text, answer.finish_reason) == ("A", reason)
     assert (answer.prompt_tokens, answer.completion_tokens) == (9, tokens)
+
+
+def test_a_deployment_s_error_is_no_answer() -> None:
+    """Ray passes a server's refusal on as it does an answer, with the columns that a table adds."""
+    error = {"message": "context too long", "code": 400, "param": None}
+    row = ray_processors.deployment_answer({"id": "x", "choices": None, "error": error})
+    assert ray_processors.outcome(row) == {"id": "x", "answer": None, "error": "context too long"}
+    row = ray_processors.deployment_answer({"id": "x", "choices": [], "error": "busy"})
+    assert row["error"] == "busy"
+    row = ray_processors.deployment_answer({"id": "x", "choices": [1, 2], "error": None})
+    assert (row["answer"], row["error"]) == ('{"choices": [1, 2]}', None)
 
 
 def test_a_failed_row_is_one_with_a_reason() -> None:
@@ -131,10 +185,10 @@ def test_a_failed_row_is_one_with_a_reason() -> None:
         "body": "{}",
         "__inference_error__": "RayTaskError: File x\n too long" + "g" * 500,
     }
-    failed = ray_data.outcome(row)
+    failed = ray_processors.outcome(row)
     assert (failed["id"], failed["answer"]) == ("x", None)
     assert failed["error"].startswith("too long")
-    assert len(failed["error"]) == ray_data.MAX_REASON
+    assert len(failed["error"]) == ray_processors.MAX_REASON
 
 
 def test_the_last_wave_with_an_answer_counts(tmp_path: Path) -> None:
@@ -147,7 +201,7 @@ def test_the_last_wave_with_an_answer_counts(tmp_path: Path) -> None:
         pq.write_table(table, folder / "0.parquet")
         (folder / "1.parquet").write_bytes((folder / "0.parquet").read_bytes()[:100])
         pq.write_table(pa.table({"id": [b"\x80"], "answer": [b"\x80"]}), folder / "2.parquet")
-    answers = ray_data.read_answers(tmp_path)
+    answers = read_answers(tmp_path)
     assert answers.find("a") == b"2"
     assert answers.find("b") is None
     assert answers.errors == {"b": "late"}

@@ -15,7 +15,7 @@ from plain_decoding import END, greedy, load_plain, option_logprob
 from cai.errors import BackendError
 from cai.lm import Sample, open_lm
 from cai.lm.local import LocalLM, load_local
-from cai.modeling import generation
+from cai.modeling import decoding, generation
 from cai.records import chat_of
 
 
@@ -114,13 +114,13 @@ def test_max_tokens(lm: LocalLM) -> None:
 def prefixes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The length of every prefix that is computed."""
     lengths: list[int] = []
-    prefill_prefix = generation.prefill_prefix
+    prefill_prefix = decoding.prefill_prefix
 
     def counted(model: Any, ids: Any) -> Any:
         lengths.append(len(ids))
         return prefill_prefix(model, ids)
 
-    monkeypatch.setattr(generation, "prefill_prefix", counted)
+    monkeypatch.setattr(decoding, "prefill_prefix", counted)
     return lengths
 
 

@@ -4,10 +4,12 @@ learn, which ends with the last activation that is needed.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from cai.modeling.activation_checkpointing import checkpoint_blocks
 from cai.modeling.frozen_cache import blocks_of
@@ -41,3 +43,22 @@ def test_gradients_are_those_of_kept_activations(
     assert calls == recomputed
     for kept, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, kept, rtol=1e-4, atol=1e-3)
+
+
+def test_a_block_keeps_none_of_its_wide_states(tiny_model: Path) -> None:
+    """Three rows of 40 tokens: those of the MLP are 64 wide. Two of each block's are kept without
+    checkpoints; the MLP has hooks of its own, which go before those of a checkpoint.
+    """
+    ids_BT = torch.arange(120).view(3, 40)
+    kept = []
+    for checkpointed in (False, True):
+        model = load_model(str(tiny_model))
+        if checkpointed:
+            checkpoint_blocks(model)
+        hidden_BTE = plain_hidden_states(model, ids_BT)
+        gc.collect()
+        tensors = [t for t in gc.get_objects() if type(t) is Tensor and t.shape == (3, 40, 64)]
+        kept.append(len({t.untyped_storage().data_ptr() for t in tensors}))
+        assert hidden_BTE.requires_grad
+        del hidden_BTE, tensors
+    assert kept == [4, 0]

@@ -12,15 +12,11 @@ import torch
 from plain_decoding import END, greedy, load_plain, next_logp, option_logprob, random_rows
 
 from cai.errors import UsageError
-from cai.modeling import generation
+from cai.modeling import decoding
 from cai.modeling.attention import Prefix
 from cai.modeling.batching import chunk_by_tokens, common_prefix_length, left_pad
-from cai.modeling.generation import (
-    DecodingBatch,
-    generate,
-    option_logprobs,
-    prefill_prefix,
-)
+from cai.modeling.decoding import DecodingBatch, prefill_prefix
+from cai.modeling.generation import generate, option_logprobs
 from cai.modeling.loading import fingerprint, load_model
 from cai.modeling.precision import matmul_dtype
 from cai.modeling.sampling import Generation, Responses, draw
@@ -121,7 +117,7 @@ def test_prompts_read_in_parts_are_the_same_prompts(
     single_rows = [(i, i + 1) for i in range(5)]
     for tokens, chunks in ((40, [(0, 1), (1, 2), (2, 5)]), (1, single_rows)):
         assert [(c.start, c.stop) for c in chunk_by_tokens(suffixes, tokens)] == chunks
-        monkeypatch.setattr(generation, "PREFILL_TOKENS", tokens)
+        monkeypatch.setattr(decoding, "PREFILL_TOKENS", tokens)
         for with_prefix in (None, prefix):
             assert generate_all(model, rows, prefix=with_prefix) == want_texts
             got = option_logprobs(model, rows, options, pad=END, prefix=with_prefix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cai.modeling import generation
-from cai.modeling.generation import DecodingBatch
+from cai.modeling.decoding import DecodingBatch, prefill_prefix
+from cai.modeling.fast_paths import fast_paths, set_fast_paths
+from cai.modeling.kv_cache import SPARE_TOKENS
 from cai.modeling.loading import load_model
 from cai.modeling.sampling import Generation, Responses
 
@@ -74,10 +77,72 @@ def test_blocks_of_tokens_change_nothing(model: Any, monkeypatch: pytest.MonkeyP
         assert len(got.logps or []) == len(got.ids)
 
 
-def test_no_step_waits_for_the_device(model: Any) -> None:
+@pytest.fixture
+def recorded_model(tiny_model: Path) -> Any:
+    """Its steps are those that a GPU records, which a CPU runs one by one."""
+    model = load_model(str(tiny_model))
+    set_fast_paths(model, replace(fast_paths(model), recorded_steps=True))
+    return model
+
+
+def test_steps_of_fixed_shape_change_nothing(model: Any, recorded_model: Any) -> None:
+    """Seven rows of which one ends after the other, past the first columns of the cache, with a
+    prefix that they share and without: the same tokens and log-probabilities.
+    """
+    shared = list(range(40, 60))
+    rows = [[*shared, *range(i, 2 * i + 1)] for i in range(7)]
+    settings: dict[str, Any] = {
+        "max_tokens": [2 * SPARE_TOKENS + 5, 3, SPARE_TOKENS + 1, 1, 40, 9, 2 * SPARE_TOKENS],
+        "temperatures": [0.9, 0.0, 1.1, 0.7, 0.0, 1.0, 0.8],
+        "seeds": range(7),
+        "stop_ids": frozenset({257}),
+        "pad": 257,
+        "record_logprobs": True,
+    }
+    for with_prefix in (True, False):
+        results = []
+        for each in (model, recorded_model):
+            prefix = prefill_prefix(each, shared) if with_prefix else None
+            results.append(generation.generate(each, rows, prefix=prefix, **settings))
+        want, got = results
+        assert [g.ids for g in got] == [g.ids for g in want]
+        for a, b in zip(got, want, strict=True):
+            assert a.logps == pytest.approx(b.logps, abs=1e-4)
+
+
+def test_addresses_stay_between_recordings(recorded_model: Any) -> None:
+    """What a recording reads and writes is at the same place in every step, until the cache has no
+    free column; the next recording goes on from there.
+    """
+    batch = DecodingBatch(recorded_model, ROWS, None, 257)
+    tokens_B = torch.tensor([1, 2, 3])
+    recordings, addresses = [], set()
+    with torch.no_grad():
+        for _ in range(SPARE_TOKENS + 1):
+            batch.step(tokens_B)
+            step = batch.recorded
+            assert step is not None
+            if not recordings or recordings[-1] is not step:
+                recordings.append(step)
+            state = (step.ids_B, step.mask_BC, step.position_B, step.column_1)
+            buffers = [t for layer in batch.cache.layers for t in layer.buffers]
+            addresses.add((id(step), *(t.data_ptr() for t in (*state, *buffers))))
+    assert len(recordings) == len(addresses) == 2
+    assert int(recordings[1].column_1) == recordings[1].length == 7 + SPARE_TOKENS + 1
+
+
+def test_rows_are_dropped_from_a_recording_when_half_have_ended(recorded_model: Any) -> None:
+    batch = DecodingBatch(recorded_model, [[1, 2]] * 5, None, 257)
+    assert [batch.is_worth_dropping(n) for n in range(5)] == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_no_step_waits_for_the_device(tiny_model: Path, is_recorded: bool) -> None:
     """Eight tokens of each row, sampled with log-probabilities: no operation reads a number back
     or has a shape that follows from what a tensor holds.
     """
+    model = load_model(str(tiny_model))
+    set_fast_paths(model, replace(fast_paths(model), recorded_steps=is_recorded))
     batch = DecodingBatch(model, ROWS, None, 257)
     responses = Responses([8] * 3, [0.9, 0.0, 1.1], [1, 2, 3], frozenset(), record_logprobs=True)
     with torch.no_grad(), Waits() as waits:

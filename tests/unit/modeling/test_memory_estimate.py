@@ -34,7 +34,9 @@ def test_the_formula_by_hand() -> None:
     weights; each takes 4 (itself) + 4 (gradient) + 8 (moments) bytes, one of the base's without the
     first. Cache of 7 tokens: keys and values x 4 layers x 1 head x 2 x 7 x 2 bytes = 224. A block
     keeps 8 x 10 + 3 x 30 + 2 x (5 + 1) x 2 = 194 numbers a token: two blocks and the one that runs,
-    7 tokens, 4 bytes: 16,296. Logits: 3 x 7 x 100 x 4 = 8,400.
+    7 tokens, 4 bytes: 16,296. Computed again, the two keep their inputs, 10 numbers each, beside
+    one of them in full and the one that runs: (2 x 10 + 2 x 194) x 7 x 4 = 11,424.
+    Logits: 3 x 7 x 100 x 4 = 8,400.
     """
     assert memory.weight_bytes(SHAPE, torch.bfloat16) == 10_000
     assert memory.weight_bytes(SHAPE, torch.float32) == 20_000
@@ -46,6 +48,7 @@ def test_the_formula_by_hand() -> None:
     assert memory.learning_bytes(600, are_new=False) == 7200
     assert memory.cache_bytes(SHAPE, 7, torch.bfloat16) == 224
     assert memory.activation_bytes(SHAPE, 7, 2) == 16_296
+    assert memory.activation_bytes(SHAPE, 7, 2, are_recomputed=True) == 11_424
     assert memory.logit_bytes(SHAPE, 7) == 8400
 
 
@@ -85,6 +88,31 @@ def test_stages_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stages["ppo"].parts["weights"] == 40_000
     assert stages["ppo"].parts["learning"] == 60_000
     assert stages["sampling"].parts["weights"] == 20_000
+
+
+def test_activations_that_are_computed_again_are_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A token of four blocks: 4 x 10 + 2 x 194 = 428 numbers, and 5 x 194 = 970 without. PPO's
+    micro-batch has 64 x (256 + 48) tokens, beside logits of 128: 3 x 128 x 100 x 4 = 153,600.
+    """
+    monkeypatch.setattr(memory_plan, "matmul_dtype", lambda: torch.float32)
+
+    def kept(*, again: bool) -> list[int]:
+        setting = {"gradient_checkpointing": again}
+        run = run_of(
+            sft={"batch_size": 2, "max_length": 8} | setting,
+            reward={"batch_size": 1} | setting,
+            pair={"max_tokens": 100},
+            ppo={"optimization": {"micro_batch_size": 64}} | setting,
+        )
+        stages = {stage.stage: stage.parts for stage in stage_memories(run, SHAPE)}
+        ppo = stages["ppo"]["activations or cache"] - 153_600
+        return [stages["sft"]["activations"], stages["reward"]["activations"], ppo]
+
+    tokens = (2 * 8, 2 * (256 + 100), 64 * (256 + 48))
+    assert kept(again=False) == [970 * 4 * count for count in tokens]
+    assert kept(again=True) == [428 * 4 * count for count in tokens]
 
 
 def test_lora_on_a_gpu_keeps_the_base_short(monkeypatch: pytest.MonkeyPatch) -> None:

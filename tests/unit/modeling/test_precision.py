@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from cai.errors import UsageError
 from cai.modeling import precision
 
 
@@ -52,6 +54,48 @@ def test_a_torn_or_unwritable_cache_costs_a_measurement(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     monkeypatch.setattr(precision, "product_seconds", lambda dtype: 1.0)
     assert precision._bfloat16_is_faster() is False
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The device, or the error, with some GPUs and settings."""
+
+    def choose(gpus: int, configured: str | None = None, rank: str | None = None) -> str:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        for name, value in ((precision.DEVICE_VARIABLE, configured), ("LOCAL_RANK", rank)):
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        try:
+            return str(precision.device.__wrapped__())
+        except UsageError as error:
+            return str(error)
+
+    return choose
+
+
+def test_each_process_has_a_gpu_of_its_own(chosen: Callable[..., str]) -> None:
+    assert chosen(0) == chosen(0, rank="1") == chosen(2, "cpu") == "cpu"
+    assert chosen(2) == chosen(2, "cuda") == "cuda:0"
+    assert chosen(2, rank="1") == chosen(2, "cuda", rank="1") == chosen(2, "cuda:1") == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "configured", "rank", "start"),
+    [
+        (1, None, "1", "LOCAL_RANK=1: torch sees 1 GPUs on this machine"),
+        (1, "cuda", "1", "LOCAL_RANK=1: torch sees 1 GPUs"),
+        (1, "cuda:3", None, "CAI_DEVICE=cuda:3: torch sees 1 GPUs"),
+        (0, "cuda", None, "LOCAL_RANK=0: torch sees 0 GPUs"),
+        (0, "graphics", None, "CAI_DEVICE=graphics: "),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named(
+    chosen: Callable[..., str], gpus: int, configured: str | None, rank: str | None, start: str
+) -> None:
+    assert chosen(gpus, configured, rank).startswith(start)
 
 
 def test_a_product_takes_some_time() -> None:

@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -23,8 +24,10 @@ import pytest
 from cli_runner import Capture, run_command
 from endpoint import Endpoint, answer_to, endpoint
 from json_lines import write_lines
+from pydantic import BaseModel, ConfigDict
 
-from cai.integrations import ray_data
+from cai.integrations import ray_processors
+from cai.integrations.ray_tables import RequestTables, read_answers
 from cai.lm.chat_completions import parse_answer
 from cai.records import Pair, chat_of
 
@@ -81,6 +84,18 @@ def answered(server: Endpoint, since: int = 0) -> Counter[str]:
     return Counter(digest for digest, fault in server.answered()[since:] if fault == "ok")
 
 
+def times_answered(counts: Counter[str], stage: str, names: Collection[str]) -> set[int]:
+    """How often requests of these names got an answer; empty if there is no name."""
+    named = {f"{stage}-{digest[:32]}": count for digest, count in counts.items()}
+    return {named[name] for name in names}
+
+
+def report(capsys: Capture, line: str) -> None:
+    """A figure for the documentation."""
+    with capsys.disabled():
+        print(f"\n{line}")
+
+
 def once_answered(server: Endpoint, count: int, act: Callable[[], None]) -> threading.Thread:
     """Do something when the server has answered `count` more requests."""
     goal = len(server.answered()) + count
@@ -106,10 +121,19 @@ def ray_workers(server: Endpoint) -> list[psutil.Process]:
     ]
 
 
-def kill_one_of_two_workers(server: Endpoint) -> None:
+def kill_one_of_two_workers(server: Endpoint, folder: Path) -> set[str]:
+    """Names of the requests of which an answer is in the files of a folder of waves at that time.
+
+    The worker is stopped first, so that it writes nothing while the files are read.
+    """
     while len(workers := ray_workers(server)) < 2:
         time.sleep(0.05)
+    os.kill(workers[0].pid, signal.SIGSTOP)
+    while workers[0].status() != psutil.STATUS_STOPPED:
+        time.sleep(0.001)
+    kept = set(read_answers(folder).received.offsets)
     os.kill(workers[0].pid, signal.SIGKILL)
+    return kept
 
 
 @pytest.mark.parametrize("stage", ["revise", "label"])
@@ -120,19 +144,23 @@ def test_the_rows_of_a_plain_run_though_a_worker_is_killed(
     monkeypatch: pytest.MonkeyPatch,
     stage: str,
 ) -> None:
-    """Two workers call at the same time. At most the calls that the killed one waited for are made
-    again.
+    """Two workers call at the same time. What is made again are calls that the killed one waited
+    for: no more than it has connections, and none whose answer it had.
     """
     if ROWS < 1000:
-        monkeypatch.setattr(ray_data, "ROWS_PER_TASK", 16)
-        monkeypatch.setattr(ray_data, "HTTP_BATCH", 16)
+        monkeypatch.setattr(ray_processors, "ROWS_PER_TASK", 16)
+        monkeypatch.setattr(ray_processors, "HTTP_BATCH", 16)
     with endpoint(tmp_path / "server", latency=0.2) as server:
         plain = new_run(capsys, tmp_path / "plain", server.spec)
         assert run_command(capsys, stage, plain, "--set", "http.connections=64").code == 0
         before = len(server.answered())
         calls = answered(server)
         file = new_run(capsys, tmp_path / "ray", server.spec)
-        killer = once_answered(server, 1, lambda: kill_one_of_two_workers(server))
+        waves = tmp_path / "ray" / "run" / "ray" / stage
+        kept: set[str] = set()
+        killer = once_answered(
+            server, ROWS // 3, lambda: kept.update(kill_one_of_two_workers(server, waves))
+        )
         done = run_command(capsys, "ray", stage, file, "--address", cluster)
         assert done.code == 0, done.err
         killer.join(1)
@@ -142,10 +170,10 @@ def test_the_rows_of_a_plain_run_though_a_worker_is_killed(
         through_ray = answered(server, before)
         assert through_ray.keys() == calls.keys()
         repeated = through_ray.total() - len(calls)
-        with capsys.disabled():
-            print(f"\n{stage}: {len(calls)} calls, {repeated} repeated")
+        report(capsys, f"{stage}: {len(calls)} calls, {len(kept)} kept, {repeated} repeated")
+        assert times_answered(through_ray, stage, kept) == {1}
         assert repeated <= CONNECTIONS
-        assert not (tmp_path / "ray" / "run" / "ray" / stage).exists()
+        assert not waves.exists()
 
 
 def test_failed_rows_stay_open(capsys: Capture, tmp_path: Path, cluster: str) -> None:
@@ -198,13 +226,16 @@ def test_a_killed_command_goes_on(capsys: Capture, tmp_path: Path, cluster: str)
         process = subprocess.Popen([sys.executable, "-m", "cai.cli", *arguments])
         once_answered(server, len(calls) // 2, process.kill).join(120)
         assert process.wait() == -signal.SIGKILL
+        left = read_answers(tmp_path / "ray" / "run" / "ray" / "label")
+        kept = left.positions.keys() | left.received.offsets.keys()
         done = run_command(capsys, *arguments)
         assert done.code == 0, done.err
         rows = [tmp_path / way / "run" / OUTPUTS["label"] for way in ("plain", "ray")]
         assert rows[0].read_bytes() == rows[1].read_bytes()
-        repeated = answered(server, before).total() - len(calls)
-        with capsys.disabled():
-            print(f"\nkilled command: {len(calls)} calls, {repeated} repeated")
+        through_ray = answered(server, before)
+        repeated = through_ray.total() - len(calls)
+        report(capsys, f"killed command: {len(calls)} calls, {len(kept)} kept, {repeated} repeated")
+        assert times_answered(through_ray, "label", kept) == {1}
         assert repeated <= 2 * CONNECTIONS
 
 
@@ -217,6 +248,7 @@ def test_grades(capsys: Capture, tmp_path: Path, cluster: str) -> None:
         plain = run_command(capsys, "grade", *options, "--ask-all", "--output", outputs[0])
         assert plain.code == 0, plain.err
         before, calls = len(server.answered()), answered(server)
+        report(capsys, f"grade: {calls.total()} calls")
         through_ray = ("ray", "grade", *options, "--ask-all", "--output", outputs[1])
         done = run_command(capsys, *through_ray, "--address", cluster)
         assert done.code == 0, done.err
@@ -224,43 +256,97 @@ def test_grades(capsys: Capture, tmp_path: Path, cluster: str) -> None:
         assert answered(server, before) == calls
 
 
+class ChatRequest(BaseModel):
+    """What the deployment takes: the type of `ray.serve.llm` needs vLLM."""
+
+    model_config = ConfigDict(extra="allow")
+    messages: list[dict[str, str]]
+
+
+class ChatAnswer(BaseModel):
+    choices: list[dict[str, Any]]
+    usage: dict[str, int]
+
+
+class Refusal(BaseModel):
+    """What `ray.serve.llm` answers to a request that its engine refuses."""
+
+    error: dict[str, Any]
+
+
 class Chat:
     """A deployment with the method that Ray's LLM deployments have."""
 
-    async def chat(self, request: dict[str, Any]) -> Any:
-        if request["messages"][-1]["content"].endswith("7?"):
+    async def chat(self, request: ChatRequest) -> Any:
+        question = request.messages[-1]["content"]
+        if question.endswith("7?"):
             raise ValueError("a row that fails")
-        yield answer_to(request)
+        if question.endswith("8?"):
+            yield Refusal(error={"message": "a row that is refused", "code": 400})
+        else:
+            yield ChatAnswer.model_validate(answer_to(request.model_dump(exclude_unset=True)))
 
 
-def test_a_deployment_of_ray_serve(tmp_path: Path, cluster: str) -> None:
-    """Answers have the server's content; a failed row is one with a reason."""
+@pytest.fixture(scope="module")
+def deployment(cluster: str) -> Iterator[str]:
+    """Its name. It stays in the cluster when the program that has started it ends."""
     serve = pytest.importorskip("ray.serve", reason="ray[serve] is not installed")
+    ray.init(address=cluster)
+    serve.run(serve.deployment(ray_actor_options={"num_cpus": 0})(Chat).bind(), name="toy")
+    ray.shutdown()
+    yield "toy/Chat"
+    ray.init(address=cluster)
+    serve.shutdown()
+    ray.shutdown()
+
+
+def test_answers_of_a_deployment(tmp_path: Path, cluster: str, deployment: str) -> None:
+    """They have the server's content; a row that fails, or is refused, has a reason."""
     bodies: dict[str, dict[str, Any]] = {}
     for number in range(20):
         message = {"role": "user", "content": f"Question {number}?"}
         body: dict[str, Any] = {"messages": [message], "max_tokens": 9, "model": "toy"}
         bodies[f"label-{number}"] = body | ({"logprobs": True} if number % 2 else {})
-    requests = ray_data.RequestTables(tmp_path / "requests")
+    requests = RequestTables(tmp_path / "requests")
     for name, body in bodies.items():
         requests.add(name, body)
     requests.close()
     ray.init(address=cluster)
     try:
-        application = serve.deployment(ray_actor_options={"num_cpus": 0})(Chat).bind()
-        serve.run(application, name="toy")
-        config = ray_data.deployment_processor("toy/Chat", 1, dict)
-        ray_data.answer_wave(requests.paths, tmp_path / "answers" / "0", config)
+        config = ray_processors.deployment_processor(deployment, 1, ChatRequest)
+        ray_processors.answer_wave(requests.paths, tmp_path / "answers" / "0", config)
     finally:
-        serve.shutdown()
         ray.shutdown()
-    answers = ray_data.read_answers(tmp_path)
-    failed = {name for name, body in bodies.items() if "7?" in body["messages"][0]["content"]}
-    assert answers.errors.keys() == failed
-    assert all("a row that fails" in error for error in answers.errors.values())
-    for name in bodies.keys() - failed:
+    answers = read_answers(tmp_path)
+    reasons = {"7": "ValueError: a row that fails", "8": "a row that is refused"}
+    failed = {name: reasons[name[-1]] for name in bodies if name[-1] in reasons}
+    assert answers.errors == failed
+    for name in bodies.keys() - failed.keys():
         data = answers.find(name)
         assert data is not None
         expected = json.dumps(answer_to(bodies[name])).encode()
         answer = parse_answer(data, "", str)._replace(body=b"")
         assert answer == parse_answer(expected, "", str)._replace(body=b"")
+
+
+def test_the_rows_of_a_plain_run_by_a_deployment(
+    capsys: Capture,
+    tmp_path: Path,
+    cluster: str,
+    deployment: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The deployment answers as the endpoint does, which is not called."""
+    types = SimpleNamespace(ChatCompletionRequest=ChatRequest)
+    monkeypatch.setitem(sys.modules, "ray.serve.llm.openai_api_models", types)
+    with endpoint(tmp_path / "server") as server:
+        plain = new_run(capsys, tmp_path / "plain", server.spec)
+        assert run_command(capsys, "label", plain).code == 0
+        before = len(server.answered())
+        file = new_run(capsys, tmp_path / "ray", server.spec)
+        by_deployment = ("--address", cluster, "--deployment", deployment)
+        done = run_command(capsys, "ray", "label", file, *by_deployment)
+        assert done.code == 0, done.err
+        assert len(server.answered()) == before
+    rows = [tmp_path / way / "run" / OUTPUTS["label"] for way in ("plain", "ray")]
+    assert rows[0].read_bytes() == rows[1].read_bytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from simulated_machines import engine_machine, figure, one_call, work
 
-from cai.lm.local_batches import MAX_BATCH_ROWS
+from cai.modeling.batch_limits import CPU_LIMITS
 from cai.simulation.engine import step_seconds
 from cai.simulation.windows import batches, windows_time
 from cai.simulation.workload import Call, Workload
@@ -58,7 +58,7 @@ def test_batches_keep_prefixes_and_kinds_apart() -> None:
         Call(20, 5),
         Call(500, 1, is_choice=True),
         Call(600, 5, prefix=1, shared=500),
-        *[Call(600, 5, prefix=2, shared=500)] * (MAX_BATCH_ROWS + 1),
+        *[Call(600, 5, prefix=2, shared=500)] * (CPU_LIMITS.rows + 1),
     ]
     sizes = [len(batch) for batch in batches(calls)]
     # 12,000 tokens beyond the prefix are 120 rows of 100

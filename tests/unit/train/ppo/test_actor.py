@@ -187,7 +187,8 @@ def test_two_processes_compute_the_update_of_one(
     weights to float tolerance.
 
     Five minibatches of two replies, some of unknown reward: a process may have no row of one. The
-    two processes with sharded weights were stopped after an update and resumed.
+    two processes with sharded weights were stopped after an update and resumed, and compute their
+    activations again, which the one process keeps.
     """
     one, two = tmp_path / "one", two_processes / mode
     ranks.train_and_save(mode, tiny_model, one)
