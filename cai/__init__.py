@@ -107,7 +107,7 @@ _MODULE_NAMES = {
     ),
     "cai.train.ppo.config": ("PPOConfig",),
     "cai.train.ppo.trainer": ("PPOTrainer",),
-    "cai.train.preference": ("RewardConfig",),
+    "cai.train.reward_config": ("RewardConfig",),
 }
 _MODULE_OF = {name: module for module, names in _MODULE_NAMES.items() for name in names}
 """Public name -> the module that defines it. The other errors are in `cai.errors`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+gc.disable()  # until the tests' modules are imported: nothing of them is garbage
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -23,3 +26,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toys import save_tiny  # torch takes seconds to import: only tests of models wait for it
 
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def pytest_collection_finish() -> None:
+    """The collector walks over what tests make, not over the millions of objects of modules."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,23 +173,30 @@ def _import_all() -> None:
     import importlib
 
     for name in (
-        "cai.cli",
-        "cai.constitution",
+        "cai.attacks.rounds",
+        "cai.catalog.prepare",
+        "cai.cli.elo_evaluation",
+        "cai.cli.evaluation_rows",
+        "cai.cli.model_evaluation",
         "cai.data.dedupe",
+        "cai.data.preferences",
         "cai.data.readers",
         "cai.data.writers",
         "cai.evals.refusal",
         "cai.generate.label",
         "cai.generate.redteam",
         "cai.generate.revise",
+        "cai.graders.guard",
         "cai.integrations.export",
         "cai.lm",
+        "cai.lm.caching",
         "cai.lm.fake",
         "cai.pipeline.preference_model",
         "cai.pipeline.project",
         "cai.rubric.fit_weights",
         "cai.rubric.llm_grader",
         "cai.rubric.near_miss",
+        "cai.rubric.propose",
         "cai.rubric.text_classifier",
         "cai.train.cross_validation",
         "rensa",
@@ -201,8 +208,22 @@ def _import_all() -> None:
         importlib.import_module(name)
 
 
+def _prepare() -> None:
+    """What is kept for the next command of a process is here for all forks."""
+    from cai.cli import main
+    from cai.constitution import load_with_rubric
+    from cai.rubric import compile_rubric
+
+    for name in ("harmless", "refusal_style_fitted"):
+        _, rubric = load_with_rubric(name)
+        compile_rubric(rubric)
+    with suppress(SystemExit):
+        main(["check", "harmless", "--no-such-option"])
+
+
 def _serve(folder: Path) -> None:
     _import_all()
+    _prepare()
     child = 0
     for line in sys.stdin:
         job = json.loads(line)

@@ -1,14 +1,11 @@
-"""PPO on the tiny model in four modes: the script of each process of test_actor.py's torchrun.
+"""PPO on the tiny model in four modes: the work of each process of test_actor.py.
 
 The results of a mode are in the folder of its name.
-
-torchrun --nproc-per-node 2 tests/ranks.py MODEL FOLDER
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,6 @@ from cai.modeling.lora import with_adapter
 from cai.modeling.tokenization import load_renderer
 from cai.train.distributed import (
     barrier,
-    exit_process,
     full_tensor,
     process_group,
     rank,
@@ -107,9 +103,9 @@ def train(
     return trainer, trainer.train(PROMPTS, folder, fine_tuning_texts(renderer, PROMPTS))
 
 
-if __name__ == "__main__":
+def train_modes(model: Path, folder: Path) -> None:
+    """In each mode, together with the other process."""
     torch.set_num_threads(1)
     with process_group():
         for name in MODES:
-            train_and_save(name, Path(sys.argv[1]), Path(sys.argv[2]) / name)
-    exit_process(0)
+            train_and_save(name, model, folder / name)

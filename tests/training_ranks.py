@@ -1,10 +1,8 @@
-"""Fine-tuning and the preference model on the tiny model: the script of each process of
-test_several_processes.py's torchrun.
+"""Fine-tuning and the preference model on the tiny model: the work of each process of
+test_several_processes.py.
 
 Results are in folders of their names. In the first attempt the second process kills itself after
-fine-tuning's first epoch; torchrun's second attempt goes on from there.
-
-torchrun --nproc-per-node 2 --max-restarts 1 tests/training_ranks.py MODEL FOLDER
+fine-tuning's first epoch; the second attempt goes on from there.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,6 @@ from cai.records import chat_of
 from cai.reward.preference_model import PreferenceModel
 from cai.train.comparison import Comparison
 from cai.train.distributed import (
-    exit_process,
     full_tensor,
     process_group,
     rank,
@@ -155,8 +151,8 @@ def train_all(model: Path, folder: Path) -> None:
     (folder / f"results-{rank()}.json").write_text(text, encoding="utf-8")
 
 
-if __name__ == "__main__":
+def train_together(model: Path, folder: Path) -> None:
+    """`train_all` with the other process."""
     torch.set_num_threads(1)
     with process_group():
-        train_all(Path(sys.argv[1]), Path(sys.argv[2]))
-    exit_process(0)
+        train_all(model, folder)

@@ -157,13 +157,13 @@ def guard_of(task: EvaluationTask) -> Guard | None:
         UsageError: there is a guideline and no guard, or the guard names no weights.
         StoreError: the guideline cannot be read.
     """
-    from cai.graders.guard import open_guard
-
     spec, file = task.options.get("guard"), task.options.get("guideline")
     if spec is None:
         if file is not None:
             raise UsageError("guideline is a rule for a guard: give a guard too")
         return None
+    from cai.graders.guard import open_guard  # torch takes seconds to import
+
     if file is None:
         return open_guard(spec)
     with blame(StoreError, f"guideline {file}"):

@@ -14,10 +14,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from types import FrameType
 from typing import Any, NoReturn
 
 import typer
+from typer.main import get_command
 
 from cai.cli import (
     attacks,
@@ -107,7 +109,7 @@ def main(arguments: list[str] | None = None) -> Any:
     _replace_unprintable()
     try:
         with _sigterm_interrupts(received):
-            code = app(arguments, standalone_mode=False)
+            code = _command()(arguments, standalone_mode=False)
             sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
@@ -126,6 +128,12 @@ def main(arguments: list[str] | None = None) -> Any:
 
         exit_process(exit_code)
     sys.exit(exit_code)
+
+
+@cache
+def _command() -> Any:
+    """`app` with the options of all its commands, which take a while to put together."""
+    return get_command(app)
 
 
 def _replace_unprintable() -> None:

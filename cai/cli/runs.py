@@ -140,6 +140,10 @@ def execute_run(
 
 def print_memory(resolved: ResolvedRun) -> None:
     """What the stages may take of the memory, before they do."""
+    from cai.modeling.model_files import local_model_name
+
+    if local_model_name(resolved.run.model) is None:
+        return  # and the seconds that torch takes to import are saved
     from cai.pipeline.memory_plan import memory_lines
 
     for line in memory_lines(resolved):

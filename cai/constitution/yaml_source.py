@@ -8,6 +8,7 @@ traps of YAML 1.1 are closed: `no`, `yes`, `on` and `off` are texts (`language: 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -85,27 +86,21 @@ def read_yaml(path: Path) -> Source:
     """
     text = _read_text(path)
     try:
-        loader = _Loader(text)
+        root = _composed(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         character = f"U+{ord(text[error.position]):04X}"
         raise ConfigError(
             f"{path}:{line}: character {character} is not allowed in YAML: remove it"
         ) from None
-    try:
-        root = loader.get_single_node()
-        if root is None:
-            raise ConfigError(f"{path}:1: the file is empty")
-        builder = _Builder(loader)
-        data = builder.value(root, ())
     except _YamlError as error:
         raise ConfigError(f"{path}:{error.line}: {error}") from None
     except yaml.MarkedYAMLError as error:
         raise ConfigError(f"{path}:{_syntax_error(error, text)}") from None
-    except _PYYAML_BUGS as error:
-        raise ConfigError(f"{path}:{loader.line + 1}: not valid YAML: {shorten(error)}") from None
-    finally:
-        loader.dispose()
+    if root is None:
+        raise ConfigError(f"{path}:1: the file is empty")
+    builder = _Builder()
+    data = builder.value(root, ())
     if builder.errors:
         raise ConfigError("\n".join(f"{path}:{error.line}: {error}" for error in builder.errors))
     if not isinstance(data, dict):
@@ -114,6 +109,21 @@ def read_yaml(path: Path) -> Source:
             f"got {describe(data)}"
         )
     return Source(path, data, builder.lines)
+
+
+@lru_cache(maxsize=16)
+def _composed(text: str) -> yaml.Node | None:
+    """The nodes of a text, which nothing changes.
+
+    Kept, since a job reads the same constitution, and what it extends, more than once.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node()
+    except _PYYAML_BUGS as error:
+        raise _YamlError(loader.line + 1, f"not valid YAML: {shorten(error)}") from None
+    finally:
+        loader.dispose()
 
 
 def parse_value(text: str) -> Any:
@@ -125,7 +135,7 @@ def parse_value(text: str) -> Any:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
-        builder = _Builder(loader)
+        builder = _Builder()
         value = None if root is None else builder.value(root, ())
     except yaml.reader.ReaderError:
         raise ValueError("a character that YAML does not allow") from None
@@ -205,8 +215,8 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> str:
 class _Builder:
     """Turns nodes into plain data, and records the line of every key and every error."""
 
-    def __init__(self, loader: _Loader) -> None:
-        self.loader = loader
+    def __init__(self) -> None:
+        self.constructor = yaml.constructor.SafeConstructor()
         self.lines: dict[Key, int] = {}
         self.errors: list[_YamlError] = []
 
@@ -250,7 +260,7 @@ class _Builder:
         if node.tag not in _NUMBER_TAGS:
             return self.refuse(node, f"the tag {shorten(node.tag)} is not supported: remove it")
         try:
-            number = self.loader.construct_object(node)
+            number = self.constructor.construct_object(node)
         except (ValueError, ArithmeticError, LookupError):
             return self.refuse(
                 node, f"{shorten(text)} is not a number: put it in quotes if it is a text"

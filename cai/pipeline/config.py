@@ -34,8 +34,8 @@ from cai.reward.composite import RewardWeights
 from cai.shipped import QUICKSTART
 from cai.store import atomic_write
 from cai.train.ppo.config import PPOConfig
-from cai.train.preference import RewardConfig
-from cai.train.sft import SFTConfig
+from cai.train.reward_config import RewardConfig
+from cai.train.sft_config import SFTConfig
 from cai.train.tracking import Tracker
 
 

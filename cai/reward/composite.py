@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
@@ -11,9 +12,11 @@ from cai.modeling.thoughts import split_thoughts
 from cai.records import FrozenModel, Prompt
 from cai.reward import penalties
 from cai.reward.direct_rlaif import Rate
-from cai.reward.relevance import Relevance
 from cai.reward.scale import ReplyScorer
 from cai.rubric import CompiledRubric, Ungraded, grade_many
+
+if TYPE_CHECKING:
+    from cai.reward.relevance import Relevance
 
 
 class RewardWeights(FrozenModel):

@@ -22,7 +22,7 @@ from cai.rubric.expression import MAX_NAMES, Node, names_in, parse
 from cai.rubric.fitted_tests import FittedTests
 from cai.rubric.grade import Behaviour, Class, CompiledRubric, Feature
 from cai.rubric.patterns import check_total_work
-from cai.rubric.prefilter import Prefilter
+from cai.rubric.prefilter import prefilter_of
 from cai.rubric.propositions import PromptPatterns, PropositionTest, ReplyPatterns, compile_test
 from cai.rubric.sentence_model import SentenceTest
 from cai.rubric.text_classifier import ClassifierTest
@@ -71,7 +71,7 @@ def compile_rubric(rubric: Rubric) -> CompiledRubric:
     }
     return CompiledRubric(
         tests=tuple(parts.tests.items()),
-        prefilter=Prefilter(patterns),
+        prefilter=prefilter_of(tuple(patterns)),
         text_models=TextModels(list(models.values())),
         sentence_scorers=tuple(scorers.values()),
         model_questions={

@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from re import _compiler as sre_compiler  # type: ignore[attr-defined]  # compiles a parse tree
 from re import _parser as sre  # type: ignore[attr-defined]  # a second parser could disagree
@@ -72,6 +73,7 @@ def check_total_work(patterns: Mapping[str, Sequence[Pattern]]) -> None:
         )
 
 
+@lru_cache(maxsize=4096)  # a process compiles the same rubric for each of its jobs
 def compile_pattern(text: str, key: str) -> Pattern:
     """The pattern, for text in lower case.
 

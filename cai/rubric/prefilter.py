@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from re import _constants as c  # type: ignore[attr-defined]  # names of the parse tree
 from re import _parser as sre  # type: ignore[attr-defined]  # a second parser could disagree
 from typing import Any
@@ -67,6 +68,16 @@ class Prefilter:
         if indices is None:  # out of memory: even the pattern that always matches is missing
             return self.patterns
         return frozenset([self._order[index] for index in indices])
+
+
+@lru_cache(maxsize=8)  # as the patterns are kept: those of one or two rubrics
+def prefilter_of(patterns: tuple[Pattern, ...]) -> Prefilter:
+    """The prefilter of these patterns.
+
+    Raises:
+        ConfigError: as `Prefilter`.
+    """
+    return Prefilter(patterns)
 
 
 def widen(pattern: re.Pattern[str]) -> str:

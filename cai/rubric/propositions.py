@@ -19,7 +19,7 @@ from cai.constitution.schema import Proposition
 from cai.records import Kind
 from cai.rubric.answers import is_comfort_only, is_fragment, is_off_topic, is_wordless
 from cai.rubric.patterns import Pattern, compile_pattern
-from cai.rubric.prefilter import Prefilter
+from cai.rubric.prefilter import Prefilter, prefilter_of
 from cai.rubric.text_models import TextModels
 
 UNLESS_WINDOW = 40
@@ -162,7 +162,7 @@ def compile_test(id: str, proposition: Proposition, key: str) -> PropositionTest
     patterns = _compile_patterns(proposition.patterns, f"{key}.patterns")
     unless = _compile_patterns(proposition.unless, f"{key}.unless")
     if proposition.searches == "prompt":
-        return PromptPatterns(patterns, unless, Prefilter([*patterns, *unless]))
+        return PromptPatterns(patterns, unless, prefilter_of((*patterns, *unless)))
     return ReplyPatterns(patterns, unless)
 
 

@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 import torch
 from peft import PeftModel
-from pydantic import Field, model_validator
 
 from cai.data.split import split_by_group
 from cai.errors import TrainError
@@ -24,7 +22,6 @@ from cai.modeling.frozen_cache import FrozenCache, frozen_blocks
 from cai.modeling.lora import adapter_parameters
 from cai.modeling.precision import matmul_dtype
 from cai.progress import Progress
-from cai.records import FrozenModel
 from cai.reward.preference_model import ADAPTER, PreferenceModel
 from cai.seeds import rng
 from cai.store import digest
@@ -33,8 +30,8 @@ from cai.train.checkpoint import Checkpoints
 from cai.train.comparison import Comparison
 from cai.train.distributed import all_reduce_max
 from cai.train.early_stopping import EarlyStopping
-from cai.train.messages import SHARD_NEEDS_FULL
 from cai.train.pair_loss import PairGradients
+from cai.train.reward_config import RewardConfig as RewardConfig
 from cai.train.sharding import clip_gradients, is_sharded, sum_gradients
 from cai.train.signals import deferred_signals
 
@@ -45,49 +42,6 @@ MAX_CACHE_BYTES = 1 << 30
 FLOAT32_BYTES = 4
 HARDWARE_SETTINGS = {"save_every", "shard", "gradient_checkpointing"}
 """May change between a kill and the next try: what is learnt is the same."""
-
-
-class RewardConfig(FrozenModel):
-    """How the preference model is trained."""
-
-    mode: Literal["lora", "full"] = "lora"
-    """A LoRA adapter on the fine-tuned model, or a model of its own, whose every weight learns."""
-    shard: bool = False
-    """With `full` and several processes: weights, gradients and optimizer state are sharded over
-    them (FSDP2)."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory for long
-    rows, and a step takes about a third longer."""
-    lora_rank: int = Field(16, ge=1)
-    num_trainable_layers: int | None = Field(None, ge=1)
-    """Number of last blocks that are trained; None: all."""
-    learning_rate: float = Field(2e-4, gt=0)
-    """Peak; it decays linearly to zero."""
-    epochs: int = Field(1, ge=1)
-    batch_size: int = Field(8, ge=1)
-    """Pairs a step. All pairs of a prompt are in one step (arXiv:2203.02155, section 3.4), even
-    where that makes it larger; a prompt with more than 64 pairs has several steps. In a step each
-    prompt weighs the same, however many pairs it has."""
-    label_share: float | None = Field(None, gt=0, lt=1)
-    """Share of the run's pairs among all pairs, where the run has `preferences` too: pairs of the
-    side with too many are dropped. None: all pairs of both."""
-    labels: Literal["soft", "hard"] = "soft"
-    """Probabilities as they are, or (as an ablation) rounded to 0 and 1; ties stay one half."""
-    held_out: float = Field(0.2, ge=0, lt=1)
-    """Share of prompts whose pairs measure the model instead of training it."""
-    patience: int | None = Field(None, ge=1)
-    """Early stopping: the number of epochs without a lower log loss on held-out pairs after which
-    training stops and the best epoch's weights are restored. Half of the held-out prompts decide
-    this and the other half measure. None: all epochs are run, and all of those prompts measure."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    save_every: int = Field(200, ge=1)
-    """Steps between checkpoints: what a kill costs at most."""
-
-    @model_validator(mode="after")
-    def _adapters_are_not_sharded(self) -> RewardConfig:
-        if self.shard and self.mode != "full":
-            raise ValueError(SHARD_NEEDS_FULL)
-        return self
 
 
 def split_by_prompt(

@@ -76,6 +76,14 @@ def test_failed_work_is_exit_code_1(
     assert result.err == "cai: ppo: the loss is nan; lower ppo.optimization.learning_rate\n"
 
 
+def test_the_tree_of_commands_is_put_together_once(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_command(capsys, "show", "harmless").code == 0
+    monkeypatch.setattr("cai.cli.get_command", None)
+    assert run_command(capsys, "show", "harmless").code == 0
+
+
 def start_process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "cai.cli", *map(str, arguments)],
@@ -95,6 +103,20 @@ def test_the_module_runs_and_needs_no_torch_to_grade(tmp_path: Path) -> None:
     out, err = child.communicate(json.dumps(REPLIES[1]) + "\n", timeout=60)
     assert (child.returncode, err) == (0, "")
     assert json.loads(out)["style"] == "safe_answer"
+
+
+def test_a_model_elsewhere_needs_no_torch(tmp_path: Path) -> None:
+    """Stages of a run and an evaluation, with torch hidden."""
+    (tmp_path / "torch.py").write_text("raise ImportError('not here')\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    run = ("run", run_file(tmp_path), "--until", "revise")
+    data = ("--data", tmp_path / "prompts.jsonl", "--output", tmp_path / "scores.jsonl")
+    evaluation = ("eval", "--only", "refusal", "--model", "fake:polite", *data)
+    for command in (run, evaluation):
+        child = start_process(*command, env=environment)
+        _, err = child.communicate(timeout=60)
+        assert child.returncode == 0, err
+    assert (tmp_path / "out" / "10-revisions.jsonl").stat().st_size > 0
 
 
 def test_a_wrong_input_has_no_traceback(tmp_path: Path) -> None:

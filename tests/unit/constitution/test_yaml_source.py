@@ -175,6 +175,16 @@ def test_all_duplicate_keys_are_named_with_both_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
+    """Its nodes are kept: neither what a caller does to the data nor a mistake is."""
+    path = write(tmp_path, "names: [a, b]\n")
+    read_yaml(path).data["names"].append("c")
+    assert read_yaml(path).data == {"names": ["a", "b"]}
+    assert read_yaml(write(tmp_path, "names: [d]\n")).data == {"names": ["d"]}
+    wrong = write(tmp_path, "name: !!int x\n")
+    assert refusal(wrong) == refusal(wrong)
+
+
 def test_files_that_are_not_there_or_not_files(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.yaml") == ["none.yaml: no such file"]
     (tmp_path / "folder").mkdir()

@@ -14,6 +14,11 @@ def test_the_shipped_rubric_is_a_partition_and_uses_all_it_declares() -> None:
     assert check_rubric(SHIPPED) == []
 
 
+def test_the_same_patterns_are_compiled_once() -> None:
+    first, second = compile_rubric(SHIPPED), compile_rubric(SHIPPED.model_copy(deep=True))
+    assert first.prefilter is second.prefilter
+
+
 def test_a_hole_in_the_classes_is_named_by_the_propositions_that_show_it() -> None:
     """Without `curt` no class holds for declines without apologises: one hole in four rows."""
     classes = {"refuse": [rule for rule in TOY["classes"]["refuse"] if rule["name"] != "curt"]}

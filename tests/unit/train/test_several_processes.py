@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 import training_ranks
+from forked_ranks import run_forked_ranks
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from torchrun import run_two_processes
 
 from cai.reward.preference_folder import open_preference_model
 from cai.train.preference import RewardConfig
 from cai.train.sft import SFTConfig
 
 pytestmark = [
-    pytest.mark.slow,  # torchrun: two processes import torch, twice, and train in each mode
+    pytest.mark.slow,  # two processes train in each mode
     pytest.mark.filterwarnings("ignore"),  # the trainer and its data library warn about each other
 ]
 MODES = [*training_ranks.SFT_MODES, *training_ranks.REWARD_MODES]
@@ -36,7 +36,8 @@ def one(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of two processes, one of which was killed, in each mode."""
     folder = tmp_path_factory.mktemp("two")
-    run_two_processes("--max-restarts", 1, training_ranks.__file__, tiny_model, folder)
+    work = lambda: training_ranks.train_together(tiny_model, folder)  # noqa: E731
+    run_forked_ranks(work, folder / "log", restarts=1)
     return folder
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
+from forked_ranks import run_forked_ranks
 from interruptions import Killed, killed_at
 from ppo_toys import copied_weights, experience_of, fine_tuning_texts, with_settings
 from safetensors.torch import load_file
-from torchrun import run_two_processes
 
 from cai.modeling.loading import load_model
 from cai.modeling.lora import adapter_parameters, with_adapter
@@ -173,11 +173,11 @@ def test_adapters_are_not_sharded() -> None:
 def two_processes(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of two processes, in each mode."""
     folder = tmp_path_factory.mktemp("two")
-    run_two_processes(ranks.__file__, tiny_model, folder)
+    run_forked_ranks(lambda: ranks.train_modes(tiny_model, folder), folder / "log")
     return folder
 
 
-# torchrun: two processes import torch and train in each mode
+# two processes train in each mode
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", list(ranks.MODES))
 def test_two_processes_compute_the_update_of_one(
