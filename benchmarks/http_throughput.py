@@ -1,11 +1,12 @@
-"""Rows per second through an endpoint stage, against a plain client loop on the same server.
+"""Rows per second through an endpoint stage, against plain client loops on the same server.
 
     python benchmarks/http_throughput.py [ROWS]
 
-The server (a process of its own) answers after 50 ms; both sides hold 64 connections. "cai" is all
-that `cai run` does for a row of one call: template, retries, limits, request log, budget, rows on
-disk in order. "plain" posts bodies of the same size with httpx2 and discards the answers. The bound
-is 64 / 0.05 s = 1,280 rows a second. Runs alternate; the best of three of each is printed.
+The server (a process of its own) answers after 50 ms; each client holds 64 connections. "cai" is
+all that `cai run` does for a row of one call: template, retries, limits, request log, budget, rows
+on disk in order. "httpx" and "aiohttp" post bodies of the same size with these libraries, and
+discard the answers; `cai` uses aiohttp. The bound is 64 / 0.05 s = 1,280 rows a second. Runs
+alternate; the best of three of each is printed, with the least time of one core that a row took.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import httpx2
 
 ROOT = Path(__file__).parents[1]
@@ -43,8 +47,8 @@ LATENCY = 0.05
 """Seconds."""
 
 
-def cai_seconds(spec: str, folder: Path, count: int) -> float:
-    """Seconds for `count` rows."""
+async def cai_rows(spec: str, folder: Path, count: int) -> None:
+    """`count` rows of the revise stage."""
     prompts = [
         Prompt(chat=chat_of(("user", f"Question number {i}?")), kind="benign") for i in range(count)
     ]
@@ -55,68 +59,89 @@ def cai_seconds(spec: str, folder: Path, count: int) -> float:
     constitution = Constitution(name="none", version="1")
     step = reviser(constitution, lm, config, lambda prompt, reply: None, 0)
 
-    async def work() -> None:
-        await map_rows(
-            folder / "rows.jsonl",
-            revise_items(prompts, config),
-            step,
-            Revision,
-            max_concurrency=lm.max_concurrency,
-            source=revised_item,
-            sliding=True,
-        )
-        await lm.aclose()
-
-    started = time.perf_counter()
-    asyncio.run(work())
-    return time.perf_counter() - started
+    await map_rows(
+        folder / "rows.jsonl",
+        revise_items(prompts, config),
+        step,
+        Revision,
+        max_concurrency=lm.max_concurrency,
+        source=revised_item,
+        sliding=True,
+    )
+    await lm.aclose()
 
 
-def plain_seconds(url: str, count: int) -> float:
-    """Seconds for `count` posts of the same size."""
+def bodies(count: int) -> Iterator[dict[str, Any]]:
+    """Requests of the size of those of `cai_rows`."""
+    for i in range(count):
+        message = {"role": "user", "content": f"Question number {i}?"}
+        settings = {"max_tokens": 64, "temperature": 1.0, "seed": i}
+        yield {"model": "toy", "messages": [message], **settings}
 
-    async def work() -> None:
-        numbers = iter(range(count))
-        limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-        async with httpx2.AsyncClient(limits=limits, timeout=30) as client:
 
-            async def worker() -> None:
-                for i in numbers:
-                    message = {"role": "user", "content": f"Question number {i}?"}
-                    body = {"model": "toy", "messages": [message], "max_tokens": 64}
-                    body |= {"temperature": 1.0, "seed": i}
-                    answer = await client.post(f"{url}/chat/completions", json=body)
-                    answer.json()["choices"][0]["message"]["content"]
+async def at_once(worker: Callable[[], Awaitable[None]]) -> None:
+    """As many workers as there are connections."""
+    await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
 
-            await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
 
-    started = time.perf_counter()
-    asyncio.run(work())
-    return time.perf_counter() - started
+async def httpx_posts(url: str, count: int) -> None:
+    queue = bodies(count)
+    limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+    async with httpx2.AsyncClient(limits=limits, timeout=30) as client:
+
+        async def worker() -> None:
+            for body in queue:
+                answer = await client.post(url, json=body)
+                answer.json()["choices"][0]["message"]["content"]
+
+        await at_once(worker)
+
+
+async def aiohttp_posts(url: str, count: int) -> None:
+    queue = bodies(count)
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
+
+        async def worker() -> None:
+            for body in queue:
+                async with client.post(url, json=body) as response:
+                    answer = await response.json()
+                answer["choices"][0]["message"]["content"]
+
+        await at_once(worker)
 
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    cai_rates: list[float] = []
-    plain_rates: list[float] = []
+    rates: dict[str, list[float]] = {"httpx": [], "aiohttp": [], "cai": []}
+    microseconds: dict[str, list[float]] = {name: [] for name in rates}
     for turn in range(3):
         with (
             tempfile.TemporaryDirectory() as home,
             endpoint(Path(home) / "server", latency=LATENCY) as server,
         ):
-            plain_rates.append(count / plain_seconds(server.spec.split("#")[0], count))
-            cai_rates.append(count / cai_seconds(server.spec, Path(home), count))
-        line = {
-            "turn": turn,
-            "plain_rows_s": round(plain_rates[-1]),
-            "cai_rows_s": round(cai_rates[-1]),
-        }
+            address = server.spec.split("#")[0] + "/chat/completions"
+            for name, work in (
+                ("httpx", httpx_posts(address, count)),
+                ("aiohttp", aiohttp_posts(address, count)),
+                ("cai", cai_rows(server.spec, Path(home), count)),
+            ):
+                started, used = time.perf_counter(), time.process_time()
+                asyncio.run(work)
+                rates[name].append(count / (time.perf_counter() - started))
+                microseconds[name].append((time.process_time() - used) / count * 1e6)
+        line = {"turn": turn} | {f"{name}_rows_s": round(rates[name][-1]) for name in rates}
         print(json.dumps(line), flush=True)
-    bound = CONNECTIONS / LATENCY
-    plain, cai = max(plain_rates), max(cai_rates)
+    best = {name: max(rates[name]) for name in rates}
+    used = ", ".join(f"{name} {min(microseconds[name]):.0f}" for name in rates)
+    print(f"us of one core per row: {used}")
     print(
-        f"bound {bound:.0f} rows/s, plain {plain:.0f}, cai {cai:.0f}: "
-        f"{cai / min(bound, plain):.0%} of the lower of the two"
+        f"bound {CONNECTIONS / LATENCY:.0f} rows/s; cai {best['cai']:.0f}, "
+        + ", ".join(
+            f"{best['cai'] / best[name]:.0%} of {name}'s {best[name]:.0f}"
+            for name in ("httpx", "aiohttp")
+        )
     )
 
 

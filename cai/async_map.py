@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections import Counter, deque
 from collections.abc import (
     AsyncGenerator,
@@ -204,6 +205,7 @@ async def bounded_map(
     remaining = iter(todo.items())
     ids: list[str] = []
     results: list[OutT] = []
+    gc.freeze()  # else full collections visit all modules, a tenth of the time of calls
     try:
         while True:
             for row_id, row in islice(remaining, max(0, max_concurrency - len(started))):
@@ -229,6 +231,7 @@ async def bounded_map(
         for _, task in started:
             task.cancel()
         await asyncio.gather(*(task for _, task in started), return_exceptions=True)
+        gc.unfreeze()
         if not failure.cancel() and not failure.cancelled():
             failure.exception()  # asyncio logs an exception that is never retrieved
 

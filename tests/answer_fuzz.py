@@ -13,8 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
-from canned import Canned, CannedLM, choice_answer, ok
+from canned import Canned, CannedLM, Request, choice_answer, ok
 from killed import CONSTITUTION, pairs
 
 from cai.async_map import map_rows
@@ -92,7 +91,7 @@ def fuzz(folder: Path, rows: int, seed: int, share: float = 0.4) -> Counter[str]
             reads the log, ends otherwise than the first.
     """
 
-    def respond(body: dict[str, Any], request: httpx.Request) -> Canned:
+    def respond(body: dict[str, Any], request: Request) -> Canned:
         stream = random.Random(f"{seed} {sha256(request.content).hexdigest()}")
         answer = right_answer(body)
         return mutate(answer, stream) if stream.random() < share else ok(answer)

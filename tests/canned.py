@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import httpx2 as httpx
+from multidict import CIMultiDict
 
 from cai.lm.http import HttpConfig, HttpLM
 
@@ -24,14 +25,25 @@ class Canned(NamedTuple):
     """Between any two bytes, if they come one by one."""
 
 
-Respond = Callable[[dict[str, Any], httpx.Request], Canned]
+class Request(NamedTuple):
+    """What would leave."""
+
+    content: bytes
+    headers: Mapping[str, str]
 
 
-class _Stream(httpx.AsyncByteStream):
+Respond = Callable[[dict[str, Any], Request], Canned]
+
+
+class _Response:
+    """What is used of an `aiohttp.ClientResponse`."""
+
     def __init__(self, canned: Canned) -> None:
-        self.canned = canned
+        self.canned, self.status = canned, canned.status
+        self.headers = CIMultiDict(canned.headers)
+        self.content = self
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def iter_any(self) -> AsyncIterator[bytes]:
         if not self.canned.chunk_seconds:
             yield self.canned.body
             return
@@ -40,16 +52,21 @@ class _Stream(httpx.AsyncByteStream):
             yield bytes([byte])
 
 
-class _Transport(httpx.AsyncBaseTransport):
+class _Session:
+    """What is used of an `aiohttp.ClientSession`."""
+
     def __init__(self, respond: Respond) -> None:
         self.respond = respond
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    @contextlib.asynccontextmanager
+    async def post(
+        self, url: object, *, data: bytes, headers: Mapping[str, str], **options: object
+    ) -> AsyncIterator[_Response]:
         await asyncio.sleep(0)
-        canned = self.respond(json.loads(request.content), request)
-        return httpx.Response(
-            canned.status, headers=list(canned.headers), stream=_Stream(canned), request=request
-        )
+        yield _Response(self.respond(json.loads(data), Request(data, CIMultiDict(headers))))
+
+    async def close(self) -> None:
+        pass
 
 
 class CannedLM(HttpLM):
@@ -61,21 +78,12 @@ class CannedLM(HttpLM):
         super().__init__(spec, config)
         self.requests = 0
 
-        def count(body: dict[str, Any], request: httpx.Request) -> Canned:
+        def count(body: dict[str, Any], request: Request) -> Canned:
             self.requests += 1
             return respond(body, request)
 
-        self.respond = count
-
-    def _open(self) -> asyncio.LifoQueue[Any]:
-        if self._idle is None:
-            queue = super()._open()
-            for _ in range(self.config.connections):
-                queue.get_nowait()
-            for _ in range(self.config.connections):
-                queue.put_nowait(_Transport(self.respond))  # type: ignore[arg-type]
-        assert self._idle is not None
-        return self._idle
+        session: Any = _Session(count)
+        self._exchange.open_session = lambda connections: session  # type: ignore[method-assign]
 
 
 def reply_answer(text: Any = "Well.", finish_reason: Any = "stop") -> dict[str, Any]:

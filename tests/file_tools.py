@@ -12,8 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
-from canned import Canned, CannedLM, choice_answer, ok, reply_answer
+from canned import Canned, CannedLM, Request, choice_answer, ok, reply_answer
 from json_lines import write_lines
 from rubric_toys import MODEL_TOY
 
@@ -74,7 +73,7 @@ class Endpoint:
     def open(self, spec: str, config: Any) -> CannedLM:
         """For `cai.lm.HttpLM`."""
 
-        def respond(body: dict[str, Any], request: httpx.Request) -> Canned:
+        def respond(body: dict[str, Any], request: Request) -> Canned:
             self.requests += 1
             return self.respond(body) or ok(answer(body))
 

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import httpx2 as httpx
-from canned import Canned, CannedLM, choice_answer, reply_answer
+import aiohttp
+from canned import Canned, CannedLM, Request, choice_answer, reply_answer
 from file_tools import COMMANDS, write_inputs
 from json_lines import write_lines
 from tenacity import wait_none
@@ -217,11 +217,17 @@ def echo(headers: Any, secrets: Secrets, *, proxied: bool) -> str:
 def canned_model(stream: random.Random, case: Case) -> Any:
     """For `cai.lm.HttpLM`: an endpoint without a network; some of its connections are reset."""
 
-    def respond(body: dict[str, Any], request: httpx.Request) -> Canned:
+    def respond(body: dict[str, Any], request: Request) -> Canned:
         words = echo(request.headers, case.secrets, proxied=case.proxied)
         if stream.random() < 0.1:
-            kind = stream.choice([httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError])
-            raise kind(words)
+            raise stream.choice(
+                [
+                    aiohttp.ClientOSError(104, words),
+                    aiohttp.ClientConnectorError(mock.Mock(), OSError(111, words)),
+                    aiohttp.ServerDisconnectedError(words),
+                    aiohttp.ClientPayloadError(words),
+                ]
+            )
         return hostile_answer(stream, body, words)
 
     return lambda spec, config: CannedLM(respond, config, spec=spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-import httpx2 as httpx
+import aiohttp
 
 from cai.errors import TransientError
 
@@ -19,7 +19,7 @@ class MalformedAnswerError(TransientError):
     """What the server counted, where it could be read."""
 
 
-async def read_body(response: httpx.Response, url: str) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, url: str) -> bytes:
     """The decoded body.
 
     Raises:
@@ -27,12 +27,13 @@ async def read_body(response: httpx.Response, url: str) -> bytes:
     """
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.aiter_raw():
+    async for chunk in response.content.iter_any():
         chunks.append(chunk)
         size += len(chunk)
         if size > MAX_ANSWER_BYTES:
             raise _too_large(url)
-    return _decode(b"".join(chunks), response.headers.get("content-encoding", ""), url)
+    encodings = response.headers.getall("Content-Encoding", ())
+    return _decode(b"".join(chunks), ", ".join(encodings), url)
 
 
 def _decode(data: bytes, encoding: str, url: str) -> bytes:

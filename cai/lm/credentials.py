@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import httpx2 as httpx
+from yarl import URL
 
 from cai.errors import UsageError
 
@@ -81,14 +81,31 @@ def refuse_user_info(spec: str) -> None:
         )
 
 
+def parse_address(text: str) -> URL:
+    """An address on the network.
+
+    Raises:
+        ValueError: it has no host, or one that cannot be looked up.
+    """
+    url = URL(text)
+    host = url.host or ""
+    ascii_host = host.encode("idna").decode()  # as the look-up does
+    if not ascii_host or not all("!" <= char <= "~" for char in ascii_host):
+        raise ValueError("no such host")
+    return url
+
+
 class Proxy(NamedTuple):
     """A proxy from the environment, and the texts of its address to be masked."""
 
-    proxy: httpx.Proxy
+    address: URL
+    """Without the user's name and password."""
+    authorization: str | None
+    """The header that holds them."""
     secrets: tuple[str, ...]
 
 
-def read_proxy(scheme: str, host: str, ssl_context: ssl.SSLContext | bool = True) -> Proxy | None:
+def read_proxy(scheme: str, host: str) -> Proxy | None:
     """The proxy that the environment names for an address; None for the loopback.
 
     Raises:
@@ -108,31 +125,32 @@ def read_proxy(scheme: str, host: str, ssl_context: ssl.SSLContext | bool = True
     try:
         parts = urlsplit(address)
         _ = parts.port  # a number up to 65535
-        proxy = httpx.Proxy(address)
-        transport = httpx.AsyncHTTPTransport(verify=_unchecked(), proxy=proxy)
-        del transport  # only the check of the scheme and its packages
+        url = parse_address(address)
     except Exception:  # any of them may quote the password
         raise problem from None
-    if not parts.hostname:
+    if url.scheme not in ("http", "https"):
         raise problem
-    return Proxy(proxy, _secret_texts(parts.netloc.rpartition("@")[0]))
+    user_info = parts.netloc.rpartition("@")[0]
+    user, _, password = (unquote(part) for part in user_info.partition(":"))
+    basic = b64encode(f"{user}:{password}".encode("utf-8", "replace")).decode()
+    return Proxy(
+        url.with_user(None),
+        f"Basic {basic}" if user_info else None,
+        _secret_texts(user_info, basic),
+    )
 
 
-def _unchecked() -> ssl.SSLContext:
-    """A context that no connection is made with."""
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def tls_context(scheme: str) -> ssl.SSLContext:
-    """The certificates to trust; for plain http none are read.
+def tls_context() -> ssl.SSLContext:
+    """The certificates to trust: those of SSL_CERT_FILE or SSL_CERT_DIR, or the system's.
 
     Raises:
         UsageError: SSL_CERT_FILE or SSL_CERT_DIR names something else.
     """
-    if scheme != "https":
-        return _unchecked()
+    # only httpx2 finds the system's on every platform; it takes long to import, for https alone
+    from httpx2 import create_ssl_context
+
     try:
-        return httpx.create_ssl_context()
+        return create_ssl_context()
     except (OSError, ssl.SSLError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise UsageError(
@@ -147,10 +165,9 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _secret_texts(user_info: str) -> tuple[str, ...]:
+def _secret_texts(user_info: str, header: str) -> tuple[str, ...]:
     """The password, as it is written and decoded, and as the proxy gets it: with the user."""
-    user, _, password = user_info.partition(":")
-    header = b64encode(f"{unquote(user)}:{unquote(password)}".encode("utf-8", "replace")).decode()
+    password = user_info.partition(":")[2]
     texts = (password, unquote(password), header if password else "")
     return tuple(dict.fromkeys(text for text in texts if text))
 

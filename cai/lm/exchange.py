@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2 as httpx
+import aiohttp
 
 from cai.errors import BackendError, TransientError, UnansweredError, UsageError, blame
 from cai.lm import credentials
@@ -22,6 +21,13 @@ from cai.lm.rate_limit import requested_wait
 TRANSIENT_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 _ABOUT_TOP_LOGPROBS = re.compile(r"(?=.*logprobs).*\b\d{1,2}\b", re.IGNORECASE)
 """A server's message on how many alternatives it allows."""
+_WITHOUT_CONNECTION = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+)
+KEEP_ALIVE = 4.0
+"""Seconds that a connection is kept without a call: servers close theirs after 5 s or more."""
 MIN_LONG_SECRET = 8
 """Characters of a secret that is masked in replies too, not only in messages."""
 
@@ -42,11 +48,9 @@ class Exchange:
         self.url, self.model, self.key = url, model, key
         self.timeout, self.top_logprobs = config.timeout, config.top_logprobs
         with blame(UsageError, f"model {url!r}: not an address"):
-            # parsed once: that takes a tenth of a call's CPU time
-            self.address = httpx.URL(f"{url}/chat/completions")
-        self.proxy = credentials.read_proxy(self.address.scheme, self.address.host)
+            self.address = credentials.parse_address(f"{url}/chat/completions")
+        self.proxy = credentials.read_proxy(self.address.scheme, self.address.host or "")
         self.secrets = (*filter(None, (key,)), *(self.proxy.secrets if self.proxy else ()))
-        self._extensions = {"timeout": httpx.Timeout(config.timeout).as_dict()}
         self._headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
@@ -54,41 +58,59 @@ class Exchange:
         }
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
+        self._tunnel_headers: dict[str, str] | None = None
+        if self.proxy is not None and self.proxy.authorization:
+            # https goes through a tunnel, of which the server sees nothing
+            self._tunnel_headers = {"Proxy-Authorization": self.proxy.authorization}
+            if self.address.scheme == "http":
+                self._headers |= self._tunnel_headers
 
-    def connections(self, count: int) -> list[httpx.AsyncHTTPTransport]:
-        """Connections, each a transport of its own.
+    def open_session(self, connections: int) -> aiohttp.ClientSession:
+        """Connections to the server, which belong to the running event loop.
 
-        A connection pool searches all its connections at every request. A client's cookies,
-        redirects and authentication schemes, which endpoints do not use, would cost a fifth of a
-        call's CPU time.
+        They keep nothing of an answer. Cookies, netrc files and proxies of the environment that
+        `credentials` has not checked have no part in them.
         """
-        ssl_context = credentials.tls_context(self.address.scheme)
-        proxy = self.proxy.proxy if self.proxy else None
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-        return [
-            httpx.AsyncHTTPTransport(limits=limits, verify=ssl_context, proxy=proxy)
-            for _ in range(count)
-        ]
+        schemes = (self.address.scheme, self.proxy.address.scheme if self.proxy else "")
+        connector = aiohttp.TCPConnector(
+            limit=connections,
+            keepalive_timeout=KEEP_ALIVE,
+            ssl=credentials.tls_context() if "https" in schemes else True,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            skip_auto_headers=("Accept-Encoding",),
+            timeout=aiohttp.ClientTimeout(
+                total=2 * self.timeout, connect=self.timeout, sock_read=self.timeout
+            ),
+            proxy=self.proxy.address if self.proxy else None,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
 
-    async def send(self, transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> bytes:
+    async def send(self, session: aiohttp.ClientSession, content: bytes) -> bytes:
         """The body of an answer with status 200."""
-        deadline = 2 * self.timeout
         try:
-            async with asyncio.timeout(deadline):
-                response = await transport.handle_async_request(request)
-                try:
-                    data = await read_body(response, self.url)
-                finally:
-                    await response.aclose()
-        except TimeoutError:
-            raise TransientError(f"{self.url}: no whole answer within {deadline:g} s") from None
-        except httpx.TransportError as error:
-            # timeouts, refused and dropped connections, incomplete bodies
-            failure = TransientError(f"{self.url}: {self.masked(_describe(error))}")
-            if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
+            async with session.post(
+                self.address,
+                data=content,
+                # not the session's: those go to a proxy as well, and the key is among these
+                headers=self._headers,
+                allow_redirects=False,
+                proxy_headers=self._tunnel_headers,
+            ) as response:
+                data = await read_body(response, self.url)
+        except aiohttp.ClientError as error:
+            words = " ".join(self.masked(_describe(error)).split())
+            failure = TransientError(f"{self.url}: {words}")
+            if isinstance(error, _WITHOUT_CONNECTION):
                 raise UnpaidError(failure) from error
             raise failure from error
-        if response.status_code != 200:
+        except TimeoutError:
+            raise TransientError(
+                f"{self.url}: no whole answer within {2 * self.timeout:g} s"
+            ) from None
+        if response.status != 200:
             raise UnpaidError(self._failure(response, data))
         return data
 
@@ -104,9 +126,9 @@ class Exchange:
             data, self.url, lambda text: credentials.mask(text, long_secrets, least)
         )
 
-    def _failure(self, response: httpx.Response, data: bytes) -> BackendError:
+    def _failure(self, response: aiohttp.ClientResponse, data: bytes) -> BackendError:
         """The error of a status other than 200."""
-        status = response.status_code
+        status = response.status
         if status in (401, 403):
             problem = "the key in it was refused" if self.key else "it is not set"
             return BackendError(
@@ -132,17 +154,6 @@ class Exchange:
     def masked(self, text: str) -> str:
         return credentials.mask(text, self.secrets)
 
-    def request(self, body: dict[str, Any]) -> httpx.Request:
-        # "replace": an unpaired surrogate cannot be encoded
-        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        return httpx.Request(
-            "POST",
-            self.address,
-            headers=self._headers,
-            content=content,
-            extensions=self._extensions,
-        )
-
 
 class UnpaidError(Exception):
     """A request that no server has charged anything for."""
@@ -165,8 +176,29 @@ def parse_spec(spec: str) -> tuple[str, str]:
     return url.rstrip("/"), model
 
 
-def _describe(error: Exception) -> str:
-    """`ReadTimeout()` -> "read timeout: no answer in time"."""
-    name = type(error).__name__
-    words = "".join(f" {char.lower()}" if char.isupper() else char for char in name).strip()
-    return f"{words}: {str(error) or 'no answer in time'}"
+def encode(body: dict[str, Any]) -> bytes:
+    # "replace": an unpaired surrogate cannot be encoded
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _describe(error: aiohttp.ClientError) -> str:
+    """One line on what went wrong between here and the server, without the server's bytes."""
+    reason = getattr(error, "strerror", None) or getattr(error, "os_error", error)
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return "connect timeout: no connection in time"
+        case aiohttp.SocketTimeoutError():
+            return "read timeout: no answer in time"
+        case aiohttp.ServerDisconnectedError():
+            return "read error: the server closed the connection"
+        case aiohttp.ClientPayloadError():
+            return "read error: the answer breaks off"
+        case aiohttp.ClientHttpProxyError():
+            return f"proxy error: status {error.status}"
+        case aiohttp.ClientResponseError():
+            return "read error: the answer is not HTTP"
+        case aiohttp.ClientProxyConnectionError():
+            return f"proxy error: {reason}"
+        case aiohttp.ClientConnectorError():
+            return f"connect error: {reason}"
+    return f"connection error: {reason}"

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import httpx2 as httpx
+import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from cai.errors import BackendError, TransientError, UnansweredError
@@ -23,7 +23,7 @@ from cai.lm.chat_completions import Answer, estimate_tokens, parse_sample, think
 from cai.lm.credentials import API_KEY_VARIABLE
 from cai.lm.endpoint_state import EndpointState
 from cai.lm.engines import EngineServer
-from cai.lm.exchange import Exchange, UnpaidError, parse_spec
+from cai.lm.exchange import Exchange, UnpaidError, encode, parse_spec
 from cai.lm.http_config import HttpConfig
 from cai.lm.option_logprobs import begins_with_thought, option_logprobs
 from cai.lm.rate_limit import RateLimiter, retry_wait
@@ -89,8 +89,9 @@ class HttpLM:
         )
         self._request_limiter = RateLimiter(self.config.requests_per_minute)
         self._token_limiter = RateLimiter(self.config.tokens_per_minute)
-        self._transports: list[httpx.AsyncHTTPTransport] = []
-        self._idle: asyncio.LifoQueue[httpx.AsyncHTTPTransport] | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._free = asyncio.Semaphore(0)
+        """Connections of the session that no call has."""
         self._queued: set[asyncio.Task[Any]] = set()
         """Calls that are waiting for a connection, a limit or their next attempt."""
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -170,11 +171,9 @@ class HttpLM:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         self._state.stopped = None
-        transports = self._transports
-        self._transports = []
-        self._idle = None
-        for transport in transports:
-            await transport.aclose()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     # ---- one call ----
 
@@ -185,16 +184,13 @@ class HttpLM:
         task = _current_task()
         self._queued.add(task)
         try:
-            idle = self._open()
-            transport = await idle.get()
-            try:
+            session = self._open()
+            async with self._free:
                 if self.server is not None:
                     await self.server.ready()
                 self._state.refuse_if_stopped()
-                call = _Call(self._exchange.request(body | {"model": self.model}), body, chat)
-                result = parse(await self._post_with_retries(transport, call))
-            finally:
-                idle.put_nowait(transport)
+                call = _Call(session, encode(body | {"model": self.model}), body, chat)
+                result = parse(await self._post_with_retries(call))
         except (TransientError, UnansweredError) as error:
             if isinstance(error, RefusedAnswerError) and self.meter is not None:
                 self.meter.count_refused()
@@ -249,9 +245,9 @@ class HttpLM:
         self._state.count_without_logprobs(problem, is_last_call=self._is_last_call())
         raise RefusedAnswerError(problem, usage, lasting=False)
 
-    async def _post_with_retries(self, transport: httpx.AsyncHTTPTransport, call: _Call) -> Answer:
+    async def _post_with_retries(self, call: _Call) -> Answer:
         try:
-            return await self._post(transport, call)
+            return await self._post(call)
         except TransientError as error:
             errors = [error]
         # Few calls need a second attempt, and setting up the retry policy takes time: it starts
@@ -276,7 +272,7 @@ class HttpLM:
             if errors:
                 raise errors.pop()
             self._state.refuse_if_stopped()
-            return await self._post(transport, call)
+            return await self._post(call)
 
         return await policy(attempt)
 
@@ -284,7 +280,7 @@ class HttpLM:
         """Whether no call but the current one is queued or under way."""
         return len(self._queued | self._under_way) <= 1
 
-    async def _post(self, transport: httpx.AsyncHTTPTransport, call: _Call) -> Answer:
+    async def _post(self, call: _Call) -> Answer:
         """One attempt, charged with what it took."""
         estimate = estimate_tokens(call.body)
         await self._request_limiter.acquire(1)
@@ -296,7 +292,7 @@ class HttpLM:
         # until the answer says otherwise: one that is lost on its way has been paid for as well
         usage: Usage | None = estimate
         try:
-            answer = self._exchange.parse(await self._exchange.send(transport, call.request))
+            answer = self._exchange.parse(await self._exchange.send(call.session, call.content))
             usage = usage_of(answer, call.chat)
             ANSWER_USAGE.set(usage)
             self._state.answers += 1
@@ -315,14 +311,12 @@ class HttpLM:
             self._token_limiter.adjust(sum(usage) - sum(estimate))
         return answer
 
-    def _open(self) -> asyncio.LifoQueue[httpx.AsyncHTTPTransport]:
-        """The idle connections."""
-        if self._idle is None:
-            self._idle = asyncio.LifoQueue()
-            self._transports += self._exchange.connections(self.config.connections)
-            for transport in self._transports:
-                self._idle.put_nowait(transport)
-        return self._idle
+    def _open(self) -> aiohttp.ClientSession:
+        """The connections, which the first call in an event loop opens."""
+        if self._session is None:
+            self._session = self._exchange.open_session(self.config.connections)
+            self._free = asyncio.Semaphore(self.config.connections)
+        return self._session
 
 
 def _current_task() -> asyncio.Task[Any]:
@@ -333,7 +327,8 @@ def _current_task() -> asyncio.Task[Any]:
 
 
 class _Call(NamedTuple):
-    request: httpx.Request
+    session: aiohttp.ClientSession
+    content: bytes
     body: dict[str, Any]
     chat: Chat
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import signal
@@ -35,6 +36,22 @@ def all_chunks(
         return [chunk async for chunk in bounded_map(todo, step, width)]
 
     return asyncio.run(collect())
+
+
+def test_collections_leave_out_what_lived_before() -> None:
+    """During the map alone, also if a job fails."""
+
+    async def step(i: int) -> int:
+        if i == 2:
+            raise ValueError(gc.get_freeze_count())
+        return gc.get_freeze_count()
+
+    before = gc.get_freeze_count()
+    ((_, counts),) = all_chunks(2, 1, step)
+    with pytest.raises(ValueError, match=r"\d{4}"):
+        all_chunks(3, 1, step)
+    assert min(counts) > 1000
+    assert gc.get_freeze_count() == before
 
 
 @pytest.mark.parametrize("width", [1, 3, 500])

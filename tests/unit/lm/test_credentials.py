@@ -112,14 +112,6 @@ def test_certificates_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
         sample_hello(HttpLM("https://127.0.0.1:1/v1#m"))
 
 
-def test_redirects_are_not_followed() -> None:
-    lm = CannedLM(always(Canned(b"", 307, [("location", "http://elsewhere/v1")])))
-    with pytest.raises(BackendError, match="status 307: the server redirects") as error:
-        sample_hello(lm)
-    assert not isinstance(error.value, UnansweredError)
-    assert lm.requests == 1
-
-
 def test_masked_before_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cut, after 200 characters, falls into the key."""
     monkeypatch.setenv("CAI_API_KEY", MARKED)

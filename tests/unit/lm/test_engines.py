@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_calls import run_calls
 
 from cai.errors import BackendError, UsageError
 from cai.lm import engines, open_lm
@@ -132,11 +133,11 @@ def test_an_engine_answers_and_ends(
 def test_many_calls_start_one_engine(installed: Path) -> None:
     lm = opened("vllm")
 
-    async def work() -> list[str]:
+    async def work(lm: HttpLM) -> list[str]:
         calls = [lm.sample(HELLO, max_tokens=5, temperature=0.0, seed=i) for i in range(50)]
         return [sample.text for sample in await asyncio.gather(*calls)]
 
-    assert asyncio.run(work()) == ["A reply."] * 50
+    assert run_calls(lm, work) == ["A reply."] * 50
     assert lm.server is not None
     lm.server.end()
     wait_for_end(report(installed)["pid"])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx2 as httpx
 import pytest
-from canned import SPEC, Canned, CannedLM
+from canned import SPEC, Canned, CannedLM, Request
 from lm_calls import choose_a_or_b, sample_hello
 
 from cai.errors import UnansweredError
@@ -26,7 +25,7 @@ class Endpoint:
         self.answer = json.dumps({"choices": [choice]}).encode()
         self.bodies: list[dict[str, Any]] = []
 
-    def __call__(self, body: dict[str, Any], request: httpx.Request) -> Canned:
+    def __call__(self, body: dict[str, Any], request: Request) -> Canned:
         self.bodies.append(body)
         return Canned(self.answer)
 

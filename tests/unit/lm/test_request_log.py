@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,13 @@ def test_the_log_can_be_exported(tmp_path: Path) -> None:
     assert row["request"]["chat"] == [{"role": "user", "content": "Hello."}]
     assert row["request"]["seed"] == 3
     assert json.loads(json.dumps(row))["answer"]["text"] == "Well."
+
+
+def test_a_log_takes_little_more_than_its_texts(tmp_path: Path) -> None:
+    """2,000 answers of a kilobyte whose digests come in no order."""
+    log = RequestLog(tmp_path / "log.sqlite")
+    for number in range(2000):
+        key = sha256(str(number).encode()).hexdigest()
+        log.add(key, "m", "sample", "{}", {"text": "x" * 1000}, (1, 1), 0.1)
+    log.close()
+    assert log.path.stat().st_size < 2000 * 1500

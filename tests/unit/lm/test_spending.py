@@ -8,9 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
 import pytest
-from canned import Canned, CannedLM, always, choice_answer, ok, reply_answer
+from canned import Canned, CannedLM, Request, always, choice_answer, ok, reply_answer
 from lm_calls import HELLO, choose_a_or_b, run_calls, sample_hello, user_chat
 
 from cai.async_map import gather
@@ -135,7 +134,7 @@ def test_calls_under_way_are_settled_not_cancelled(tmp_path: Path) -> None:
     The calls that are queued never leave.
     """
 
-    def respond(body: dict[str, Any], request: httpx.Request) -> Canned:
+    def respond(body: dict[str, Any], request: Request) -> Canned:
         if body["messages"][0]["content"] == "Hello 4.":
             return Canned(b"{}", status=401)
         # the body trickles for some 0.2 s
@@ -171,7 +170,7 @@ def test_an_outage_is_outlasted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eleven faults in a row, then an answer. A server that never answered is tried six times."""
     answers = [Canned(b"", status=503)] * 11
 
-    def respond(body: dict[str, Any], request: httpx.Request) -> Canned:
+    def respond(body: dict[str, Any], request: Request) -> Canned:
         return answers.pop() if answers and body["seed"] == 3 else ok(reply_answer())
 
     http = CannedLM(respond)

@@ -32,7 +32,6 @@ from cai.lm.chat_completions import parse_answer
 from cai.records import Pair, chat_of
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: it is an extra (cai[ray])")
-pytest.importorskip("aiohttp", reason="ray.data.llm cannot be imported without aiohttp")
 pytestmark = [
     pytest.mark.slow,  # starting Ray takes seconds, and a minute on a busy machine
     pytest.mark.filterwarnings("ignore"),  # Ray's
