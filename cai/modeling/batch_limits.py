@@ -35,14 +35,20 @@ CPU_HEAD_TOKENS, GPU_HEAD_TOKENS = 128, 1024
 
 
 def gpu_limits(free: int, token_bytes: int) -> BatchLimits:
-    """What free memory leaves room for.
+    """What free memory leaves room for, rounded down to powers of two: a killed run that goes on
+    with a little more or less free memory has the same batches.
 
     Args:
         free: bytes, beside the weights.
         token_bytes: of keys and values of one token (`memory_estimate.cache_bytes`).
     """
-    tokens = max(1, int(CACHE_SHARE * free / 2 / token_bytes))
-    return BatchLimits(min(GPU_ROWS, max(1, tokens // NEW_TOKENS)), tokens)
+    tokens = _power_of_two(int(CACHE_SHARE * free / 2 / token_bytes))
+    return BatchLimits(min(GPU_ROWS, _power_of_two(tokens // NEW_TOKENS)), tokens)
+
+
+def _power_of_two(most: int) -> int:
+    """The largest that is not above `most`; at least 1."""
+    return 1 << max(0, most.bit_length() - 1)
 
 
 def batch_limits(model: PreTrainedModel) -> BatchLimits:

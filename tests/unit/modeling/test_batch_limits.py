@@ -20,5 +20,6 @@ def test_a_gpus_limits_follow_from_its_memory() -> None:
     use, and a card without room still one.
     """
     assert gpu_limits(10 * GIB, 128 << 10) == BatchLimits(32, 16_384)
-    assert gpu_limits(100 * GIB, 1 << 10) == BatchLimits(GPU_ROWS, 20 << 20)
+    assert gpu_limits(100 * GIB, 1 << 10) == BatchLimits(GPU_ROWS, 16 << 20)
+    assert gpu_limits(12 * GIB, 128 << 10) == gpu_limits(10 * GIB, 128 << 10)
     assert gpu_limits(0, 128 << 10) == BatchLimits(1, 1)
