@@ -27,6 +27,7 @@ from cai.modeling.tokenization import Renderer, load_renderer
 from cai.records import Prompt, chat_of
 from cai.train.ppo.actor import POLICY, LoraActor
 from cai.train.ppo.config import PPOConfig, PtxConfig
+from cai.train.ppo.experience import micro_batch_size
 from cai.train.ppo.ptx import PtxText, ptx_losses
 from cai.train.ppo.rollout import RewardTable, Rollout
 from cai.train.ppo.trainer import PPOTrainer
@@ -79,7 +80,9 @@ def run_ppo(seed: int, coef: float) -> tuple[float, float, float]:
 
     @torch.no_grad()
     def held_out_loss() -> float:
-        return float(sum(ptx_losses(actor.policy, held_out, CONFIG.optimization.micro_batch_size)))
+        return float(
+            sum(ptx_losses(actor.policy, held_out, micro_batch_size(CONFIG, actor.policy.device)))
+        )
 
     before = held_out_loss()
     config = CONFIG.model_copy(update={"ptx": PtxConfig(coef=coef, batch_size=8)})

@@ -14,6 +14,7 @@ from cai.modeling.memory_estimate import ModelShape
 from cai.modeling.model_files import local_model_name, resolve_model_path, training_weights
 from cai.modeling.precision import device, frozen_dtype, matmul_dtype
 from cai.pipeline.config import ResolvedRun, Run
+from cai.train.ppo.experience import micro_batch_size
 from cai.train.ppo.rollout import SAMPLING_BATCH
 
 PROMPT_TOKENS = 256
@@ -133,7 +134,7 @@ def _ppo(run: Run, shape: ModelShape) -> dict[str, int]:
     weights += memory.weight_bytes(shape, matmul_dtype()) if copy else 0
     trained = config.num_trainable_layers
     adapter = memory.adapter_parameters(shape, config.lora_rank, trained)
-    tokens = config.optimization.micro_batch_size * (PROMPT_TOKENS + new)
+    tokens = micro_batch_size(config, device()) * (PROMPT_TOKENS + new)
     rows = _limits(shape).rows if device().type == "cuda" else SAMPLING_BATCH
     sampling = _sampling(shape, BatchLimits(rows, rows * PROMPT_TOKENS), new)
     learning = memory.activation_bytes(

@@ -102,9 +102,10 @@ class OptimizationConfig(FrozenModel):
     """Passes over an update's experience, in the same minibatches."""
     num_minibatches: int = Field(4, ge=1)
     """Optimizer steps per pass."""
-    micro_batch_size: int = Field(16, ge=1)
+    micro_batch_size: int | None = Field(None, ge=1)
     """Responses per forward pass, which bounds memory. Gradients of a minibatch's micro-batches are
-    accumulated.
+    accumulated. None: 16, and on a GPU 64, if the weights are not sharded; where memory runs out,
+    half of it and so on.
     """
     clip_range: float = Field(0.2, gt=0)
     """Clips the probability ratio to 1 ± this."""

@@ -46,6 +46,9 @@ class MicroBatch:
     """Outputs of the layers that do not learn."""
 
 
+CPU_MICRO_BATCH, GPU_MICRO_BATCH = 16, 64
+
+
 @dataclass(frozen=True)
 class Minibatch:
     """Rollouts of one optimizer step."""
@@ -135,6 +138,17 @@ def random_partition(count: int, num_minibatches: int, stream: Random) -> list[l
     return [order[start : start + size] for start in range(0, count, size)]
 
 
+def micro_batch_size(config: PPOConfig, device: torch.device) -> int:
+    """Rollouts of a micro-batch, as the settings say or as the device suits.
+
+    On a GPU launching the kernels of few rows takes longer than they run. A sharded model gets
+    small ones: it cannot go on with fewer where memory runs out.
+    """
+    if config.optimization.micro_batch_size is not None:
+        return config.optimization.micro_batch_size
+    return GPU_MICRO_BATCH if device.type == "cuda" and not config.shard else CPU_MICRO_BATCH
+
+
 def split_minibatches(
     rollouts: Sequence[Rollout],
     parts: Sequence[list[int]],
@@ -148,7 +162,7 @@ def split_minibatches(
     Args:
         size: of the micro-batches; None: as the settings say.
     """
-    size = size or config.optimization.micro_batch_size
+    size = size or micro_batch_size(config, actor.policy.device)
     return [
         Minibatch(indices, micro_batches(rollouts, indices, actor, config, size), size)
         for indices in parts

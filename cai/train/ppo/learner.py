@@ -19,7 +19,13 @@ from cai.train.distributed import all_reduce_max, all_reduce_sum
 from cai.train.ppo import steps
 from cai.train.ppo.actor import Actor
 from cai.train.ppo.config import PPOConfig
-from cai.train.ppo.experience import Experience, MicroBatch, Minibatch, micro_batches
+from cai.train.ppo.experience import (
+    Experience,
+    MicroBatch,
+    Minibatch,
+    micro_batch_size,
+    micro_batches,
+)
 from cai.train.ppo.ptx import PtxText, ptx_losses, sample_texts
 from cai.train.ppo.rollout import Rollout, response_logprobs
 from cai.train.sharding import same_batches
@@ -39,8 +45,8 @@ class Learner:
 
     def __init__(self, actor: Actor, config: PPOConfig, seed: int) -> None:
         self.actor, self.config, self.seed = actor, config, seed
-        self.micro_batch_size = config.optimization.micro_batch_size
-        """Half of the setting, and so on, once memory ran out."""
+        self.micro_batch_size = micro_batch_size(config, actor.policy.device)
+        """Half of that, and so on, once memory ran out."""
         policy, critic = actor.trainable_parameters(), list(actor.critic.parameters())
         self.optimizer = torch.optim.AdamW(
             [

@@ -20,7 +20,16 @@ from cai.modeling.tokenization import load_renderer
 from cai.records import Prompt, chat_of
 from cai.seeds import rng
 from cai.train.ppo.actor import POLICY
-from cai.train.ppo.experience import random_partition
+from cai.train.ppo.experience import micro_batch_size, random_partition
+
+
+def test_micro_batches_are_as_the_device_suits_unless_they_are_set() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    unset = with_settings(CONFIG, micro_batch_size=None)
+    assert [micro_batch_size(unset, device) for device in (cpu, gpu)] == [16, 64]
+    sharded = with_settings(unset, mode="full", shard=True)
+    assert [micro_batch_size(sharded, device) for device in (cpu, gpu)] == [16, 16]
+    assert micro_batch_size(with_settings(CONFIG, micro_batch_size=3), gpu) == 3
 
 
 def test_advantages_are_centred_by_kind(tiny_model: Path) -> None:
