@@ -48,6 +48,8 @@ def device() -> torch.device:
             return chosen
         if chosen.index is not None:
             return _gpu(chosen.index, f"{DEVICE_VARIABLE}={configured}")
+        if not torch.cuda.is_available():
+            raise UsageError(f"{DEVICE_VARIABLE}={configured}: torch sees no GPU on this machine")
     elif not torch.cuda.is_available():
         return torch.device("cpu")
     index = os.environ.get("LOCAL_RANK", "0")

@@ -88,7 +88,8 @@ def test_each_process_has_a_gpu_of_its_own(chosen: Callable[..., str]) -> None:
         (1, None, "1", "LOCAL_RANK=1: torch sees 1 GPUs on this machine"),
         (1, "cuda", "1", "LOCAL_RANK=1: torch sees 1 GPUs"),
         (1, "cuda:3", None, "CAI_DEVICE=cuda:3: torch sees 1 GPUs"),
-        (0, "cuda", None, "LOCAL_RANK=0: torch sees 0 GPUs"),
+        (0, "cuda", None, "CAI_DEVICE=cuda: torch sees no GPU on this machine"),
+        (0, "cuda:0", None, "CAI_DEVICE=cuda:0: torch sees 0 GPUs"),
         (0, "graphics", None, "CAI_DEVICE=graphics: "),
     ],
 )
