@@ -228,6 +228,7 @@ def test_verl_loads_the_manager_by_its_path(engine: ModuleType, tmp_path: Path) 
 
 
 @real
+@pytest.mark.filterwarnings("ignore::UserWarning:verl")  # of its optional parts
 def test_verl_s_advantages_are_ours_where_all_rewards_are_known(engine: ModuleType) -> None:
     from verl.trainer.ppo.ray_trainer import compute_advantage
 
