@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from cai.modeling.memory_estimate import free_bytes
+from cai.modeling.memory_estimate import attention_shape, free_bytes
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,15 @@ def _power_of_two(most: int) -> int:
 def batch_limits(model: PreTrainedModel) -> BatchLimits:
     """For a loaded model, by what its device has free now."""
     free = free_bytes() if model.device.type == "cuda" else None
-    token_bytes = _token_bytes(model.config.get_text_config(), model.dtype)
-    return CPU_LIMITS if free is None or not token_bytes else gpu_limits(free, token_bytes)
+    if free is None:
+        return CPU_LIMITS
+    return gpu_limits(free, _token_bytes(model.config.get_text_config(), model.dtype))
 
 
-def _token_bytes(config: Any, dtype: torch.dtype) -> int | None:
-    """Of keys and values in all layers; None: the configuration says too little.
-
-    Of a model without attention, or with it in some layers only, these are more than it takes.
-    """
-    layers, hidden = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
-    if not layers or not hidden:
-        return None
-    heads = getattr(config, "num_attention_heads", None)
-    if not isinstance(heads, int) or not heads:
-        return 2 * int(layers) * int(hidden) * dtype.itemsize
-    key_heads, width = (getattr(config, name, 0) for name in ("num_key_value_heads", "head_dim"))
-    key_heads = key_heads if isinstance(key_heads, int) and key_heads else heads
-    width = width if isinstance(width, int) and width else hidden // heads
-    return 2 * int(layers) * key_heads * width * dtype.itemsize
+def _token_bytes(config: Any, dtype: torch.dtype) -> int:
+    """Of keys and values in all layers."""
+    _, key_heads, width = attention_shape(config)
+    return 2 * int(config.num_hidden_layers) * key_heads * width * dtype.itemsize
 
 
 def head_tokens(device: torch.device) -> int:

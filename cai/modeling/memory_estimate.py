@@ -61,7 +61,7 @@ def config_shape(config: Any) -> ModelShape:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     text = config.get_text_config()
-    heads = int(text.num_attention_heads)
+    heads, key_heads, head_width = attention_shape(text)
     linears = [m for m in model.base_model.modules() if isinstance(m, nn.Linear)]
     hidden = int(text.hidden_size)
     return ModelShape(
@@ -70,11 +70,26 @@ def config_shape(config: Any) -> ModelShape:
         hidden=hidden,
         intermediate=int(getattr(text, "intermediate_size", None) or 4 * hidden),
         heads=heads,
-        key_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-        head_width=int(getattr(text, "head_dim", None) or hidden // heads),
+        key_heads=key_heads,
+        head_width=head_width,
         vocabulary=int(text.vocab_size),
         adapted=sum(m.in_features + m.out_features for m in linears),
     )
+
+
+def attention_shape(config: Any) -> tuple[int, int, int]:
+    """(query heads, key heads, width of a head) of a text model's configuration.
+
+    A model without attention counts as one head as wide as its states, which is more than it keeps;
+    so does one whose layers differ, where the configuration has lists.
+    """
+    names = ("num_attention_heads", "num_key_value_heads", "head_dim")
+    heads, key_heads, width = (getattr(config, name, None) for name in names)
+    if not isinstance(heads, int) or not heads:
+        return 1, 1, int(config.hidden_size)
+    key_heads = key_heads if isinstance(key_heads, int) and key_heads else heads
+    width = width if isinstance(width, int) and width else int(config.hidden_size) // heads
+    return heads, key_heads, width
 
 
 def weight_bytes(shape: ModelShape, dtype: torch.dtype) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import KNOWN, SETTINGS
-from transformers import AutoConfig, LlamaConfig, PretrainedConfig
+from transformers import AutoConfig, LlamaConfig, MambaConfig
 
 from cai.modeling.batch_limits import (
     CPU_LIMITS,
@@ -18,6 +18,7 @@ from cai.modeling.batch_limits import (
     gpu_limits,
 )
 from cai.modeling.loading import load_model
+from cai.modeling.memory_estimate import config_shape
 
 GIB = 1 << 30
 
@@ -38,14 +39,18 @@ def test_a_gpus_limits_follow_from_its_memory() -> None:
 
 
 @pytest.mark.parametrize("model_type", KNOWN)
-def test_a_token_has_a_size_in_every_architecture(model_type: str) -> None:
-    config = AutoConfig.for_model(model_type, **SETTINGS[model_type]).get_text_config()
-    assert (_token_bytes(config, torch.bfloat16) or 0) > 0
+def test_memory_is_estimated_for_every_architecture(model_type: str) -> None:
+    config = AutoConfig.for_model(model_type, **SETTINGS[model_type])
+    assert _token_bytes(config.get_text_config(), torch.bfloat16) > 0
+    assert config_shape(config).parameters > 0
 
 
 def test_keys_and_values_of_a_token_by_hand() -> None:
-    """Two layers of two key heads of eight numbers, for keys and values, in two bytes each."""
-    shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
-    assert _token_bytes(LlamaConfig(**shape, num_key_value_heads=2), torch.bfloat16) == 128
-    assert _token_bytes(LlamaConfig(**shape), torch.float32) == 512
-    assert _token_bytes(PretrainedConfig(), torch.float32) is None
+    """Two layers of two key heads of eight numbers, for keys and values, in two bytes each; and of
+    a model without attention two layers of its states.
+    """
+    shape = {"num_hidden_layers": 2, "hidden_size": 32}
+    llama = shape | {"num_attention_heads": 4}
+    assert _token_bytes(LlamaConfig(**llama, num_key_value_heads=2), torch.bfloat16) == 128
+    assert _token_bytes(LlamaConfig(**llama), torch.float32) == 512
+    assert _token_bytes(MambaConfig(**shape), torch.float32) == 512
