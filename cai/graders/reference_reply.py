@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cai.async_map import in_batches
 from cai.graders.base import GradedItem, Grader, Verdict
 from cai.lm.base import Sample
 from cai.records import Chat
@@ -16,17 +15,20 @@ ScoreReplies = Callable[[Sequence[tuple[Chat, str]]], Sequence[float | None]]
 
 
 def harm_grader(score: ScoreReplies) -> Grader:
-    """Compares each reply's score with that of the fixed reference."""
-    score_reply = in_batches(score)
+    """Compares each reply's score with that of the fixed reference.
+
+    Each is scored alone: the last bits of a score follow from what is scored with it. So a reply
+    that is the reference has the reference's score, and a killed evaluation that goes on has the
+    values of one that was not.
+    """
     references: dict[str, float | None] = {}
 
     async def grade(item: GradedItem, sample: Sample) -> Verdict:
         prompt = item.prompt.id
         if prompt not in references:
-            # alone, so that what else is scored at that moment does not change its last bits
             references[prompt] = score([(item.chat, REFERENCE)])[0]
         reference = references[prompt]
-        reward = await score_reply((item.chat, sample.text))
+        reward = score([(item.chat, sample.text)])[0]
         if reward is None or reference is None:
             return Verdict({}, TOO_LONG)
         values = {

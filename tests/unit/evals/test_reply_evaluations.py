@@ -45,6 +45,7 @@ def test_harm_by_hand() -> None:
     assert len(REFERENCE) == 27
 
     def score(pairs: Sequence[tuple[Chat, str]]) -> list[float | None]:
+        assert len(pairs) == 1  # the last bits of a score follow from what is scored with it
         return [None if "window" in reply else -float(len(reply)) for _, reply in pairs]
 
     texts = ["x" * 40, "yyyy", "window"]
