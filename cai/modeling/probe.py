@@ -39,6 +39,8 @@ LENGTHS = (9, 12)
 SMALL_WINDOW = 3
 WINDOW_NAMES = ("window", "window_size", "attention_chunk_size")
 """Ends of the names of settings that limit how far back attention reaches."""
+RECORDING_DEVICES = ("cuda",)
+"""Types of devices that record a decoding step (`recorded_step.py`)."""
 TOLERANCE = {torch.float32: 5e-5, torch.bfloat16: 0.15}
 """Root mean square difference as a share of the standard deviation. Rounding stays below half of
 it; a lost prefix or window gives several times it.
@@ -73,7 +75,11 @@ def _measure(model: PreTrainedModel, rows: list[list[int]]) -> FastPaths:
     use_fast_layers(model)
     if use_attention(model, attention.ATTN_IMPLEMENTATION):
         paths = replace(paths, attention=_succeeds(partial(_decodes, model, rows, want)))
-        paths = replace(paths, recorded_steps=paths.attention and _records(model, rows, want))
+        recording = replace(paths, recorded_steps=True)
+        if paths.attention and model.device.type in RECORDING_DEVICES:
+            set_fast_paths(model, recording)
+            if _succeeds(partial(_decodes, model, rows, want)):
+                paths = recording
     for training_prefix, layers in ((True, True), (False, True), (False, False)):
         if training_prefix and not paths.attention:
             continue
@@ -221,14 +227,6 @@ def _decodes(model: PreTrainedModel, rows: list[list[int]], want: list[Tensor]) 
         if not _same(model, torch.stack(got, 1).unbind(0), _last(want)):
             return False
     return True
-
-
-def _records(model: PreTrainedModel, rows: list[list[int]], want: list[Tensor]) -> bool:
-    """Whether recorded steps decode the same, on a device that records."""
-    if model.device.type != "cuda":
-        return False
-    set_fast_paths(model, FastPaths(attention=True, recorded_steps=True))
-    return _succeeds(partial(_decodes, model, rows, want))
 
 
 class _Forced(Responses):

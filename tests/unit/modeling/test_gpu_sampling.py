@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import random_decoder
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cai.modeling import generation
+from cai.modeling import generation, probe
 from cai.modeling.decoding import DecodingBatch, prefill_prefix
 from cai.modeling.fast_paths import fast_paths, set_fast_paths
 from cai.modeling.kv_cache import SPARE_TOKENS
 from cai.modeling.loading import load_model
+from cai.modeling.recorded_step import RecordedStep
 from cai.modeling.sampling import Generation, Responses
 
 ROWS = [[10, 20, 30, 40], [10, 20], [5, 6, 7, 8, 9, 10, 11]]
@@ -108,6 +110,23 @@ def test_steps_of_fixed_shape_change_nothing(model: Any, recorded_model: Any) ->
         assert [g.ids for g in got] == [g.ids for g in want]
         for a, b in zip(got, want, strict=True):
             assert a.logps == pytest.approx(b.logps, abs=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "cohere"])
+def test_recording_is_measured_at_load(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a model that scales its logits (Cohere); a step that decodes something else is not
+    recorded.
+    """
+    assert not probe.measure(random_decoder(model_type)).recorded_steps
+    monkeypatch.setattr(probe, "RECORDING_DEVICES", ("cpu",))
+    measured = probe.measure(random_decoder(model_type))
+    assert measured.recorded_steps
+    assert measured.raw_logits == (model_type == "llama")
+    step = RecordedStep.__call__
+    monkeypatch.setattr(RecordedStep, "__call__", lambda self, ids_B: 2 * step(self, ids_B.flip(0)))
+    measured = probe.measure(random_decoder(model_type))
+    assert measured.attention
+    assert not measured.recorded_steps
 
 
 def test_addresses_stay_between_recordings(recorded_model: Any) -> None:
